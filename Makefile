@@ -1,0 +1,44 @@
+# Everything a newcomer types. Nothing but Python 3.11, make and git has to be there.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check format ui bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is needed; name another with 'make PYTHON=python3'"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: setup
+	$(BIN)/soundvid demo
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: setup
+	@echo "make ui: the Dagster asset graph is not built yet; until then 'soundvid build' and 'soundvid list' do the work"
+	@exit 1
+
+bench: setup
+	$(BIN)/python -m benchmarks.floor
+	$(BIN)/python -m benchmarks.alignment
+	$(BIN)/python -m benchmarks.incremental
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.feed
+
+clean:
+	rm -rf $(VENV) .cache demo
