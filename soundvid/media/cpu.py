@@ -1,0 +1,40 @@
+"""One instruction set for every machine: the last step to the same bytes everywhere.
+
+FFmpeg picks its inner loops by the processor it finds. Integer loops agree with each other to the bit,
+floating-point ones (AAC, Opus, MP3, FLAC's predictor) differ in the last place, and one sample in some
+hundreds then rounds to another 16-bit value. So soundvid asks FFmpeg for the loops of x86-64-v3 (AVX2 and
+FMA, every x86-64 server since 2015) on all processors that have them, whatever else they offer.
+Processors without them, and other architectures, keep their own choice; `level()` says which it was and
+the manifest of a version records it.
+"""
+
+import ctypes
+import platform
+from functools import cache
+from pathlib import Path
+
+import av
+
+# libavutil/cpu.h: the flags that make up x86-64-v3. CMOV, AESNI and the "slow" hints are left out on purpose.
+_MMX, _MMXEXT, _SSE, _SSE2, _SSE3, _SSSE3 = 0x1, 0x2, 0x8, 0x10, 0x40, 0x80
+_SSE4, _SSE42, _AVX, _AVX2, _FMA3, _BMI1, _BMI2 = 0x100, 0x200, 0x4000, 0x8000, 0x10000, 0x20000, 0x40000
+_V3 = _MMX | _MMXEXT | _SSE | _SSE2 | _SSE3 | _SSSE3 | _SSE4 | _SSE42 | _AVX | _AVX2 | _FMA3 | _BMI1 | _BMI2
+
+
+def _avutil() -> ctypes.CDLL | None:
+    """The libavutil that PyAV itself has loaded, or None where the wheel is laid out otherwise."""
+    root = Path(av.__file__).parent
+    for folder in (root.parent / "av.libs", root / ".dylibs"):
+        for path in sorted(folder.glob("libavutil*")):
+            return ctypes.CDLL(str(path))
+    return None
+
+
+@cache
+def level() -> str:
+    """Pin FFmpeg's instruction set for this process (once) and name it: `x86-64-v3`, or the machine's own."""
+    lib = _avutil()
+    if lib is not None and lib.av_get_cpu_flags() & _V3 == _V3:
+        lib.av_force_cpu_flags(_V3)
+        return "x86-64-v3"
+    return f"native-{platform.machine()}"

@@ -1,0 +1,140 @@
+"""Reading stored clips: what they decode to, their pictures as arrays, and one mp4 that plays with its sound.
+
+The pictures are copied packet by packet, so what a page shows is what the shard holds. The sound becomes AAC,
+because browsers do not agree on FLAC inside mp4.
+"""
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import numpy as np
+
+from soundvid.media import cpu
+
+# ISO/IEC 14496-3, table 1.18: the only rates AAC can name.
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+_BLOCK = 1024  # samples of an AAC frame
+
+
+def decode_flac(flac: bytes) -> tuple[np.ndarray, int]:
+    """Sound of a clip (int16, `N` samples, first channel) and its rate in Hz."""
+    with av.open(io.BytesIO(flac), "r", format="flac") as container:
+        stream = container.streams.audio[0]
+        stream.codec_context.thread_count = 1
+        blocks = [
+            frame.to_ndarray().reshape(-1, len(frame.layout.channels))[:, 0] for frame in container.decode(stream)
+        ]
+        return np.concatenate(blocks or [np.zeros(0, np.int16)]), stream.rate
+
+
+def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rate: int = 96_000) -> bytes:
+    """One mp4 of a clip's H.264 (copied, not encoded again) and its sound as AAC; both start at 0.
+
+    The encoder's priming stands in the edit list, so players skip it and sound stays with its pictures. With
+    `seconds` only the pictures shown before it are kept, and the sound up to there. Same input, same bytes.
+    """
+    cpu.level()
+    sound, rate = decode_flac(flac)
+    if seconds is not None:
+        sound = sound[: round(seconds * rate)]
+    target = io.BytesIO()
+    with (
+        av.open(io.BytesIO(mp4), "r", format="mp4") as source,
+        av.open(target, "w", format="mp4", options={"fflags": "+bitexact"}) as container,
+    ):
+        pictures = source.streams.video[0]
+        video = container.add_stream_from_template(pictures)
+        audio = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout="mono")
+        # FFmpeg's default coder searches twice as long for a difference nobody hears on a page.
+        audio.codec_context.options = {"aac_coder": "fast"}
+        audio.codec_context.bit_rate = bit_rate
+        audio.codec_context.thread_count = 1
+        audio.codec_context.flags |= av.codec.context.Flags.bitexact
+        for packet in source.demux(pictures):
+            if packet.pts is None or packet.time_base is None:
+                continue  # demux's empty packet at the end
+            if seconds is not None and packet.pts * packet.time_base >= seconds:
+                continue
+            packet.stream = video
+            container.mux(packet)
+        # The muxer interleaves by time whatever order packets come in.
+        for frame in _blocks(sound, rate, audio.rate):
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    return target.getvalue()
+
+
+def _blocks(sound: np.ndarray, rate: int, wanted: int) -> list[av.AudioFrame]:
+    """`sound` (int16, N) at `rate` as the encoder's float frames at `wanted` Hz."""
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=wanted, frame_size=_BLOCK)
+    whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound).reshape(1, -1), format="s16", layout="mono")
+    whole.sample_rate, whole.pts, whole.time_base = rate, 0, Fraction(1, rate)
+    frames = (resampler.resample(whole) if len(sound) else []) + resampler.resample(None)
+    start = 0
+    for frame in frames:
+        frame.pts, frame.time_base = start, Fraction(1, wanted)
+        start += frame.samples
+    return frames
+
+
+def decode_rgb(mp4: bytes, indices: Sequence[int], *, height: int | None = None) -> np.ndarray:
+    """Pictures `indices` (0-based, any order) of a clip as uint8 `T H W 3` RGB, scaled to `height` rows if given.
+
+    Only the groups of pictures that hold a wanted one are decoded. Raises IndexError where one is not there.
+    """
+    cpu.level()
+    found: dict[int, np.ndarray] = {}
+    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        context.thread_count = 1  # pictures come out as they go in
+        packets = [p for p in container.demux(stream) if p.pts is not None]
+        order = {pts: i for i, pts in enumerate(sorted(p.pts for p in packets if p.pts is not None))}
+        missing = [i for i in indices if not 0 <= i < len(order)]
+        if missing:
+            raise IndexError(f"picture {missing[0]} of a clip of {len(order)}")
+        starts = [i for i, p in enumerate(packets) if p.is_keyframe] + [len(packets)]
+        for first, stop in pairwise(starts):
+            group = packets[first:stop]
+            wanted = {order[p.pts] for p in group if p.pts is not None} & set(indices)
+            for packet in [*group, None]:
+                if not wanted:
+                    break
+                for frame in context.decode(packet):
+                    index = order.get(frame.pts, -1) if frame.pts is not None else -1
+                    if index in wanted:
+                        wanted.discard(index)
+                        found[index] = _rgb(frame, height)
+            context.flush_buffers()
+    return np.stack([found[i] for i in indices])
+
+
+def _rgb(frame: av.VideoFrame, height: int | None) -> np.ndarray:
+    width = None
+    if height is not None:
+        width = max(2, round(frame.width * height / frame.height / 2) * 2)
+    picture = frame.reformat(
+        width=width,
+        height=height,
+        format="rgb24",
+        src_colorspace="ITU709",
+        src_color_range="MPEG",
+        interpolation="AREA",
+    )
+    return picture.to_ndarray()
+
+
+def decode_clip(mp4: bytes, flac: bytes) -> tuple[int, int, int, int, int]:
+    """Decode a stored clip whole: (width, height, frames, samples, samples a second)."""
+    cpu.level()
+    width = height = frames = samples = rate = 0
+    with av.open(io.BytesIO(mp4), "r") as container:
+        for picture in container.decode(video=0):
+            width, height, frames = picture.width, picture.height, frames + 1
+    with av.open(io.BytesIO(flac), "r") as container:
+        for block in container.decode(audio=0):
+            samples, rate = samples + block.samples, block.sample_rate
+    return width, height, frames, samples, rate
