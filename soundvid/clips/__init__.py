@@ -1,0 +1,1 @@
+"""Which windows of a source become clips (plan), and making them (render)."""

@@ -1,0 +1,1 @@
+"""Numbers computed from a clip's pictures and sound, one row for each video frame."""
