@@ -1,0 +1,147 @@
+"""Videos in folders: finding them, and who each of them is.
+
+A source is its content (sha256) and its name, never its place in a list. Files are referred to where
+they lie, not copied.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from soundvid.errors import RecipeError
+from soundvid.recipe import Recipe
+from soundvid.recipe_sources import FolderSource
+from soundvid.sources.found import Found, group_of
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A file's content at one moment. `stamp` tells whether it has changed since."""
+
+    sha256: str
+    size: int
+    stamp: tuple[int, int, int, int]  # size, mtime in ns, device, inode
+
+    def source_id(self, name: str) -> str:
+        """A name for people and the hash for machines; safe as a file name and as a WebDataset key."""
+        stem = re.sub(r"[^A-Za-z0-9_]+", "-", Path(name).stem).strip("-_")[:40].strip("-_")
+        return f"{stem or 'video'}-{self.sha256[:12]}"
+
+
+def printable(text: str) -> str:
+    """A file name that JSON, Parquet and a terminal can hold, whatever bytes it is made of."""
+    safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in safe)
+
+
+def stamp(path: Path) -> tuple[int, int, int, int]:
+    info = path.stat()
+    return info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino
+
+
+def scan(recipe: Recipe, ignore: Path | None = None) -> list[Found]:
+    """All files that the recipe's folders name, sorted; hidden ones, and those below `ignore`, left out.
+
+    Raises RecipeError where a folder does not exist: an unmounted disk is no empty dataset.
+    """
+    found: dict[Path, Found] = {}
+    for source in recipe.sources:
+        if not isinstance(source, FolderSource):
+            continue
+        top = printable(Path(os.path.abspath(source.folder)).name)
+        for path, name in _files(source, ignore):
+            if path not in found:
+                subject = source.subject or recipe.name
+                group = group_of(recipe, name, folder=os.path.dirname(name) or top, channel=os.path.basename(name))
+                found[path] = Found(path, name, subject, source.licence, group)
+    return sorted(found.values(), key=lambda f: (f.name, str(f.path)))
+
+
+def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, str]]:
+    root = Path(source.folder)
+    if root.is_file():
+        yield Path(os.path.abspath(root)), printable(root.name)
+        return
+    if not root.is_dir():
+        raise RecipeError(f"{root}: no such folder: give the videos with --source, or mend 'sources' in the recipe")
+
+    def unreadable(error: OSError) -> None:
+        # Its videos would be taken for removed: like an unmounted disk, it ends the build.
+        raise RecipeError(
+            f"{error.filename}: this folder cannot be listed ({error.strerror}): mend that, or leave it out"
+        )
+
+    own = set() if ignore is None else {ignore.resolve(), *(ignore.resolve() / f for f in ("datasets", "sources"))}
+    seen: set[Path] = set()  # links may lead in circles
+    for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
+        place = Path(folder).resolve()
+        if place in seen or (place in own and place != root.resolve()):
+            folders.clear()
+            continue
+        seen.add(place)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in sorted(files):
+            path = Path(os.path.abspath(os.path.join(folder, file)))
+            if file.startswith(".") or not path.is_file():
+                continue
+            if any(fnmatch(file, p) for p in source.include) and not any(fnmatch(file, p) for p in source.exclude):
+                yield path, printable(os.path.relpath(path, root))
+
+
+def _digest(path: Path) -> Identity:
+    before = stamp(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Identity(digest, before[0], before)
+
+
+class Digests:
+    """Remembers files' sha256 by path, size, time and inode, so that an old file is not read again.
+
+    One JSON line a file; a line that a kill cut off is passed over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, Identity] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    row = json.loads(line)
+                    self._known[row["path"]] = Identity(row["sha256"], row["stamp"][0], tuple(row["stamp"]))
+                except (ValueError, KeyError, TypeError, IndexError):
+                    continue
+
+    def identify(self, paths: list[Path], threads: int, on_done: Callable[[], None]) -> dict[Path, Identity | OSError]:
+        """The identity of each file, or why it could not be read. Reads only files that are new or changed."""
+
+        def one(path: Path) -> Identity | OSError:
+            try:
+                known = self._known.get(printable(str(path)))
+                fresh = known is None or known.stamp != stamp(path)
+                result: Identity | OSError = _digest(path) if known is None or fresh else known
+            except OSError as error:
+                result = error
+            on_done()
+            return result
+
+        with ThreadPoolExecutor(max_workers=max(1, threads)) as pool:
+            results = dict(zip(paths, pool.map(one, paths), strict=True))
+        fresh = {
+            printable(str(p)): i
+            for p, i in results.items()
+            if isinstance(i, Identity) and self._known.get(printable(str(p))) is not i
+        }
+        if fresh:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                for name, identity in fresh.items():
+                    file.write(json.dumps({"path": name, "sha256": identity.sha256, "stamp": identity.stamp}) + "\n")
+            self._known.update(fresh)
+        return results
