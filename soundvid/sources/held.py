@@ -1,0 +1,72 @@
+"""What the store holds of a recipe's addresses: the videos a build can use, and why the others are not there."""
+
+from pathlib import Path
+
+from soundvid.recipe import Recipe
+from soundvid.recipe_sources import WebSource
+from soundvid.sources.catalogue import Catalogue
+from soundvid.sources.fetch import judge
+from soundvid.sources.found import Found, Origin, Trouble, group_of
+from soundvid.sources.problems import SourcesError
+from soundvid.sources.rows import Entry
+
+
+def held(recipe: Recipe, store: Path) -> list[Found]:
+    """All entries of the recipe's addresses, each once. Raises SourcesError where one was never listed."""
+    found: dict[str, Found] = {}
+    if not recipe.web_sources:
+        return []
+    with Catalogue(store) as catalogue:
+        for source in recipe.web_sources:
+            followed = catalogue.find_followed(source.kind, source.address)
+            if followed is None:
+                raise SourcesError(
+                    f"{source.kind} {source.model_dump()[source.kind]}: was never listed in this store; build "
+                    "without --offline, or give 'soundvid sources sync' with this recipe"
+                )
+            spans = catalogue.spans(followed.id)
+            for entry in catalogue.entries(followed=[followed.id]):
+                if entry.source_id not in found:
+                    found[entry.source_id] = _found(recipe, source, catalogue, entry, spans[entry.source_id])
+    return list(found.values())
+
+
+def _found(
+    recipe: Recipe, source: WebSource, catalogue: Catalogue, entry: Entry, members: list[tuple[float, float, str]]
+) -> Found:
+    licence = "own" if source.licence == "own" else entry.licence or "unstated"
+    trouble = None
+    if entry.state == "fetched":
+        known = {k: getattr(entry, k) for k in ("opt_out", "duration", "bytes")}
+        problem = judge(recipe.download, {**known, "licence": licence})
+        if problem is not None:
+            trouble = Trouble("rejected", problem.code, problem.message, False)
+    elif entry.state == "listed":
+        trouble = Trouble("failed", "not_fetched", "listed, and not fetched yet", True)
+    else:
+        outcome = "failed" if entry.state == "failed" else "rejected"
+        trouble = Trouble(outcome, entry.code, entry.message, entry.retryable)
+    name = Path(entry.file).parent.name + Path(entry.file).suffix if entry.file else entry.source_id
+    origin = Origin(
+        url=entry.url,
+        extractor=entry.extractor,
+        media_id=entry.media_id,
+        uploader=entry.uploader or "",
+        channel=entry.channel or "",
+        upload_date=entry.upload_date or "",
+        licence_stated=entry.licence_stated or "",
+        format_id=entry.format_id or "",
+        sha256=entry.sha256 or "",
+    )
+    channel = f"{entry.extractor}:{entry.channel or entry.uploader}" if entry.channel or entry.uploader else name
+    return Found(
+        path=catalogue.folder / (entry.file or entry.source_id),
+        name=name,
+        subject=source.subject or recipe.name,
+        licence=licence,
+        group=group_of(recipe, name, folder=source.kind, channel=channel),
+        origin=origin,
+        trouble=trouble,
+        spans=tuple((a, b, c) for a, b, c in members if a >= 0),
+        caption=next((c for a, _, c in members if a < 0), ""),
+    )

@@ -1,0 +1,93 @@
+"""What may be used: licences as sites state them brought to few names, and opt-outs of pages and servers."""
+
+import re
+from collections.abc import Iterable, Mapping
+from html.parser import HTMLParser
+from urllib.parse import urljoin
+
+UNSTATED = "unstated"
+_PUBLIC_DOMAIN = re.compile(
+    r"creativecommons\.org/(?:publicdomain|licenses/publicdomain)|public[ -]?domain|\bcc[ -]?0\b|\bcc[ -]?zero\b"
+    r"|\bpdm\b|united states government work|no known copyright",
+    re.IGNORECASE,
+)
+_CREATIVE_COMMONS = re.compile(
+    r"creativecommons\.org/licenses|creative[ -]?commons|\bcc[ -]by\b|\battribution(?:-| )(?:share|non|no)",
+    re.IGNORECASE,
+)
+_RESERVED = re.compile(r"all rights reserved|\bnone\b|copyright|standard .*licen[cs]e|©", re.IGNORECASE)
+OPT_OUTS = ("noai", "noimageai")
+
+
+def licence_name(stated: str | None) -> str:
+    """`public-domain`, `creative-commons`, `reserved`, `unstated`, or `other` for terms nobody here knows."""
+    text = (stated or "").strip()
+    if not text or text.lower() in ("unknown", UNSTATED):
+        return UNSTATED
+    if _PUBLIC_DOMAIN.search(text):
+        return "public-domain"
+    if _CREATIVE_COMMONS.search(text):
+        return "creative-commons"
+    return "reserved" if _RESERVED.search(text) else "other"
+
+
+def licence_refusal(name: str, allowed: Iterable[str]) -> str | None:
+    """Why terms are not allowed, in one line that says what to do; None where they are."""
+    allowed = list(allowed)
+    if "any" in allowed or name in allowed:
+        return None
+    said = "its site states no licence" if name == UNSTATED else f"its licence is '{name}'"
+    return (
+        f"{said}; the recipe allows {', '.join(allowed)}: set 'licence: own' on the source where the videos are "
+        "yours, or download: {allow_licences: [any]} where you may use them all"
+    )
+
+
+def header_opt_out(headers: Mapping[str, str]) -> str | None:
+    """What in a server's answer keeps machines from learning from it, or None.
+
+    A directive for another robot alone (`otherbot: noai`) counts as well: the will is plain.
+    """
+    for value in re.split(r"[,;]", headers.get("X-Robots-Tag", "")):
+        if value.rpartition(":")[2].strip().lower() in OPT_OUTS:
+            return f"X-Robots-Tag: {value.strip()}"
+    if headers.get("TDM-Reservation", "").strip() == "1":
+        return "TDM-Reservation: 1"
+    return None
+
+
+def header_licence(headers: Mapping[str, str]) -> str | None:
+    """The licence a server names in a Link header (RFC 4946 and the web's habit)."""
+    for link in re.finditer(r"<([^>]+)>([^,<]*)", headers.get("Link", "")):
+        if re.search(r'rel="?[^";]*\blicense\b', link[2], re.IGNORECASE):
+            return link[1]
+    return None
+
+
+class PageRights(HTMLParser):
+    """What a page's head and links say of robots and licence."""
+
+    def __init__(self, base: str) -> None:
+        super().__init__()
+        self.base = base
+        self.opt_out: str | None = None
+        self.licence: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {k: v or "" for k, v in attrs}
+        name, content = given.get("name", "").lower(), given.get("content", "")
+        if tag == "meta" and name == "tdm-reservation" and content.strip() == "1":
+            self.opt_out = self.opt_out or "meta tdm-reservation: 1"
+        elif tag == "meta" and name in ("robots", "soundvid"):
+            words = {w.strip().lower() for w in content.split(",")}
+            if words & set(OPT_OUTS):
+                self.opt_out = self.opt_out or f"meta robots: {content.strip()}"
+        elif tag in ("a", "link") and "license" in given.get("rel", "").lower().split() and given.get("href"):
+            self.licence = self.licence or urljoin(self.base, given["href"])
+
+
+def page_rights(html: str, base: str) -> PageRights:
+    """Read a page, however broken, for its opt-out and licence."""
+    parser = PageRights(base)
+    parser.feed(html)
+    return parser

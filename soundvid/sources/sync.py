@@ -1,0 +1,323 @@
+"""Keeping the catalogue true: list what is followed, fetch what is due, judge again what a recipe now allows."""
+
+import hashlib
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from soundvid.errors import StoreError
+from soundvid.recipe import Recipe
+from soundvid.recipe_sources import WEB_KINDS, Download, WebSource
+from soundvid.sources.catalogue import Catalogue
+from soundvid.sources.fetch import STORE_ERRORS, Fetcher, Job, Stopped, early_problem, judge
+from soundvid.sources.listing import Lister
+from soundvid.sources.problems import BY_POLICY, FetchProblem, SourcesError
+from soundvid.sources.rights import licence_name
+from soundvid.sources.rows import Entry, Followed
+from soundvid.sources.web import load_jar
+
+ENOUGH_REFUSALS = 5  # walls or 429 in a row, after which a host is left in peace for this sync
+
+
+class Watcher:
+    """What a sync tells whoever watches; the base class is deaf."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A new phase of `total` steps begins."""
+
+    def step(self) -> None:
+        """One step of the phase is done."""
+
+    def moved(self, name: str, have: int, total: int | None, speed: float) -> None:
+        """`have` of `total` bytes of a source are here, at `speed` bytes a second."""
+
+    def source(self, name: str, outcome: str, message: str) -> None:
+        """A source has ended."""
+
+    def warn(self, message: str) -> None:
+        """Something the user should know."""
+
+
+@dataclass
+class SyncResult:
+    """What a sync did, and how the entries it concerns stand after it."""
+
+    new: int = 0  # entries that were not known before
+    tried: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+    unlisted: list[str] = field(default_factory=list)  # followed things that could not be listed
+
+    @property
+    def total(self) -> int:
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to fetch: a recipe's download options and the pixels it needs. Kept with followed things."""
+
+    options: Download
+    pixels: tuple[int, int] = (286, 286)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Policy":
+        return cls(recipe.download, recipe.pixels_needed)
+
+    def stored(self, source: WebSource) -> dict[str, Any]:
+        """What the catalogue keeps: paths and choices, no credentials."""
+        options = self.options.model_dump(mode="json", exclude_defaults=True)
+        return {
+            "source": source.model_dump(mode="json", exclude_none=True),
+            "download": options,
+            "pixels": list(self.pixels),
+        }
+
+    @classmethod
+    def restored(cls, followed: Followed) -> "tuple[Policy, WebSource]":
+        try:
+            source = WEB_KINDS[followed.kind].model_validate(followed.policy["source"])
+            options = Download.model_validate(followed.policy.get("download", {}))
+            width, height = followed.policy.get("pixels", (286, 286))
+            return cls(options, (width, height)), source
+        except (ValidationError, KeyError, ValueError) as error:
+            raise SourcesError(f"{followed.address}: the catalogue's note of it is unusable; add it anew") from error
+
+
+class _Hosts:
+    """Keeps peace with hosts: pauses between downloads, and none at all where a host has said enough."""
+
+    def __init__(self, pause: float) -> None:
+        self.pause = pause
+        self._lock = threading.Lock()
+        self._next: dict[str, float] = {}
+        self._refusals: Counter[str] = Counter()
+
+    def wait(self, host: str, stop: threading.Event) -> None:
+        """Wait until the host's turn has come."""
+        with self._lock:
+            turn = max(time.monotonic(), self._next.get(host, 0.0))
+            self._next[host] = turn + self.pause
+        stop.wait(max(0.0, turn - time.monotonic()))
+
+    def note(self, host: str, entry: Entry) -> None:
+        with self._lock:
+            refused = entry.state == "failed" and entry.code in ("bot_wall", "rate_limit")
+            self._refusals[host] = self._refusals[host] + 1 if refused else 0
+
+    def closed(self, host: str) -> bool:
+        return self._refusals[host] >= ENOUGH_REFUSALS
+
+
+class Session:
+    """One sync under one policy. The catalogue's lock is held by whoever makes it."""
+
+    def __init__(self, catalogue: Catalogue, policy: Policy, watcher: Watcher) -> None:
+        self.catalogue, self.policy, self.watcher = catalogue, policy, watcher
+        self.options = policy.options
+        self.jar = load_jar(self.options)
+        self.fetcher = Fetcher(catalogue, self.options, policy.pixels, self.jar)
+        self.lister = Lister(catalogue, self.fetcher.web, self.jar)
+        self.hosts = _Hosts(self.options.sleep_between)
+        self.own: set[int] = set()
+        self.digest = hashlib.sha256(repr(policy).encode()).hexdigest()
+
+    def follow(self, sources: Iterable[WebSource]) -> list[tuple[WebSource, Followed]]:
+        """The followed things of these sources, made where they are new."""
+        pairs = [(s, self.catalogue.follow(s.kind, s.address, self.policy.stored(s))) for s in sources]
+        self.own |= {f.id for s, f in pairs if s.licence == "own"}
+        return pairs
+
+    def ask(self, pairs: list[tuple[WebSource, Followed]], result: SyncResult) -> None:
+        """Ask every followed thing for what is new; one that does not answer is told and passed over."""
+        self.watcher.phase("listing", len(pairs))
+        for source, followed in pairs:
+            try:
+                result.new += self.lister.ask(source, followed)
+            except FetchProblem as problem:
+                result.unlisted.append(followed.address)
+                self.watcher.warn(f"{followed.kind} {followed.address}: could not be listed: {problem.message}")
+            self.watcher.step()
+
+    def due(self, followed: list[int], *, at: float) -> list[Entry]:
+        """What is to be fetched now: new ones, failed ones whose time has come, and rejected ones that this
+        policy takes after all."""
+        due: dict[str, Entry] = {}
+        for one in followed:
+            for entry in self.catalogue.pages(("listed", "failed"), one):
+                if entry.state == "listed" or (entry.retryable and entry.next_attempt <= at):
+                    due[entry.source_id] = entry
+            for entry in self.catalogue.to_review(one, self.digest, BY_POLICY):
+                if self._takes(entry):
+                    due[entry.source_id] = entry
+        return list(due.values())
+
+    def reviewed(self, followed: list[int]) -> None:
+        """Note that all rejections stand under this policy, so that the next sync need not look at them."""
+        for one in followed:
+            self.catalogue.note_review(one, self.digest)
+
+    def _takes(self, entry: Entry) -> bool:
+        """Whether the reason for which an entry was rejected is none under this policy."""
+        known = {k: getattr(entry, k) for k in ("licence", "opt_out", "promised", "duration", "bytes")}
+        if self.is_own(entry):
+            known["licence"] = "own"
+        if entry.code == "address":
+            return self.options.allow_private_addresses and "private" in entry.message
+        if entry.code == "too_large" and not _limit_lifted(entry.message, self.options):
+            return False
+        return judge(self.options, known) is None
+
+    def is_own(self, entry: Entry) -> bool:
+        return bool(self.own) and not self.own.isdisjoint(self.catalogue.followed_of(entry.source_id))
+
+    def refuse(self, due: list[Entry]) -> list[Entry]:
+        """Reject what the terms and lengths that its listing told rule out, in one go; returns the others."""
+        left = []
+        with self.catalogue.together():
+            for entry in due:
+                problem = None if self.is_own(entry) else early_problem(self.options, entry)
+                if problem is None:
+                    left.append(entry)
+                else:
+                    self.catalogue.ended(entry.source_id, problem, {"licence": licence_name(entry.licence_stated)})
+                    self.watcher.source(entry.source_id, problem.kind.outcome, problem.message)
+        return left
+
+    def fetch(self, due: list[Entry]) -> int:
+        """Fetch entries, several at a time; returns how many were tried. Raises StoreError where the disk is full."""
+        due = self.refuse(due)
+        self.watcher.phase("fetching", len(due))
+        jobs = [Job(e, self.lister.whole.get(e.source_id, e.url), self.is_own(e)) for e in due]
+        tried = 0
+        with ThreadPoolExecutor(max_workers=self.options.parallel) as pool:
+            waiting: dict[Future[Entry], Job] = {pool.submit(self._one, job): job for job in jobs}
+            try:
+                while waiting:
+                    done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        waiting.pop(future)
+                        entry = future.result()
+                        tried += 1
+                        self.watcher.source(entry.source_id, entry.state, entry.message)
+                        self.watcher.step()
+            except OSError as error:
+                what = STORE_ERRORS.get(error.errno or 0)
+                if what is None:
+                    raise
+                raise StoreError(f"{self.catalogue.folder}: {what}; mend that and give the command again") from error
+            finally:
+                if waiting:
+                    self.fetcher.stop.set()
+                pool.shutdown(wait=True, cancel_futures=True)
+                self.fetcher.close()
+        return tried
+
+    def _one(self, job: Job) -> Entry:
+        entry, stop = job.entry, self.fetcher.stop
+        host = urlsplit(entry.url).hostname or ""
+        self.hosts.wait(host, stop)
+        if stop.is_set():
+            raise Stopped
+        if self.hosts.closed(host):
+            problem = FetchProblem("rate_limit", f"not tried: {host} refused {ENOUGH_REFUSALS} others in a row")
+            return self.catalogue.ended(entry.source_id, problem)
+        name = entry.source_id
+        ended = self.fetcher.fetch(job, lambda have, total, speed: self.watcher.moved(name, have, total, speed))
+        self.hosts.note(host, ended)
+        return ended
+
+
+def _limit_lifted(message: str, options: Download) -> bool:
+    """Whether a limit that refused a video is far enough away now; the message says how far it has to be."""
+    number = re.search(r"[\d,]*\d", message)
+    if number is None:
+        return False
+    said = int(number[0].replace(",", ""))
+    if "max_height" in message:
+        return options.max_height is None or options.max_height > said
+    return options.max_bytes > said if message.startswith("more than") else options.max_bytes >= said
+
+
+def sync(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = None) -> SyncResult:
+    """Bring the catalogue up to date with a recipe's addresses, or with everything that is followed.
+
+    Raises SourcesError where another process is at it or a list cannot be read, StoreError where the disk is
+    full. A video that cannot be had is an entry in the catalogue and never the end of a sync.
+    """
+    watcher = watcher or Watcher()
+    result = SyncResult()
+    with Catalogue(store) as catalogue, catalogue.lock():
+        concerned: list[int] = []
+        for policy, sources in groups(catalogue, recipe):
+            session = Session(catalogue, policy, watcher)
+            pairs = session.follow(sources)
+            session.ask(pairs, result)
+            ids = [f.id for _, f in pairs]
+            concerned += ids
+            result.tried += session.fetch(session.due(ids, at=time.time()))
+            session.reviewed(ids)
+        result.states = catalogue.states(concerned)
+    return result
+
+
+def groups(catalogue: Catalogue, recipe: Recipe | None) -> list[tuple[Policy, list[WebSource]]]:
+    """What to sync, by the policy that applies."""
+    if recipe is not None:
+        return [(Policy.of(recipe), recipe.web_sources)]
+    groups: dict[str, tuple[Policy, list[WebSource]]] = {}
+    for followed in catalogue.all_followed():
+        policy, source = Policy.restored(followed)
+        groups.setdefault(repr(policy), (policy, []))[1].append(source)
+    return list(groups.values())
+
+
+def retry(
+    store: Path,
+    recipe: Recipe | None = None,
+    watcher: Watcher | None = None,
+    *,
+    codes: Iterable[str] = (),
+    everything: bool = False,
+) -> SyncResult:
+    """Try failed entries again that can succeed, without asking what is new.
+
+    Our own growing pauses are passed over (a person asked), a server's Retry-After is not. `codes` names
+    classes to be tried although they cannot be expected to succeed (after cookies were renewed, for
+    instance); `everything` takes all failed ones.
+    """
+    watcher = watcher or Watcher()
+    codes = set(codes)
+    result = SyncResult()
+    with Catalogue(store) as catalogue, catalogue.lock():
+        concerned: list[int] = []
+        for policy, sources in groups(catalogue, recipe):
+            session = Session(catalogue, policy, watcher)
+            pairs = session.follow(sources)
+            for source, _ in pairs:
+                session.lister.recall(source)
+            ids = [f.id for _, f in pairs if f.id not in concerned]
+            concerned += ids
+            failed = catalogue.entries(("failed",), ids)
+            due = [e for e in failed if everything or (e.code in codes if codes else _can_succeed(e))]
+            result.tried += session.fetch(due)
+        result.states = catalogue.states(concerned)
+    return result
+
+
+def _can_succeed(entry: Entry) -> bool:
+    return entry.retryable and entry.not_before <= time.time()
+
+
+def remove(store: Path, source_id: str, reason: str) -> Entry:
+    """Take a video out of the store for good: no file, a tombstone, and never fetched again."""
+    with Catalogue(store) as catalogue, catalogue.lock():
+        return catalogue.remove(source_id, reason)
