@@ -1,0 +1,155 @@
+"""Renders the demo sources to mp4 files, several at a time, and tells when their events happen."""
+
+import json
+import multiprocessing
+import os
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+
+from soundvid.demo import clapping, drum, fireworks, mouth, sea, tone
+from soundvid.demo.stage import FPS, RATE, Event
+from soundvid.media.encode import write_movie
+
+# Those that take longest come first, so that no process is left alone with one at the end.
+SOURCES: dict[tuple[str, str], ModuleType] = {
+    ("sea", "surf"): sea,
+    ("fireworks", "lake"): fireworks,
+    ("mouth", "vowels"): mouth,
+    ("hand", "drum"): drum,
+    ("hand", "clapping"): clapping,
+}
+FEWEST, MOST = 20, 60  # seconds
+LOOK = 1  # count up when a scene's pictures or sounds change, so that old files are made again
+STAMP = ".soundvid-demo.json"  # in the folder: what its files were made from
+
+_reports: "multiprocessing.Queue[tuple[str, float]] | None" = None  # in worker processes: where progress goes
+
+
+def events(subject: str, seconds: int, seed: int, *, name: str | None = None) -> list[Event]:
+    """What happens when in a source, in order of time; without `name` in the first source of the subject by name."""
+    names = sorted(known for topic, known in SOURCES if topic == subject)
+    if not names or (name is not None and name not in names):
+        raise ValueError(f"demo: there is no source {subject}/{name or ''}; known: {_known()}")
+    return SOURCES[subject, name or names[0]].events(seconds, seed)
+
+
+def make_sources(
+    folder: Path,
+    *,
+    seconds: int = 24,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+    workers: int = 2,
+) -> list[Path]:
+    """Write all sources as `folder/<subject>/<name>.mp4` and return their paths, sorted.
+
+    1280 x 720, 30 pictures per second, 44.1 kHz mono. Files that are already there from the same `seconds`
+    and `seed` stay as they are. `progress` gets `subject/name` and the share done (0..1). `workers` processes
+    render at the same time; 1 renders in this process.
+    """
+    if not FEWEST <= seconds <= MOST:
+        raise ValueError(f"demo: a source lasts {FEWEST} to {MOST} seconds, not {seconds}")
+    folder.mkdir(parents=True, exist_ok=True)
+    _forget_others(folder, {"seconds": seconds, "seed": seed, "look": LOOK})
+    paths = {key: folder / key[0] / f"{key[1]}.mp4" for key in SOURCES}
+    missing = [key for key, path in paths.items() if not path.exists()]
+    tell = progress or (lambda name, share: None)
+    for key in paths:
+        if key not in missing:
+            tell("/".join(key), 1.0)
+    if workers <= 1:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            for key in missing:
+                _make(key, paths[key], seconds, seed, tell)
+                tell("/".join(key), 1.0)
+        finally:
+            cv2.setNumThreads(threads)
+    elif missing:
+        _make_together(missing, paths, seconds, seed, tell, min(workers, len(missing)))
+    return sorted(paths.values())
+
+
+def _make_together(
+    missing: list[tuple[str, str]],
+    paths: dict[tuple[str, str], Path],
+    seconds: int,
+    seed: int,
+    tell: Callable[[str, float], None],
+    workers: int,
+) -> None:
+    """Render in fresh processes and pass on what they report."""
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(reports,)) as pool:
+        jobs: dict[str, Future[None]] = {
+            "/".join(key): pool.submit(_work, key, paths[key], seconds, seed) for key in missing
+        }
+        try:
+            while jobs:
+                for name in [name for name, job in jobs.items() if job.done()]:
+                    jobs.pop(name).result()
+                    tell(name, 1.0)
+                try:
+                    name, share = reports.get(timeout=0.2)
+                except queue.Empty:
+                    continue
+                if name in jobs:
+                    tell(name, share)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _start_worker(reports: "multiprocessing.Queue[tuple[str, float]]") -> None:
+    global _reports
+    _reports = reports
+    cv2.setNumThreads(1)
+
+
+def _work(key: tuple[str, str], path: Path, seconds: int, seed: int) -> None:
+    assert _reports is not None
+    send = _reports.put
+    _make(key, path, seconds, seed, lambda name, share: send((name, share)))
+
+
+def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, tell: Callable[[str, float], None]) -> None:
+    """Render one source under a hidden name and move it to its place when it is whole."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(f".{path.stem}.part.mp4")
+    made = SOURCES[key].scene(seconds, seed)
+
+    def counted() -> Iterator[np.ndarray]:
+        total = tone.frames_in(seconds)
+        for number, picture in enumerate(made.frames):
+            if number % 30 == 0:
+                tell("/".join(key), number / total)
+            yield picture
+
+    try:
+        write_movie(part, counted(), FPS, made.sound, RATE)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _forget_others(folder: Path, made_from: dict[str, int]) -> None:
+    """Remove our files that were made with other settings, whose events would be elsewhere."""
+    stamp = folder / STAMP
+    text = json.dumps(made_from)
+    if stamp.exists() and stamp.read_text() == text:
+        return
+    for subject, name in SOURCES:
+        (folder / subject / f"{name}.mp4").unlink(missing_ok=True)
+    stamp.write_text(text)
+
+
+def _known() -> str:
+    return ", ".join(sorted("/".join(key) for key in SOURCES))

@@ -1,0 +1,55 @@
+"""Shows the demo's videos on loopback, so that the demo downloads them as any video from the web is downloaded."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from soundvid.recipe import Recipe
+from soundvid.recipe_sources import Download, FolderSource, UrlSource
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def served(recipe: Recipe, folder: Path) -> Iterator[Recipe]:
+    """The recipe with the videos of its folders, which lie below `folder`, as addresses of a server in this process.
+
+    The port is kept in `folder`: under other addresses the same videos would be other sources the next time.
+    """
+    noted = folder / ".port"
+    try:
+        port = int(noted.read_text())
+    except (OSError, ValueError):
+        port = 0
+    handler = partial(_Quiet, directory=str(folder))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+    except OSError:  # somebody else has it by now
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    noted.write_text(str(server.server_address[1]))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield _with_addresses(recipe, folder, f"http://127.0.0.1:{server.server_address[1]}")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _with_addresses(recipe: Recipe, folder: Path, address: str) -> Recipe:
+    sources = [
+        UrlSource(url=f"{address}/{path.relative_to(folder).as_posix()}", subject=source.subject, licence="own")
+        for source in recipe.sources
+        if isinstance(source, FolderSource)
+        for path in sorted(Path(source.folder).glob("*.mp4"))
+    ]
+    pins = {Path(name).stem: split for name, split in recipe.splits.pins.items()}
+    splits = recipe.splits.model_copy(update={"group": "pattern", "pattern": r"^web_(\w+)-", "pins": pins})
+    # The one thing that a recipe for the open web does not need: this server is on loopback.
+    download = Download(allow_private_addresses=True, sleep_between=0)
+    return recipe.model_copy(update={"sources": sources, "splits": splits, "download": download})
