@@ -1,0 +1,148 @@
+"""How far pictures and sound of a clip are from the right ones: ours beside the rivals', on the same sources.
+
+Each source carries its frame numbers as barcodes and a sound that says where it comes from. Every system cuts the
+same clips of 4 s: from a whole frame, from an arbitrary time, and late in the file. The right answer is the
+contract's: exactly 120 pictures and 176,400 samples, each the one that belongs there.
+
+    python -m benchmarks.alignment [--peers] [--folder .cache/alignment]
+"""
+
+import argparse
+import math
+import shutil
+from fractions import Fraction
+from pathlib import Path
+
+from benchmarks.flashclick import CASES, Case, Measurement, make, measure, read_sample
+
+STARTS = (Fraction(0), Fraction(2), Fraction("1.2345"), Fraction("6.77"))
+FPS = Fraction(30)
+
+
+def ours(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement]]:
+    """All cases through one build."""
+    from soundvid.builder import build
+    from soundvid.recipe import Recipe
+    from soundvid.shards.dataset import Dataset, sample_of
+    from soundvid.shards.tar import read_member
+
+    spans = [{"source": p.name, "start": float(s), "stop": float(s) + 4} for p in cases for s in STARTS]
+    recipe = Recipe.model_validate(
+        {
+            "name": "aligned",
+            "sources": [{"folder": str(p)} for p in cases],
+            "clips": {"plan": "spans", "spans": spans, "max_missing_sound": 1.0, "max_timing_error": 0.3},
+            "splits": {"ratios": {"train": 1.0}},
+        }
+    )
+    shutil.rmtree(folder / "store", ignore_errors=True)
+    build(recipe, store=folder / "store")
+    dataset = Dataset(folder / "store", "aligned")
+    by_name = {p.name: c for p, c in cases.items()}
+    found: dict[str, list[Measurement]] = {}
+    for row in dataset.release().samples():
+        sample, path = sample_of(row), dataset.shard_path(row["shard"])
+        pictures, sound, rate = read_sample(*(read_member(path, sample.members[m]) for m in ("mp4", "flac")))
+        case = by_name[row["source_name"]]
+        found.setdefault(case.name, []).append(measure(pictures, sound, rate, row["start_frame"] / FPS, FPS, case))
+    return found
+
+
+def peer(name: str, folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement | str]]:
+    """The same clips by one of the rivals; a clip it cannot make is its error's name."""
+    from benchmarks.peers import ALIGNERS
+
+    found: dict[str, list[Measurement | str]] = {}
+    for path, case in cases.items():
+        for start in STARTS:
+            out = folder / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir(parents=True)
+            try:
+                pictures, sound, rate = ALIGNERS[name](path, start, Fraction(4), out)
+                found.setdefault(case.name, []).append(measure(pictures, sound, rate, start, FPS, case))
+            except Exception as error:  # whatever a rival stumbles over is its result
+                found.setdefault(case.name, []).append(type(error).__name__)
+    return found
+
+
+def video2dataset(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement | str]]:
+    """The same clips by video2dataset, all sources in one run for each start (its spans must not overlap). It gets
+    spans a millisecond early, without which it misses its own boundaries; it takes no .ts."""
+    from benchmarks.peers import ensure_env, read_pair
+    from benchmarks.peers import video2dataset as run
+
+    python = ensure_env()
+    taken = {path: case for path, case in cases.items() if path.suffix != ".ts"}
+    found: dict[str, list[Measurement | str]] = {c.name: ["refused"] * len(STARTS) for c in cases.values()}
+    for i, start in enumerate(STARTS):
+        out = folder / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        result = run({path: [(float(start), float(start + 4))] for path in taken}, out, python)
+        for clip in result.clips:
+            case = taken[clip.source]
+            if clip.audio is None:
+                found[case.name][i] = "no sound"
+                continue
+            pictures, sound, rate = read_pair(clip)
+            found[case.name][i] = measure(pictures, sound, rate, start, FPS, case)
+    return found
+
+
+def worst(values: list[float]) -> str:
+    """The value farthest from zero; where one could not be found at all, that."""
+    if any(math.isnan(v) for v in values):
+        return "lost"
+    return f"{max(values, key=abs):+.2f}" if values else "-"
+
+
+def summary(found: list["Measurement | str"]) -> str:
+    """The worst A/V error and the worst picture error in ms, and what the counts say, over a case's clips."""
+    clips = [m for m in found if isinstance(m, Measurement)]
+    failed = f" ({len(found) - len(clips)} failed)" if len(clips) < len(found) else ""
+    if not clips:
+        return "fails"
+    wrong = sum(not m.counts_ok for m in clips)
+    counts = "" if not wrong else f", {wrong}/{len(clips)} wrong length"
+    return f"{worst([m.av_error_ms for m in clips])} / {worst([m.picture_error_ms for m in clips])}{counts}{failed}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(".cache/alignment"))
+    parser.add_argument("--peers", action="store_true", help="also the rivals (their own environments, minutes)")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    cases = {make(case, folder / "videos"): case for case in CASES}
+    columns: dict[str, dict[str, list]] = {"soundvid": {k: list(v) for k, v in ours(folder, cases).items()}}
+    if options.peers:
+        from benchmarks.peers import ALIGNERS
+
+        chosen = {p: c for p, c in cases.items() if c.name in SHORT}
+        for name in ALIGNERS:
+            whole = name.startswith("video2dataset")
+            columns[name] = video2dataset(folder, chosen) if whole else peer(name, folder, chosen)
+    print(
+        "Worst error of sound against picture / of the picture itself (mean over a clip), in ms, over a source's clips."
+    )
+    print("A clip that begins a frame late but in sync reads +0.00 / -33.33. Right is +0.00 / +0.00.\n")
+    print("| source | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
+    for case in CASES:
+        cells = [summary(c[case.name]) if case.name in c else "" for c in columns.values()]
+        print(f"| {case.name} | " + " | ".join(cells) + " |")
+    mine = [m for clips in columns["soundvid"].values() for m in clips]
+    print(
+        f"\nsoundvid over {len(mine)} clips: worst sound error {max(abs(m.sound_error_ms) for m in mine):.3f} ms, "
+        f"{sum(m.picture_errors for m in mine)} wrong pictures, {sum(not m.counts_ok for m in mine)} wrong counts"
+    )
+
+
+# What the rivals are measured on: one of each kind of trouble.
+SHORT = (
+    "mp4-aac-30", "mp4-aac-30-48k", "mp4-aac-25", "mp4-aac-ntsc", "mp4-aac-vfr", "mp4-aac-late", "mp4-aac-ntsc-early",
+    "mp4-aac-cut", "mkv-flac-ntsc", "webm-opus-30", "ts-aac-25",
+)  # fmt: skip
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Peak memory of a worker on an hour of 1080p, with few and with many clips, and whether two workers use two cores.
+
+The hour is 60 copies of one encoded minute, joined without encoding again. Memory is the largest resident set of any
+process of the build.
+
+    python -m benchmarks.memory [--minutes 60] [--folder .cache/memory]
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import yaml
+
+from benchmarks.meter import measure
+
+FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y"]
+
+
+def hour(folder: Path, minutes: int) -> Path:
+    """A 1080p30 video of `minutes` minutes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"hour-{minutes}.mp4"
+    if not path.exists():
+        minute = folder / ".minute.mp4"
+        moving = "testsrc2=size=1920x1080:rate=30:duration=60"
+        tone = "sine=frequency=300:beep_factor=4:sample_rate=48000:duration=60"
+        encode = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-c:a", "aac"]
+        measure([*FFMPEG, "-f", "lavfi", "-i", moving, "-f", "lavfi", "-i", tone, *encode, str(minute)])
+        part = folder / ".hour.mp4"
+        measure([*FFMPEG, "-stream_loop", str(minutes - 1), "-i", str(minute), "-c", "copy", str(part)])
+        part.rename(path)
+        minute.unlink()
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--folder", type=Path, default=Path(".cache/memory"))
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    video, brief = hour(folder, options.minutes), hour(folder, 2)
+    one, two, crowd = folder / "one", folder / "two", folder / "crowd"
+    shutil.rmtree(crowd, ignore_errors=True)
+    crowd.mkdir()
+    (crowd / "c.mp4").hardlink_to(brief)
+    for target, names in ((one, ["a.mp4"]), (two, ["a.mp4", "b.mp4"])):
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in names:
+            if name == "b.mp4":  # another title, so that it is another source
+                measure([*FFMPEG, "-i", str(video), "-c", "copy", "-metadata", "title=b", str(target / name)])
+            else:
+                (target / name).hardlink_to(video)
+    print("| job | clips | peak of a process | CPU s | wall s | cores in use |\n|---|---|---|---|---|---|")
+    jobs = [
+        (f"{options.minutes} min, 1 clip in 60 s", one, {"clips_per_second": 1 / 60}, 1),
+        (f"{options.minutes} min, 1 clip a second", one, {"clips_per_second": 1.0}, 1),
+        ("2 min, 10 clips a second", crowd, {"clips_per_second": 10.0}, 1),
+        (f"2 x {options.minutes} min, 1 clip in 8 s, two workers", two, {"clips_per_second": 1 / 8}, 2),
+    ]
+    for name, videos, clips, workers in jobs:
+        recipe = folder / "recipe.yaml"
+        fields = {"name": "memory", "sources": [{"folder": str(videos)}], "clips": clips}
+        recipe.write_text(yaml.safe_dump(fields | {"splits": {"ratios": {"train": 1}}}))
+        store = folder / "store"
+        shutil.rmtree(store, ignore_errors=True)
+        command = [sys.executable, "-m", "soundvid", "build", str(recipe), "--store", str(store)]
+        cost = measure([*command, "--workers", str(workers)])
+        from soundvid.shards.dataset import Dataset
+
+        count = Dataset(store, "memory").release().manifest["counts"]["samples"]
+        spent = f"{cost.cpu:.0f} | {cost.wall:.0f} | {cost.cpu / cost.wall:.2f} of {os.cpu_count()}"
+        print(f"| {name} | {count} | {cost.peak / 1e6:.0f} MB | {spent} |", flush=True)
+        shutil.rmtree(store, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
