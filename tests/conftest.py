@@ -1,0 +1,88 @@
+"""What the tests share: small videos made on the spot, the real media where they are, and ways to build."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from soundvid.media.encode import write_movie
+from soundvid.recipe import Recipe
+from tests.webserver import Web, make_hls
+
+RATE = 44100
+
+
+def toy_video(path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[int, int] = (192, 160)) -> Path:
+    """A small real H.264 + AAC video: a bright bar that wanders, and noise that gets louder with it."""
+    random = np.random.default_rng(seed)
+    width, height = size
+    count = round(seconds * 30)
+    ground = random.integers(40, 120, (height, width, 3)).astype(np.uint8)
+
+    def pictures():
+        for k in range(count):
+            picture = ground.copy()
+            x = (7 * k + 13 * seed) % width
+            picture[:, x : x + 12] = (230, 200, 40 + (k % 160))
+            yield picture
+
+    sound = random.standard_normal(round(seconds * RATE)) * 0.1
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_movie(path, pictures(), Fraction(30), sound.astype(np.float32), RATE)
+    return path
+
+
+def toy_recipe(folder: Path, **changes) -> Recipe:
+    """A recipe over `folder` that is quick to render: 1-s clips of 64x64."""
+    fields = {
+        "name": "toy",
+        "sources": [{"folder": str(folder)}],
+        "clips": {"seconds": 1.0},
+        "video": {"width": 64, "height": 64},
+        "splits": {"ratios": {"train": 1.0}},
+    }
+    return Recipe.model_validate(fields | changes)
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory) -> Path:
+    """A folder of four toy videos, not to be written to."""
+    folder = tmp_path_factory.mktemp("toys")
+    for i in range(4):
+        toy_video(folder / f"toy{i}.mp4", seed=i)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def media() -> Path:
+    """The real videos; a test that needs them is skipped where they are not."""
+    folder = os.environ.get("SOUNDVID_MEDIA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("SOUNDVID_MEDIA does not name the folder of real videos")
+    return Path(folder)
+
+
+def cli(*arguments: str | Path, cwd: Path | None = None, **options) -> subprocess.CompletedProcess[str]:
+    """Run the real command line."""
+    command = [sys.executable, "-m", "soundvid", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory) -> Path:
+    """A folder of small real videos that the server shows, not to be written to."""
+    folder = tmp_path_factory.mktemp("films")
+    for i in range(6):
+        toy_video(folder / f"film{i}.mp4", seconds=2.0, seed=i, size=(96, 80))
+    make_hls(folder / "film0.mp4", folder / "hls" / "film0")
+    return folder
+
+
+@pytest.fixture
+def web(films):
+    with Web(films) as server:
+        yield server

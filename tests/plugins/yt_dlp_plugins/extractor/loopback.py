@@ -1,0 +1,30 @@
+"""A site of the tests' own for yt-dlp, loaded as any plugin is: its facts come from the test server's /api."""
+
+from yt_dlp.extractor.common import InfoExtractor
+from yt_dlp.utils import ExtractorError
+
+
+class LoopbackTubeIE(InfoExtractor):
+    _VALID_URL = r"(?P<base>http://127\.0\.0\.1:\d+)/watch/(?P<id>[\w-]+)"
+
+    def _real_extract(self, url):
+        base, video_id = self._match_valid_url(url).group("base", "id")
+        facts = self._download_json(f"{base}/api/{video_id}", video_id)
+        if facts.get("error"):
+            raise ExtractorError(facts["error"], expected=True)
+        return {"id": video_id, "title": video_id, **facts}
+
+
+class LoopbackTubeChannelIE(InfoExtractor):
+    _VALID_URL = r"(?P<base>http://127\.0\.0\.1:\d+)/channel/(?P<id>[\w-]+)"
+
+    def _entries(self, base, channel_id):
+        page = 0
+        while ids := self._download_json(f"{base}/api/{channel_id}-{page}", channel_id, note=False):
+            for video_id in ids:
+                yield self.url_result(f"{base}/watch/{video_id}", LoopbackTubeIE, video_id)
+            page += 1
+
+    def _real_extract(self, url):
+        base, channel_id = self._match_valid_url(url).group("base", "id")
+        return self.playlist_result(self._entries(base, channel_id), channel_id, channel_id)

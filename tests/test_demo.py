@@ -1,0 +1,103 @@
+"""The demo as a newcomer runs it, and its report in a real browser."""
+
+import io
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from soundvid.demo import SOURCES, events
+from soundvid.shards.dataset import Dataset, sample_of
+from soundvid.shards.tar import read_member
+from tests.conftest import cli
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("demo")
+    result = cli("demo", "--folder", "demo", "--seconds", "20", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "is whole" in result.stdout
+    assert re.search(r"Open the report: file://\S+report\.html", result.stdout)
+    return folder / "demo"
+
+
+def test_the_demo_builds_all_four_subjects(demo):
+    release = Dataset(demo / "store", "demo").release()
+    assert [s["subject"] for s in release.manifest["subjects"]] == ["fireworks", "hand", "mouth", "sea"]
+    assert release.manifest["counts"]["sources"] == {"kept": len(SOURCES), "rejected": 0, "failed": 0}
+    assert release.manifest["counts"]["splits"]["val"] > 0
+    assert release.manifest["warnings"] == []
+
+
+def test_claps_sound_in_the_frame_in_which_the_hands_meet(demo):
+    """The truth of the drawing, through H.264, AAC, cutting and FLAC: each clap's onset is in its own frame."""
+    dataset = Dataset(demo / "store", "demo")
+    claps = {e.frame for e in events("hand", 20, 0)}
+    seen = 0
+    for row in dataset.release().samples():
+        if "clapping" not in row["source_name"]:
+            continue
+        sample, path = sample_of(row), dataset.shard_path(row["shard"])
+        sound, _ = soundfile.read(io.BytesIO(read_member(path, sample.members["flac"])))
+        frames = np.abs(sound).reshape(row["frames"], 1470)
+        for clap in claps:
+            k = clap - row["start_frame"]
+            if 2 <= k < row["frames"]:
+                seen += 1
+                assert frames[k, :400].max() > 4 * frames[k - 1, -400:].max()
+    assert seen > 20
+
+
+def test_a_second_demo_makes_nothing_again(demo):
+    before = {p: p.stat().st_mtime_ns for p in (demo / "videos").rglob("*.mp4")}
+    result = cli("demo", "--folder", demo, "--seconds", "20")
+    assert result.returncode == 0
+    assert "nothing changed" in result.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in (demo / "videos").rglob("*.mp4")}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("no chromium with chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                 "--disable-background-networking", "--disable-component-update", "--window-size=1280,1600",
+                 "--autoplay-policy=no-user-gesture-required",
+                 f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def test_the_report_plays_in_a_browser(demo, browser):
+    page = Dataset(demo / "store", "demo").release().folder / "report.html"
+    browser.get(page.as_uri())
+    assert "demo" in browser.title
+    videos = browser.execute_script("return document.querySelectorAll('video').length")
+    assert 4 <= videos <= 8
+    browser.execute_script("const v = document.querySelector('video'); v.muted = false; v.play()")
+    deadline = time.monotonic() + 60
+    state: dict = {}
+    while time.monotonic() < deadline and not (state.get("time", 0) > 0.3 and state["sound"] > 0):
+        state = json.loads(
+            browser.execute_script(
+                "const v = document.querySelector('video'); return JSON.stringify({time: v.currentTime, "
+                "width: v.videoWidth, sound: v.webkitAudioDecodedByteCount})"
+            )
+        )
+    assert state["time"] > 0.3
+    assert state["width"] == 286
+    assert state["sound"] > 0
+    assert [e for e in browser.get_log("browser") if e["level"] == "SEVERE"] == []

@@ -1,0 +1,59 @@
+"""Plans: seeded, within the source, each source for itself; splits by time never touch."""
+
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from soundvid.clips.plan import consecutive_windows, random_windows, span_windows, split_by_time
+from soundvid.media.clock import Window
+
+
+@given(st.text(min_size=1), st.integers(120, 5000), st.integers(1, 120), st.integers(1, 60), st.integers(0, 99))
+def test_random_windows_lie_inside_and_differ(source, slots, frames, count, seed):
+    windows = random_windows(source, slots, frames, count, seed)
+    assert len(windows) == len(set(windows)) == min(count, slots - frames + 1)
+    assert all(w.start >= 0 and w.stop <= slots and w.frames == frames for w in windows)
+    assert windows == random_windows(source, slots, frames, count, seed)
+
+
+def test_the_same_windows_on_every_machine_and_forever():
+    """Golden: a change here moves the clips of every dataset."""
+    assert [w.start for w in random_windows("hand-0123456789ab", 900, 120, 4, 0)] == GOLDEN
+
+
+GOLDEN = [50, 116, 453, 699]
+
+
+def test_another_seed_or_source_draws_other_windows():
+    base = random_windows("a", 9000, 120, 20, 0)
+    assert base != random_windows("a", 9000, 120, 20, 1)
+    assert base != random_windows("b", 9000, 120, 20, 0)
+
+
+def test_more_clips_keep_the_ones_there_were():
+    few, many = (random_windows("a", 9000, 120, n, 0) for n in (10, 30))
+    assert set(few) <= set(many)
+
+
+def test_consecutive_windows_tile_the_source():
+    windows = consecutive_windows(1000, 120, 120)
+    assert [w.start for w in windows] == [0, 120, 240, 360, 480, 600, 720, 840]
+
+
+def test_spans_round_each_boundary_for_itself():
+    assert span_windows([(Fraction("1.234"), Fraction("5.234"))], Fraction(30)) == [Window(37, 120)]
+
+
+@given(st.integers(300, 20000), st.integers(1, 120), st.integers(0, 200), st.randoms())
+def test_splits_by_time_keep_the_guard_between_them(slots, frames, guard, random):
+    windows = [Window(random.randrange(0, max(1, slots - frames)), frames) for _ in range(60)]
+    planned = split_by_time(windows, slots, {"train": 0.8, "val": 0.1, "test": 0.1}, guard)
+    assert len(planned) == len(windows)
+    assert all((p.split is None) == (p.rejected is not None) for p in planned)
+    placed = [p for p in planned if p.split]
+    for a in placed:
+        for b in placed:
+            if a.split != b.split:
+                gap = max(b.window.start - a.window.stop, a.window.start - b.window.stop)
+                assert gap >= guard
