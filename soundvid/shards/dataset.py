@@ -109,7 +109,9 @@ class Release:
     def table(self, name: str) -> pa.Table:
         """`samples` or `ledger` as an Arrow table."""
         try:
-            return pq.read_table(self.folder / f"{name}.parquet")
+            # Not read_table: it loads pyarrow's dataset engine, a tenth of a second that buys nothing here.
+            with pq.ParquetFile(self.folder / f"{name}.parquet") as file:
+                return file.read()
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"{self.folder / name}.parquet: cannot be read ({error})") from error
 
