@@ -85,9 +85,7 @@ def main() -> None:
     build(folder, one, folder / "store")
     start = build(folder, one, folder / "store", rounds=5)
     print(f"the video alone, into an empty store: {alone:.2f} CPU s; a build that finds nothing new: {start:.2f}\n")
-    print(
-        "| sources before | nothing new, CPU s | adding one, CPU s | over the video alone | the same without the index |"
-    )
+    print("| sources before | nothing new, CPU s | adding one, CPU s | over the video alone | less the index |")
     print("|---|---|---|---|---|")
     for size in options.sizes:
         store = folder / "store"
