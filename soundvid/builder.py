@@ -47,8 +47,7 @@ from soundvid.shards.dataset import (
 from soundvid.shards.tar import DamagedPart, Piece, canonical_json
 from soundvid.sources.folder import Digests, Identity, scan
 from soundvid.sources.found import Found
-from soundvid.sources.held import held
-from soundvid.sources.sync import Watcher, sync
+from soundvid.sources.watcher import Watcher
 
 
 class Listener(Watcher):
@@ -137,6 +136,8 @@ def build(
         with dataset.lock():
             dataset.clean()
             if recipe.web_sources and not offline:
+                from soundvid.sources.sync import sync  # yt-dlp is loaded only where something is downloaded
+
                 sync(store, recipe, listener)
             return _Build(recipe, store, dataset, workers or os.cpu_count() or 1, listener, keep_work).run()
     except OSError as error:
@@ -171,7 +172,11 @@ class _Build:
 
     def find(self) -> list[_Entry]:
         """Every file of the recipe's sources with its identity; unreadable ones and doubles have ended."""
-        found = [*scan(self.recipe, ignore=self.store), *held(self.recipe, self.store)]
+        found = scan(self.recipe, ignore=self.store)
+        if self.recipe.web_sources:
+            from soundvid.sources.held import held
+
+            found += held(self.recipe, self.store)
         found.sort(key=lambda f: (f.name, str(f.path)))
         if not found:
             places = ", ".join(place_of(s.model_dump(mode="json")) for s in self.recipe.sources)

@@ -49,7 +49,7 @@ def bars() -> Progress:
 
 
 def _watcher(progress: Progress) -> Any:
-    from soundvid.sources.sync import Watcher
+    from soundvid.sources.watcher import Watcher
 
     class Screen(Watcher):
         """Shows a sync as bars and says at once what was not fetched."""
@@ -128,7 +128,8 @@ def add(
 
     from soundvid.recipe_sources import WEB_KINDS, Download
     from soundvid.sources.catalogue import Catalogue
-    from soundvid.sources.sync import Policy, Session, SyncResult, Watcher
+    from soundvid.sources.sync import Policy, Session, SyncResult
+    from soundvid.sources.watcher import Watcher
 
     if kind not in WEB_KINDS:
         raise RecipeError(f"--kind {kind}: a kind is one of {', '.join(WEB_KINDS)}")

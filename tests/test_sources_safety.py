@@ -22,7 +22,8 @@ from soundvid.sources.guard import AddressRefused, Guard, is_public
 from soundvid.sources.identity import source_id
 from soundvid.sources.problems import KINDS, FetchProblem, SourcesError
 from soundvid.sources.rights import header_opt_out, licence_name, page_rights
-from soundvid.sources.sync import Watcher, sync
+from soundvid.sources.sync import sync
+from soundvid.sources.watcher import Watcher
 from tests.catalogues import QUICK, entries, only, recipe_of
 from tests.conftest import cli, toy_video
 from tests.webserver import Item, Web

@@ -13,8 +13,9 @@ from soundvid.sources.problems import FetchProblem
 from soundvid.sources.rights import header_opt_out, licence_name
 from soundvid.sources.rows import Entry
 from soundvid.sources.site import Site
-from soundvid.sources.sync import Session, Watcher, groups
+from soundvid.sources.sync import Session, groups
 from soundvid.sources.transfer import patiently
+from soundvid.sources.watcher import Watcher
 from soundvid.sources.web import Web
 
 _PASSING = ("network", "rate_limit", "bot_wall", "live")  # says nothing about the video itself

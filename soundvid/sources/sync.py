@@ -23,28 +23,10 @@ from soundvid.sources.listing import Lister
 from soundvid.sources.problems import BY_POLICY, FetchProblem, SourcesError
 from soundvid.sources.rights import licence_name
 from soundvid.sources.rows import Entry, Followed
+from soundvid.sources.watcher import Watcher
 from soundvid.sources.web import load_jar
 
 ENOUGH_REFUSALS = 5  # walls or 429 in a row, after which a host is left in peace for this sync
-
-
-class Watcher:
-    """What a sync tells whoever watches; the base class is deaf."""
-
-    def phase(self, name: str, total: int) -> None:
-        """A new phase of `total` steps begins."""
-
-    def step(self) -> None:
-        """One step of the phase is done."""
-
-    def moved(self, name: str, have: int, total: int | None, speed: float) -> None:
-        """`have` of `total` bytes of a source are here, at `speed` bytes a second."""
-
-    def source(self, name: str, outcome: str, message: str) -> None:
-        """A source has ended."""
-
-    def warn(self, message: str) -> None:
-        """Something the user should know."""
 
 
 @dataclass
