@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from soundvid.media.encode import write_movie
 from soundvid.recipe import Recipe
 from tests.webserver import Web, make_hls
 
 RATE = 44100
+# No test asserts a wall-clock time, and hypothesis would: a busy machine is no failure.
+settings.register_profile("calm", deadline=None)
+settings.load_profile("calm")
 
 
 def toy_video(path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[int, int] = (192, 160)) -> Path:
