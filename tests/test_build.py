@@ -61,27 +61,30 @@ def test_names_order_and_place_of_other_videos_do_not_matter(toys, tmp_path):
 
 
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(toys, tmp_path):
-    build(toy_recipe(toys), store=tmp_path / "calm")
     recipe = recipe_file(tmp_path, toys)
-    command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", tmp_path / "killed", "--workers", "2"]
+    started = time.monotonic()
+    assert cli("build", recipe, "--store", tmp_path / "calm").returncode == 0
+    lasts = time.monotonic() - started  # on this machine, so that kills fall into the build wherever it runs
     chance = random.Random(20261120)
-    finished = 0
-    for _ in range(20):
+    kills, stores = 0, [tmp_path / "killed0"]
+    while kills < 20:
+        command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", stores[-1], "--workers", "2"]
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, start_new_session=True)
         try:
-            process.wait(chance.uniform(0.3, 2.5))
-            finished += 1
+            assert process.wait(chance.uniform(0.1, 0.9) * lasts) == 0
+            stores.append(tmp_path / f"killed{len(stores)}")  # it was done before its turn: begin another
         except subprocess.TimeoutExpired:
             process.kill()  # the parent only: its workers have to notice by themselves
             process.wait()
-    result = cli("build", recipe, "--store", tmp_path / "killed", "--json")
-    assert result.returncode == 0, result.stderr
-    assert hashes(tmp_path / "killed") == hashes(tmp_path / "calm")
-    assert [r.name for r in Dataset(tmp_path / "killed", "toy").releases()] == ["1.0.0"]
-    assert_whole(tmp_path / "killed")
-    assert finished < 20
-    left = [p for p in (tmp_path / "killed").rglob(".*") if p.name != ".lock"]
-    assert left == []
+            kills += 1
+        assert len(stores) < 50
+    for store in stores:
+        result = cli("build", recipe, "--store", store, "--json")
+        assert result.returncode == 0, result.stderr
+        assert hashes(store) == hashes(tmp_path / "calm")
+        assert [r.name for r in Dataset(store, "toy").releases()] == ["1.0.0"]
+        assert [p for p in store.rglob(".*") if p.name != ".lock"] == []
+    assert_whole(stores[-1])
 
 
 def test_a_killed_build_goes_on_where_it_was(toys, tmp_path):
