@@ -34,7 +34,6 @@ ui: setup
 	@exit 1
 
 bench: setup
-	$(BIN)/python -m benchmarks.floor
 	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.incremental
 	$(BIN)/python -m benchmarks.memory
