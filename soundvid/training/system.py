@@ -50,6 +50,8 @@ class System(ABC):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
+        if state:
+            raise ValueError(f"{self.name} has no state of its own, and was given {', '.join(sorted(state))}")
 
     def update(self, optimizer: str, loss: Tensor, *, clip: float | None = None) -> Tensor:
         """Backward through `loss` and one step of an optimiser; returns the norm of its gradient (float32)."""
