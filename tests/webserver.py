@@ -45,6 +45,7 @@ class Web:
     api: dict[str, Any] = field(default_factory=dict)  # answers; a string: a redirect there, a number: that status
     gone: set[str] = field(default_factory=set)  # paths that answer 404 from now on
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
+    sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
     lock: threading.Lock = field(default_factory=threading.Lock)
     drip: float = 0.2  # seconds between the bytes of /drip/
     pace: float = 0.0  # seconds after every 16 KiB of /v/: gives a kill something to hit
@@ -237,12 +238,14 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range", "")
         status, body = 200, data
         if wanted.startswith("bytes=") and self.headers.get("If-Range", tag) == tag:
-            start = int(wanted[6:].partition("-")[0])
+            start, stop = (int(n) if n else len(data) for n in wanted[6:].split("-"))
+            stop = min(stop + 1, len(data))
             if start >= len(data):
                 self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return
-            status, body = 206, data[start:]
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            status, body = 206, data[start:stop]
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        self.web.sent[name] += len(body) if self.command == "GET" else 0
         self._begin(status, {**headers, "Content-Length": str(len(body))})
         if self.command == "HEAD":
             return

@@ -32,7 +32,7 @@ from soundvid.media.source import MediaError, Source, examine
 from soundvid.recipe import Recipe
 from soundvid.shards.tar import Sample, canonical_json, pack_sample
 
-RENDER_VERSION = 1  # raise it when the same source and recipe give other bytes
+RENDER_VERSION = 2  # raise it when the same source and recipe give other bytes
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
 
 
@@ -439,7 +439,7 @@ def render(task: Task, report: Callable[[float], None]) -> None:
         try:
             _fill(part, task, tar, report)
         except MediaError as error:
-            if error.code in ("vanished", "unreadable"):
+            if error.code in ("vanished", "unreadable", "not_held"):
                 raise
             part.outcome, part.code, part.message = "rejected", error.code, error.message
             part.clips, part.size = [], 0
