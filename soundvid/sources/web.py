@@ -70,6 +70,15 @@ class _Watched:
         super().request(*arguments, **named)  # type: ignore[misc]
 
 
+class _Once:
+    """A pool that uses no connection twice: servers are asked to close them, and a request may meet a closing one."""
+
+    def _put_conn(self: Any, connection: Any) -> None:
+        if connection is not None:
+            connection.close()
+        super()._put_conn(connection)  # type: ignore[misc]
+
+
 class Reply:
     """An answer whose body has not been read yet."""
 
@@ -246,8 +255,8 @@ class Web:
         plain = type("GuardedHTTP", (_Watched, HTTPConnection), watched)
         secure = type("GuardedHTTPS", (_Watched, HTTPSConnection), watched)
         pools = {
-            "http": type("HTTPPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
-            "https": type("HTTPSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+            "http": type("HTTPPool", (_Once, urllib3.HTTPConnectionPool), {"ConnectionCls": plain}),
+            "https": type("HTTPSPool", (_Once, urllib3.HTTPSConnectionPool), {"ConnectionCls": secure}),
         }
         manager: urllib3.PoolManager
         if proxy is None:
@@ -256,7 +265,12 @@ class Web:
             from urllib3.contrib.socks import SOCKSProxyManager
 
             # The proxy resolves names: only addresses that are plainly private can be refused here.
-            return SOCKSProxyManager(proxy.replace("socks5://", "socks5h://"))
+            manager = SOCKSProxyManager(proxy.replace("socks5://", "socks5h://"))
+            manager.pool_classes_by_scheme = {
+                scheme: type(kind.__name__, (_Once, kind), {})
+                for scheme, kind in manager.pool_classes_by_scheme.items()
+            }
+            return manager
         else:
             user = credentials_of(proxy)
             headers = urllib3.make_headers(proxy_basic_auth=":".join(user)) if user else None
