@@ -175,6 +175,7 @@ class Download(Strict):
     max_seconds: float | None = Field(None, gt=0, description="seconds one video may last; null: no limit")
     cookies_file: str | None = Field(None, description="Netscape cookies.txt; never copied, its content never logged")
     cookies_from_browser: str | None = Field(None, pattern=r"^[a-z]+(:[^:]+)?$", description="browser[:profile]")
+    netrc: bool = Field(False, description="use the names and passwords in ~/.netrc, or in the file that $NETRC names")
     proxy: Annotated[str, PlainSerializer(scrub)] | None = Field(None, description="http://, https:// or socks5://")
     rate_limit: int | None = Field(None, ge=1, description="bytes a second, for each download")
     sleep_between: float = Field(1.0, ge=0, description="seconds between two downloads from one host")

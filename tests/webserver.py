@@ -43,6 +43,7 @@ class Web:
     folder: Path
     items: list[Item] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)  # answers; a string: a redirect there, a number: that status
+    texts: dict[str, str] = field(default_factory=dict)  # /text/<name>
     gone: set[str] = field(default_factory=set)  # paths that answer 404 from now on
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
     sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
@@ -144,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif head == "hls":
             kind = "application/vnd.apple.mpegurl" if rest.endswith("m3u8") else "video/mp2t"
             self._send(200, (self.web.folder / "hls" / rest).read_bytes(), {"Content-Type": kind})
+        elif head == "dash":
+            kind = "application/dash+xml" if rest.endswith("mpd") else "video/mp4"
+            self._send(200, (self.web.folder / "dash" / rest).read_bytes(), {"Content-Type": kind})
+        elif head == "text":  # feeds and pages as a test wrote them
+            self._send(200, self.web.texts[rest].encode(), {"Content-Type": "application/xml"})
         elif head == "v":
             self._file(rest)
         elif head == "api":  # what the tests' own yt-dlp extractor asks, see tests/plugins
@@ -179,6 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._begin(200, {"Content-Length": "100000", "Content-Type": "video/mp4"})
             for byte in self._bytes(name):
                 self._write(bytes([byte]))
+                time.sleep(self.web.drip)
+        elif fault == "slowhead":  # a header that never ends, each byte well within any time-out
+            self._write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while True:
+                self._write(b"x")
                 time.sleep(self.web.drip)
         elif fault == "loop":
             self._send(302, b"", {"Location": f"{host}/loop/{'b' if name.startswith('a') else 'a'}{name[1:]}"})

@@ -37,6 +37,7 @@ from soundvid.sources.wishes import suffices
 # What the operating system says when the store, not the video, is in trouble.
 STORE_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the disk quota is used up"}
 STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be written"}
+_MANIFEST = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<MPD\b", re.S)  # DASH
 PART = "ranges"  # the ending of files that are parts
 Moved = Callable[[int, int | None, float], None]
 
@@ -212,7 +213,7 @@ class _Fetch:
 
     def _text(self, found: NotMedia) -> Path | Entry:
         host = urlsplit(found.url).hostname or ""
-        playlist = found.text.lstrip("\ufeff \t\r\n").startswith("#EXTM3U")
+        playlist = found.text.lstrip("\ufeff \t\r\n").startswith("#EXTM3U") or _MANIFEST.match(found.text)
         html = re.match(
             r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)", found.text, re.I | re.S
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 from urllib.request import Request, getproxies, proxy_bypass
@@ -159,10 +160,14 @@ class Web:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._pools: dict[str | None, urllib3.PoolManager] = {}
-        try:
-            self._netrc: netrc.netrc | None = netrc.netrc(os.environ.get("NETRC"))
-        except (OSError, netrc.NetrcParseError):
-            self._netrc = None
+        self._netrc: netrc.netrc | None = None
+        if options.netrc:
+            named = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+            try:
+                self._netrc = netrc.netrc(named)
+            except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
+                # Its content is nobody's business: not even the line that could not be read is told.
+                raise SourcesError(f"{named}: download.netrc is set, and this file cannot be read as one") from error
 
     @contextmanager
     def open(
@@ -213,11 +218,12 @@ class Web:
             if cookie := request.get_header("Cookie"):
                 headers["Cookie"] = cookie
         # Servers that send their headers a byte at a time never run into the time-out of a single read.
-        watchdog = threading.Timer(2 * self.options.timeout, self._cut, [self._local.__dict__])
+        late = threading.Event()
+        watchdog = threading.Timer(2 * self.options.timeout, self._cut, [self._local.__dict__, late])
         watchdog.daemon = True
         watchdog.start()
         try:
-            return self._pool(url).request(
+            reply = self._pool(url).request(
                 method,
                 without_user(url),
                 headers=headers,
@@ -230,9 +236,14 @@ class Web:
             raise transport_problem(error, url) from error
         finally:
             watchdog.cancel()
+        if late.is_set():  # headers that were cut look like headers that are complete
+            reply.close()
+            raise FetchProblem("network", f"{host}: its headers did not end in time")
+        return reply
 
     @staticmethod
-    def _cut(local: dict[str, Any]) -> None:
+    def _cut(local: dict[str, Any], late: threading.Event) -> None:
+        late.set()
         connection = local.get("connection")
         sock = getattr(connection, "sock", None)
         if sock is not None:
