@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar
@@ -55,6 +55,31 @@ def load_jar(options: Download) -> CookieJar | None:
             f"{named}: the cookies cannot be read ({type(error).__name__}); a Netscape cookies.txt is needed, "
             "or a browser that yt-dlp knows"
         ) from None
+
+
+@contextmanager
+def watchdog(seconds: float, connection: Callable[[], Any]) -> Iterator[threading.Event]:
+    """Cut the connection if what is done within has not ended after `seconds`; the event says whether that was so.
+
+    Servers that send their headers a byte at a time never run into the time-out of a single read, and headers that
+    were cut look like headers that are complete.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        sock = getattr(connection(), "sock", None)
+        if sock is not None:
+            with suppress(OSError):  # it has ended by itself
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
 
 
 class _Watched:
@@ -217,38 +242,24 @@ class Web:
             self.jar.add_cookie_header(request)
             if cookie := request.get_header("Cookie"):
                 headers["Cookie"] = cookie
-        # Servers that send their headers a byte at a time never run into the time-out of a single read.
-        late = threading.Event()
-        watchdog = threading.Timer(2 * self.options.timeout, self._cut, [self._local.__dict__, late])
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            reply = self._pool(url).request(
-                method,
-                without_user(url),
-                headers=headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(connect=self.options.timeout, read=self.options.timeout),
-            )
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise transport_problem(error, url) from error
-        finally:
-            watchdog.cancel()
-        if late.is_set():  # headers that were cut look like headers that are complete
+        local = self._local.__dict__  # this thread's
+        with watchdog(2 * self.options.timeout, lambda: local.get("connection")) as late:
+            try:
+                reply = self._pool(url).request(
+                    method,
+                    without_user(url),
+                    headers=headers,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    timeout=urllib3.Timeout(connect=self.options.timeout, read=self.options.timeout),
+                )
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                raise transport_problem(error, url) from error
+        if late.is_set():
             reply.close()
             raise FetchProblem("network", f"{host}: its headers did not end in time")
         return reply
-
-    @staticmethod
-    def _cut(local: dict[str, Any], late: threading.Event) -> None:
-        late.set()
-        connection = local.get("connection")
-        sock = getattr(connection, "sock", None)
-        if sock is not None:
-            with suppress(OSError):  # it has ended by itself
-                sock.shutdown(socket.SHUT_RDWR)
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -317,4 +328,14 @@ class Pace:
             self.since, self.recent = now, 0
 
 
-__all__ = ["CHUNK", "AddressRefused", "Pace", "Reply", "Web", "load_jar", "retry_after", "transport_problem"]
+__all__ = [
+    "CHUNK",
+    "AddressRefused",
+    "Pace",
+    "Reply",
+    "Web",
+    "load_jar",
+    "retry_after",
+    "transport_problem",
+    "watchdog",
+]
