@@ -14,6 +14,7 @@ import pytest
 
 from soundvid.builder import build
 from soundvid.errors import DatasetError
+from soundvid.media import survey
 from soundvid.media.decode import Framing, Pictures, Sound
 from soundvid.media.part import PartReader, covers, merged, read_head
 from soundvid.media.source import MediaError, examine
@@ -97,12 +98,12 @@ def spans_recipe(source: dict, **changes) -> Recipe:
     return recipe_of(source, **({"clips": {"plan": "spans"}} | changes))
 
 
-def clips(path: Path, fps: Fraction, rate: int) -> list:
+def clips(path: Path, fps: Fraction, rate: int, spans: list[tuple[float, float]] = SPANS) -> list:
     """Pictures and samples of the spans, as a build reads them."""
     source = examine(path)
     pictures, found = Pictures(source, fps, Framing(64, 64)), []
     sound = Sound(source, rate) if source.sound is not None else None
-    for start, stop in SPANS:
+    for start, stop in spans:
         slots = range(round(start * fps), round(stop * fps))
         for picture in map(pictures.at, slots):
             found.append((picture.time, picture.damaged, picture.frame.to_ndarray().tobytes()))
@@ -127,6 +128,31 @@ def test_clips_of_a_part_are_those_of_the_whole_file(long_films, tmp_path, name)
     whole, found = examine(long_films / name), examine(part)
     assert (found.zero, found.duration, found.sound) == (whole.zero, whole.duration, whole.sound)
     assert found.video.variable == whole.video.variable
+
+
+REAL = (
+    "moviepy__big_buck_bunny_0_30.webm",
+    "PySceneDetect__testvideo.mp4",
+    "vasflow__thunder_groundtruth.mp4",
+    "Megatron-Energon__sync_test.mp4",
+    "auto-editor__example_yuv422p.mp4",
+)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_clips_of_parts_of_real_videos_are_those_of_the_whole(media, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(ranges, "MOST", 1.1)  # they are short: their parts are most of them
+    monkeypatch.setattr(survey, "WORTH", 10.0)
+    path = next(media.rglob(name), None)
+    if path is None:
+        pytest.skip(f"the folder of real videos has no {name}")
+    lasts = float(examine(path).duration)
+    spans = [(round(0.4 * lasts, 2), round(0.4 * lasts + 1.5, 2))]
+    with Web(path.parent) as web:
+        sync(tmp_path, spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/{name}", *spans[0]))))
+    part = tmp_path / "sources" / (only(tmp_path).file or "")
+    assert part.suffix == ".ranges" and part.stat().st_size < 0.9 * path.stat().st_size, only(tmp_path).message
+    assert clips(part, Fraction(30), 44100, spans) == clips(path, Fraction(30), 44100, spans)
 
 
 @pytest.mark.parametrize("name", [*WHOLE, "unranged", "small", "most", "end"])

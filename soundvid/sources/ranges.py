@@ -19,12 +19,13 @@ from soundvid.sources.web import CHUNK, Pace, Reply, Web
 
 BLOCK = 1 << 16
 MOST_AHEAD = 8  # blocks that are asked for at once where reading goes straight on
+MOST = 0.5  # of a file: who reads more to find its parts had better fetch it
 SMALLEST = 2 << 20  # bytes of a file below which its parts are not worth their requests
 Moved = Callable[[int, int | None, float], None]
 
 
 class Remote:
-    """A file on a server, by blocks. What has come lies in `spool`; it ends where `most` bytes have been asked for."""
+    """A file on a server, by blocks. What has come lies in `spool`; after `most` bytes it raises Whole."""
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class Remote:
         if size < SMALLEST:
             raise Whole("it is small")
         self.size, self.marks = size, marks
-        self.most = size // 2
+        self.most = int(size * MOST)
 
     def _keep(self, block: int, data: bytes) -> None:
         self._places[block] = self._spool.seek(0, os.SEEK_END)
