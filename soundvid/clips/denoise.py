@@ -95,10 +95,15 @@ class Gate:
         level = 10 * np.log10(spectra.real**2 + spectra.imag**2 + TINY)
         return 10 ** ((level.mean(axis=0) + self.options.threshold * level.std(axis=0)) / 10)
 
-    def _following(self, power: np.ndarray) -> np.ndarray:
-        """The threshold of every cell, from the least power around it."""
+    def _following(self, samples: np.ndarray, power: np.ndarray) -> np.ndarray:
+        """The threshold of every cell, from the least power around it; what lies outside the track does not count."""
         step = self.hop / self.rate
-        calm = scipy.ndimage.uniform_filter1d(power, max(1, round(0.1 / step)), axis=0, mode="nearest")
+        silent = np.lib.stride_tricks.sliding_window_view(samples == 0, self.window)[:: self.hop].sum(axis=1)
+        there = (silent < self.window // 8).astype(np.float64)[:, None]
+        length = max(1, round(0.1 / step))
+        share = scipy.ndimage.uniform_filter1d(there, length, axis=0, mode="constant")
+        calm = scipy.ndimage.uniform_filter1d(power * there, length, axis=0, mode="constant") / np.maximum(share, TINY)
+        calm = np.where(share > 0.5, np.maximum(calm, 0), np.inf)
         around = 2 * max(1, round(self.options.floor_seconds / step)) + 1
         least = scipy.ndimage.minimum_filter1d(calm, around, axis=0, mode="nearest")
         return least * 10 ** (self.options.threshold * GAUSSIAN_DB / 10) + TINY
@@ -110,7 +115,8 @@ class Gate:
         """
         spectra = self._transform(samples)
         power = spectra.real**2 + spectra.imag**2
-        passes = (power > (self._following(power) if self.noise is None else self.noise)).astype(np.float64)
+        threshold = self._following(samples, power) if self.noise is None else self.noise
+        passes = (power > threshold).astype(np.float64)
         for axis, weights in enumerate((self.in_time, self.in_frequency)):
             passes = scipy.ndimage.convolve1d(passes, weights, axis=axis, mode="nearest")
         gain = 1 - self.options.reduction * (1 - np.clip(passes, 0, 1))
