@@ -1,9 +1,9 @@
 """Noise reduction of a source's whole track, before clips are cut from it.
 
 Spectral gating after T. Sainburg's noisereduce ("Finding, visualizing, and quantifying latent structure across diverse
-animal vocal repertoires", 2020), in our own few lines: the package damps the lowest and highest frequencies (its
-smoothing counts what lies beyond the spectrum's edge as noise), loses the last samples of a track, holds the whole of
-it in memory, and loads torch wherever it finds it. benchmarks/denoise.py measures both.
+animal vocal repertoires", 2020), in our own few lines: the package damps the lowest frequencies (1.7 dB at 100 Hz: its
+smoothing counts what lies beyond the spectrum's edge as noise), holds the whole track in memory, and loads torch
+wherever it finds it. benchmarks/denoise.py measures both.
 
 A track is worked on in pieces of fixed places with so much of their surroundings that there are no seams: memory does
 not grow with its length, and a clip's sound depends on nothing but the track. No sample is moved, none is added.
