@@ -158,13 +158,22 @@ class Pictures:
     """The pictures of a source by grid frame.
 
     `at(k)` (k ascending) gives what grid frame k shows: the last picture whose time is not after
-    k / F + 1 / (2F). Before the first and behind the last picture the nearest one is held.
+    k / F + 1 / (2F); with `nearest` the one whose time is nearest to k / F, the later one of two. Before the first
+    and behind the last picture the nearest one is held.
     """
 
     JUMP = Fraction(1, 2)  # seconds of decoding that a seek must save
 
-    def __init__(self, source: Source, fps: Fraction, framing: Framing, alive: Callable[[], None] = silent) -> None:
-        self.source, self.fps, self.alive = source, fps, alive
+    def __init__(
+        self,
+        source: Source,
+        fps: Fraction,
+        framing: Framing,
+        alive: Callable[[], None] = silent,
+        *,
+        nearest: bool = False,
+    ) -> None:
+        self.source, self.fps, self.alive, self.nearest = source, fps, alive, nearest
         self.scaler = _Scaler(framing, source.video.pixel_aspect, source.video.orientation)
         self.damage: list[tuple[Fraction | None, str]] = []
         self._judged = 0  # entries of `damage` that are in `_sick`
@@ -199,7 +208,7 @@ class Pictures:
         """Seek to the last keyframe shown in `slot` or before, where that saves decoding."""
         if not self.source.seekable:
             return
-        latest = (slot + HALF) / self.fps
+        latest = (slot if self.nearest else slot + HALF) / self.fps
         keys = self.source.video.keyframes
         place = _last_not_after(keys, latest)
         if place is None or self._next is None or keys[place] <= self._next[0] + self.JUMP:
@@ -220,10 +229,14 @@ class Pictures:
             self._frames = self._decode()
             self._next = self._pull()
 
+    def _enters(self, now: Fraction, following: Fraction) -> int:
+        """The first grid frame that shows the picture of time `following` and no longer that of `now`."""
+        return ceil((now + following) / 2 * self.fps) if self.nearest else first_slot(following, self.fps)
+
     def at(self, slot: int) -> Picture:
         if self._next is not None and first_slot(self._next[0], self.fps) <= slot:
             self._jump(slot)
-        while self._next is not None and (self._now is None or first_slot(self._next[0], self.fps) <= slot):
+        while self._next is not None and (self._now is None or self._enters(self._now[0], self._next[0]) <= slot):
             self._now = self._next
             self._next = self._pull()
         if self._now is None:
@@ -287,10 +300,11 @@ _WEIGHTS = {"FL": 1.0, "FR": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _OTHER_WEIGHT = 0.7071067811865476
 
 
-def mono(frame: av.AudioFrame) -> np.ndarray:
+def mono(frame: av.AudioFrame, channel: int | None = None) -> np.ndarray:
     """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more.
 
-    The weights sum to one, so a mix is never louder than its loudest channel and cannot clip.
+    The weights sum to one, so a mix is never louder than its loudest channel and cannot clip. `channel` (0-based)
+    takes one alone; raises MediaError (`no_channel`) where it is not there.
     """
     array = frame.to_ndarray()
     names = [channel.name for channel in frame.layout.channels]
@@ -301,8 +315,10 @@ def mono(frame: av.AudioFrame) -> np.ndarray:
         channels = (channels / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
     else:
         channels = channels.astype(np.float32)
-    if len(names) == 1:
-        return channels[0]
+    if channel is not None and channel >= len(names):
+        raise MediaError("no_channel", f"its sound has {len(names)} channel(s), sound.channel asks for {channel + 1}")
+    if channel is not None or len(names) == 1:
+        return channels[channel or 0]
     weights = [1.0 if len(names) == 2 else _WEIGHTS.get(name, _OTHER_WEIGHT) for name in names]
     total = sum(weights) or 1.0
     mixed = np.zeros(channels.shape[1], np.float32)
@@ -346,10 +362,12 @@ class Sound:
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
     JUMP = Fraction(2)
 
-    def __init__(self, source: Source, rate: int, alive: Callable[[], None] = silent) -> None:
+    def __init__(
+        self, source: Source, rate: int, alive: Callable[[], None] = silent, channel: int | None = None
+    ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.alive = source, rate, alive
+        self.source, self.rate, self.alive, self.channel = source, rate, alive, channel
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
         common = gcd(self.native, rate)
@@ -401,7 +419,7 @@ class Sound:
                     "sound_changes_rate",
                     f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
                 )
-            yield time - self.source.zero, mono(frame)
+            yield time - self.source.zero, mono(frame, self.channel)
 
     def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Give each block its native sample number; see the class for the rule."""

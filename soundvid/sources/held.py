@@ -74,5 +74,6 @@ def _found(
         origin=origin,
         trouble=trouble,
         spans=tuple(sorted({(a, b, c) for a, b, c in members if a >= 0})),
+        condition=source.condition,
         caption=next((c for a, _, c in members if a < 0), ""),
     )
