@@ -46,9 +46,10 @@ class Candidate:
     @property
     def digest(self) -> str:
         """The same for the same samples in the same shards, the same ledger and recipe: what a version is."""
-        ends = sorted([r["kind"], r["name"] or "", r["key"] or "", r["outcome"], r["code"] or ""] for r in self.ledger)
-        told = [[s.sha256 for s in self.shards], self.manifest["recipe"], ends]
-        return hashlib.sha256(canonical_json(told)).hexdigest()
+        told = ("kind", "name", "key", "outcome", "code")
+        ends = sorted([r.get(name) or "" for name in told] for r in self.ledger)
+        what = [[s.sha256 for s in self.shards], self.manifest["recipe"], ends]
+        return hashlib.sha256(canonical_json(what)).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Leave it in `folder`, in place of the one before, by one rename."""
