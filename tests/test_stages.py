@@ -68,7 +68,8 @@ def one_by_one(recipe, store: Path):
     """All stages, for each video by itself, as an orchestrator runs them; returns what was assembled and released."""
     listed = list_videos(Context(recipe, store))
     save_listing(Context(recipe, store), listed)
-    for video in pending(Context(recipe, store), listed):
+    waiting = pending(Context(recipe, store), listed)
+    for video in [v for v in listed if v.key in waiting]:
         examine(Context(recipe, store), [video])
         clips(Context(recipe, store, workers=1), [video.key])
         spectrograms(Context(recipe, store), [video.key])

@@ -49,8 +49,8 @@ def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
     with context.dataset.lock():
         context.dataset.clean(work=False)
         known = [(v.key, record_of(context, v.key)) for v in videos]
-        waiting = [key for key, record in known if record is None]
-        records = [record for _, record in known if record is not None]
+        records = [r for _, r in known if r is not None and (r.end or r.identity is not None)]
+        waiting = sorted({key for key, _ in known} - {r.key for r in records})
         if not records:
             raise DatasetError(f"{context.recipe.name}: none of its videos was processed yet: make their clips first")
         entries, late = _entries(context, records)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,7 @@ class Record:
     end: list[Any] = field(default_factory=list)  # outcome, stage, code, message, retryable; empty: goes on
     clips: dict[str, Any] = field(default_factory=dict)
     spectrograms: dict[str, Any] = field(default_factory=dict)
+    again: int = 0  # how often it was made to wait again
 
     def entry(self, context: Context) -> Entry:
         """The entry of a build that this is."""
@@ -164,14 +166,27 @@ def _keep(context: Context, record: Record) -> None:
     _write(context.dataset.folder / "videos" / f"{record.key}.json", json.dumps(row).encode())
 
 
-def pending(context: Context, videos: Iterable[Video]) -> list[Video]:
-    """The videos that were never processed as they are now."""
-    waiting = []
+def pending(context: Context, videos: Iterable[Video]) -> dict[str, str]:
+    """Videos never processed as they are now: by key a mark that changes when they are to be tried again."""
+    waiting = {}
     for video in videos:
         record = record_of(context, video.key)
         if record is None or record.stamp != video.stamp or not (record.end or record.spectrograms):
-            waiting.append(video)
+            waiting[video.key] = f"{video.stamp}-{record.again if record else 0}"
     return waiting
+
+
+def forgive(context: Context, videos: Iterable[Video]) -> list[str]:
+    """Make videos that failed, and can succeed, wait again; returns their keys."""
+    again = []
+    for video in videos:
+        record = record_of(context, video.key) or Record(video.key, "", video.found)
+        failed = record.end[0] == "failed" and record.end[4] if record.end else record.clips.get("retryable", False)
+        unfinished = not record.end and not record.spectrograms
+        if failed or unfinished:
+            _keep(context, replace(record, stamp="", end=[], clips={}, spectrograms={}, again=record.again + 1))
+            again.append(video.key)
+    return again
 
 
 # -- the stages of single videos
@@ -187,12 +202,23 @@ def examine(context: Context, videos: list[Video]) -> list[Record]:
         for video, entry in zip(videos, identify(context, found), strict=True):
             old = record_of(context, video.key)
             end = [entry.outcome, entry.stage, entry.code, entry.message, entry.retryable] if entry.outcome else []
-            record = Record(video.key, video.stamp, entry.found, entry.identity, end)
+            record = Record(video.key, video.stamp, entry.found, entry.identity, end, again=old.again if old else 0)
             if old is not None and old.stamp == record.stamp and old.identity == record.identity:
                 record.clips, record.spectrograms = old.clips, old.spectrograms
             _keep(context, record)
             records.append(record)
         return records
+
+
+def passes(context: Context, record: Record) -> bool:
+    """Whether the trouble that a download ended in may be over soon, so that trying again can help."""
+    if not record.end or record.end[2] not in PASSING or not record.end[4]:
+        return False
+    from soundvid.sources.catalogue import Catalogue
+
+    with Catalogue(context.store) as catalogue:
+        entry = catalogue.entry(record.key)
+    return entry is not None and entry.not_before < time.time() + SOON
 
 
 def _fetched(context: Context, videos: list[Video]) -> list[Video]:
