@@ -75,12 +75,21 @@ class Catalogue:
             return self._db.execute(query, tuple(values)).fetchall()
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the catalogue for writing; a second writer is refused and told who holds it."""
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
+        """Hold the catalogue for writing; a second writer waits so many seconds, then is refused and told who holds
+        it."""
         handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        until = time.monotonic() + wait
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                while True:
+                    try:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() >= until:
+                            raise
+                        time.sleep(0.05)
             except BlockingIOError as error:
                 holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
                 raise SourcesError(

@@ -4,6 +4,7 @@ A source is its content (sha256) and its name, never its place in a list. Files 
 they lie, not copied.
 """
 
+import hashlib
 import json
 import os
 import re

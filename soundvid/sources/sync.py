@@ -28,6 +28,7 @@ from soundvid.sources.watcher import Watcher
 from soundvid.sources.web import load_jar
 from soundvid.sources.wishes import Wishes, suffices
 
+LONGEST_TURN = 3600.0  # seconds that a single fetch waits for others who write to the catalogue
 ENOUGH_REFUSALS = 5  # walls or 429 in a row, after which a host is left in peace for this sync
 
 
@@ -277,6 +278,40 @@ def sync(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = No
             session.reviewed(ids)
         result.states = catalogue.states(concerned)
     return result
+
+
+def ask(store: Path, recipe: Recipe, watcher: Watcher | None = None, *, wait: float = 0.0) -> SyncResult:
+    """List what a recipe's addresses name, and fetch nothing."""
+    watcher = watcher or Watcher()
+    result = SyncResult()
+    with Catalogue(store) as catalogue, catalogue.lock(wait):
+        session = Session(catalogue, Policy.of(recipe), watcher)
+        pairs = session.follow(recipe.web_sources)
+        session.ask(pairs, result)
+        result.states = catalogue.states([f.id for _, f in pairs])
+    return result
+
+
+def fetch(store: Path, recipe: Recipe, source_ids: Iterable[str], watcher: Watcher | None = None) -> int:
+    """Fetch these entries of a recipe, as far as they are not here and can be had; returns how many were tried.
+
+    Our own growing pauses are passed over (somebody asked), a server's Retry-After is not. Waits for other writers.
+    """
+    watcher = watcher or Watcher()
+    wanted = set(source_ids)
+    with Catalogue(store) as catalogue, catalogue.lock(wait=LONGEST_TURN):
+        named = filter(None, map(catalogue.entry, sorted(wanted)))
+        if all(e.state in ("fetched", "removed") for e in named):
+            return 0
+        session = Session(catalogue, Policy.of(recipe), watcher)
+        pairs = session.follow(recipe.web_sources)
+        for source, _ in pairs:
+            session.lister.recall(source)
+        due = {e.source_id: e for e in session.due([f.id for _, f in pairs], at=time.time())}
+        for entry in catalogue.entries(("failed",), [f.id for _, f in pairs]):
+            if _can_succeed(entry):
+                due.setdefault(entry.source_id, entry)
+        return session.fetch([e for name, e in sorted(due.items()) if name in wanted])
 
 
 def groups(catalogue: Catalogue, recipe: Recipe | None) -> list[tuple[Policy, list[WebSource]]]:
