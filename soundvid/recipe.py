@@ -254,6 +254,14 @@ class Shards(Strict):
     )
 
 
+class Training(Strict):
+    """What `soundvid train` does with this recipe's dataset unless it is told otherwise."""
+
+    system: str = "sound_to_video"
+    preset: str | None = Field(None, description="one of the system's; null: its own default")
+    set: dict[str, Any] = Field({}, description="fields of the preset to change, such as steps or batch")
+
+
 class Recipe(Strict):
     """One dataset: where its videos are and what becomes of them."""
 
@@ -270,6 +278,7 @@ class Recipe(Strict):
         [], description="labels under which test figures are told apart, such as seen and unseen speakers"
     )
     shards: Shards = Shards()
+    training: Training = Training()
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

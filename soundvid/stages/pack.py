@@ -225,8 +225,9 @@ def change_of(context: Context, rows: list[Row], ledger: list[Row]) -> str:
         return {tuple(r.get(k) for k in told) for r in rows}
 
     # Where videos come from and how they are fetched leaves its traces in the ledger, or none.
-    before = {k: v for k, v in context.previous.manifest["recipe"].items() if k not in ("sources", "download")}
-    now = {k: v for k, v in context.recipe.model_dump(mode="json").items() if k not in ("sources", "download")}
+    apart = ("sources", "download", "training")
+    before = {k: v for k, v in context.previous.manifest["recipe"].items() if k not in apart}
+    now = {k: v for k, v in context.recipe.model_dump(mode="json").items() if k not in apart}
     return "none" if before == now and essence(ledger) == essence(context.old_ledger) else "patch"
 
 
