@@ -261,7 +261,8 @@ class Tally:
         value, low, high = estimate
         took = ~np.isnan(values)
         if np.isnan(value):
-            if missing == NO_MOTION and not any(o is not None and synchrony.has_onsets(o) for o in self.onsets):
+            heard = [o for o in self.onsets if o is not None]
+            if missing == NO_MOTION and heard and not any(map(synchrony.has_onsets, heard)):
                 missing = NO_ONSETS
             return Measure(name, None, unit, n=0, better=better, definition=definition, missing=missing)
         sources = len({c.source for c, t in zip(self.clips, took, strict=True) if t})
