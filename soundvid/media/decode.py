@@ -327,6 +327,8 @@ def _side(frame: av.AudioFrame, this: str, other: str, place: int) -> np.ndarray
     channels, names = channels_of(frame), [channel.name for channel in frame.layout.channels]
     if len(names) <= 2:
         return channels[min(place, len(names) - 1)]
+    if "FL" not in names:  # the file names no places: the usual order, then
+        names = ["FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR", *names[8:]][: len(names)]
     weights = [0.0 if n.endswith(other) else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names]
     return _mixed(channels, weights)
 

@@ -12,11 +12,14 @@ from soundvid.media.source import MediaError, examine
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28
+VIDEO_SIDE = 1024
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
-def read_picture(path: Path, size: int) -> np.ndarray:
+def read_picture(path: Path, size: int, share: float = 1.0) -> np.ndarray:
     """The centred square of a picture as uint8 (`size`, `size`, 3) RGB, as it is meant to be looked at.
+
+    The square's side is `share` of the picture's shorter one.
 
     PNG, JPEG, WebP, AVIF, BMP and TIFF of any size: turned as EXIF says, grey and 16 bits converted, what is transparent
     laid on white. Of a video the first picture. Raises SoundvidError with one line.
@@ -34,8 +37,8 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     if head.startswith(_MAGIC) or head[8:12] == b"WEBP" or head[4:12] in (b"ftypavif", b"ftypavis"):
         if length > LARGEST:
             raise SoundvidError(f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit")
-        return square(_decode(path), size)
-    return _first_picture(path, size)
+        return square(_decode(path), size, share)
+    return square(_first_picture(path), size, share)
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -61,20 +64,23 @@ def _decode(path: Path) -> np.ndarray:
     return np.ascontiguousarray(colour[..., ::-1])
 
 
-def square(picture: np.ndarray, size: int) -> np.ndarray:
-    """The centred square of a picture (uint8 `H W 3`) at `size` pixels a side."""
+def square(picture: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
+    """The centred square of a picture (uint8 `H W 3`), `share` of its shorter side, at `size` pixels a side."""
     import cv2
 
     height, width = picture.shape[:2]
-    side = min(height, width)
+    side = max(1, round(share * min(height, width)))
     top, left = (height - side) // 2, (width - side) // 2
     cut = np.ascontiguousarray(picture[top : top + side, left : left + side])
     return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
 
 
-def _first_picture(path: Path, size: int) -> np.ndarray:
+def _first_picture(path: Path) -> np.ndarray:
+    """The first picture of a video, its centred square at no more than VIDEO_SIDE pixels."""
     try:
-        pictures = Pictures(examine(path), Fraction(30), Framing(size, size))
+        source = examine(path)
+        side = min(VIDEO_SIDE, source.video.width, source.video.height) // 2 * 2
+        pictures = Pictures(source, Fraction(30), Framing(side, side))
         try:
             frame = pictures.at(0).frame
         finally:

@@ -13,13 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.encode import encode_jpeg
 from soundvid.media.movie import MovieWriter
-from soundvid.media.stored import decode_flac, decode_rgb
 from soundvid.reports.figures import Row, data_uri, spread, time_ticks, waveform
-from soundvid.shards.dataset import Dataset, sample_of
-from soundvid.shards.tar import read_member
+from soundvid.shards.load import Augment, Clips
 from soundvid.systems.generate import CHUNK, Model
 
 PAIRS = 4  # clips that play beside the original
@@ -96,21 +93,18 @@ class Gallery:
     one_image: list[Cross]
 
 
-def gallery(dataset: Dataset, rows: list[Row], split: str, model: Model) -> Gallery | None:
-    """Draw everything from clips of `split`; None where it has none."""
-    inside = [r for r in rows if r["split"] == split]
-    chosen = spread(inside, max(PAIRS, ACROSS + 1), Counter())
-    clips = [load_clip(dataset, row, model.spectrogram, model.size) for row in chosen]
-    if not clips:
-        return None
-    shown = list(range(EVERY // 2, len(clips[0].pictures), EVERY)) or [0]
-    pairs = [_pair(model, clip, clip, shown) for clip in clips[:PAIRS]]
-    others = [(a, b) for a, b in zip(clips, clips[1:] + clips[:1], strict=True) if a is not b]
+def gallery(clips: Clips, model: Model) -> Gallery:
+    """Draw everything from the clips of a split."""
+    chosen = spread(clips.rows, max(PAIRS, ACROSS + 1), Counter())
+    seen = [load_clip(clips, clips.rows.index(row), model) for row in chosen]
+    shown = list(range(EVERY // 2, len(seen[0].pictures), EVERY)) or [0]
+    pairs = [_pair(model, clip, clip, shown) for clip in seen[:PAIRS]]
+    others = [(a, b) for a, b in zip(seen, seen[1:] + seen[:1], strict=True) if a is not b]
     pairs += [_pair(model, image, sound, shown) for image, sound in others[:SWAPPED]]
-    first, across = clips[0], clips[: ACROSS + 1]
+    first, across = seen[0], seen[: ACROSS + 1]
     return Gallery(
-        split=split,
-        clips=len(inside),
+        split=clips.split,
+        clips=len(clips),
         fps=float(model.spectrogram.fps),
         shown=shown,
         pairs=pairs,
@@ -119,23 +113,14 @@ def gallery(dataset: Dataset, rows: list[Row], split: str, model: Model) -> Gall
     )
 
 
-def load_clip(dataset: Dataset, row: Row, spectrogram: Spectrogram, size: int) -> Clip:
-    """Read a clip from its shard: pictures at `size`, sound, and the rows of its spectrogram."""
-    sample, path = sample_of(row), dataset.shard_path(row["shard"])
-    mp4, flac = (read_member(path, sample.members[m]) for m in ("mp4", "flac"))
-    sound, rate = decode_flac(flac)
-    pictures = as_seen(decode_rgb(mp4, range(row["frames"])), size)
-    return Clip(row, pictures, sound, rate, spectrogram(sound, row["start_frame"], row["frames"]))
-
-
-def as_seen(pictures: np.ndarray, size: int) -> np.ndarray:
-    """Stored pictures (uint8 `T H W 3`) as an evaluation sees them: the centre of the papers' crop, at `size`."""
-    import cv2
-
-    side = round(min(pictures.shape[1:3]) * 256 / 286)
-    top, left = ((length - side) // 2 for length in pictures.shape[1:3])
-    cut = pictures[:, top : top + side, left : left + side]
-    return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in cut])
+def load_clip(clips: Clips, index: int, model: Model) -> Clip:
+    """A clip as an evaluation sees it: every picture, the middle of the papers' crop, at the model's size."""
+    row = clips.rows[index]
+    view = Augment(size=model.size).centre(row["frames"], row["width"], row["height"])
+    read = clips.read(index, view, spectrogram=False, sound=True)
+    assert read.sound is not None
+    rows = model.spectrogram(read.sound, row["start_frame"], row["frames"])
+    return Clip(row, read.frames, read.sound, clips.rate, rows)
 
 
 def imagine(model: Model, picture: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ class Model(Protocol):
     spectrogram: Spectrogram
     window: int  # rows that the encoder was trained on
     size: int  # pixels a side
+    crop: float  # side of the square it sees of a picture, as a share of the shorter side
 
     def listen(self, rows: np.ndarray) -> np.ndarray:
         """Raw magnitudes, float32 (`N`, `bins`) -> features, float32 (`N`, `k`)."""
@@ -70,18 +71,21 @@ def generate(
     target: Path,
     *,
     pixels: int | None = None,
+    whole: bool = False,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
 ) -> Generated:
     """Write `target` (mp4): `image` moved by `sound`, with that sound.
 
     The sound goes in as it is, from its first sample (mono or stereo; more channels are mixed to stereo), encoded as
-    AAC; ceil(seconds * fps) pictures cover it. `pixels` a side (made even) scale the pictures up or down.
+    AAC; ceil(seconds * fps) pictures cover it. `pixels` a side (made even) scale the pictures up or down. Of the image
+    the networks see what they saw of the pictures they were trained on, the middle of the papers' crop; with `whole`
+    the whole centred square.
     `progress` gets seconds done and seconds in all, where the file states them. Raises SoundvidError.
     """
     check_target(target, image, sound)
     track = open_sound(sound)
     begin = time.monotonic()
-    model.look(read_picture(image, model.size))
+    model.look(read_picture(image, model.size, 1.0 if whole else model.crop))
     side = even(pixels or model.size)
     reading = _Reading(track, model.spectrogram)
     fps = model.spectrogram.fps
