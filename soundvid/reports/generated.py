@@ -15,6 +15,7 @@ import numpy as np
 
 from soundvid.media.encode import encode_jpeg
 from soundvid.media.movie import MovieWriter
+from soundvid.metrics.motion import motion_energy
 from soundvid.reports.figures import Row, data_uri, spread, time_ticks, waveform
 from soundvid.shards.load import Augment, Clips
 from soundvid.systems.generate import CHUNK, Model
@@ -70,13 +71,17 @@ class Pair:
     """A clip that plays, real beside generated, over its lanes."""
 
     row: Row
+    image: str  # its first picture, all that the networks see
     sound_from: str  # the clip whose sound it is, where that is another
     video: str
     poster: str
     seconds: float
     strips: list[Strip]
     wave: str
-    motion: dict[str, str]  # SVG paths by kind, both on one scale, in the box of a waveform
+    motion: dict[str, str]  # SVG paths by kind, both on one scale, in a box of 800 x 100
+    motion_ratio: float  # generated to real
+    width: int  # of the video, pixels
+    height: int
     times: list[tuple[float, str]]
 
 
@@ -130,23 +135,18 @@ def imagine(model: Model, picture: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.concatenate([model.draw(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)])
 
 
-def motion(pictures: np.ndarray) -> np.ndarray:
-    """Mean absolute change of each picture (uint8 `T H W 3`) from the one before, in grey levels: `T`, 0 for the first."""
-    steps = np.abs(np.diff(pictures.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
-    return np.concatenate([[0.0], steps])
-
-
 # -- drawing
 
 
 def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
     made = imagine(model, image.pictures[0], sound.rows)
     strips = [_strip("real", "real", sound.pictures, shown), _strip("generated", "generated", made, shown)]
-    moves = {"real": motion(sound.pictures), "generated": motion(made)}
-    top = max(float(m.max()) for m in moves.values()) or 1.0
+    moves = {"real": motion_energy(sound.pictures), "generated": motion_energy(made)}
+    top = max(float(m.max(initial=0)) for m in moves.values()) or 1.0
     frames = [_side_by_side(a, b) for a, b in zip(sound.pictures, made, strict=True)]
     return Pair(
         row=image.row,
+        image=_jpeg(image.pictures[0]),
         sound_from="" if image is sound else _name(sound),
         video=data_uri("video/mp4", _movie(frames, sound, model.spectrogram.fps)),
         poster=data_uri("image/jpeg", encode_jpeg(frames[len(frames) // 2], 6)),
@@ -154,6 +154,9 @@ def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
         strips=strips,
         wave=waveform(sound.sound),
         motion={name: _steps(m / top) for name, m in moves.items()},
+        motion_ratio=float(moves["generated"].sum() / max(moves["real"].sum(), 1e-9)),
+        width=frames[0].shape[1],
+        height=frames[0].shape[0],
         times=time_ticks(sound.seconds),
     )
 
@@ -211,7 +214,7 @@ def _movie(frames: list[np.ndarray], clip: Clip, fps: Fraction) -> bytes:
 
 
 def _steps(share: np.ndarray) -> str:
-    """Values 0..1 as an SVG path in a box of 0..800 x 0..100; each stands over its own picture's stretch."""
-    width = 800 / len(share)
+    """Changes 0..1 into pictures 1, 2, ... as an SVG path in a box of 0..800 x 0..100, each over its picture's stretch."""
+    width = 800 / (len(share) + 1)
     ys = (100 * (1 - share)).round(1).tolist()
-    return f"M0 {ys[0]:g}" + "".join(f"V{y:g}H{round((i + 1) * width, 1):g}" for i, y in enumerate(ys))
+    return f"M0 100H{width:.1f}" + "".join(f"V{y:g}H{(i + 2) * width:.1f}" for i, y in enumerate(ys))

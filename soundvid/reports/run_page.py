@@ -8,6 +8,7 @@ in SECTIONS.
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from soundvid.errors import SoundvidError
 from soundvid.metrics.table import Evaluation
 from soundvid.reports.curves import Chart, chart, read
 from soundvid.reports.section import Section
-from soundvid.reports.version_page import environment, hours_text, size_text, span_text
+from soundvid.reports.version_page import count_text, environment, hours_text, span_text
 from soundvid.shards.dataset import SPLITS, Release, find
 from soundvid.training.run import OpenRun, RunConfig, RunFolder, open_run, stages_of
 
@@ -28,8 +29,18 @@ SECTIONS = {
     "sound_to_video": "soundvid.reports.sound_to_video",
     "lip_sync": "soundvid.reports.lip_sync",
 }
-# Numbers of the log by the chart they stand in, the first that fits; None: in no chart.
-GROUPS: tuple[tuple[str, str | None], ...] = ()
+# What the loop itself tells of every system; everything else in a line of the log is the system's.
+OF_THE_LOOP = {"step", "kind", "step_seconds", "samples_per_second", "data_wait", "flops", "tflops_per_second"}
+# A number's chart by its name, the first pattern that is found in it; others have a chart of their own.
+GROUPS = (
+    (r"grad|norm", "Gradient norms"),
+    (r"(^|[_/])(real|fake|wrong)([_/]|$)", "Discriminators: how real they take what is real, and what is not"),
+    (r"accuracy", "Accuracy of the discriminators"),
+    (r"share", "What pulls at the pictures"),
+    (r"^l1$", "L1"),
+    (r"loss|adv|discriminator|penalty|^motion$", "Losses"),
+    (r"^lr$|learning", "Learning rate"),
+)
 
 
 @dataclass(frozen=True)
@@ -187,3 +198,215 @@ def _judged(spent: float, steps: int) -> str:
     if spent < 7200 or steps < 10_000:
         return "That is a short training: see what it learnt, and expect more of a longer one."
     return ""
+
+
+def under(run: PageRun) -> list[str]:
+    """The line below: how it ended, which checkpoint the pictures are of."""
+    facts = []
+    ended = next((str(n["ended"]) for n in reversed(run.lines("note")) if "ended" in n), None)
+    facts.append(
+        {
+            "steps": "ended with its last step",
+            "patience": "ended early: it no longer became better",
+            "minutes": "ended when its time was up",
+            "stopped": "was stopped, and can go on",
+        }.get(ended or "", "has not ended, or was killed")
+    )
+    resumed = sum("resumed" in n for n in run.lines("note"))
+    if resumed:
+        facts.append(f"was resumed {resumed} time{'s' if resumed > 1 else ''}")
+    if run.opened is not None:
+        facts.append(f"pictures and clips below are of step {run.opened.step:,} ({run.which} checkpoint)")
+    return facts
+
+
+def tiles(run: PageRun) -> list[tuple[str, str]]:
+    """The big numbers."""
+    lines = run.lines("train")
+    found = [(f"{last_step(run):,}", f"of {int(run.config.config.get('steps', 0)):,} steps")]
+    found.append((hours_text(trained_seconds(run)), "of training steps"))
+    rows = data(run)
+    train = next((s for s in rows["splits"] if s["name"] == run.config.splits.get("train", "train")), None)
+    if train:
+        found.append((f"{train['clips']:,}", f"clips to learn from, {span_text(train['seconds'])}"))
+    if lines:
+        found.append((read(_late(lines, "samples_per_second")), "clips a second"))
+    if run.opened is not None:
+        found.append((count_text(parameters(run)), "parameters"))
+    best = _best(run)
+    if best is not None:
+        found.append((read(best[1]), f"best {best[0]} on held-out clips, step {best[2]:,}"))
+    return found
+
+
+def warnings(run: PageRun) -> list[str]:
+    """Alarms of the training, each once with how often it came, and what else a reader has to know."""
+    counts: dict[str, list[int]] = {}
+    for line in run.lines("alarm"):
+        counts.setdefault(str(line.get("text", "alarm")), []).append(int(line["step"]))
+    told = [
+        f"Alarm at step {steps[0]:,}{f' and {len(steps) - 1} more times, last at {steps[-1]:,}' if len(steps) > 1 else ''}: {text}"
+        for text, steps in counts.items()
+    ]
+    if run.opened is None:
+        told.append("There is no checkpoint yet, so there are no pictures and no clips on this page.")
+    elif run.release is None:
+        told.append("The dataset is no longer in its store, so there are no pictures and no clips on this page.")
+    elif run.held_out == run.config.splits.get("train", "train"):
+        told.append("The dataset has no held-out clips: those shown here were trained on.")
+    return told
+
+
+def trained_seconds(run: PageRun) -> float:
+    """Seconds spent in steps, waiting for data included, validation and saving not."""
+    total, before = 0.0, 0
+    for line in run.lines("train"):
+        total += (line["step"] - before) * (line.get("step_seconds") or 0.0)
+        before = line["step"]
+    return total
+
+
+def last_step(run: PageRun) -> int:
+    return max((int(line["step"]) for line in run.lines("train")), default=0)
+
+
+def _late(lines: list[dict[str, Any]], name: str) -> float:
+    """The median of a number over the second half of the log, when everything is warm."""
+    values = sorted(v for line in lines[len(lines) // 2 :] if (v := line.get(name)) is not None)
+    return float(values[len(values) // 2]) if values else 0.0
+
+
+def _best(run: PageRun) -> tuple[str, float, int] | None:
+    """The monitored metric at its best: name, value, step."""
+    if run.opened is None:
+        return None
+    name = run.opened.system.monitor
+    found = [(float(v["step"]), float(v[name])) for v in run.lines("validation") if v.get(name) is not None]
+    step, value = min(found, key=lambda p: p[1], default=(0.0, 0.0))
+    return (name, value, int(step)) if found else None
+
+
+def parameters(run: PageRun) -> int:
+    return sum(p.numel() for net in _networks(run).values() for p in net.parameters())
+
+
+def _networks(run: PageRun) -> dict[str, Any]:
+    return run.opened.system.networks if run.opened is not None else {}
+
+
+# -- curves
+
+
+def charts(run: PageRun) -> list[Chart]:
+    """Charts of the log: validation first, then the groups in their order, then what is left, speed last."""
+    last = max((int(line["step"]) for line in run.log), default=0)
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in run.lines("validation"):
+        for name, value in _numbers(line):
+            groups.setdefault(f"Held-out {name}", {}).setdefault(name, []).append((line["step"], value))
+    order = [title for _, title in GROUPS]
+    trained: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in run.lines("train"):
+        for name, value in _numbers(line):
+            title = next((t for pattern, t in GROUPS if re.search(pattern, name)), name)
+            trained.setdefault(title, {}).setdefault(name, []).append((line["step"], value))
+    for title in sorted(trained, key=lambda t: (order.index(t) if t in order else len(order), t)):
+        groups[title] = trained[title]
+    speed = [(line["step"], line["step_seconds"]) for line in run.lines("train") if line.get("step_seconds")]
+    groups["Seconds a step"] = {"step": speed}
+    drawn = (chart(title, series, last) for title, series in groups.items())
+    return [c for c in drawn if c is not None]
+
+
+def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(k, float(v)) for k, v in line.items() if k not in OF_THE_LOOP and isinstance(v, int | float)]
+
+
+def curves_note(run: PageRun) -> str:
+    count = len(run.lines("train"))
+    if not count:
+        return "There is no line of training in the log yet."
+    return (
+        "By step. A line of the log is a mean over the steps since the line before; where a chart has no room for all, "
+        "neighbours are averaged. Numbers beside the names are the last ones."
+    )
+
+
+# -- how it was made
+
+
+def fields(run: PageRun) -> list[dict[str, Any]]:
+    """Every field of the config: value, what the preset has, and its own words about itself and its source."""
+    from soundvid.systems.registry import get
+
+    stage = get(run.config.system).stage(run.config.stage)
+    preset = stage.presets.get(run.config.preset)
+    rows = []
+    for name, info in stage.config.model_fields.items():
+        if name not in run.config.config:
+            continue
+        value = run.config.config[name]
+        given = preset.model_dump(mode="json").get(name) if preset is not None else value
+        rows.append(
+            {
+                "name": name,
+                "value": _plain(value),
+                "preset": _plain(given),
+                "changed": value != given,
+                "doc": info.description or "",
+            }
+        )
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def boxes(run: PageRun) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Facts in boxes: speed, networks, the run, tools."""
+    config, lines = run.config, run.lines("train")
+    found = []
+    if lines:
+        flops = _late(lines, "flops")
+        speed = [("seconds a step", read(_late(lines, "step_seconds")))]
+        speed += [("clips a second", read(_late(lines, "samples_per_second")))]
+        speed += [("waiting for data", f"{100 * _late(lines, 'data_wait'):.1f} % of a step")]
+        if flops:
+            speed += [("operations a step", f"{flops / 1e9:,.0f} GFLOP")]
+            speed += [("rate", f"{1000 * _late(lines, 'tflops_per_second'):,.0f} GFLOP/s")]
+        found.append(("Speed, second half", speed))
+    networks = [(name, f"{sum(p.numel() for p in net.parameters()):,}") for name, net in _networks(run).items()]
+    if networks:
+        found.append(("Parameters", networks))
+    about = [("system", config.system), ("stage", config.stage), ("preset", config.preset), ("seed", str(config.seed))]
+    about += [("dataset", f"{config.dataset}@{config.version}"), ("code", config.git or "not from a checkout")]
+    found.append(("Run", about))
+    found.append(("Of the data", [(k, _plain(v)) for k, v in config.data.items() if not isinstance(v, dict | list)]))
+    found.append(("Tools", list(config.tools.items())))
+    return found
+
+
+def checkpoints(run: PageRun) -> list[dict[str, Any]]:
+    """The checkpoints that are there: name, step, bytes, and which of them is best."""
+    folder = run.folder.checkpoints
+    named = {w: (folder / w).read_text(encoding="utf-8").strip() for w in ("best", "last") if (folder / w).is_file()}
+    rows = []
+    for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-"))):
+        notes = [which for which, name in named.items() if name == path.name]
+        size = sum(p.stat().st_size for p in path.iterdir())
+        rows.append({"name": path.name, "step": int(path.name.removeprefix("step-")), "bytes": size, "note": ", ".join(notes)})
+    return rows
+
+
+def commands(run: PageRun) -> str:
+    return (
+        f"soundvid generate {run.path} --image face.jpg --sound voice.wav --out video.mp4 --scale 4\n"
+        f"soundvid evaluate {run.path}\n"
+        f"soundvid train --resume {run.path}\n"
+        f"soundvid report {run.path}"
+    )

@@ -220,7 +220,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["place_of"] = place_of
-    made.filters.update(size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=_big, csp=_csp_hash)
+    made.filters.update(size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash)
     return made
 
 
@@ -250,7 +250,7 @@ def hours_text(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def _big(count: int) -> str:
+def count_text(count: int) -> str:
     return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f} M"
 
 

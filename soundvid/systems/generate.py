@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from soundvid.media.decode import Sound, left, mono, right
 from soundvid.media.movie import MovieWriter
 from soundvid.media.source import MediaError, SoundTrack, examine_sound
 from soundvid.media.still import read_picture
+
+if TYPE_CHECKING:
+    from soundvid.training.run import OpenRun
 
 CHUNK = 30  # rows that are read, and pictures that are drawn, at a time
 LARGEST_SIDE = 4096  # pixels
@@ -44,6 +47,67 @@ class Model(Protocol):
 
     def draw(self, features: np.ndarray) -> np.ndarray:
         """Features, float32 (`M`, `k`) -> pictures, uint8 (`M`, `size`, `size`, 3) RGB."""
+
+
+class Trained:
+    """The networks of a run of system 1 as a Model."""
+
+    def __init__(self, opened: "OpenRun") -> None:
+        if opened.config.system != "sound_to_video":
+            raise SoundvidError(
+                f"{opened.folder.path}: is a run of '{opened.config.system}'; one image and a sound are turned into a "
+                "video by runs of 'sound_to_video'"
+            )
+        facts, config = opened.config.data, opened.system.config
+        self.system: Any = opened.system
+        self.spectrogram = Spectrogram(facts["rate"], Fraction(facts["fps"]), facts.get("window", "rectangular"))
+        self.window: int = facts.get("length", 120)
+        self.size: int = config.size
+        self.crop: float = config.crop
+        self.image: Any = None
+
+    def listen(self, rows: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            heard = self.system.heard(torch.from_numpy(rows).to(self.system.device)[None])
+            return self.system.networks["encoder"](heard)[0].float().cpu().numpy()
+
+    def look(self, picture: np.ndarray) -> None:
+        import torch
+
+        image = torch.from_numpy(np.array(picture)).to(self.system.device)
+        self.image = image.movedim(-1, -3).float().div_(127.5).sub_(1)[None]
+
+    def draw(self, features: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            chosen = torch.from_numpy(features).to(self.system.device)[None]
+            made = self.system.networks["generator"](self.image, chosen)[0].float()
+            return made.add_(1).mul_(127.5).round_().clamp_(0, 255).byte().movedim(1, -1).cpu().numpy()
+
+
+def model_of(opened: "OpenRun") -> Model:
+    """A run's networks, ready to generate."""
+    return Trained(opened)
+
+
+def load_model(run: Path, which: Literal["best", "last"] = "best", device: str = "auto") -> Model:
+    """Open a run for generating. Raises SoundvidError with one line where there is no run, checkpoint or device."""
+    try:
+        import torch
+    except ImportError as error:
+        raise SoundvidError("torch is missing: install soundvid with its extra 'train'") from error
+    from soundvid.training.run import open_run
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise SoundvidError(f"--device {device}: there are cpu, cuda and auto")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise SoundvidError(f"--device {device}: torch sees no CUDA device here; give cpu")
+    return model_of(open_run(run, which, device=device))
 
 
 @dataclass(frozen=True)
