@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -181,7 +181,7 @@ def _cross(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Cros
 
 
 def _name(clip: Clip) -> str:
-    return f"{clip.row['source_name'].rsplit('/', 1)[-1]} from {clip.row['start_seconds']:.1f} s"
+    return f"{PurePath(clip.row['source_name']).stem} from {clip.row['start_seconds']:.1f} s"
 
 
 def _strip(name: str, kind: str, pictures: np.ndarray, shown: Sequence[int]) -> Strip:
