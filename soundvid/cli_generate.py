@@ -22,10 +22,12 @@ CHECKPOINTS = ("best", "last")
 def generate(
     run: RunArgument,
     image: Annotated[
-        Path, typer.Option("--image", "-i", help="PNG, JPEG, WebP ...; of a video its first picture. Its middle is taken.")
+        Path,
+        typer.Option("--image", "-i", help="PNG, JPEG, WebP ...; of a video its first picture. Its middle is taken."),
     ],
     sound: Annotated[
-        Path, typer.Option("--sound", "-s", help="WAV, FLAC, MP3, M4A, Ogg ..., or a video's sound track; of any length.")
+        Path,
+        typer.Option("--sound", "-s", help="WAV, FLAC, MP3, M4A, Ogg ..., or a video's sound track; of any length."),
     ],
     target: Annotated[Path, typer.Option("--out", "-o", help="The mp4 to write; one that is there is replaced.")],
     scale: Annotated[int | None, typer.Option("--scale", min=1, help="Enlarge the pictures this many times.")] = None,
@@ -49,7 +51,7 @@ def generate(
     check_target(target, image, sound)
     read_picture(image, 64)
     open_sound(sound)
-    model = load_model(run, checkpoint, device)
+    model = load_model(run, "last" if checkpoint == "last" else "best", device)
     with _bar() as progress:
         bar = progress.add_task("generating", total=None)
         made = make(

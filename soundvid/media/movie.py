@@ -32,7 +32,7 @@ class MovieWriter:
     def __init__(
         self, path: Path, fps: Fraction, size: tuple[int, int], rate: int, channels: int, *, crf: int = 18
     ) -> None:
-        """`size` is (width, height), both even; `rate` in Hz, `channels` 1 or 2. Raises OSError where it cannot write."""
+        """`size` is (width, height), both even; `rate` in Hz; `channels` 1 or 2. Raises OSError if it cannot write."""
         cpu.level()
         self.path, self.fps, self.size, self.rate, self.channels = path, fps, size, rate, channels
         self.part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")

@@ -189,12 +189,11 @@ def examine_sound(path: Path) -> SoundTrack:
         best = container.streams.best("audio")
         stream = best if best in usable else usable[0]
         context = stream.codec_context
-        info = SoundInfo(
-            stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable)
-        )
+        info = SoundInfo(stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable))
         length = None if container.duration is None else container.duration / av.time_base
-        exact = container.format.name in SEEKABLE and stream.duration and stream.time_base
-        stated = stream.duration * stream.time_base if exact else None
+        stated = None
+        if container.format.name in SEEKABLE and stream.duration and stream.time_base:
+            stated = Fraction(stream.duration) * stream.time_base
         for frame in decode_safely(container, stream, []):
             time = frame_time(frame)
             if time is not None and frame.samples:

@@ -220,7 +220,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals["place_of"] = place_of
-    made.filters.update(size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash)
+    made.filters.update(
+        size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash
+    )
     return made
 
 

@@ -211,7 +211,7 @@ class _Reading:
         return np.stack(blocks)[:, : self._sent - start]
 
     def _end(self, sound: Sound) -> int | None:
-        """Samples there are, once that is known: what the last block decodes to beyond the track's length is left out."""
+        """Samples there are, once that is known; what a last block decodes to beyond the track's length is left out."""
         end, stated = sound.end, self.track.stated
         if end is None or stated is None:
             return end
