@@ -229,7 +229,7 @@ def blended(
     """Features of rows of any number, `N` x `k`, given out as soon as no later window has a say in them.
 
     Windows start every `window` // 2 rows; the last one ends with the sound. Sound shorter than a window is one
-    window. A row's feature is the mean over the windows that hold it, weighted by the distance from their edges.
+    window. A row's feature is the mean over the windows that hold it, weighted by a fade from their edges.
     """
     hop = max(1, window // 2)
     held = np.zeros((0, 0), np.float32)  # rows from `base` on
@@ -244,9 +244,9 @@ def blended(
         # Counted from what is still open: a last window may reach back to rows that were given out.
         first = max(begin, start)
         place = np.arange(first, stop)
-        weight = place - first + 0.5
+        weight = _fade(place - first + 0.5, hop)
         if not last:
-            weight = np.minimum(weight, stop - place - 0.5)
+            weight = np.minimum(weight, _fade(stop - place - 0.5, hop))
         if sums is None:
             sums = np.zeros((0, features.shape[1]))
         longer = max(0, stop - start - len(sums))
@@ -280,6 +280,11 @@ def blended(
         hear(max(base, total - window), total, last=True)
     if len(weights):
         yield give(len(weights))
+
+
+def _fade(distance: np.ndarray, hop: int) -> np.ndarray:
+    """0 at a window's edge, 1 from `hop` on; its slope is 0 at both ends, as an edge itself is heard worst."""
+    return np.sin(np.pi / 2 * np.minimum(1, distance / hop)) ** 2
 
 
 def open_sound(path: Path) -> SoundTrack:
