@@ -7,7 +7,7 @@ from soundvid.metrics import frechet, images, synchrony
 from soundvid.metrics.baselines import copy_first, mean_frame, repeated
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.motion import is_still, motion_energy
-from soundvid.metrics.tally import ClipName, Tally, others
+from soundvid.metrics.tally import ClipName, OtherSounds, Tally
 
 CLAPS = (9, 26, 34, 51, 77, 85, 93, 110)
 
@@ -254,10 +254,11 @@ def test_one_video_has_no_interval_and_missing_values_leave_the_mean_alone():
 
 def test_other_sounds_come_from_other_videos_or_at_least_other_moments():
     two = [ClipName(f"{s}{i}", s, start=60 * i, frames=120) for s in "ab" for i in range(4)]
-    assert all(two[j].source == "b" for j in others(two, 0)) and len(others(two, 0)) == 4
+    found = OtherSounds(two).of(0)
+    assert all(two[j].source == "b" for j in found) and len(found) == 4
     one = two[:4]
-    assert others(one, 0) == [2, 3] and others(one[:2], 0) == []
-    assert others(two, 1, 1) == others(two, 1, 1)
+    assert OtherSounds(one).of(0) == [2, 3] and OtherSounds(one[:2]).of(0) == []
+    assert OtherSounds(two).of(1, 1) == OtherSounds(two).of(1, 1)
 
 
 def test_a_half_can_be_measured_by_condition_against_given_baselines():
