@@ -67,7 +67,7 @@ def test_a_second_demo_makes_nothing_again(demo):
 
 
 def test_the_demo_trains_evaluates_and_generates(demo):
-    """A training of seconds leaves all that a training leaves: log, checkpoint, table, page, and a film with its sound."""
+    """A training of seconds leaves all that a training leaves: log, table, page, and a film with its sound."""
     run = demo / "runs" / "tiny-1.0.0"
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert log[-1] == {"step": log[-1]["step"], "kind": "note", "ended": "minutes"}
