@@ -246,10 +246,10 @@ def verdict(run: PageRun) -> str:
 
 
 def _judged(spent: float, steps: int) -> str:
-    if spent < 600 or steps < 500:
+    if spent < 120 or steps < 100:
         return "That is a smoke test, not a model: it shows that everything works, and its pictures show little more."
-    if spent < 7200 or steps < 10_000:
-        return "That is a short training: see what it learnt, and expect more of a longer one."
+    if spent < 3600 or steps < 3000:
+        return "That is a short training: it shows what these networks begin to learn, not what they can."
     return ""
 
 
