@@ -44,7 +44,7 @@ class Config(Options):
     # Pictures
     generator: Literal["unet", "film"] = Field(
         "unet",
-        description="unet: pix2pix's U-Net on image and tiled sound feature, a whole pass for each picture (papers; the "
+        description="unet: pix2pix's U-Net on image and tiled sound feature, a whole pass for each picture (papers; "
         "depth and widths are a choice). film: the image is encoded once a clip, and the sound steers a decoder",
     )
     width: int = Field(64, ge=4, description="channels of the generator's finest layer; choice: pix2pix's 64")
@@ -76,6 +76,12 @@ class Config(Options):
     gamma: float = Field(1.0, ge=0, description="weight of the video discriminator; both papers: 1")
     motion: float = Field(
         0.0, ge=0, description="weight, beside alpha, of L1 between differences of neighbouring pictures; papers: none"
+    )
+    moving: float = Field(
+        0.0,
+        ge=0,
+        description="extra weight of L1 where the picture differs from the input image: 1 + moving * difference, a "
+        "difference of 1 being black against white; a still ground otherwise outvotes small things that move",
     )
     learning_rate: float = Field(2e-4, gt=0, description="of sound encoder and generator; both papers: 0.0002")
     discriminator_learning_rate: float = Field(2e-4, gt=0, description="both papers: 0.0002")
