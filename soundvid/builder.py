@@ -475,8 +475,9 @@ class _Build:
             return {tuple(r.get(k) for k in told) for r in rows}
 
         # Where videos come from and how they are fetched leaves its traces in the ledger, or none.
-        before = {k: v for k, v in self.previous.manifest["recipe"].items() if k not in ("sources", "download")}
-        now = {k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in ("sources", "download")}
+        apart = ("sources", "download", "training")
+        before = {k: v for k, v in self.previous.manifest["recipe"].items() if k not in apart}
+        now = {k: v for k, v in self.recipe.model_dump(mode="json").items() if k not in apart}
         return "none" if before == now and essence(ledger) == essence(self.old_ledger) else "patch"
 
     def pack(self, rows: list[tuple[dict[str, Any], _Entry]]) -> tuple[list[dict[str, Any]], list[Shard]]:

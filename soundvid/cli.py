@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import soundvid
-from soundvid import cli_sources
+from soundvid import cli_sources, cli_train
 from soundvid.errors import DatasetError, RecipeError, SoundvidError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app = typer.Typer(
     help="Videos with sound into versioned, sample-exact audio-visual datasets.",
 )
 app.add_typer(cli_sources.app, name="sources")
+app.command(name="train")(cli_train.train)
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 

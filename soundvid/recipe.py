@@ -161,6 +161,14 @@ class Shards(Strict):
     max_megabytes: int = Field(512, ge=1, le=8192)
 
 
+class Training(Strict):
+    """What `soundvid train` does with this recipe's dataset unless it is told otherwise."""
+
+    system: str = "sound_to_video"
+    preset: str | None = Field(None, description="one of the system's; null: its own default")
+    set: dict[str, Any] = Field({}, description="fields of the preset to change, such as steps or batch")
+
+
 class Recipe(Strict):
     """One dataset: where its videos are and what becomes of them."""
 
@@ -174,6 +182,7 @@ class Recipe(Strict):
     features: Features = Features()
     splits: Splits = Splits()
     shards: Shards = Shards()
+    training: Training = Training()
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

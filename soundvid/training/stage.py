@@ -40,9 +40,7 @@ class Options(BaseModel):
 class Examples(ABC):
     """What a stage learns from, by number. It goes to worker processes, so it must be picklable."""
 
-    facts: dict[
-        str, Any
-    ] = {}  # JSON values that networks must know of the data (bins, rate, size): kept in config.json
+    facts: dict[str, Any]  # JSON values that networks must know of the data (bins, rate): kept in config.json
 
     @abstractmethod
     def __len__(self) -> int: ...

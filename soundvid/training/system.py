@@ -51,7 +51,7 @@ class System(ABC):
     def validation_step(self, batch: Batch) -> Metrics:
         """Measure on a held-out batch, without learning; holds the metric that `monitor` names."""
 
-    def prepare(self, examples: "Examples") -> None:
+    def prepare(self, examples: "Examples") -> None:  # noqa: B027
         """Look at the training data before the first step, for what must be measured on it (a normaliser).
 
         Not called when a run is resumed or opened: what is found belongs into `state`.
