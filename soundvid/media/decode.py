@@ -17,7 +17,16 @@ import numpy as np
 import soxr
 
 from soundvid.media.clock import HALF, first_slot, half_up
-from soundvid.media.source import MediaError, Source, decode_safely, frame_time, open_media, silent, timed_pictures
+from soundvid.media.source import (
+    MediaError,
+    SoundTrack,
+    Source,
+    decode_safely,
+    frame_time,
+    open_media,
+    silent,
+    timed_pictures,
+)
 
 SMALLEST_CROP = 16  # pixels a side: below it there is no picture to speak of
 # What a display matrix (a, b, c, d) means as filters: coded (x, y) is shown at (a x + c y, b x + d y).
@@ -287,23 +296,47 @@ _WEIGHTS = {"FL": 1.0, "FR": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _OTHER_WEIGHT = 0.7071067811865476
 
 
-def mono(frame: av.AudioFrame) -> np.ndarray:
-    """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more.
-
-    The weights sum to one, so a mix is never louder than its loudest channel and cannot clip.
-    """
+def channels_of(frame: av.AudioFrame) -> np.ndarray:
+    """A block of sound as float32 (`channels`, `N`) in [-1, 1]."""
     array = frame.to_ndarray()
-    names = [channel.name for channel in frame.layout.channels]
-    channels = array if frame.format.is_planar else array.reshape(-1, len(names)).T
+    channels = array if frame.format.is_planar else array.reshape(-1, len(frame.layout.channels)).T
     if array.dtype == np.uint8:
-        channels = (channels.astype(np.float32) - 128) / 128
-    elif array.dtype.kind == "i":
-        channels = (channels / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
-    else:
-        channels = channels.astype(np.float32)
-    if len(names) == 1:
+        return (channels.astype(np.float32) - 128) / 128
+    if array.dtype.kind == "i":
+        return (channels / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
+    return channels.astype(np.float32)
+
+
+def mono(frame: av.AudioFrame) -> np.ndarray:
+    """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more."""
+    names = [channel.name for channel in frame.layout.channels]
+    return _mixed(channels_of(frame), [1.0 if len(names) == 2 else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names])
+
+
+def left(frame: av.AudioFrame) -> np.ndarray:
+    """The left of a block in stereo; of more than two channels the mean of the left ones and the middle."""
+    return _side(frame, "L", "R", 0)
+
+
+def right(frame: av.AudioFrame) -> np.ndarray:
+    """The right of a block in stereo, see `left`."""
+    return _side(frame, "R", "L", 1)
+
+
+def _side(frame: av.AudioFrame, this: str, other: str, place: int) -> np.ndarray:
+    channels, names = channels_of(frame), [channel.name for channel in frame.layout.channels]
+    if len(names) <= 2:
+        return channels[min(place, len(names) - 1)]
+    if "FL" not in names:  # the file names no places: the usual order, then
+        names = ["FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR", *names[8:]][: len(names)]
+    weights = [0.0 if n.endswith(other) else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names]
+    return _mixed(channels, weights)
+
+
+def _mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
+    """The weighted mean; the weights sum to one, so it is never louder than the loudest channel and cannot clip."""
+    if len(channels) == 1:
         return channels[0]
-    weights = [1.0 if len(names) == 2 else _WEIGHTS.get(name, _OTHER_WEIGHT) for name in names]
     total = sum(weights) or 1.0
     mixed = np.zeros(channels.shape[1], np.float32)
     for weight, channel in zip(weights, channels, strict=True):
@@ -324,10 +357,16 @@ class Sound:
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
     JUMP = Fraction(2)
 
-    def __init__(self, source: Source, rate: int, alive: Callable[[], None] = silent) -> None:
+    def __init__(
+        self,
+        source: Source | SoundTrack,
+        rate: int,
+        alive: Callable[[], None] = silent,
+        mix: Callable[[av.AudioFrame], np.ndarray] = mono,
+    ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.alive = source, rate, alive
+        self.source, self.rate, self.alive, self.mix = source, rate, alive, mix
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
         common = gcd(self.native, rate)
@@ -379,7 +418,7 @@ class Sound:
                     "sound_changes_rate",
                     f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
                 )
-            yield time - self.source.zero, mono(frame)
+            yield time - self.source.zero, self.mix(frame)
 
     def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Give each block its native sample number; see the class for the rule."""
@@ -449,6 +488,11 @@ class Sound:
             self._covered.append([self._head, self._head + len(samples)])
         self._feed(samples)
         self._head += len(samples)
+
+    @property
+    def end(self) -> int | None:
+        """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
+        return max(0, self._out_stop) if self._done else None
 
     def read(self, start: int, stop: int) -> Stretch:
         """Samples [start, stop) at `rate`; `start` never goes back from call to call."""

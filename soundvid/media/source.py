@@ -101,6 +101,16 @@ class Source:
     sound_streams: int  # sound tracks in the file, decodable or not
 
 
+@dataclass(frozen=True)
+class SoundTrack:
+    """The sound of any file, with or without a picture. `zero` (seconds on the file's axis) is its first sample."""
+
+    path: Path
+    zero: Fraction
+    sound: SoundInfo
+    seconds: float | None  # its length as the container states it
+
+
 def _url(path: Path) -> str:
     # "file:" and an absolute path: a name such as "concat:a" or "-i" is a name and nothing else.
     return "file:" + os.path.abspath(path)
@@ -156,6 +166,37 @@ def choose_streams(
     sounds = [s for s in container.streams.audio if _usable(s) and s.codec_context.sample_rate]
     sound = container.streams.best("audio", related=video) if sounds else None
     return video, sound if sound in sounds else (sounds[0] if sounds else None)
+
+
+def examine_sound(path: Path) -> SoundTrack:
+    """The sound of a sound file, or of a video.
+
+    Raises MediaError (`not_media`, `no_sound`, `unknown_codec`, `no_samples`, `vanished`, `empty_file`, `unreadable`).
+    """
+    try:
+        container = open_media(path)
+    except MediaError as error:
+        if error.code != "not_media":
+            raise
+        raise MediaError("not_media", "not a sound file FFmpeg can open, or its header is broken or cut off") from error
+    with container:
+        if not container.streams.audio:
+            raise MediaError("no_sound", "has no sound track")
+        usable = [s for s in container.streams.audio if _usable(s) and s.codec_context.sample_rate]
+        if not usable:
+            raise MediaError("unknown_codec", "the sound's codec is unknown to this FFmpeg")
+        best = container.streams.best("audio")
+        stream = best if best in usable else usable[0]
+        context = stream.codec_context
+        info = SoundInfo(
+            stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable)
+        )
+        length = None if container.duration is None else container.duration / av.time_base
+        for frame in decode_safely(container, stream, []):
+            time = frame_time(frame)
+            if time is not None and frame.samples:
+                return SoundTrack(path, time, info, length)
+    raise MediaError("no_samples", "its sound track is empty, or nothing in it can be decoded")
 
 
 def silent() -> None:

@@ -262,7 +262,7 @@ class StretchExamples(_Windows):
         self.known = training_pieces(self.pieces) if purpose == "validation" else self.pieces
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
-        """`frames` uint8 `T 3 96 96`, `reference` float32 `6 96 96`, `sound` float32 `80 C`, `columns` int64 `T`."""
+        """`frames` uint8 `T 3 96 96`, `reference` float32 `6 96 96`, `heard` float32 `80 C`, `columns` int64 `T`."""
         random, clip = self.random(index, epoch), index % len(self.pieces)
         pieces, config = self.pieces, self.config
         first = int(random.integers(pieces.frames(clip) - self.length + 1))
@@ -278,7 +278,7 @@ class StretchExamples(_Windows):
         return {
             "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
             "reference": reference_of(beside),
-            "sound": mel,
+            "heard": mel,
             "columns": centres,
         }
 

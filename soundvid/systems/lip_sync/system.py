@@ -76,7 +76,7 @@ class LipSyncSystem(System):
         """The pictures of a batch's sound: `B T 3 H W`, wav2lip's in [0, 1], the basis form's about that."""
         generator = self.call["generator"]
         if self.config.form == "basis":
-            return generator(batch["sound"], batch["columns"], batch["reference"])
+            return generator(batch["heard"], batch["columns"], batch["reference"])
         frames, reference = batch["frames"].float() / 255, batch["reference"].float() / 255
         faces = torch.cat([without_lower_half(frames), reference], dim=2)
         made = generator(batch["mels"].flatten(0, 1), faces.flatten(0, 1))
@@ -145,7 +145,8 @@ class LipSyncSystem(System):
         frames = batch["frames"].float() / 255
         with torch.no_grad():
             made = self.made(batch).clamp(0, 1)
-        return {"reference": self._at_rest(batch, frames), "generated": made, "real": frames}
+        rows = {"input": self._at_rest(batch, frames), "generated": made, "real": frames}
+        return {name: pictures[:PREVIEWED] for name, pictures in rows.items()}
 
     def sync_loss(self, made: Tensor, batch: Batch, place: int) -> Tensor:
         """What the expert says to five of the made frames; `place` picks them where there are more."""
@@ -154,7 +155,7 @@ class LipSyncSystem(System):
         if self.config.form == "basis":
             middle = batch["columns"][:, first + WINDOW // 2]
             at = middle[:, None] - MEL_COLUMNS // 2 + torch.arange(MEL_COLUMNS, device=middle.device)
-            sound = batch["sound"]
+            sound = batch["heard"]
             mel = sound.gather(2, at[:, None].expand(-1, sound.shape[1], -1))[:, None]
         else:
             mel = batch["mel"]
@@ -205,6 +206,7 @@ def believed(logits: Tensor, real: bool) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits.float(), wanted)
 
 
+PREVIEWED = 4  # stretches in the picture of a run
 EMPTY = 1e-6  # energy of a black picture: keeps a ratio finite
 
 
