@@ -12,6 +12,7 @@ from soundvid.metrics.table import Evaluation, Measure, Row, Table, number
 def example() -> Table:
     system = [
         Measure("ssim", 0.9123, "", 0.9, 0.9311, 48, 6, "higher", "Gaussian 11x11, sigma 1.5"),
+        Measure("lag", 2.0, "frames", n=30, sources=5, better="zero"),
         Measure("fvd", None, n=0, better="lower", definition="I3D", missing="weights missing"),
     ]
     baseline = [Measure("ssim", 0.5, n=48, sources=6, better="higher", definition="Gaussian 11x11, sigma 1.5")]
@@ -45,8 +46,13 @@ def test_a_measure_is_a_finite_number_or_says_why_there_is_none():
 def test_views_show_every_number_with_its_n_interval_and_definition():
     table = example()
     page = table.markdown()
-    assert "| ours \\| theirs | seen | 48 of 6 | 0.912 [0.900, 0.931] | not computed: weights missing |" in page
-    assert "| copy first |  | 48 of 6 | 0.500 | - |" in page
+    assert (
+        "|  | ours \\| theirs | copy first |" in page and "| N | 48 clips of 6 videos | 48 clips of 6 videos |" in page
+    )
+    assert "| condition | seen |  |" in page
+    assert "| ssim ↑ | 0.912 [0.900, 0.931] | 0.500 |" in page
+    assert "| lag (frames) →0 | 2.00 (N 30) | - |" in page  # fewer clips than the row's other measures
+    assert "| fvd ↓ | not computed: weights missing | - |" in page
     assert "- ssim: Gaussian 11x11, sigma 1.5" in page and "- a note" in page
     screen = io.StringIO()
     Console(file=screen, width=120).print(table.rich())

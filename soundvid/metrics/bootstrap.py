@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-RESAMPLES = 2000
+RESAMPLES = 1000
 LEVEL = 0.95
+Estimate = tuple[float, float | None, float | None]  # value, low, high
 
 
 class Bootstrap:
@@ -20,7 +21,7 @@ class Bootstrap:
         names, self._of = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
         self.sources = len(names)
         drawn = np.random.default_rng(seed).multinomial(
-            self.sources, [1 / max(1, self.sources)] * self.sources, resamples
+            self.sources, np.full(self.sources, 1 / max(1, self.sources)), resamples
         )
         self._weights = np.vstack([np.ones((1, self.sources)), drawn])  # row 0: the clips as they are
 
@@ -40,7 +41,7 @@ class Bootstrap:
         over, under = self.sums(above), self.sums(below)
         return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
 
-    def interval(self, statistics: np.ndarray) -> tuple[float, float | None, float | None]:
+    def interval(self, statistics: np.ndarray) -> Estimate:
         """(value, low, high) of statistics computed for row 0 and each resample; no interval from one source."""
         value = float(statistics[0])
         drawn = statistics[1:][~np.isnan(statistics[1:])]
@@ -50,12 +51,10 @@ class Bootstrap:
         low, high = np.quantile(drawn, [tail, 1 - tail])
         return value, float(low), float(high)
 
-    def mean(self, values: Sequence[float] | np.ndarray) -> tuple[float, float | None, float | None]:
+    def mean(self, values: Sequence[float] | np.ndarray) -> Estimate:
         """(mean, low, high) over the clips that have a value."""
         return self.interval(self.means(np.asarray(values, dtype=np.float64)))
 
-    def statistic(
-        self, of: Callable[[np.ndarray], float], values: np.ndarray
-    ) -> tuple[float, float | None, float | None]:
-        """(value, low, high) of a function of the clips' mean, such as the peak of a mean curve (`N K` -> `K` -> 1)."""
+    def statistic(self, of: Callable[[np.ndarray], float], values: np.ndarray) -> Estimate:
+        """(value, low, high) of a function of the clips' mean, such as the peak of a mean curve (`N K`, `K` -> 1)."""
         return self.interval(np.array([of(row) for row in self.means(values)]))

@@ -10,17 +10,15 @@ MOST_PSNR = 100.0  # dB: identical videos, whose PSNR is infinite
 _ELEMENTS = 2_000_000  # worked on at once: memory stays flat however long a clip is
 
 DEFINITIONS = {
-    "ssim": "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, data range 1, inside the borders only; R, G and B each "
-    "on its own, then their mean; mean over frames, then clips",
+    "ssim": "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, data range 1, inside the borders only; R, G and B "
+    "each on its own, then their mean; mean over frames, then clips",
     "psnr": "10 log10(1 / MSE of the clip), data range 1, at most 100 dB; mean over clips",
     "l1": "mean |x - y| over pixels and channels, range 0 to 1; mean over clips",
     "mse": "mean (x - y)^2 over pixels and channels, range 0 to 1; mean over clips",
     "nmse_energy": "||x - y||^2 / ||x||^2 of the clip, x real, range 0 to 1; mean over clips",
-    "nmse_variance": "||x - y||^2 / ||x - mean(x)||^2 of the clip, x real, one mean for all its pixels; mean over clips",
+    "nmse_variance": "||x - y||^2 / ||x - mean(x)||^2 of the clip, x real, one mean for all its pixels; mean "
+    "over clips",
 }
-UNITS = {"psnr": "dB"}
-BETTER = {"ssim": "higher", "psnr": "higher", "l1": "lower", "mse": "lower", "nmse_energy": "lower"}
-BETTER["nmse_variance"] = "lower"
 
 
 def unit_range(video: np.ndarray) -> np.ndarray:

@@ -5,8 +5,8 @@ import numpy as np
 STILL = 1e-4  # of the full range: a video whose strongest change stays below 1/40 of a grey level does not move
 
 DEFINITION = (
-    "sum of the generated clips' motion energy over the sum of the real clips'; energy: mean |x[t] - x[t-1]| over pixels "
-    "and channels, range 0 to 1"
+    "sum of the generated clips' motion energy over the sum of the real clips'; energy: mean |x[t] - x[t-1]| over "
+    "pixels and channels, range 0 to 1"
 )
 
 

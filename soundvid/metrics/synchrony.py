@@ -19,16 +19,17 @@ _GAIN = 10.0  # of the magnitudes under the logarithm: log1p(10 |S|); 16-bit sil
 _NO_ONSET = 1e-3  # an onset envelope that never rises above this holds no onset
 
 DEFINITIONS = {
-    "lag": f"frames (+: the motion is late) at which the clips' mean cross-correlation of motion energy and sound onsets "
-    f"peaks, searched within +-{SEARCH} frames; onsets: half-wave rectified flux of log1p(10 |S|), mean over bins",
+    "lag": f"frames (+: the motion is late) at which the clips' mean cross-correlation of motion energy and sound "
+    f"onsets peaks, searched within +-{SEARCH} frames; onsets: half-wave rectified flux of log1p(10 |S|), "
+    "mean over bins",
     "lag_difference": "lag(generated) - lag(real), each from the clips' mean cross-correlation",
     "lag_error": f"mean over clips of |lag(generated) - lag(real)|, each clip's own peak within +-{SEARCH} frames",
-    "peak_correlation": f"highest Pearson correlation of motion energy and sound onsets within +-{NEAR} frames; mean over "
-    "clips that move",
-    "audio_sensitivity": f"peak correlation of the generated video with its own sound minus the mean over other clips' "
-    f"sounds, within +-{NEAR} frames; a video that does not move counts as 0",
-    "av_align": f"intersection over union of onset and motion peaks, matched one to one within +-{ALIGN} frames; motion "
-    "energy takes the place of optical flow",
+    "peak_correlation": f"highest Pearson correlation of motion energy and sound onsets within +-{NEAR} frames; mean "
+    "over clips that move",
+    "audio_sensitivity": f"peak correlation of the generated video with its own sound minus the mean over other "
+    f"clips' sounds, within +-{NEAR} frames; a video that does not move counts as 0",
+    "av_align": f"intersection over union of onset and motion peaks, matched one to one within +-{ALIGN} frames; "
+    "motion energy takes the place of optical flow",
     "lag_to_truth": f"frames at which the clips' mean cross-correlation of motion energy and the drawn events peaks, "
     f"within +-{SEARCH} frames, minus the same for the real video",
 }
@@ -46,10 +47,15 @@ def onset_envelope(spectrogram: np.ndarray) -> np.ndarray:
 
 
 def event_envelope(frames: Sequence[int], count: int) -> np.ndarray:
-    """Known events as an onset envelope of a clip of `count` frames: 1 where one happens; events outside are left out."""
+    """Known events as the onset envelope of a clip of `count` frames: 1 where one happens; others are left out."""
     envelope = np.zeros(count)
     envelope[[f for f in frames if 0 <= f < count]] = 1
     return envelope[1:]
+
+
+def has_onsets(envelope: np.ndarray) -> bool:
+    """Whether anything begins in a sound: silence and steady noise have no onset, and no lag."""
+    return bool(len(envelope)) and float(envelope.max()) >= _NO_ONSET
 
 
 def correlogram(motion: np.ndarray, onsets: np.ndarray, search: int = SEARCH) -> np.ndarray:
@@ -61,7 +67,7 @@ def correlogram(motion: np.ndarray, onsets: np.ndarray, search: int = SEARCH) ->
         raise ValueError(f"motion and onsets are curves of one length, not {motion.shape} and {onsets.shape}")
     count = len(motion)
     curve = np.full(2 * search + 1, np.nan)
-    if is_still(motion) or not len(onsets) or onsets.max() < _NO_ONSET:
+    if is_still(motion) or not has_onsets(onsets):
         return curve
     for lag in range(max(-search, 2 - count), min(search, count - 2) + 1):
         a = motion[max(0, lag) : count + min(0, lag)]
@@ -112,7 +118,7 @@ def av_align(motion: np.ndarray, onsets: np.ndarray, window: int = ALIGN) -> flo
     Yariv et al. 2024, "Diverse and aligned audio-to-video generation", section 4.1, with one-to-one matches. NaN where
     the sound has no onset; 0 where the video does not move though the sound has onsets.
     """
-    if not len(onsets) or onsets.max() < _NO_ONSET:
+    if not has_onsets(onsets):
         return float("nan")
     heard = peaks(onsets)
     seen = np.zeros(0, dtype=int) if is_still(motion) else peaks(motion)

@@ -112,16 +112,21 @@ class Table:
         for row in self.rows:
             given = {m.name: m for m in row.measures}
             start = [row.name, *([row.condition] if conditions else []), _counts(row.measures)]
-            lines.append(start + [given[m.name].text() if m.name in given else "-" for m in self.columns])
+            most = max((m.n for m in row.measures), default=0)
+            lines.append(start + [_cell(given.get(m.name), most) for m in self.columns])
         return lines
+
+    def turned(self) -> list[list[str]]:
+        """The same with measures down and rows across: there are many measures and few rows, and pages are narrow."""
+        return [list(line) for line in zip(*self.cells(), strict=True)]
 
     def definitions(self) -> list[str]:
         """One line for each column that has one: `ssim: ...`."""
         return [f"{m.name}: {m.definition}" for m in self.columns if m.definition]
 
     def markdown(self) -> str:
-        """The table for a document, with definitions and notes under it."""
-        head, *lines = [[_escape(cell) for cell in line] for line in self.cells()]
+        """The table for a document, on its side as `turned`, with definitions and notes under it."""
+        head, *lines = [[_escape(cell) for cell in line] for line in self.turned()]
         marks = ["---", *("---:" for _ in head[1:])]
         rows = ["| " + " | ".join(line) + " |" for line in [head, marks, *lines]]
         below = ["- " + line for line in [*self.definitions(), *self.notes]]
@@ -130,18 +135,17 @@ class Table:
     def rich(self) -> "RichTable":
         """The table for a terminal; definitions and notes are left to `definitions()` and `notes`.
 
-        It lies on its side, measures down and rows across: a terminal is narrow and there are many measures.
+        Measures down and rows across, as `turned`.
         """
         from rich.markup import escape
         from rich.table import Table as RichTable
 
         table = RichTable(box=None, header_style="bold", title=escape(self.title), title_justify="left")
-        for i, line in enumerate(self.cells()):
-            name = " ".join(part for part in line[: len(line) - len(self.columns) - 1] if part)
+        head, *lines = self.turned()
+        for i, name in enumerate(head):
             table.add_column(escape(name), justify="right" if i else "left", overflow="fold")
-        start = len(self.cells()[0]) - len(self.columns) - 1
-        for across in zip(*[cells[start:] for cells in self.cells()], strict=True):
-            table.add_row(*map(escape, across))
+        for line in lines:
+            table.add_row(*map(escape, line))
         return table
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,13 +238,15 @@ def number(value: float) -> str:
 
 
 def _counts(measures: Sequence[Measure]) -> str:
-    """`48 clips of 6 videos`: the range over a row's measures where they differ."""
-    counts = sorted({m.n for m in measures if m.value is not None})
-    sources = max((m.sources for m in measures), default=0)
-    if not counts:
-        return "0"
-    shown = str(counts[-1]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
-    return f"{shown} of {sources}" if sources else shown
+    """`48 clips of 6 videos`; measures of fewer clips say so themselves."""
+    clips, sources = (max((getattr(m, name) for m in measures), default=0) for name in ("n", "sources"))
+    return f"{clips} clips" + (f" of {sources} videos" if sources else "")
+
+
+def _cell(measure: Measure | None, most: int) -> str:
+    if measure is None:
+        return "-"
+    return measure.text() + (f" (N {measure.n})" if measure.value is not None and measure.n != most else "")
 
 
 def _escape(cell: str) -> str:

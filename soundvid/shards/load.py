@@ -7,7 +7,7 @@ Workers may be forked or spawned: files are opened where they are read. The stre
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
