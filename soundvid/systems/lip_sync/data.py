@@ -184,7 +184,7 @@ class _Windows(Examples):
     def __init__(self, clips: Clips, purpose: Purpose, seed: int, visits: int, cache_megabytes: int) -> None:
         self.pieces = Pieces(clips, cache_megabytes=cache_megabytes)
         self.purpose, self.seed, self.visits = purpose, seed, visits
-        self.facts = {"fps": str(clips.fps), "pictures": SIZE}
+        self.facts = {"fps": str(clips.fps), "crop": clips.manifest["recipe"]["video"]["crop"]}
 
     def __len__(self) -> int:
         return len(self.pieces) * self.visits
@@ -220,7 +220,7 @@ class ExpertExamples(_Windows):
         return {
             "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
             "mel": mel[None].astype(np.float32),
-            "label": np.float32(belongs),
+            "label": np.array(belongs, np.float32),
         }
 
 

@@ -1,5 +1,7 @@
 """The sync expert as a system: do five mouths and 200 ms of sound belong together? Trained before the generator."""
 
+import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +12,7 @@ from soundvid.systems.lip_sync.basis import block
 from soundvid.systems.lip_sync.config import ExpertConfig
 from soundvid.systems.lip_sync.networks import SyncExpert, mouths_of
 from soundvid.systems.lip_sync.weights import begin_from
+from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.system import Batch, Metrics, System
 
 EPSILON = 1e-6  # keeps the logarithms of the cross-entropy finite
@@ -81,7 +84,7 @@ class ExpertSystem(System):
     def prepare(self, examples: Any) -> None:
         """Begin from public weights where `init` names them."""
         if self.config.init:
-            begin(self.networks["expert"], "wav2lip" if self.config.form == "wav2lip" else "", self.config.init)
+            begin(self.networks["expert"], self.config.form, self.config.init)
 
     def probability(self, batch: Batch) -> Tensor:
         frames = batch["frames"].float() / 255
@@ -115,15 +118,8 @@ def adam(network: nn.Module, rate: float, decay: float, betas: tuple[float, floa
 
 
 def begin(network: nn.Module, form: str, path: str) -> None:
-    """Fill a network of wav2lip's form and say on stderr what was found. Raises CheckpointError."""
-    import sys
-    from pathlib import Path
-
-    from soundvid.training.checkpoint import CheckpointError
-
+    """Fill a network of wav2lip's form from `path` and tell on stderr which keys were found. Raises CheckpointError."""
     if form != "wav2lip":
-        raise CheckpointError(
-            f"{path}: init takes wav2lip's own weights; they fit the form 'wav2lip' (preset paper) only"
-        )
+        raise CheckpointError(f"{path}: init takes wav2lip's own weights, which fit the form 'wav2lip' (preset paper)")
     inner = network.network if isinstance(network, PublishedExpert) else network
     print(begin_from(inner, Path(path)).text(), file=sys.stderr)

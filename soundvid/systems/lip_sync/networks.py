@@ -105,8 +105,9 @@ class Enlargement(nn.Module):
 
     def __init__(self, into: int, out: int, *, first: bool) -> None:
         super().__init__()
-        shape = {"stride": 1, "padding": 0} if first else {"stride": 2, "padding": 1, "output_padding": 1}
-        self.conv_block = nn.Sequential(nn.ConvTranspose2d(into, out, 3, **shape), nn.BatchNorm2d(out))
+        stride, pad = (1, 0) if first else (2, 1)
+        convolution = nn.ConvTranspose2d(into, out, 3, stride, pad, output_padding=stride - 1)
+        self.conv_block = nn.Sequential(convolution, nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.relu(self.conv_block(x))

@@ -48,7 +48,7 @@ def begin_from(network: nn.Module, path: Path) -> KeyReport:
         )
     if len(loaded) * 2 < len(own):
         raise CheckpointError(
-            f"{path}: {len(loaded)} of this network's {len(own)} tensors are in it (missing: {_some(missing)}; foreign: "
+            f"{path}: only {len(loaded)} of {len(own)} tensors are in it (missing: {_some(missing)}; foreign: "
             f"{_some(foreign) or 'none'}): another network's weights"
         )
     network.load_state_dict({k: as_rgb(k, tensors[k]) for k in loaded}, strict=False)
