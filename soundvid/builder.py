@@ -45,8 +45,8 @@ from soundvid.shards.dataset import (
     sample_of,
 )
 from soundvid.shards.tar import DamagedPart, Piece, canonical_json
-from soundvid.sources.folder import Digests, Identity, scan
-from soundvid.sources.found import Found
+from soundvid.sources.folder import Digests, Identity, paired, scan
+from soundvid.sources.found import Found, condition_of
 from soundvid.sources.watcher import Watcher
 
 
@@ -182,16 +182,17 @@ class _Build:
             places = ", ".join(place_of(s.model_dump(mode="json")) for s in self.recipe.sources)
             raise DatasetError(f"{places}: no videos in there; give a folder with videos with --source")
         there = [f.path for f in found if f.trouble is None]
+        there += [f.beside.path for f in found if f.beside is not None]
         self.listener.phase("reading", len(there))
         digests = Digests(self.store / "sources" / "digests.jsonl")
-        identities = digests.identify(there, self.workers, self.listener.step)
+        identities = paired(found, digests.identify(there, self.workers, self.listener.step))
         entries: list[_Entry] = []
         first = self.originals(found, identities)
         for item in found:
             entry = _Entry(item)
             entries.append(entry)
             if (trouble := item.trouble) is not None:
-                entry.end(trouble.outcome, "fetch", trouble.code, trouble.message, trouble.retryable)
+                entry.end(trouble.outcome, trouble.stage, trouble.code, trouble.message, trouble.retryable)
                 continue
             identity = identities[item.path]
             if isinstance(identity, OSError):
@@ -237,10 +238,12 @@ class _Build:
         """Say which names in the recipe meet nothing: a typo there would silently change who goes where."""
         rule = self.recipe.splits
         groups = sorted({e.found.group for e in entries})
-        for pin in sorted(set(rule.pins) - set(groups)):
-            close = difflib.get_close_matches(pin, groups, 1)
+        named = [("pins", pin) for pin in rule.pins]
+        named += [("has a condition for", c.group) for c in self.recipe.conditions if c.group is not None]
+        for does, name in sorted(n for n in named if n[1] not in groups):
+            close = difflib.get_close_matches(name, groups, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            self.warn(f"the recipe pins {pin}, but no source is in a group of that name{hint}")
+            self.warn(f"the recipe {does} {name}, but no source is in a group of that name{hint}")
         if rule.pattern is not None:
             alone = [e.found.name for e in entries if not re.search(rule.pattern, e.found.name)]
             if alone:
@@ -256,7 +259,12 @@ class _Build:
             spans += self.spans.get(os.path.basename(item.name), [])
         if self.recipe.clips.plan == "spans":
             spans += [(start, stop) for start, stop, _ in item.spans]
-        return with_spans(self.base, spans)
+        base = dict(self.base)
+        if item.group in self.recipe.splits.pins:
+            base.pop("time_split", None)  # it lies in one split, whole
+        if item.beside is not None:
+            base["pair"] = {"offset": item.beside.offset, "tolerance": item.beside.tolerance}
+        return with_spans(base, spans)
 
     def captions(self, item: Found) -> dict[tuple[int, int], str]:
         """Captions of a list's parts by (first frame, frames) of the clips they become."""
@@ -297,7 +305,7 @@ class _Build:
                 continue
             entry.end(old["outcome"], old["stage"], old["code"], old["message"])
             entry.reused = True
-            entry.facts = {name: old[name] for name in SOURCE_FACTS.names}
+            entry.facts = {name: old.get(name) for name in SOURCE_FACTS.names}
             entry.clips = clips.get(entry.source_id, [])
             entry.samples = samples.get(entry.source_id, [])
 
@@ -337,6 +345,8 @@ class _Build:
             subject=entry.found.subject,
             settings=self.settings(entry.found),
             target=entry.part,
+            sound=entry.found.beside.path if entry.found.beside else None,
+            sound_stamp=entry.identity.sound.stamp if entry.identity.sound else None,
         )
 
     def take(self, entry: _Entry) -> bool:
@@ -368,13 +378,16 @@ class _Build:
 
     # -- splits
 
-    def split_of(self, entry: _Entry) -> str:
-        """The split of a source's group: pinned by the recipe, or by the group's hash alone."""
+    def split_of(self, entry: _Entry, clip: dict[str, Any]) -> str | None:
+        """The split of a clip: its group's, pinned or by the group's hash alone; that of its time; or its own."""
         rule = self.recipe.splits
         if entry.found.group in rule.pins:
             return rule.pins[entry.found.group]
+        if rule.by == "time":
+            return clip["split"]
         shares = [(name, rule.ratios.get(name, 0.0)) for name in SPLITS]  # type: ignore[call-overload]
-        place = number("split", rule.salt, entry.found.group) / 2**64 * sum(s for _, s in shares)
+        drawn = clip["key"] if rule.by == "clip" else entry.found.group
+        place = number("split", rule.salt, drawn) / 2**64 * sum(s for _, s in shares)
         for name, share in shares:
             if place < share:
                 return name
@@ -385,23 +398,31 @@ class _Build:
         """Every kept sample with its split and provenance."""
         rows = []
         for entry in entries:
-            home = self.split_of(entry) if self.recipe.splits.by == "group" else None
             captions, origin = self.captions(entry.found), origin_columns(entry.found.origin)
             whole = entry.found.caption or None
             for sample in entry.samples:
+                split = self.split_of(entry, sample)
                 row = {
                     **sample,
                     **origin,
                     "caption": captions.get((sample["start_frame"], sample["frames"]), whole),
-                    "split": home or sample["split"],
+                    "split": split,
+                    "condition": condition_of(self.recipe, entry.found, split),
                     "source_name": entry.found.name,
                     "group": entry.found.group,
                     "licence": entry.found.licence,
                 }
                 rows.append((row, entry))
             for clip in entry.clips:
-                clip["split"] = home or clip["split"]
+                clip["split"] = self.split_of(entry, clip)
+                clip["condition"] = condition_of(self.recipe, entry.found, clip["split"])
                 clip["caption"] = captions.get((clip["start_frame"], clip["frames"]), whole)
+        if self.recipe.splits.by == "clip":
+            self.warn(
+                "splits.by clip gives each clip a split of its own: neighbours from one recording stand in train and "
+                "test, and test figures flatter; splits.by group or time keeps them apart"
+            )
+        self.check_channels(entries)
         empty = [n for n, r in self.recipe.splits.ratios.items() if r > 0 and not any(x["split"] == n for x, _ in rows)]
         if empty and rows:
             groups = sorted({r["group"] for r, _ in rows})
@@ -410,12 +431,26 @@ class _Build:
                     f"no clip fell into {' and '.join(empty)}: the sources are too short for their share and guard"
                 )
                 return rows
+            if self.recipe.splits.by == "clip":
+                self.warn(f"no clip fell into {' and '.join(empty)}: {len(rows)} clips are few for these ratios")
+                return rows
             few = ", ".join(groups[:4]) + (", ..." if len(groups) > 4 else "")
             self.warn(
                 f"no clip fell into {' and '.join(empty)}: {len(groups)} groups are few for these ratios. Pin some "
                 f"in the recipe, for instance splits: {{pins: {{{groups[-1]!r}: {empty[0]}}}}} (groups: {few})"
             )
         return rows
+
+    def check_channels(self, entries: list[_Entry]) -> None:
+        """Say where sounds recorded apart, or to be denoised, differ in channels: one may hold the noise alone."""
+        recipe, kept = self.recipe, [e for e in entries if e.outcome == "kept"]
+        apart = recipe.sound.denoise is not None or any(e.found.beside for e in kept)
+        by_count = {e.facts.get("channels"): e.found.name for e in reversed(kept)}
+        if apart and recipe.sound.channel == "mix" and len(by_count) > 1:
+            told = ", ".join(f"{name} has {count}" for count, name in sorted(by_count.items(), key=str))
+            self.warn(
+                f"the sounds differ in channels ({told}): several are mixed to one; sound.channel takes one alone"
+            )
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)
@@ -468,6 +503,7 @@ class _Build:
                 "key",
                 "licence",
                 "caption",
+                "condition",
                 "uploader",
                 "channel",
                 "upload_date",
@@ -554,6 +590,7 @@ class _Build:
                 else None,
                 **origin_columns(entry.found.origin),
                 "settings": entry.key or None,
+                "condition": condition_of(self.recipe, entry.found, None),
                 "origin": "reused" if entry.reused else "new",
                 "retryable": entry.retryable,
             }
@@ -569,6 +606,10 @@ class _Build:
                     "message": entry.message,
                     "sha256": entry.identity.sha256 if entry.identity else None,
                     "bytes": entry.identity.size if entry.identity else None,
+                    "sound_path": os.fsencode(entry.found.beside.path).decode("utf-8", "backslashreplace")
+                    if entry.found.beside
+                    else None,
+                    "sound_sha256": entry.identity.sound.sha256 if entry.identity and entry.identity.sound else None,
                 }
             )
             rows.extend({**common, **{k: c[k] for k in CLIP_FIELDS}, "kind": "clip"} for c in entry.clips)

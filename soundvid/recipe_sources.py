@@ -35,6 +35,12 @@ Address = Annotated[str, AfterValidator(_checked_address), PlainSerializer(clean
 Subject = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="what it shows; the recipe's name")]
 
 
+Condition = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="under which its figures are told apart: seen, unseen, ..."),
+]
+
+
 class FolderSource(Strict):
     """Videos in a folder (searched to any depth) or one video file."""
 
@@ -43,12 +49,36 @@ class FolderSource(Strict):
     licence: str = Field("unstated", max_length=200, description="the terms under which these videos may be used")
     include: list[str] = Field(["*"], description="file name patterns that are taken")
     exclude: list[str] = Field([], description="file name patterns that are left alone")
+    condition: Condition | None = None
+    sound_file: str | None = Field(
+        None,
+        min_length=1,
+        description="where a video's sound is, if not in the video: 'beside' is the sound file of the same name in the "
+        "same folder; or a pattern from the video's folder with {stem} for its name, such as ../wav/{stem}.wav",
+    )
+    sound_offset: float | None = Field(
+        None,
+        ge=-3600,
+        le=3600,
+        description="seconds after the first picture at which the sound file begins; null: measured against the "
+        "video's own track by cross-correlation, 0 where it has none",
+    )
+    sound_tolerance: float | None = Field(
+        0.5, ge=0, description="seconds by which the sound file's end may miss the picture's; null: any"
+    )
+
+    @model_validator(mode="after")
+    def _sound_file_names_it(self) -> "FolderSource":
+        if self.sound_file is not None and self.sound_file != "beside" and "{stem}" not in self.sound_file:
+            raise ValueError("'sound_file' is 'beside' or a pattern with {stem}, such as ../wav/{stem}.wav")
+        return self
 
 
 class WebSource(Strict):
     """What all kinds of addresses have in common."""
 
     subject: Subject | None = None
+    condition: Condition | None = None
     licence: Literal["own"] | None = Field(
         None, description="own: these videos are yours, whatever their site states; nothing else can be claimed"
     )

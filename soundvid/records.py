@@ -29,6 +29,12 @@ SOURCE_FACTS = pa.schema(
         ("sound_rate", pa.int32()),
         ("channels", pa.int32()),
         ("sound_streams", pa.int32()),
+        ("sound_offset_seconds", pa.float64()),  # of a sound file beside it
+        ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
+        ("noise_profile", pa.string()),
+        ("noise_dbfs", pa.float64()),
+        ("crop_box", pa.list_(pa.int32())),  # found from motion: x, y, width, height as displayed
+        ("motion_map", pa.string()),  # JPEG as base64: mean picture, motion
     ]
 )
 # Where a downloaded video came from, as its site states it; null for files in folders.
@@ -53,9 +59,12 @@ LEDGER_SCHEMA = pa.schema(
         ("subject", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),
+        ("condition", pa.string()),
         ("licence", pa.string()),
         ("path", pa.string()),
-        ("sha256", pa.string()),
+        ("sound_path", pa.string()),  # of a sound file beside it
+        ("sound_sha256", pa.string()),
+        ("sha256", pa.string()),  # of the file; of a pair that of both
         ("bytes", pa.int64()),
         ("settings", pa.string()),
         ("caption", pa.string()),
@@ -103,13 +112,15 @@ SAMPLES_SCHEMA = pa.schema(
         ("damaged_frames", pa.int32()),
         ("luma", pa.float64()),
         ("peak_dbfs", pa.float64()),
+        ("crop", pa.list_(pa.int32())),
+        ("condition", pa.string()),
         ("caption", pa.string()),
         *ORIGIN,
     ]
 )
 
 
-CLIP_FIELDS = ("key", "start_frame", "frames", "outcome", "stage", "code", "message", "split", "caption")
+CLIP_FIELDS = ("key", "start_frame", "frames", "outcome", "stage", "code", "message", "split", "condition", "caption")
 MEMBER_NOTES = {
     "mp4": "pictures: H.264, yuv420p, BT.709, no sound track",
     "flac": "sound: 16 bit mono; its samples belong to the pictures, from the first to the last",
@@ -159,7 +170,7 @@ def tools() -> dict[str, str]:
     """Versions of everything whose version can change a byte."""
     from soundvid.media import cpu
 
-    packages = ("av", "numpy", "scipy", "soxr", "pyarrow")
+    packages = ("av", "noisereduce", "numpy", "scipy", "soxr", "pyarrow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {
         "soundvid": soundvid.__version__,

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor, gcd
 from statistics import median
 
@@ -167,13 +168,22 @@ class Pictures:
     """The pictures of a source by grid frame.
 
     `at(k)` (k ascending) gives what grid frame k shows: the last picture whose time is not after
-    k / F + 1 / (2F). Before the first and behind the last picture the nearest one is held.
+    k / F + 1 / (2F); with `nearest` the one whose time is nearest to k / F, the later one of two. Before the first
+    and behind the last picture the nearest one is held.
     """
 
     JUMP = Fraction(1, 2)  # seconds of decoding that a seek must save
 
-    def __init__(self, source: Source, fps: Fraction, framing: Framing, alive: Callable[[], None] = silent) -> None:
-        self.source, self.fps, self.alive = source, fps, alive
+    def __init__(
+        self,
+        source: Source,
+        fps: Fraction,
+        framing: Framing,
+        alive: Callable[[], None] = silent,
+        *,
+        nearest: bool = False,
+    ) -> None:
+        self.source, self.fps, self.alive, self.nearest = source, fps, alive, nearest
         self.scaler = _Scaler(framing, source.video.pixel_aspect, source.video.orientation)
         self.damage: list[tuple[Fraction | None, str]] = []
         self._judged = 0  # entries of `damage` that are in `_sick`
@@ -208,7 +218,7 @@ class Pictures:
         """Seek to the last keyframe shown in `slot` or before, where that saves decoding."""
         if not self.source.seekable:
             return
-        latest = (slot + HALF) / self.fps
+        latest = (slot if self.nearest else slot + HALF) / self.fps
         keys = self.source.video.keyframes
         place = _last_not_after(keys, latest)
         if place is None or self._next is None or keys[place] <= self._next[0] + self.JUMP:
@@ -229,10 +239,14 @@ class Pictures:
             self._frames = self._decode()
             self._next = self._pull()
 
+    def _enters(self, now: Fraction, following: Fraction) -> int:
+        """The first grid frame that shows the picture of time `following` and no longer that of `now`."""
+        return ceil((now + following) / 2 * self.fps) if self.nearest else first_slot(following, self.fps)
+
     def at(self, slot: int) -> Picture:
         if self._next is not None and first_slot(self._next[0], self.fps) <= slot:
             self._jump(slot)
-        while self._next is not None and (self._now is None or first_slot(self._next[0], self.fps) <= slot):
+        while self._next is not None and (self._now is None or self._enters(self._now[0], self._next[0]) <= slot):
             self._now = self._next
             self._next = self._pull()
         if self._now is None:
@@ -307,9 +321,16 @@ def channels_of(frame: av.AudioFrame) -> np.ndarray:
     return channels.astype(np.float32)
 
 
-def mono(frame: av.AudioFrame) -> np.ndarray:
-    """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more."""
+def mono(frame: av.AudioFrame, channel: int | None = None) -> np.ndarray:
+    """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more.
+
+    `channel` (0-based) takes one alone; raises MediaError (`no_channel`) where it is not there.
+    """
     names = [channel.name for channel in frame.layout.channels]
+    if channel is not None:
+        if channel >= len(names):
+            raise MediaError("no_channel", f"its sound has {len(names)} channel(s), sound.channel asks for {channel + 1}")
+        return channels_of(frame)[channel]
     return _mixed(channels_of(frame), [1.0 if len(names) == 2 else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names])
 
 
@@ -362,11 +383,13 @@ class Sound:
         source: Source | SoundTrack,
         rate: int,
         alive: Callable[[], None] = silent,
-        mix: Callable[[av.AudioFrame], np.ndarray] = mono,
+        channel: int | None = None,
+        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
     ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.alive, self.mix = source, rate, alive, mix
+        self.source, self.rate, self.alive = source, rate, alive
+        self.mix = mix or partial(mono, channel=channel)
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
         common = gcd(self.native, rate)

@@ -68,5 +68,6 @@ def _found(
         origin=origin,
         trouble=trouble,
         spans=tuple((a, b, c) for a, b, c in members if a >= 0),
+        condition=source.condition,
         caption=next((c for a, _, c in members if a < 0), ""),
     )
