@@ -69,12 +69,41 @@ class Pieces:
             self._held -= self._pictures.popitem(last=False)[1].nbytes
         return found
 
-    def mel(self, index: int) -> np.ndarray:
-        """The mel of a clip's sound: float32 (80, columns)."""
-        if index not in self._mels:
-            row = self.clips.rows[index]
-            self._mels[index] = self.mel_of(self.clips.sound(index), row["sample_rate"])
-        return self._mels[index]
+    def mel(self, index: int) -> tuple[np.ndarray, int]:
+        """The mel that a clip's frames hear, float32 (80, columns), and the number of the clip's first frame in it.
+
+        Clips of this split that touch in time are heard together: a frame at a clip's edge then hears what is really
+        beside it, and not silence. Nothing of another split is ever heard.
+        """
+        head = self._head[index]
+        if head not in self._mels:
+            self._mels[head] = self.mel_of(self._joined(head), self.clips.rows[head]["sample_rate"])
+        rows = self.clips.rows
+        return self._mels[head], int(rows[index]["start_frame"] - rows[head]["start_frame"])
+
+    @cached_property
+    def _head(self) -> dict[int, int]:
+        """For each clip the first one of those that touch it, directly or through others."""
+        rows, heads = self.clips.rows, {}
+        for clips in self.of_source.values():
+            head, stop = clips[0], 0
+            for clip in clips:
+                if rows[clip]["start_frame"] > stop:
+                    head = clip
+                heads[clip] = head
+                stop = max(stop, rows[clip]["start_frame"] + rows[clip]["frames"])
+        return heads
+
+    def _joined(self, head: int) -> np.ndarray:
+        """The sound of all clips with one head, each at its place: int16 `N`."""
+        rows = self.clips.rows
+        members = [i for i, h in self._head.items() if h == head]
+        origin = rows[head]["first_sample"]
+        out = np.zeros(max(rows[i]["first_sample"] + rows[i]["samples"] for i in members) - origin, np.int16)
+        for i in members:
+            place = rows[i]["first_sample"] - origin
+            out[place : place + rows[i]["samples"]] = self.clips.sound(i)
+        return out
 
     def check(self, frames: int) -> None:
         """Raise DatasetError, one line, where a clip is too short for windows of `frames`, or all are silent."""
@@ -214,7 +243,8 @@ class ExpertExamples(_Windows):
             places = [k for k in range(last + 1) if abs(k - first) >= shift]
             heard = int(random.choice(places))
         pictures = pieces.pictures(clip)[first : first + WINDOW]
-        mel = pieces.mel_of.window_of(pieces.mel(clip), heard, pieces.fps(clip))
+        whole, before = pieces.mel(clip)
+        mel = pieces.mel_of.window_of(whole, before + heard, pieces.fps(clip))
         if self.purpose == "train":
             pictures, mel = altered(self.config, random, pictures, mel)
         return {
@@ -238,13 +268,13 @@ class PaperExamples(_Windows):
         pieces = self.pieces
         first = int(random.integers(pieces.frames(clip) - WINDOW + 1))
         other, place = other_window(pieces, clip, first, WINDOW, random)
-        mel, fps = pieces.mel(clip), pieces.fps(clip)
-        mels = [pieces.mel_of.window_about(mel, first + k, fps) for k in range(WINDOW)]
+        (mel, before), fps = pieces.mel(clip), pieces.fps(clip)
+        mels = [pieces.mel_of.window_about(mel, before + first + k, fps) for k in range(WINDOW)]
         return {
             "frames": np.ascontiguousarray(pieces.pictures(clip)[first : first + WINDOW].transpose(0, 3, 1, 2)),
             "reference": np.ascontiguousarray(pieces.pictures(other)[place : place + WINDOW].transpose(0, 3, 1, 2)),
             "mels": np.stack(mels)[:, None],
-            "mel": pieces.mel_of.window_of(mel, first, fps)[None],
+            "mel": pieces.mel_of.window_of(mel, before + first, fps)[None],
         }
 
 
@@ -267,8 +297,8 @@ class StretchExamples(_Windows):
         pieces, config = self.pieces, self.config
         first = int(random.integers(pieces.frames(clip) - self.length + 1))
         pictures = pieces.pictures(clip)[first : first + self.length]
-        fps = pieces.fps(clip)
-        mel, centres = stretch(pieces.mel_of, pieces.mel(clip), first, self.length, fps, config.margin)
+        (whole, before), fps = pieces.mel(clip), pieces.fps(clip)
+        mel, centres = stretch(pieces.mel_of, whole, before + first, self.length, fps, config.margin)
         if self.purpose == "train":
             count = int(random.integers(config.reference_least, config.reference_most + 1))
             beside = other_pictures(pieces, clip, first, self.length, count, random)
