@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import soundvid
-from soundvid import cli_generate, cli_sources, cli_train
+from soundvid import cli_evaluate, cli_generate, cli_sources, cli_train
 from soundvid.errors import DatasetError, RecipeError, SoundvidError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_sources.app, name="sources")
 app.command(name="train")(cli_train.train)
+app.command(name="evaluate")(cli_evaluate.evaluate)
 cli_generate.add_to(app)
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
