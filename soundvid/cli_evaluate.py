@@ -31,12 +31,13 @@ def evaluate(
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Clips generated at once.")] = 2,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Write RUN/report.html anew with it.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
 ) -> None:
     """Measure a trained run on clips of its dataset: quality, synchrony, and what another sound does to it.
 
     Every number with its N, a 95 % interval over videos and its definition, beside the baselines. Written as
-    RUN/evaluation/SPLIT.json, and SPLIT.clips.jsonl with a line for each clip.
+    RUN/evaluation/SPLIT.json, SPLIT.clips.jsonl with a line for each clip, and on the run's page, RUN/report.html.
     """
     need_torch()
     if checkpoint not in ("best", "last"):
@@ -78,6 +79,12 @@ def evaluate(
             for line in (*table.definitions(), *table.notes):
                 out.print(escape(line), style="dim", soft_wrap=True)
     err.print(escape(f"written below {run / 'evaluation'}"), soft_wrap=True)
+    if page:
+        from soundvid.reports.run_page import write_run_page
+
+        with err.status("drawing the page"):
+            written = write_run_page(run, "best" if checkpoint == "best" else "last")
+        err.print(escape(f"page: {written}"), soft_wrap=True)
 
 
 def _bar() -> Progress:

@@ -133,7 +133,8 @@ def _tell(made: Any, sound: Path, as_json: bool) -> None:
     pace = f"{1 / factor:.1f} times as fast as it plays" if factor < 1 else f"{factor:.1f} times as long as it plays"
     err.print(
         f"{made.frames} frames of {made.width}x{made.height}, {made.seconds:.2f} s, in {made.wall:.1f} s: "
-        f"real time factor {factor:.2f} ({pace})"
+        f"real time factor {factor:.2f} ({pace})",
+        soft_wrap=True,
     )
     if as_json:
         answer = {

@@ -108,7 +108,8 @@ class SoundTrack:
     path: Path
     zero: Fraction
     sound: SoundInfo
-    seconds: float | None  # its length as the container states it
+    seconds: float | None  # the file's length as the container states it
+    stated: Fraction | None  # the track's own length where it is exact: a block of AAC may decode to more
 
 
 def _url(path: Path) -> str:
@@ -192,10 +193,12 @@ def examine_sound(path: Path) -> SoundTrack:
             stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable)
         )
         length = None if container.duration is None else container.duration / av.time_base
+        exact = container.format.name in SEEKABLE and stream.duration and stream.time_base
+        stated = stream.duration * stream.time_base if exact else None
         for frame in decode_safely(container, stream, []):
             time = frame_time(frame)
             if time is not None and frame.samples:
-                return SoundTrack(path, time, info, length)
+                return SoundTrack(path, time, info, length, stated)
     raise MediaError("no_samples", "its sound track is empty, or nothing in it can be decoded")
 
 

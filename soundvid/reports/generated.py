@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -128,10 +128,14 @@ def load_clip(clips: Clips, index: int, model: Model) -> Clip:
     return Clip(row, read.frames, read.sound, clips.rate, rows)
 
 
-def imagine(model: Model, picture: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """What the model makes of a picture and a clip's sound: uint8 `T size size 3`."""
+def imagine(
+    model: Model, picture: np.ndarray, rows: np.ndarray, numbers: Sequence[int] | None = None
+) -> np.ndarray:
+    """What the model makes of a picture and a clip's sound, all pictures or those of `numbers`: uint8 `T size size 3`."""
     model.look(picture)
     features = model.listen(rows)
+    if numbers is not None:
+        features = features[list(numbers)]
     return np.concatenate([model.draw(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)])
 
 
@@ -162,19 +166,22 @@ def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
 
 
 def _cross(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Cross:
-    made = imagine(model, image.pictures[0], sound.rows)
+    made = imagine(model, image.pictures[0], sound.rows, shown)
     return Cross(
         image=_jpeg(image.pictures[0]),
         image_name=_name(image),
         sound_name=_name(sound),
         wave=waveform(sound.sound),
-        strips=[_strip("real", "real", sound.pictures, shown), _strip("generated", "generated", made, shown)],
+        strips=[
+            _strip("real", "real", sound.pictures, shown),
+            _strip("generated", "generated", made, range(len(made))),
+        ],
         own=image is sound,
     )
 
 
 def _name(clip: Clip) -> str:
-    return f"{clip.row['source_name'].rsplit('/', 1)[-1]} from {clip.row['start_seconds']:.1f} s"
+    return f"{PurePath(clip.row['source_name']).stem} from {clip.row['start_seconds']:.1f} s"
 
 
 def _strip(name: str, kind: str, pictures: np.ndarray, shown: Sequence[int]) -> Strip:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soundvid.errors import SoundvidError
-from soundvid.metrics.table import Evaluation
+from soundvid.metrics.table import Evaluation, Table
 from soundvid.reports.curves import Chart, chart, read
 from soundvid.reports.section import Section
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text
@@ -41,6 +41,9 @@ GROUPS = (
     (r"loss|adv|discriminator|penalty|^motion$", "Losses"),
     (r"^lr$|learning", "Learning rate"),
 )
+HELD_OUT = ((r"^l1", "Held-out L1"), (r"correlation", "Held-out correlations"))
+DISTANCES = {"lower": 1.0, "higher": -1.0}
+USES = {"train": "training", "validation": "choosing the best checkpoint"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def run_page(run: PageRun) -> bytes:
         warnings=warnings(run),
         rows=ROWS,
         sections=own_sections(run),
-        evaluations=run.evaluations,
+        tables=[measures(t) for e in run.evaluations for t in e.tables],
         charts=charts(run),
         curves_note=curves_note(run),
         fields=fields(run),
@@ -143,6 +146,34 @@ def own_sections(run: PageRun) -> list[Section]:
     return make(run)
 
 
+# -- metrics
+
+
+def measures(table: Table) -> dict[str, Any]:
+    """A table on its side, as there are many measures and few rows: measures down, what was measured across."""
+    lines = []
+    for measure in table.columns:
+        given = {i: m for i, row in enumerate(table.rows) for m in row.measures if m.name == measure.name}
+        best = _best_of(table, measure.name)
+        cells = [(given[i].text() if i in given else "—", i in given and i == best) for i in range(len(table.rows))]
+        counts = sorted({(m.n, m.sources) for m in given.values() if m.value is not None})
+        base = "; ".join(f"{n} of {sources}" if sources else str(n) for n, sources in counts)
+        lines.append({"name": measure.label, "definition": measure.definition, "cells": cells, "n": base or "0"})
+    heads = [row.name + (f", {row.condition}" if row.condition else "") for row in table.rows]
+    return {"title": table.title, "heads": heads, "lines": lines, "notes": list(table.notes)}
+
+
+def _best_of(table: Table, name: str) -> int | None:
+    """The row whose value is best among systems and baselines; None where better has no direction."""
+    found = []
+    for i, row in enumerate(table.rows):
+        for m in row.measures:
+            if m.name == name and m.value is not None and m.better and row.kind in ("system", "baseline"):
+                distance = DISTANCES[m.better] * m.value if m.better in DISTANCES else abs(m.value - (m.better == "one"))
+                found.append((distance, i))
+    return min(found)[1] if len(found) > 1 else None
+
+
 # -- what it was trained on
 
 
@@ -155,9 +186,12 @@ def data(run: PageRun) -> dict[str, Any]:
         return {"label": label, "lead": lead, "splits": []}
     subjects = config.config.get("subjects")
     rows = [r for r in run.release.samples() if not subjects or r["subject"] in subjects]
-    used = {split: f"the {purpose}" for purpose, split in config.splits.items()}
-    used |= {e.split: f"{used[e.split]}, the evaluation" if e.split in used else "the evaluation" for e in run.evaluations}
-    splits = [_split(name, used.get(name, "not used"), [r for r in rows if r["split"] == name]) for name in SPLITS]
+    used: dict[str, list[str]] = {}
+    for purpose, split in config.splits.items():
+        used.setdefault(split, []).append(USES.get(purpose, purpose))
+    for evaluation in run.evaluations:
+        used.setdefault(evaluation.split, []).append("evaluation")
+    splits = [_split(name, ", ".join(used.get(name, ["not used"])), [r for r in rows if r["split"] == name]) for name in SPLITS]
     names = sorted({r["subject"] for r in rows})
     seconds = sum(s["seconds"] for s in splits)
     lead = (
@@ -303,13 +337,14 @@ def charts(run: PageRun) -> list[Chart]:
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in run.lines("validation"):
         for name, value in _numbers(line):
-            groups.setdefault(f"Held-out {name}", {}).setdefault(name, []).append((line["step"], value))
+            title = next((t for pattern, t in HELD_OUT if re.search(pattern, name)), f"Held-out {_words(name)}")
+            groups.setdefault(title, {}).setdefault(_words(name), []).append((line["step"], value))
     order = [title for _, title in GROUPS]
     trained: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in run.lines("train"):
         for name, value in _numbers(line):
-            title = next((t for pattern, t in GROUPS if re.search(pattern, name)), name)
-            trained.setdefault(title, {}).setdefault(name, []).append((line["step"], value))
+            title = next((t for pattern, t in GROUPS if re.search(pattern, name)), _words(name).capitalize())
+            trained.setdefault(title, {}).setdefault(_words(name), []).append((line["step"], value))
     for title in sorted(trained, key=lambda t: (order.index(t) if t in order else len(order), t)):
         groups[title] = trained[title]
     speed = [(line["step"], line["step_seconds"]) for line in run.lines("train") if line.get("step_seconds")]
@@ -320,6 +355,10 @@ def charts(run: PageRun) -> list[Chart]:
 
 def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:
     return [(k, float(v)) for k, v in line.items() if k not in OF_THE_LOOP and isinstance(v, int | float)]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def curves_note(run: PageRun) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
-from soundvid.media.clock import sample_at
+from soundvid.media.clock import half_up, sample_at
 from soundvid.media.decode import Sound, left, mono, right
 from soundvid.media.movie import MovieWriter
 from soundvid.media.source import MediaError, SoundTrack, examine_sound
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
 
 CHUNK = 30  # rows that are read, and pictures that are drawn, at a time
-LARGEST_SIDE = 4096  # pixels
+MOST_PADDING = 4096  # samples that an encoder may have added to fill its last block
 
 
 class Model(Protocol):
@@ -184,7 +184,7 @@ class Reading:
     """A sound file read twice at once: as the model hears it, and as it goes into the movie."""
 
     def __init__(self, track: SoundTrack, spectrogram: Spectrogram) -> None:
-        self.spectrogram = spectrogram
+        self.track, self.spectrogram = track, spectrogram
         self.rate = track.sound.rate
         self.heard = Sound(track, spectrogram.rate)
         mixes = [mono] if track.sound.channels == 1 else [left, right]
@@ -198,7 +198,7 @@ class Reading:
             start, stop = (sample_at(k, rate, fps) for k in (first, first + CHUNK))
             # A row may look one sample beyond its frame's share where rate / fps is no whole number.
             samples = self.heard.read(start, stop + 1).samples
-            end = self.heard.end
+            end = self._end(self.heard)
             count = CHUNK if end is None else min(CHUNK, ceil(end * fps / rate) - first)
             if count <= 0:
                 return
@@ -208,13 +208,20 @@ class Reading:
     def beside(self, pictures: int | None) -> np.ndarray:
         """The movie's sound that goes with the first `pictures` pictures and was not given yet; None for the rest."""
         if pictures is None:
-            assert self.heard.end is not None
-            pictures = ceil(self.heard.end * self.spectrogram.fps / self.spectrogram.rate) + 1
+            pictures = ceil((self._end(self.heard) or 0) * self.spectrogram.fps / self.spectrogram.rate) + 1
         start, stop = self._sent, sample_at(pictures, self.rate, self.spectrogram.fps)
         blocks = [channel.read(start, max(start, stop)).samples for channel in self.channels]
-        end = self.channels[0].end
+        end = self._end(self.channels[0])
         self._sent = max(start, stop if end is None else min(stop, end))
         return np.stack(blocks)[:, : self._sent - start]
+
+    def _end(self, sound: Sound) -> int | None:
+        """Samples there are, once that is known: what the last block decodes to beyond the track's length is left out."""
+        end, stated = sound.end, self.track.stated
+        if end is None or stated is None:
+            return end
+        length = half_up(stated * sound.rate)
+        return length if 0 < end - length <= MOST_PADDING * sound.rate / self.rate else end
 
     def close(self) -> None:
         for reader in (self.heard, *self.channels):

@@ -22,7 +22,7 @@ class Options(BaseModel):
 
     steps: int = Field(2000, ge=1, description="optimiser steps of the whole run")
     batch: int = Field(2, ge=1, description="clips a step on each device; paper (en): two")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
     subjects: list[str] | None = Field(None, description="train on these only; paper: one model for each subject")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA")
     compile: bool = Field(False, description="torch.compile; on a CPU it takes minutes and gains little")

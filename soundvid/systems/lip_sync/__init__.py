@@ -1,14 +1,18 @@
 """System 4: speech to the moving mouth or vocal tract (wav2lip's form, and a cheaper one for little data)."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soundvid.shards.load import Clips
 from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, LipSyncConfig
 from soundvid.systems.lip_sync.data import ExpertExamples, PaperExamples, StretchExamples
 from soundvid.systems.lip_sync.expert import ExpertSystem
 from soundvid.systems.lip_sync.system import LipSyncSystem, find_expert
+from soundvid.training.run import OpenRun
 from soundvid.training.stage import Definition, Examples, Purpose, Stage
+
+if TYPE_CHECKING:
+    from soundvid.metrics.table import Evaluation
 
 
 def _examples(config: LipSyncConfig, clips: Clips, purpose: Purpose) -> Examples:
@@ -31,3 +35,10 @@ definition = Definition(
         Stage("generator", PRESETS, _examples, _make_generator),
     ),
 )
+
+
+def evaluate(run: OpenRun, split: str, *, clips: int | None, device: str, progress: Any, **_: Any) -> "Evaluation":
+    """What `soundvid evaluate` measures of a run: Table 2 by condition, and the sync expert."""
+    from soundvid.metrics import lip_sync  # metrics stand on the systems
+
+    return lip_sync.evaluate(run, split, clips=clips, device=device, progress=progress)

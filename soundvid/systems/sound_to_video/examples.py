@@ -28,7 +28,10 @@ class SoundToVideoExamples(Examples):
                 f"{clips.name}@{clips.version}: a clip of '{clips.split}' has {self.length} pictures and the video "
                 f"discriminator sees {need} at a time: build longer clips, or --set chunk={self.length}"
             )
+        features = clips.manifest["recipe"]["features"].get("spectrogram") or {}
         self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps)}
+        # For sound that is no clip: how its spectrogram is made, and how much of it the encoder is used to hear.
+        self.facts |= {"window": features.get("window", "rectangular"), "length": self.length}
 
     def __len__(self) -> int:
         return len(self.clips)
