@@ -6,6 +6,7 @@ does not say which NMSE; all three are given. Every row is measured on the same 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,10 @@ class Example:
     @property
     def condition(self) -> str:
         return self.row.get("condition") or "all"
+
+    @property
+    def fps(self) -> Fraction:
+        return Fraction(self.row["fps"])
 
     @property
     def mean(self) -> np.ndarray:
