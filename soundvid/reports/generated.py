@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
+from soundvid.media.encode import encode_jpeg
 from soundvid.media.movie import MovieWriter
 from soundvid.metrics.motion import motion_energy
 from soundvid.reports.figures import Row, data_uri, spread, time_ticks, waveform

@@ -50,8 +50,8 @@ def sections(run: PageRun) -> list[Section]:
             "clips",
             "Clips",
             "Real and generated",
-            f"Held-out clips of '{run.held_out}', left as recorded, right from the sound. Beside each its kymograph: one "
-            "column of pixels, from picture to picture, so that what moves draws a line; real, generated, the sound.",
+            f"Held-out clips of '{run.held_out}', left as recorded, right from the sound. Beside each its kymograph: a "
+            "column of pixels from picture to picture, so that what moves draws a line; real, generated, the sound.",
             Markup(template.pairs()),
             first=True,
         ),
