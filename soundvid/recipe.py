@@ -137,8 +137,8 @@ class NoiseFile(Strict):
 class Denoise(Strict):
     """Noise reduction of a source's whole track, before it is cut. Nothing is moved, and nothing gets longer.
 
-    Spectral gating (noisereduce; T. Sainburg, 2019): a time-frequency cell passes where it rises above the noise.
-    `profile` says where the noise alone is heard, and with it what the threshold is.
+    Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
+    soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
     """
 
     method: Literal["spectral_gating"] = "spectral_gating"
@@ -154,7 +154,9 @@ class Denoise(Strict):
     window_seconds: float = Field(0.032, ge=0.004, le=0.25, description="of the transform; rounded to a power of two")
     smooth_hz: float = Field(250.0, ge=0, description="the gate's edges are smoothed over so much; 0: not at all")
     smooth_seconds: float = Field(0.05, ge=0, description="the same in time")
-    floor_seconds: float = Field(2.0, gt=0, le=10, description="none: time constant of the floor")
+    floor_seconds: float = Field(
+        2.0, gt=0, le=10, description="none: within so much to either side there is a moment without speech"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "Denoise":

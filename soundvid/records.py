@@ -170,7 +170,7 @@ def tools() -> dict[str, str]:
     """Versions of everything whose version can change a byte."""
     from soundvid.media import cpu
 
-    packages = ("av", "noisereduce", "numpy", "scipy", "soxr", "pyarrow")
+    packages = ("av", "numpy", "scipy", "soxr", "pyarrow")
     found = {name: importlib.metadata.version(name) for name in packages}
     return {
         "soundvid": soundvid.__version__,

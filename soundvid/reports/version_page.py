@@ -8,6 +8,7 @@ import hashlib
 from base64 import b64encode
 from collections import Counter
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,8 @@ from soundvid.reports.figures import FIGURE, Row, cards, decibel
 from soundvid.shards.dataset import SPLITS, Dataset, Release
 
 ROWS = 200  # rows of a table
+MAPS = 40  # sources of which it is told how they were prepared, a picture each
+PREPARED = ("crop_box", "noise_profile", "sound_offset_seconds", "motion_map", "noise_dbfs", "sound_likeness")
 FEW = 20  # entries of a list inside a cell
 
 
@@ -42,6 +45,8 @@ def version_page(
         subjects=manifest["subjects"][:ROWS],
         quality=quality(samples),
         splits=splits(manifest, samples),
+        conditions=conditions(samples),
+        prepared=prepared(kept),
         reasons=reasons(ledger),
         kept=len(kept),
         troubled=len(troubled),
@@ -133,6 +138,41 @@ def splits(manifest: dict[str, Any], samples: list[Row]) -> list[dict[str, Any]]
     return result
 
 
+def conditions(samples: list[Row]) -> list[dict[str, Any]]:
+    """Clips, seconds and sources of each split under each condition; nothing where no clip has one."""
+    found = {(r.get("condition"), r["split"]) for r in samples}
+    if all(label is None for label, _ in found):
+        return []
+    result = []
+    for label, split in sorted(found, key=lambda f: (f[0] is None, f[0] or "", SPLITS.index(f[1]))):
+        inside = [r for r in samples if (r.get("condition"), r["split"]) == (label, split)]
+        sources = len({r["source_id"] for r in inside})
+        seconds = sum(r["seconds"] for r in inside)
+        row = {"condition": label, "split": split, "clips": len(inside), "seconds": seconds, "sources": sources}
+        result.append(row)
+    return result
+
+
+def prepared(kept: list[Row]) -> list[Row]:
+    """Sources of which something was found before they were cut: box, noise, offset; the first few."""
+    rows = [{**dict.fromkeys(PREPARED), **r} for r in kept]
+    return [r for r in rows if any(r[name] is not None for name in PREPARED)][:MAPS]
+
+
+def motion_box(row: Row) -> dict[str, float]:
+    """The crop box of a source's row in per cent of its picture as displayed: x, y, width, height."""
+    turned = row["rotation"] % 180 == 90
+    wide, high = row["width"] * Fraction(row["pixel_aspect"]), row["height"]
+    wide, high = (high, wide) if turned else (wide, high)
+    x, y, w, h = row["crop_box"]
+    return {
+        "x": float(100 * x / wide),
+        "y": float(100 * y / high),
+        "w": float(100 * w / wide),
+        "h": float(100 * h / high),
+    }
+
+
 def reasons(ledger: list[Row]) -> list[dict[str, Any]]:
     """Every reason that ended a source or clip: kind, outcome, code, an example, how many; frequent ones first."""
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -219,7 +259,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["place_of"] = place_of
+    made.globals.update(place_of=place_of, motion_box=motion_box)
     made.filters.update(size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash)
     return made
 
