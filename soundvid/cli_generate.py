@@ -21,19 +21,29 @@ CHECKPOINTS = ("best", "last")
 
 def generate(
     run: RunArgument,
-    image: Annotated[
-        Path,
-        typer.Option("--image", "-i", help="PNG, JPEG, WebP ...; of a video its first picture. Its middle is taken."),
-    ],
     sound: Annotated[
         Path,
         typer.Option("--sound", "-s", help="WAV, FLAC, MP3, M4A, Ogg ..., or a video's sound track; of any length."),
     ],
     target: Annotated[Path, typer.Option("--out", "-o", help="The mp4 to write; one that is there is replaced.")],
+    image: Annotated[
+        Path | None,
+        typer.Option("--image", "-i", help="PNG, JPEG, WebP ...; of a video its first picture. Its middle is taken."),
+    ] = None,
+    video: Annotated[
+        Path | None, typer.Option("--video", help="lip_sync: a film whose mouth, or tongue, is made anew.")
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option("--box", metavar="X,Y,W,H", help="lip_sync: where it is; by default the recipe's box.")
+    ] = None,
     scale: Annotated[int | None, typer.Option("--scale", min=1, help="Enlarge the pictures this many times.")] = None,
     size: Annotated[int | None, typer.Option("--size", min=16, max=4096, help="Pixels a side instead.")] = None,
     whole: Annotated[
-        bool, typer.Option("--whole", help="The whole centred square of the image, not the crop of the training.")
+        bool,
+        typer.Option(
+            "--whole",
+            help="The whole square, not the training's crop of it; lip_sync: the whole box, not its lower half.",
+        ),
     ] = False,
     checkpoint: CheckpointOption = "best",
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, or auto: cuda where there is one.")] = "auto",
@@ -47,6 +57,13 @@ def generate(
     check_checkpoint(checkpoint)
     if scale and size:
         raise SoundvidError("--scale and --size both say how large the pictures become: give one of them")
+    if system_of(run) == "lip_sync":
+        if size:
+            raise SoundvidError("--size: lip_sync keeps the shape of the picture; give --scale")
+        _speak(run, sound, target, image, video, box, scale or 1, whole, checkpoint, device, as_json)
+        return
+    if image is None or video is not None or box is not None:
+        raise SoundvidError(f"{run}: a run of sound_to_video needs --image, and takes no --video or --box")
     # What is wrong with the files is said at once, before the networks are loaded.
     check_target(target, image, sound)
     read_picture(image, 64)
@@ -63,6 +80,53 @@ def generate(
             whole=whole,
             progress=lambda done, total: progress.update(bar, completed=done, total=max(done, total or done)),
         )
+    _tell(made, sound, as_json)
+
+
+def _speak(
+    run: Path,
+    sound: Path,
+    target: Path,
+    image: Path | None,
+    video: Path | None,
+    box: str | None,
+    scale: int,
+    whole: bool,
+    checkpoint: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """The same with a run of lip_sync: a film or a picture speaks the sound."""
+    from soundvid.systems.generate import check_target, open_trained
+    from soundvid.systems.lip_sync.generate import generate as make
+    from soundvid.systems.lip_sync.generate import parse_box
+
+    place = None if box is None else parse_box(box)
+    given = video or image
+    if given is not None:
+        check_target(target, given, sound)
+    opened = open_trained(run, "last" if checkpoint == "last" else "best", device)
+    with _bar() as progress:
+        bar = progress.add_task("generating", total=None)
+        made = make(
+            opened, sound, target, video=video, image=image, box=place, scale=scale, whole_box=whole,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total),
+        )  # fmt: skip
+    for note in made.notes:
+        err.print(f"[yellow]note[/] {escape(note)}", soft_wrap=True)
+    _tell(made, sound, as_json)
+
+
+def system_of(run: Path) -> str:
+    """The system that a run was trained as. Raises SoundvidError, one line, where there is no run."""
+    from soundvid.training.run import RunFolder, stages_of
+
+    stages = stages_of(run)
+    return RunFolder(run / stages[-1] if stages else run).config().system
+
+
+def _tell(made: Any, sound: Path, as_json: bool) -> None:
+    """What was made, how fast; its path, or a line of JSON, on stdout."""
     if made.damage:
         err.print(f"[yellow]note[/] {escape(str(sound))}: {made.damage} places of the sound are damaged; silence there")
     factor = made.real_time_factor

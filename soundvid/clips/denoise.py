@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from math import ceil, log2
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import scipy.fft
 import scipy.ndimage
 
 from soundvid.media.clock import half_up
-from soundvid.media.decode import Sound, Stretch, mono
+from soundvid.media.decode import Sound, Stretch
 from soundvid.media.source import MediaError, Source, silent
 from soundvid.recipe import Denoise, NoiseFile
 
@@ -234,7 +233,7 @@ def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
         alone = sound_alone(path)
     except MediaError as error:
         raise MediaError("noise_profile", f"sound.denoise.profile: {path.name}: {error.message}") from error
-    with closing(Sound(alone, rate, mix=partial(mono, channel=channel))) as sound:
+    with closing(Sound(alone, rate, channel=channel)) as sound:
         samples = sound.read(0, half_up(min(alone.duration, Fraction(60)) * rate)).samples
     if len(samples) < LEAST_NOISE * rate or not samples.any():
         raise MediaError(
@@ -245,4 +244,4 @@ def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
 
 def opener(source: Source, rate: int, channel: int | None, alive: Callable[[], None] = silent) -> Callable[[], Sound]:
     """What opens a source's sound anew, at its beginning."""
-    return lambda: Sound(source, rate, alive, partial(mono, channel=channel))
+    return lambda: Sound(source, rate, alive, channel=channel)

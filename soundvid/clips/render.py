@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from soundvid.clips.plan import Planned, consecutive_windows, random_windows, sp
 from soundvid.errors import RecipeError, StoreError
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
-from soundvid.media.decode import Framing, Pictures, Sound, crop_area, mono
+from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.pair import beside, check_length, sound_alone
 from soundvid.media.source import MediaError, Source, examine
@@ -300,7 +299,7 @@ class _Renderer:
         channel = None if sound["channel"] == "mix" else sound["channel"] - 1
 
         def make() -> Sound:
-            return Sound(heard, self.rate, alive, partial(mono, channel=channel))
+            return Sound(heard, self.rate, alive, channel=channel)
 
         if sound["denoise"] is None:
             return make()

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor, gcd
 from statistics import median
 
@@ -368,16 +369,17 @@ def _mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
 INTERLEAVED = Fraction(2)  # seconds: sound lies at most so far before the pictures of its time in a file
 
 
-def seek_sound(container: av.container.InputContainer, source: Source, begin: Fraction) -> int | None:
+def seek_sound(container: av.container.InputContainer, source: Source | SoundTrack, begin: Fraction) -> int | None:
     """Seek to the sound at `begin` seconds on the clock; a stamp up to which packets are still to be passed over.
 
     Matroska's index names pictures only: FFmpeg would read all clusters up to the place in order to find sound.
-    There the seek goes to a keyframe before it, and what lies between is passed over.
+    There the seek goes to a keyframe before it, and what lies between is passed over. A file of sound alone has no
+    pictures, and nothing but sound to read.
     """
     assert source.sound is not None
     stream = container.streams[source.sound.index]
     target = floor((begin + source.zero) / _tick(stream))
-    if source.container != "matroska,webm" or not source.seekable:
+    if isinstance(source, SoundTrack) or source.container != "matroska,webm" or not source.seekable:
         container.seek(target, stream=stream, backward=True)
         return None
     place = begin - INTERLEAVED
@@ -405,11 +407,13 @@ class Sound:
         source: Source | SoundTrack,
         rate: int,
         alive: Callable[[], None] = silent,
-        mix: Callable[[av.AudioFrame], np.ndarray] = mono,
+        channel: int | None = None,
+        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
     ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.alive, self.mix = source, rate, alive, mix
+        self.source, self.rate, self.alive, self.channel = source, rate, alive, channel
+        self.mix = mix or partial(mono, channel=channel)
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
         common = gcd(self.native, rate)

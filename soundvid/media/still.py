@@ -17,9 +17,15 @@ _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
 def read_picture(path: Path, size: int, share: float = 1.0) -> np.ndarray:
-    """The centred square of a picture as uint8 (`size`, `size`, 3) RGB, as it is meant to be looked at.
+    """The centred square of a picture as uint8 (`size`, `size`, 3) RGB; see `read_whole_picture`.
 
     The square's side is `share` of the picture's shorter one.
+    """
+    return square(read_whole_picture(path), size, share)
+
+
+def read_whole_picture(path: Path) -> np.ndarray:
+    """A picture as it is meant to be looked at: uint8 `H W 3` RGB.
 
     PNG, JPEG, WebP, AVIF, BMP and TIFF of any size: turned as EXIF says, grey and 16 bits converted, what is
     transparent laid on white. Of a video the first picture. Raises SoundvidError with one line.
@@ -39,8 +45,8 @@ def read_picture(path: Path, size: int, share: float = 1.0) -> np.ndarray:
             raise SoundvidError(
                 f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit"
             )
-        return square(_decode(path), size, share)
-    return square(_first_picture(path), size, share)
+        return _decode(path)
+    return _first_picture(path)
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -145,12 +145,12 @@ def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
     strips = [_strip("real", "real", sound.pictures, shown), _strip("generated", "generated", made, shown)]
     moves = {"real": motion_energy(sound.pictures), "generated": motion_energy(made)}
     top = max(float(m.max(initial=0)) for m in moves.values()) or 1.0
-    frames = [_side_by_side(a, b) for a, b in zip(sound.pictures, made, strict=True)]
+    frames = [side_by_side(a, b) for a, b in zip(sound.pictures, made, strict=True)]
     return Pair(
         row=image.row,
-        image=_jpeg(image.pictures[0]),
+        image=jpeg(image.pictures[0]),
         sound_from="" if image is sound else _name(sound),
-        video=data_uri("video/mp4", _movie(frames, sound, model.spectrogram.fps)),
+        video=data_uri("video/mp4", movie_bytes(frames, sound.sound, sound.rate, model.spectrogram.fps)),
         poster=data_uri("image/jpeg", encode_jpeg(frames[len(frames) // 2], 6)),
         seconds=sound.seconds,
         strips=strips,
@@ -166,7 +166,7 @@ def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
 def _cross(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Cross:
     made = imagine(model, image.pictures[0], sound.rows, shown)
     return Cross(
-        image=_jpeg(image.pictures[0]),
+        image=jpeg(image.pictures[0]),
         image_name=_name(image),
         sound_name=_name(sound),
         wave=waveform(sound.sound),
@@ -183,10 +183,10 @@ def _name(clip: Clip) -> str:
 
 
 def _strip(name: str, kind: str, pictures: np.ndarray, shown: Sequence[int]) -> Strip:
-    return Strip(name, kind, [_jpeg(pictures[min(i, len(pictures) - 1)]) for i in shown])
+    return Strip(name, kind, [jpeg(pictures[min(i, len(pictures) - 1)]) for i in shown])
 
 
-def _jpeg(picture: np.ndarray) -> str:
+def jpeg(picture: np.ndarray) -> str:
     return data_uri("image/jpeg", encode_jpeg(_larger(picture, CELL), 4))
 
 
@@ -196,7 +196,7 @@ def _larger(picture: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
 
 
-def _side_by_side(real: np.ndarray, made: np.ndarray) -> np.ndarray:
+def side_by_side(real: np.ndarray, made: np.ndarray) -> np.ndarray:
     halves = []
     for picture, colour in ((real, REAL), (made, GENERATED)):
         framed = np.empty((SIDE, SIDE, 3), np.uint8)
@@ -206,15 +206,15 @@ def _side_by_side(real: np.ndarray, made: np.ndarray) -> np.ndarray:
     return np.concatenate(halves, axis=1)
 
 
-def _movie(frames: list[np.ndarray], clip: Clip, fps: Fraction) -> bytes:
-    """Pictures and a clip's sound as the bytes of an mp4."""
+def movie_bytes(frames: list[np.ndarray], sound: np.ndarray, rate: int, fps: Fraction) -> bytes:
+    """Pictures and sound (int16 `N`) as the bytes of an mp4."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pair.mp4"
         height, width = frames[0].shape[:2]
-        with MovieWriter(path, fps, (width, height), clip.rate, 1, crf=23) as movie:
+        with MovieWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
             for frame in frames:
                 movie.picture(frame)
-            movie.sound(clip.sound.astype(np.float32)[None] / 32768)
+            movie.sound(sound.astype(np.float32)[None] / 32768)
         return path.read_bytes()
 
 

@@ -95,6 +95,11 @@ def model_of(opened: "OpenRun") -> Model:
 
 def load_model(run: Path, which: Literal["best", "last"] = "best", device: str = "auto") -> Model:
     """Open a run for generating. Raises SoundvidError with one line where there is no run, checkpoint or device."""
+    return model_of(open_trained(run, which, device))
+
+
+def open_trained(run: Path, which: Literal["best", "last"] = "best", device: str = "auto") -> "OpenRun":
+    """A run on a device, of any system; raises as `load_model`."""
     try:
         import torch
     except ImportError as error:
@@ -107,7 +112,7 @@ def load_model(run: Path, which: Literal["best", "last"] = "best", device: str =
         raise SoundvidError(f"--device {device}: there are cpu, cuda and auto")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise SoundvidError(f"--device {device}: torch sees no CUDA device here; give cpu")
-    return model_of(open_run(run, which, device=device))
+    return open_run(run, which, device=device)
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def generate(
     begin = time.monotonic()
     model.look(read_picture(image, model.size, 1.0 if whole else model.crop))
     side = even(pixels or model.size)
-    reading = _Reading(track, model.spectrogram)
+    reading = Reading(track, model.spectrogram)
     fps = model.spectrogram.fps
     try:
         with MovieWriter(target, fps, (side, side), reading.rate, len(reading.channels)) as movie:
@@ -175,7 +180,7 @@ def generate(
     return Generated(target, frames, seconds, side, side, time.monotonic() - begin, damage)
 
 
-class _Reading:
+class Reading:
     """A sound file read twice at once: as the model hears it, and as it goes into the movie."""
 
     def __init__(self, track: SoundTrack, spectrogram: Spectrogram) -> None:
