@@ -135,6 +135,8 @@ def open_media(path: Path) -> av.container.InputContainer:
 def _head(path: Path) -> Head | None:
     try:
         return read_head(path)
+    except FileNotFoundError as error:
+        raise MediaError("vanished", "the file is no longer there") from error
     except ValueError as error:
         raise MediaError("not_media", "a part of a video whose head is damaged: remove it and sync again") from error
 
