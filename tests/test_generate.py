@@ -306,6 +306,8 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_left(tmp_path):
         ({"target": tmp_path}, "mp4"),
         ({"target": target.with_suffix(".avi")}, "mp4"),
     ]
+    with pytest.raises(SoundvidError, match="4096 is the largest"):
+        generate(Meter(), image, sound, target, pixels=16 * 1000)
     for change, words in wrong:
         given = {"image": image, "sound": sound, "target": target, **change}
         with pytest.raises(SoundvidError, match=words) as told:

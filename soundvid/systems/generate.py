@@ -27,6 +27,7 @@ from soundvid.media.still import read_picture
 if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
 
+LARGEST_SIDE = 4096  # pixels; H.264 knows few players beyond it
 CHUNK = 30  # rows that are read, and pictures that are drawn, at a time
 MOST_PADDING = 4096  # samples that an encoder may have added to fill its last block
 
@@ -152,6 +153,8 @@ def generate(
     `progress` gets seconds done and seconds in all, where the file states them. Raises SoundvidError.
     """
     check_target(target, image, sound)
+    if pixels is not None and pixels > LARGEST_SIDE:
+        raise SoundvidError(f"pictures of {pixels} pixels a side: {LARGEST_SIDE} is the largest; give a smaller scale")
     track = open_sound(sound)
     begin = time.monotonic()
     model.look(read_picture(image, model.size, 1.0 if whole else model.crop))
