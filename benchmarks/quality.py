@@ -6,7 +6,7 @@ for each subject, as in the papers. Training is what `soundvid train` does, meas
 A run that is there goes on where it was; the tables are Markdown.
 
     python -m benchmarks.quality [--subjects clapping drum] [--presets paper_ja recommended] [--steps 600]
-        [--minutes M] [--sources 16 2 6] [--seconds 20] [--set FIELD=VALUE] [--set PRESET:FIELD=VALUE]
+        [--minutes M] [--sources 16 2 6] [--seconds 20] [--clips 48] [--set FIELD=VALUE] [--set PRESET:FIELD=VALUE]
         [--folder .cache/quality] [--check]
 """
 
@@ -131,7 +131,19 @@ def measure(run: Path, subject: str, options: argparse.Namespace):
         for split, count in zip(SPLITS, options.sources, strict=True)
         for n in range(count)
     }
-    return evaluate_run(run, "test", which=options.checkpoint, truth=drawn_truth(known), device=options.device)
+
+    def tell(done: int, total: int) -> None:
+        print(f"\rmeasuring {run.name}: {done}/{total} clips", end="\n" if done == total else "", file=sys.stderr)
+
+    return evaluate_run(
+        run,
+        "test",
+        which=options.checkpoint,
+        clips=options.clips,
+        truth=drawn_truth(known),
+        device=options.device,
+        progress=tell,
+    )
 
 
 def together(evaluations: dict, index: int):
@@ -169,7 +181,7 @@ def better(recommended, paper) -> tuple[str, str, bool]:
     steps = [e.context["step"] for e in (recommended, paper)]
     lags = [abs(r["lag_to_truth"].value) if r["lag_to_truth"].value is not None else np.inf for r in rows]
     senses = [r["audio_sensitivity"].value if r["audio_sensitivity"].value is not None else -np.inf for r in rows]
-    seen = f"|lag| {lags[0]:g} and {lags[1]:g} frames, sensitivity {senses[0]:.3f} and {senses[1]:.3f}, steps {steps}"
+    seen = f"lag {lags[0]:g} and {lags[1]:g} frames, sensitivity {senses[0]:.3f} and {senses[1]:.3f}, steps {steps}"
     reached = steps[0] == steps[1] and (lags[0] < lags[1] or senses[0] > senses[1])
     return "recommended better than paper_ja on lag or sensitivity, same steps", seen, reached
 
@@ -212,6 +224,7 @@ parser.add_argument("--sources", type=int, nargs=3, default=[16, 2, 6], metavar=
 parser.add_argument("--seconds", type=int, default=20, help="length of each source")
 parser.add_argument("--set", action="append", metavar="[PRESET:]FIELD=VALUE")
 parser.add_argument("--checkpoint", choices=("best", "last"), default="last", help="last: presets at the same step")
+parser.add_argument("--clips", type=int, default=48, help="of the test split that are measured, spread evenly")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--folder", type=Path, default=Path(".cache/quality"))
 parser.add_argument("--check", action="store_true", help="exit 1 where 'recommended' misses a target")

@@ -6,7 +6,7 @@ import pytest
 from soundvid.metrics import frechet, images, synchrony
 from soundvid.metrics.baselines import copy_first, mean_frame, repeated
 from soundvid.metrics.bootstrap import Bootstrap
-from soundvid.metrics.motion import is_still, motion_energy
+from soundvid.metrics.motion import change_map, is_still, motion_energy, same_place
 from soundvid.metrics.tally import ClipName, OtherSounds, Tally
 
 CLAPS = (9, 26, 34, 51, 77, 85, 93, 110)
@@ -115,6 +115,16 @@ def test_motion_energy_is_the_mean_change_and_a_still_video_has_none():
     assert motion_energy(video) == pytest.approx([0.1, 0])
     assert motion_energy(video / 255) == pytest.approx([0.1, 0])
     assert is_still(motion_energy(np.repeat(video[:1], 5, axis=0))) and not is_still(motion_energy(video))
+
+
+def test_a_picture_that_flickers_in_time_with_the_sound_does_not_move_in_the_right_place():
+    real = clapping()
+    flicker = np.repeat(real[:1] // 2, 120, axis=0)
+    flicker[np.any(real != real[0], axis=(1, 2, 3))] += 40
+    onsets = synchrony.onset_envelope(sound())
+    assert synchrony.peak_correlation(synchrony.correlogram(motion_energy(flicker), onsets)) > 0.7
+    assert abs(np.nan_to_num(same_place(change_map(real), change_map(flicker)))) < 0.1
+    assert same_place(change_map(real), change_map(late(real, 3))) > 0.99
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3, 7, 14])

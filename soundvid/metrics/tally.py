@@ -97,9 +97,11 @@ class Tally:
             raise ValueError(f"clip {clip.key}: wanted {', '.join(self.kinds)}; got {', '.join(made) or 'nothing'}")
         real = self._cut(real)
         self._keep(REAL, real, {})
+        there = motion.change_map(real)
         for name, video in made.items():
             video = self._cut(video)
-            self._keep(name, video, images.compare(real, video))
+            place = motion.same_place(there, motion.change_map(video))
+            self._keep(name, video, {**images.compare(real, video), "motion_place": place})
         self.clips.append(clip)
         self.onsets.append(None if spectrogram is None else synchrony.onset_envelope(spectrogram[: len(real)]))
         self.events.append(None if events is None else synchrony.event_envelope(events, len(real)))
@@ -196,7 +198,10 @@ class Tally:
             )
         mine, theirs = (np.array([e.sum() for e in self.videos[n].motion]) for n in (name, REAL))
         ratio = boot.interval(boot.ratios(mine, theirs))
-        found.append(self.measure(boot, "motion_ratio", ratio, theirs, "one", motion.DEFINITION, missing="no motion"))
+        found.append(self.measure(boot, "motion_ratio", ratio, theirs, "one", motion.DEFINITION, missing=NO_MOTION))
+        places = np.array([n["motion_place"] for n in numbers])
+        place = boot.mean(places)
+        found.append(self.measure(boot, "motion_place", place, places, "higher", motion.PLACE, missing=NO_MOTION))
         return found
 
     def _follows(self, boot: Bootstrap, name: str) -> list[Measure]:
