@@ -93,8 +93,8 @@ def _shown(work: Context, records: list[Record], *, sound: bool) -> Metadata:
         try:
             clip = example(work, record)
             if clip is not None:
-                title = "pictures above their spectrogram" if sound else "pictures"
-                return {"look": picture(strip(clip.mp4, clip.flac, clip.frames, sound=sound), title)}
+                title = "pictures above spectrogram" if sound else "pictures"
+                return {title: picture(strip(clip.mp4, clip.flac, clip.frames, sound=sound), title)}
         except (OSError, ValueError, RuntimeError, SoundvidError):
             continue
     return {}
@@ -116,10 +116,11 @@ def of_shards(work: Context, made: Assembled) -> Metadata:
     refused = Counter(r.get("code") or "" for r in candidate.ledger if r["outcome"] != "kept" and r["kind"] == "clip")
     told: Metadata = {}
     try:
-        told["look"] = picture(contact_sheet(work.dataset, candidate.samples), "contact sheet")
+        told["contact sheet"] = picture(contact_sheet(work.dataset, candidate.samples), "contact sheet")
     except (OSError, ValueError, RuntimeError) as error:  # a damaged shard: the checks say which
-        told["look"] = f"no contact sheet: {error}"
+        told["contact sheet"] = f"none: {error}"
     told |= {
+        "version": made.candidate.version,
         "change": candidate.change,
         "on top of": candidate.base or "nothing yet",
         **_numbers(counts),

@@ -5,6 +5,7 @@ itself (no connection, too many requests) raises, and is tried again.
 """
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def video_assets(
         partitions_def=partitions,
         code_version=str(RENDER_VERSION),
         kinds={"video"},
-        check_specs=_specs(recipe, "clips", inspect.CLIP_CHECKS),
+        check_specs=_specs(recipe, "clips", partitions, inspect.CLIP_CHECKS),
         description="Planned, cut, cropped and resized: H.264 and FLAC of every clip, exact to the sample.",
     )
     def clips(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
@@ -89,7 +90,7 @@ def video_assets(
         partitions_def=partitions,
         code_version=str(SPECTROGRAM_VERSION),
         kinds={"numpy"},
-        check_specs=_specs(recipe, "spectrograms", inspect.ROW_CHECKS),
+        check_specs=_specs(recipe, "spectrograms", partitions, inspect.ROW_CHECKS),
         description="One row of magnitudes for each picture, computed from the clips' FLAC and nothing else.",
     )
     def spectrograms(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
@@ -116,9 +117,15 @@ def _version(parts: Sequence[str]) -> dg.DataVersion:
     return dg.DataVersion(parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest())
 
 
-def _specs(recipe: Recipe, asset: str, names: Sequence[str]) -> list[dg.AssetCheckSpec]:
+def _specs(
+    recipe: Recipe, asset: str, partitions: dg.PartitionsDefinition, names: Sequence[str]
+) -> list[dg.AssetCheckSpec]:
     key = dg.AssetKey([recipe.name, asset])
-    return [dg.AssetCheckSpec(n, asset=key, description=inspect.MEANING[n]) for n in names]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # partitions of checks are called a preview; without them all videos are one
+        return [
+            dg.AssetCheckSpec(n, asset=key, description=inspect.MEANING[n], partitions_def=partitions) for n in names
+        ]
 
 
 def _results(problems: dict[str, list[str]]) -> list[dg.AssetCheckResult]:

@@ -70,7 +70,12 @@ def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> d
                 asked[partition] = waiting[partition]
                 mark = f"{recipe.name}:{partition}:{waiting[partition]}"
                 requests.append(
-                    dg.RunRequest(run_key=mark, partition_key=partition, tags={"soundvid/recipe": recipe.name})
+                    dg.RunRequest(
+                        run_key=mark,
+                        partition_key=partition,
+                        asset_selection=keys,
+                        tags={"soundvid/recipe": recipe.name},
+                    )
                 )
             cursor |= {"asked": asked, "calm": "" if waiting else made.digest}
         if not requests and not changes and not events:

@@ -27,7 +27,7 @@ from soundvid.records import (
     published,
     subjects,
 )
-from soundvid.shards.dataset import SPLITS, Shard, sample_columns, sample_of
+from soundvid.shards.dataset import SPLITS, Shard, next_version, parse_version, sample_columns, sample_of
 from soundvid.shards.tar import DamagedPart, Piece, canonical_json
 from soundvid.sources.found import condition_of
 from soundvid.stages.context import Context, Entry, Row
@@ -43,6 +43,14 @@ class Candidate:
     samples: list[Row]
     ledger: list[Row]
     manifest: Row = field(default_factory=dict)  # all but version, previous, created and tools
+
+    @property
+    def version(self) -> str:
+        """The number that it will have, or that the version has which it is already."""
+        latest = parse_version(self.base) if self.base else None
+        if latest is not None and self.change == "none":
+            return str(self.base)
+        return ".".join(map(str, next_version(latest, "" if self.change == "first" else self.change)))
 
     @property
     def digest(self) -> str:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from soundvid.errors import DatasetError
 from soundvid.records import LEDGER_SCHEMA, SAMPLES_SCHEMA, tools
-from soundvid.shards.dataset import Release, next_version
+from soundvid.shards.dataset import Release, parse_version
 from soundvid.shards.tar import canonical_json
 from soundvid.stages.context import Context
 from soundvid.stages.pack import Candidate
@@ -29,11 +29,11 @@ def publish(context: Context, candidate: Candidate) -> Release:
     if candidate.change == "none":
         assert previous is not None
         return previous
-    change = "" if candidate.change == "first" else candidate.change
-    version = next_version(previous.version if previous else None, change)
+    version = parse_version(candidate.version)
+    assert version is not None
     manifest = {
         **candidate.manifest,
-        "version": ".".join(map(str, version)),
+        "version": candidate.version,
         "previous": candidate.base,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "tools": tools(),
