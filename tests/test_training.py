@@ -187,7 +187,7 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     values = request(store, out).values
     config = launch.configured(stage, "recommended", launch.parse_values(values, get("sound_to_video"))[""])
     clips = load("toy", store=store)
-    system = stage.make(config, {"bins": 735}, None)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
     inner = system.training_step
 
     def poisoned(batch, step):
