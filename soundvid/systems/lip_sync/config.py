@@ -38,6 +38,9 @@ class ExpertConfig(_Shared):
         "frame of 40 ms can hardly be told in slow speech"
     )  # fmt: skip
     dropout: float = Field(0.0, ge=0, lt=1, description="of the small form's embeddings; w2l: none")
+    contrast: float = Field(
+        0.0, ge=0, description="weight of telling a batch's windows apart; w2l: none. choice for the small form: 1"
+    )
     init: str | None = Field(None, description="a public sync expert (lipsync_expert.pth) to begin from")
 
 
@@ -65,7 +68,7 @@ class LipSyncConfig(_Shared):
     # form basis
     frames: int = Field(25, ge=5, le=250, description="frames of a stretch. choice: 1 s; shorter where clips are")
     maps: int = Field(48, ge=1, le=512, description="K. choice: 50 principal maps hold 88 % of the rtMRI's variance")
-    width: int = Field(96, ge=8, description="channels of the sound's encoder. choice")
+    width: int = Field(96, ge=8, description="channels of the sound's encoder. choice: 32 for minutes of data")
     dilations: tuple[int, ...] = Field((1, 2, 4, 8, 16), description="hear 32 columns, 0.4 s, to each side. choice")
     channels: tuple[int, ...] = Field((16, 32, 48, 64, 64), description="of the U-Net, 96 to 6 pixels. choice")
     dropout: float = Field(0.2, ge=0, lt=1, description="in the sound's encoder. choice")
@@ -86,12 +89,12 @@ EXPERT_PRESETS = {
     ),
     "recommended": ExpertConfig(
         form="small", batch=32, steps=1500, visits=64, learning_rate=1e-3, weight_decay=0.05, least_shift=3,
-        dropout=0.3, average_decay=0.99, validate_every=100, checkpoint_every=100, patience=6,
-        validation_clips=256, moved_pixels=3, **_LITTLE_DATA,
+        dropout=0.3, contrast=1.0, average_decay=0.99, validate_every=100, checkpoint_every=100, patience=6,
+        validation_clips=256, moved_pixels=1, **_LITTLE_DATA,
     ),
     "tiny": ExpertConfig(
-        form="small", batch=16, steps=150, visits=16, learning_rate=2e-3, least_shift=3, average_decay=0.9,
-        validate_every=75, checkpoint_every=75, validation_clips=64,
+        form="small", batch=16, steps=150, visits=16, learning_rate=2e-3, least_shift=3, contrast=1.0,
+        average_decay=0.9, validate_every=75, checkpoint_every=75, validation_clips=64,
     ),
 }  # fmt: skip
 
@@ -100,10 +103,10 @@ PRESETS = {
         steps=30000, validate_every=500, checkpoint_every=500, sample_every=500, average_decay=0.0, patience=10
     ),
     "recommended": LipSyncConfig(
-        form="basis", batch=8, steps=3000, visits=16, learning_rate=1e-3, weight_decay=0.05, sync_weight=0.0,
+        form="basis", batch=8, steps=600, visits=16, learning_rate=1e-3, weight_decay=0.2, width=32, dropout=0.4, maps=32, sync_weight=0.0,
         quality_weight=0.0, ssim_weight=0.1, warm_up=50, fall=True, average_decay=0.99,
-        validate_every=200, checkpoint_every=200, sample_every=400, validation_clips=32, patience=8,
-        moved_pixels=2, **_LITTLE_DATA,
+        validate_every=50, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,
+        **_LITTLE_DATA,
     ),
     "tiny": LipSyncConfig(
         form="basis", batch=4, steps=200, visits=16, learning_rate=3e-3, sync_weight=0.0, quality_weight=0.0,
