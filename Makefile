@@ -30,14 +30,14 @@ format: setup
 	$(BIN)/ruff format .
 
 ui: setup
-	@echo "make ui: the Dagster asset graph is not built yet; until then 'soundvid build' and 'soundvid list' do the work"
-	@exit 1
+	$(BIN)/python -m pipelines.ui
 
 bench: setup
 	$(BIN)/python -m benchmarks.alignment
 	$(BIN)/python -m benchmarks.incremental
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.feed
+	$(BIN)/python -m benchmarks.orchestration
 
 clean:
 	rm -rf $(VENV) .cache demo
