@@ -10,7 +10,7 @@ import pytest
 from soundvid.builder import build
 from soundvid.errors import DatasetError
 from soundvid.media.stored import decode_flac, decode_rgb
-from soundvid.recipe import Recipe
+from soundvid.recipe import Recipe, load
 from soundvid.shards.dataset import Dataset
 from soundvid.shards.tar import Member, read_member
 from tests.scanner import RATE, clicks, film, flashes, speaking, wav
@@ -168,3 +168,18 @@ def test_a_change_of_either_file_is_another_source(tmp_path):
 def test_the_pattern_has_to_name_the_video():
     with pytest.raises(ValueError, match=r"'beside' or a pattern with \{stem\}"):
         recipe(Path("x"), source={"sound_file": "sound.wav"})
+
+
+def test_the_folder_of_the_command_line_is_paired_as_the_recipe_says(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\nsources: [{folder: a, sound_file: beside, sound_offset: 0.5, subject: s}]\n")
+    (source,) = load(path, [str(tmp_path)]).sources
+    assert (source.folder, source.subject, source.sound_file, source.sound_offset) == (
+        str(tmp_path),
+        "s",
+        "beside",
+        0.5,
+    )
+    path.write_text("name: x\nsources: [{folder: a, sound_file: beside}, {folder: b}]\n")
+    (source,) = load(path, [str(tmp_path)]).sources
+    assert source.sound_file is None  # which of the two is meant?
