@@ -245,6 +245,21 @@ class ConditionRule(Strict):
 
 class Shards(Strict):
     max_megabytes: int = Field(512, ge=1, le=8192)
+    max_shrink: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the newest version's samples that an unattended release may lose; when more are gone it "
+        "stops and a person decides. A build that a person starts is not stopped",
+    )
+
+
+class Training(Strict):
+    """What `soundvid train` does with this recipe's dataset unless it is told otherwise."""
+
+    system: str = "sound_to_video"
+    preset: str | None = Field(None, description="one of the system's; null: its own default")
+    set: dict[str, Any] = Field({}, description="fields of the preset to change, such as steps or batch")
 
 
 class Recipe(Strict):
@@ -263,6 +278,7 @@ class Recipe(Strict):
         [], description="labels under which test figures are told apart, such as seen and unseen speakers"
     )
     shards: Shards = Shards()
+    training: Training = Training()
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

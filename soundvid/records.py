@@ -136,6 +136,7 @@ def origin_columns(origin: Origin | None) -> dict[str, str | None]:
 def published(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a manifest tells it: addresses without credentials, nothing of cookies and proxies."""
     told = recipe.model_dump(mode="json")
+    told.pop("training")  # how one trains on it changes no sample
     for private in ("cookies_file", "cookies_from_browser", "proxy"):
         told["download"].pop(private)
     return told

@@ -35,7 +35,7 @@ def version_page(
     kept = [r for r in sources if r["outcome"] == "kept"]
     troubled = [r for r in sources if r["outcome"] != "kept"]
     shown = {"troubled": troubled[:ROWS], "kept": kept[: max(0, ROWS - len(troubled))], "sources": kept[:ROWS]}
-    text = _environment().get_template("version_page.html.j2")
+    text = environment().get_template("version_page.html.j2")
     return text.render(
         m=manifest,
         figure_format=FIGURE,
@@ -251,7 +251,7 @@ def snippet(manifest: dict[str, Any]) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -260,11 +260,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(place_of=place_of, motion_box=motion_box)
-    made.filters.update(size=_size, span=_span, when=_when, hours=_hours, decibel=decibel, big=_big, csp=_csp_hash)
+    made.filters.update(
+        size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash
+    )
     return made
 
 
-def _size(count: int | None) -> str:
+def size_text(count: int | None) -> str:
     value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value /= 1000
@@ -272,7 +274,7 @@ def _size(count: int | None) -> str:
     return f"{value:.0f} {units[0]}" if value >= 100 or units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def _span(seconds: float | None) -> str:
+def span_text(seconds: float | None) -> str:
     """A length of time to read: `4.0 s`, `8 min 17 s`, `3 h 05 min`."""
     seconds = seconds or 0.0
     if seconds < 60:
@@ -283,14 +285,14 @@ def _span(seconds: float | None) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
-def _hours(seconds: float) -> str:
+def hours_text(seconds: float) -> str:
     """A length of time as one short number: `48 s`, `30.8 min`, `102.4 h`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def _big(count: int) -> str:
+def count_text(count: int) -> str:
     return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f} M"
 
 
