@@ -146,10 +146,10 @@ class Gate:
 
 
 class Denoised:
-    """A source's sound by sample number behind the gate; `read` is that of `Sound`."""
+    """A source's sound by sample number behind the gate; `read` is that of `Sound`. The track ends after `duration`."""
 
-    def __init__(self, make: Callable[[], Sound], gate: Gate) -> None:
-        self.gate = gate
+    def __init__(self, make: Callable[[], Sound], gate: Gate, duration: Fraction) -> None:
+        self.gate, self.length = gate, half_up(duration * gate.rate)
         self.track, self.feed = make(), make()  # one tells what is missing in a window, one feeds the gate
         self.pieces: dict[int, np.ndarray] = {}
 
@@ -163,8 +163,8 @@ class Denoised:
             start = number * gate.piece
             heard = self.feed.read(start - gate.margin, start + gate.piece + gate.margin)
             first = gate.margin - start
-            stop = first + half_up(self.feed.source.duration * gate.rate)
-            self.pieces[number] = gate.gated(heard.samples, (first, stop))[gate.margin : gate.margin + gate.piece]
+            track = first, first + self.length
+            self.pieces[number] = gate.gated(heard.samples, track)[gate.margin : gate.margin + gate.piece]
         return self.pieces[number]
 
     def read(self, start: int, stop: int) -> Stretch:
