@@ -1,7 +1,7 @@
 """Noise reduction of a source's whole track, before clips are cut from it.
 
 Spectral gating after T. Sainburg's noisereduce ("Finding, visualizing, and quantifying latent structure across diverse
-animal vocal repertoires", 2020), in our own few lines: the package damps the lowest frequencies (1.7 dB at 100 Hz: its
+animal vocal repertoires", 2020), in our own few lines: the package damps the lowest frequencies (its
 smoothing counts what lies beyond the spectrum's edge as noise), holds the whole track in memory, and loads torch
 wherever it finds it. benchmarks/denoise.py measures both.
 
