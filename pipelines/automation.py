@@ -11,9 +11,9 @@ from soundvid.recipe import Recipe
 def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     """Something came, changed or went, and nothing of it is under way any more.
 
-    `eager()` will not do: it waits while a single video is missing, its `newly_missing` would ask for shards before there
-    is any clip, and it forgets what came while the shards were being made (their own update counts as having handled
-    it). Here only a request counts: at worst shards are made once more and are the same.
+    `eager()` will not do: it waits while a single video is missing, its `newly_missing` would ask for shards before
+    there is any clip, and it forgets what came while shards were being made, because their own update counts as having
+    handled it. Here only a request counts: at worst shards are made once more and are the same.
     A video that is registered and not processed yet does not hold the others up.
     """
     made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, "spectrograms"]))

@@ -91,7 +91,7 @@ def test_one_click_makes_a_version_and_a_second_one_makes_nothing(toys, tmp_path
     told = last(instance, "shards").metadata
     assert told["version"].value == "1.0.0"
     assert (told["kept videos"].value, told["new"].value, told["reused"].value) == (2, 2, 0)
-    assert told["contact sheet"].value.startswith("![contact sheet](data:image/jpeg;base64,")
+    assert told["contact sheet"].value.startswith("![contact sheet](data:image/webp;base64,")
     assert len(told["contact sheet"].value) < 20_500
     assert "pictures above spectrogram" in last(instance, "spectrograms").metadata
     versions = data_versions(instance)
