@@ -221,7 +221,7 @@ class SoundToVideo(System):
             if metrics.get(f"accuracy_{name}", 0.0) > 0.995:
                 found.append(f"the {name} discriminator tells every fake: the generator learns nothing from it")
         if metrics["motion_ratio"] < 0.05:
-            found.append(f"generated pictures stand still (motion {metrics['motion_ratio']:.3f} of the real)")
+            found.append("generated pictures stand still (motion_ratio below 0.05)")
         return found
 
     # -- looking
