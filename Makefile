@@ -37,7 +37,12 @@ bench: setup
 	$(BIN)/python -m benchmarks.incremental
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.feed
+	$(BIN)/python -m benchmarks.ranges
 	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.denoise
 
 clean:
 	rm -rf $(VENV) .cache demo

@@ -1,18 +1,21 @@
 """soundvid turns videos with sound into versioned, sample-exact audio-visual datasets.
 
-`soundvid.build` and `soundvid.verify` do from Python what the command line does.
+`soundvid.build`, `soundvid.verify` and `soundvid.load` do from Python what the command line does.
 """
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from soundvid.builder import BuildResult, Listener
     from soundvid.recipe import Recipe
+    from soundvid.shards.load import Clips
     from soundvid.shards.verify import Verification
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "build", "verify"]
+__all__ = ["__version__", "build", "load", "verify"]
 
 
 def build(
@@ -46,3 +49,22 @@ def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "
 
     dataset, release = find(Path(store), name)
     return check(dataset, release, decode=decode)
+
+
+def load(
+    name: str,
+    version: str | None = None,
+    split: str = "train",
+    *,
+    store: str | Path = "store",
+    subjects: "Sequence[str] | None" = None,
+) -> "Clips":
+    """One split of a version, for training: a sequence with random access to clips, pictures and sound.
+
+    `clips[i]` is a Clip: pictures (uint8 `T H W 3`), spectrogram (float32 `N bins`) and facts. `clips.read` decodes a
+    window or a crop only, `clips.torch(Augment())` is a torch dataset, `clips.stream()` plain WebDataset. Raises
+    DatasetError with one line where the dataset, version, split or a shard is not there.
+    """
+    from soundvid.shards.load import load as read
+
+    return read(name, version, split, store=store, subjects=subjects)

@@ -22,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 import soundvid
-from soundvid import cli_sources
+from soundvid import cli_demo, cli_evaluate, cli_generate, cli_sources, cli_train
 from soundvid.errors import DatasetError, RecipeError, SoundvidError
 
 app = typer.Typer(
@@ -32,6 +32,9 @@ app = typer.Typer(
     help="Videos with sound into versioned, sample-exact audio-visual datasets.",
 )
 app.add_typer(cli_sources.app, name="sources")
+app.command(name="train")(cli_train.train)
+cli_generate.add_to(app)
+app.command(name="evaluate")(cli_evaluate.evaluate)
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
 
@@ -351,8 +354,11 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where the demo's videos and its store go.")] = Path("demo"),
     seconds: Annotated[int, typer.Option("--seconds", min=20, max=60, help="Length of each sample video.")] = 24,
     workers: Annotated[int | None, typer.Option("--workers", min=1, max=256)] = None,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="End with a training, or with the dataset.")] = True,
+    train_seconds: Annotated[int, typer.Option("--train-seconds", min=1, help="How long it trains.")] = 20,
 ) -> None:
-    """Sample videos made here, downloaded from a server of its own, a dataset, its verification, its report.
+    """Sample videos made here, downloaded from a server of its own, a dataset, its verification, its report; then a
+    training of seconds on it, its evaluation, a generated video, and the run's page.
 
     No network is needed: the server is on loopback.
     """
@@ -372,7 +378,10 @@ def demo(
     with served(load("demo", base=folder / "videos"), folder / "videos") as recipe:
         result = run_build(recipe, folder / "store", workers)
     verify(f"demo@{result.version}", folder / "store", decode=True, as_json=False)
+    page = cli_demo.train_and_show(folder, result, train_seconds) if train else None
     print(f"Open the report: {(result.path / 'report.html').as_uri()}")
+    if page is not None:
+        print(f"and the run's page: {page.absolute().as_uri()}")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from soundvid.errors import RecipeError
 from soundvid.recipe_sources import (
     SOURCE_KINDS,
     AnySource,
+    Condition,
     Download,
     ListSource,
     Strict,
@@ -74,6 +75,9 @@ class Clips(Strict):
         "row, so its seconds are probably clips: about one cut for each second (a choice; the papers are silent)",
     )
     hop_seconds: float | None = Field(None, gt=0, description="consecutive: distance of starts; the clip's length")
+    last_seconds: float | None = Field(
+        None, gt=0, description="consecutive: what is left at the end is a shorter clip if it has so much; null: never"
+    )
     spans: list[Span] = Field([], description="spans: the parts to cut, or the path of a CSV (source,start,stop)")
     seed: int = 0
     max_timing_error: float = Field(
@@ -83,6 +87,12 @@ class Clips(Strict):
     silence_dbfs: float | None = Field(-60.0, le=0, description="clips whose peak stays below are refused; null: keep")
     keep_blank: bool = Field(False, description="keep clips whose every picture is one flat colour, such as black")
     keep_damaged: bool = Field(False, description="keep clips in which FFmpeg painted over broken pictures")
+
+    @model_validator(mode="after")
+    def _last_is_shorter(self) -> "Clips":
+        if self.last_seconds is not None and (self.plan != "consecutive" or self.last_seconds > self.seconds):
+            raise ValueError("'last_seconds' belongs to 'plan: consecutive' and is not above 'seconds'")
+        return self
 
     @model_validator(mode="after")
     def _spans_given(self) -> "Clips":
@@ -97,20 +107,72 @@ class Video(Strict):
     fps: Rate = Fraction(30)
     width: Even = 286
     height: Even = 286
-    crop: Literal["centre"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
+    timing: Literal["shown", "nearest"] = Field(
+        "shown",
+        description="shown: the last picture not after the frame's time and half a frame, as players and FFmpeg's fps "
+        "filter do; from slower sources pictures are late on average (14 fps: 16 ms). nearest: the nearest time stamp",
+    )
+    crop: Literal["centre", "motion"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
         "centre",
-        description="centre: the largest centred area of the output's shape (the papers' square); or a fixed box "
-        "[x, y, width, height] in pixels of the picture as displayed",
+        description="centre: the largest centred area of the output's shape (the papers' square); motion: the smallest "
+        "one that holds `motion_share` of what moves; or a fixed box [x, y, width, height] in pixels as displayed",
+    )
+    motion_share: float = Field(0.9, gt=0, le=1, description="crop motion: share of the motion's energy in the box")
+    motion_in: Literal["box", "lower_half"] = Field(
+        "box",
+        description="crop motion: what has to hold it, the whole box or its lower half, which is what wav2lip paints "
+        "(the rtMRI paper crops so that the tongue lies there); as much of it as the picture's edges allow",
     )
     crf: int = Field(18, ge=0, le=40, description="x264 constant rate factor: 18 is 38.7 dB, 14-16 is high quality")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
     keyframe_every: int = Field(15, ge=1, description="frames: short groups make random access cheap")
 
 
+class NoiseFile(Strict):
+    """A recording of the noise alone."""
+
+    file: str = Field(description="path; a relative one counts from the recipe's folder")
+
+
+class Denoise(Strict):
+    """Noise reduction of a source's whole track, before it is cut. Nothing is moved, and nothing gets longer.
+
+    Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
+    soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
+    """
+
+    method: Literal["spectral_gating"] = "spectral_gating"
+    profile: Literal["none", "auto"] | Annotated[list[float], Field(min_length=2, max_length=2)] | NoiseFile = Field(
+        "auto",
+        description="auto: the quietest steady stretch while there are pictures, for then the scanner runs; [start, "
+        "stop] in seconds of each source; {file: PATH} a recording of the noise alone; none: a floor that follows the "
+        "sound (non-stationary). Where auto finds no steady stretch it is as none, and the ledger says so",
+    )
+    profile_seconds: float = Field(0.5, ge=0.1, le=30, description="auto: length of the stretch")
+    threshold: float = Field(1.5, ge=0, le=10, description="standard deviations above the noise's mean in dB")
+    reduction: float = Field(1.0, ge=0, le=1, description="share of what lies below that is taken away; 0: nothing")
+    window_seconds: float = Field(0.032, ge=0.004, le=0.25, description="of the transform; rounded to a power of two")
+    smooth_hz: float = Field(250.0, ge=0, description="the gate's edges are smoothed over so much; 0: not at all")
+    smooth_seconds: float = Field(0.05, ge=0, description="the same in time")
+    floor_seconds: float = Field(
+        2.0, gt=0, le=10, description="none: within so much to either side there is a moment without speech"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Denoise":
+        if isinstance(self.profile, list) and not 0 <= self.profile[0] < self.profile[1]:
+            raise ValueError(f"'profile' {self.profile} is no stretch: give [start, stop] in seconds")
+        return self
+
+
 class Sound(Strict):
     """Sound of a clip: 16-bit mono FLAC."""
 
     rate: int = Field(44100, ge=4000, le=192000)
+    channel: Literal["mix"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "mix", description="mix: the mean of two channels; or the number of one, where the other holds noise"
+    )
+    denoise: Denoise | None = Field(None, description="noise reduction before cutting; null: the sound as it is")
 
 
 class SpectrogramOptions(Strict):
@@ -127,7 +189,11 @@ class Features(Strict):
 class Splits(Strict):
     """Who goes where. A group never lies in two splits; adding data never moves a clip."""
 
-    by: Literal["group", "time"] = "group"
+    by: Literal["group", "time", "clip"] = Field(
+        "group",
+        description="group: whole groups; time: each source's time is cut in order, with a gap; clip: each for itself "
+        "(the rtMRI paper), so that neighbours stand in different splits and test figures flatter",
+    )
     ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = Field(
         {"train": 0.8, "val": 0.1, "test": 0.1}
     )
@@ -137,7 +203,9 @@ class Splits(Strict):
         "or what the pattern's (group) finds",
     )
     pattern: str | None = Field(None, description="regular expression on the path, with one (group)")
-    pins: dict[str, Literal["train", "val", "test"]] = Field({}, description="groups whose split is fixed by hand")
+    pins: dict[str, Literal["train", "val", "test"]] = Field(
+        {}, description="groups that lie wholly in one split, whatever `by`"
+    )
     salt: str = ""
     guard_seconds: float = Field(4.0, ge=0, description="time: seconds of nothing between two splits")
 
@@ -157,6 +225,24 @@ class Splits(Strict):
         return self
 
 
+class ConditionRule(Strict):
+    """A label for the clips that meet everything it names; the first rule that fits counts."""
+
+    condition: Condition
+    group: str | None = Field(None, description="a group, as splits.group forms it")
+    pattern: str | None = Field(None, description="regular expression that is found in the source's path")
+    split: Literal["train", "val", "test"] | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> "ConditionRule":
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"'pattern' is no regular expression: {error}") from error
+        return self
+
+
 class Shards(Strict):
     max_megabytes: int = Field(512, ge=1, le=8192)
     max_shrink: float = Field(
@@ -166,6 +252,14 @@ class Shards(Strict):
         description="share of the newest version's samples that an unattended release may lose; when more are gone it "
         "stops and a person decides. A build that a person starts is not stopped",
     )
+
+
+class Training(Strict):
+    """What `soundvid train` does with this recipe's dataset unless it is told otherwise."""
+
+    system: str = "sound_to_video"
+    preset: str | None = Field(None, description="one of the system's; null: its own default")
+    set: dict[str, Any] = Field({}, description="fields of the preset to change, such as steps or batch")
 
 
 class Recipe(Strict):
@@ -180,7 +274,11 @@ class Recipe(Strict):
     sound: Sound = Sound()
     features: Features = Features()
     splits: Splits = Splits()
+    conditions: list[ConditionRule] = Field(
+        [], description="labels under which test figures are told apart, such as seen and unseen speakers"
+    )
     shards: Shards = Shards()
+    training: Training = Training()
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
@@ -199,7 +297,7 @@ class Recipe(Strict):
     @property
     def pixels_needed(self) -> tuple[int, int]:
         """Width and height below which a video would have to be enlarged."""
-        if self.video.crop == "centre":
+        if isinstance(self.video.crop, str):
             return self.video.width, self.video.height
         x, y, width, height = self.video.crop
         return x + width, y + height
@@ -210,6 +308,9 @@ class Recipe(Strict):
         from soundvid.media.clock import half_up
 
         return half_up(Fraction(str(self.clips.seconds)) * self.video.fps)
+
+
+PAIRING = ("sound_file", "sound_offset", "sound_tolerance")  # of the recipe's folders; --source does not change it
 
 
 def built_in() -> dict[str, Path]:
@@ -245,10 +346,13 @@ def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path 
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of fields such as name, sources, clips")
     if sources:
-        own_subjects = {s.get("subject") for s in data.get("sources") or [] if isinstance(s, dict)}
-        subject = own_subjects.pop() if len(own_subjects) == 1 else None
+        declared = [s for s in data.get("sources") or [] if isinstance(s, dict)]
+        subject = _common(declared, "subject")
+        pairing = {name: _common(declared, name) for name in PAIRING if any(name in s for s in declared)}
         data["sources"] = [
-            {"url": s, "subject": subject} if "://" in s else {"folder": str(Path(s).absolute()), "subject": subject}
+            {"url": s, "subject": subject}
+            if "://" in s
+            else {"folder": str(Path(s).absolute()), "subject": subject, **pairing}
             for s in sources
         ]
     clips = data.get("clips")
@@ -265,7 +369,24 @@ def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path 
     if download.cookies_file is not None:
         path = base / Path(download.cookies_file).expanduser()
         download = download.model_copy(update={"cookies_file": str(path)})
-    return recipe.model_copy(update={"sources": [_resolved(s, base) for s in recipe.sources], "download": download})
+    sources_there = [_resolved(s, base) for s in recipe.sources]
+    return recipe.model_copy(
+        update={"sources": sources_there, "download": download, "sound": _resolved_noise(recipe.sound, base)}
+    )
+
+
+def _common(sources: list[dict[str, Any]], name: str) -> Any:
+    """What all of a recipe's own sources say under `name`; None where they differ."""
+    values = [s.get(name) for s in sources]
+    return values[0] if values and all(v == values[0] for v in values) else None
+
+
+def _resolved_noise(sound: Sound, base: Path) -> Sound:
+    """The sound section with the path of its noise recording, where it has one, counted from the recipe's folder."""
+    if sound.denoise is None or not isinstance(sound.denoise.profile, NoiseFile):
+        return sound
+    profile = NoiseFile(file=str(base / Path(sound.denoise.profile.file).expanduser()))
+    return sound.model_copy(update={"denoise": sound.denoise.model_copy(update={"profile": profile})})
 
 
 def _resolved(source: Any, base: Path) -> Any:

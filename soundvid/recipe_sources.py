@@ -35,6 +35,12 @@ Address = Annotated[str, AfterValidator(_checked_address), PlainSerializer(clean
 Subject = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="what it shows; the recipe's name")]
 
 
+Condition = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="under which its figures are told apart: seen, unseen, ..."),
+]
+
+
 class FolderSource(Strict):
     """Videos in a folder (searched to any depth) or one video file."""
 
@@ -43,12 +49,36 @@ class FolderSource(Strict):
     licence: str = Field("unstated", max_length=200, description="the terms under which these videos may be used")
     include: list[str] = Field(["*"], description="file name patterns that are taken")
     exclude: list[str] = Field([], description="file name patterns that are left alone")
+    condition: Condition | None = None
+    sound_file: str | None = Field(
+        None,
+        min_length=1,
+        description="where a video's sound is, if not in the video: 'beside' is the sound file of the same name in the "
+        "same folder; or a pattern from the video's folder with {stem} for its name, such as ../wav/{stem}.wav",
+    )
+    sound_offset: float | None = Field(
+        None,
+        ge=-3600,
+        le=3600,
+        description="seconds after the first picture at which the sound file begins; null: measured against the "
+        "video's own track by cross-correlation, 0 where it has none",
+    )
+    sound_tolerance: float | None = Field(
+        0.5, ge=0, description="seconds by which the sound file's end may miss the picture's; null: any"
+    )
+
+    @model_validator(mode="after")
+    def _sound_file_names_it(self) -> "FolderSource":
+        if self.sound_file is not None and self.sound_file != "beside" and "{stem}" not in self.sound_file:
+            raise ValueError("'sound_file' is 'beside' or a pattern with {stem}, such as ../wav/{stem}.wav")
+        return self
 
 
 class WebSource(Strict):
     """What all kinds of addresses have in common."""
 
     subject: Subject | None = None
+    condition: Condition | None = None
     licence: Literal["own"] | None = Field(
         None, description="own: these videos are yours, whatever their site states; nothing else can be claimed"
     )
@@ -166,10 +196,16 @@ class Download(Strict):
     )
     honour_opt_out: bool = Field(True, description="leave what says noai, noimageai or reserves text and data mining")
     max_height: int | None = Field(None, ge=16, le=8640, description="lines at most; null: the least the recipe needs")
+    ranges: bool = Field(
+        True,
+        description="where the plan is spans: fetch only the bytes that the spans need, if the server answers ranges "
+        "and the container has an index; false: whole files always",
+    )
     max_bytes: int = Field(8 << 30, ge=1, description="bytes of one video")
     max_seconds: float | None = Field(None, gt=0, description="seconds one video may last; null: no limit")
     cookies_file: str | None = Field(None, description="Netscape cookies.txt; never copied, its content never logged")
     cookies_from_browser: str | None = Field(None, pattern=r"^[a-z]+(:[^:]+)?$", description="browser[:profile]")
+    netrc: bool = Field(False, description="use the names and passwords in ~/.netrc, or in the file that $NETRC names")
     proxy: Annotated[str, PlainSerializer(scrub)] | None = Field(None, description="http://, https:// or socks5://")
     rate_limit: int | None = Field(None, ge=1, description="bytes a second, for each download")
     sleep_between: float = Field(1.0, ge=0, description="seconds between two downloads from one host")

@@ -29,6 +29,12 @@ SOURCE_FACTS = pa.schema(
         ("sound_rate", pa.int32()),
         ("channels", pa.int32()),
         ("sound_streams", pa.int32()),
+        ("sound_offset_seconds", pa.float64()),  # of a sound file beside it
+        ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
+        ("noise_profile", pa.string()),
+        ("noise_dbfs", pa.float64()),
+        ("crop_box", pa.list_(pa.int32())),  # found from motion: x, y, width, height as displayed
+        ("motion_map", pa.string()),  # JPEG as base64: mean picture, motion
     ]
 )
 # Where a downloaded video came from, as its site states it; null for files in folders.
@@ -53,9 +59,12 @@ LEDGER_SCHEMA = pa.schema(
         ("subject", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),
+        ("condition", pa.string()),
         ("licence", pa.string()),
         ("path", pa.string()),
-        ("sha256", pa.string()),
+        ("sound_path", pa.string()),  # of a sound file beside it
+        ("sound_sha256", pa.string()),
+        ("sha256", pa.string()),  # of the file; of a pair that of both
         ("bytes", pa.int64()),
         ("settings", pa.string()),
         ("caption", pa.string()),
@@ -103,13 +112,15 @@ SAMPLES_SCHEMA = pa.schema(
         ("damaged_frames", pa.int32()),
         ("luma", pa.float64()),
         ("peak_dbfs", pa.float64()),
+        ("crop", pa.list_(pa.int32())),
+        ("condition", pa.string()),
         ("caption", pa.string()),
         *ORIGIN,
     ]
 )
 
 
-CLIP_FIELDS = ("key", "start_frame", "frames", "outcome", "stage", "code", "message", "split", "caption")
+CLIP_FIELDS = ("key", "start_frame", "frames", "outcome", "stage", "code", "message", "split", "condition", "caption")
 MEMBER_NOTES = {
     "mp4": "pictures: H.264, yuv420p, BT.709, no sound track",
     "flac": "sound: 16 bit mono; its samples belong to the pictures, from the first to the last",
@@ -125,6 +136,7 @@ def origin_columns(origin: Origin | None) -> dict[str, str | None]:
 def published(recipe: Recipe) -> dict[str, Any]:
     """The recipe as a manifest tells it: addresses without credentials, nothing of cookies and proxies."""
     told = recipe.model_dump(mode="json")
+    told.pop("training")  # how one trains on it changes no sample
     for private in ("cookies_file", "cookies_from_browser", "proxy"):
         told["download"].pop(private)
     return told

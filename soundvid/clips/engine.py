@@ -94,7 +94,8 @@ class _Worker:
 
 def encode(task: Task) -> bytes:
     """A task as one line of JSON; odd bytes in paths survive as escapes."""
-    return json.dumps(asdict(task) | {"path": str(task.path), "target": str(task.target)}).encode() + b"\n"
+    paths = {name: None if path is None else str(path) for name, path in task.paths.items()}
+    return json.dumps(asdict(task) | paths).encode() + b"\n"
 
 
 def _died(task: Task, worker: _Worker) -> Outcome:

@@ -40,9 +40,16 @@ def random_windows(source_id: str, slots: int, frames: int, count: int, seed: in
     return [Window(start, frames) for start in sorted(chosen)]
 
 
-def consecutive_windows(slots: int, frames: int, hop: int) -> list[Window]:
-    """Windows of `frames` frames every `hop` frames, from the start, whole ones only."""
-    return [Window(start, frames) for start in range(0, slots - frames + 1, hop)]
+def consecutive_windows(slots: int, frames: int, hop: int, least: int | None = None, first: int = 0) -> list[Window]:
+    """Windows of `frames` frames every `hop` frames in grid frames [first, slots).
+
+    Whole ones only; with `least`, what is left behind the last one is a window too if it has so many frames.
+    """
+    windows = [Window(start, frames) for start in range(first, slots - frames + 1, hop)]
+    rest = windows[-1].start + hop if windows else first
+    if least is not None and slots - rest >= max(1, least):
+        windows.append(Window(rest, slots - rest))
+    return windows
 
 
 def span_windows(spans: list[tuple[Fraction, Fraction]], fps: Fraction) -> list[Window]:
@@ -51,12 +58,8 @@ def span_windows(spans: list[tuple[Fraction, Fraction]], fps: Fraction) -> list[
     return sorted(windows)
 
 
-def split_by_time(windows: list[Window], slots: int, ratios: dict[str, float], guard: int) -> list[Planned]:
-    """Cut a source's time into consecutive splits with `guard` grid frames of nothing between them.
-
-    A window that does not lie within one split is left out, so no moment of the source (nor its
-    neighbourhood of `guard` frames) is seen by two splits.
-    """
+def time_parts(slots: int, ratios: dict[str, float], guard: int) -> list[tuple[str, int, int]]:
+    """A source's time in consecutive splits with `guard` grid frames of nothing between: (split, first, stop)."""
     parts = [(name, share) for name, share in ratios.items() if share > 0]
     total = sum(Fraction(str(share)) for _, share in parts)
     edges = [Fraction(0)]
@@ -67,9 +70,18 @@ def split_by_time(windows: list[Window], slots: int, ratios: dict[str, float], g
         low = half_up(edges[i] * slots) + (guard - guard // 2 if i else 0)
         high = half_up(edges[i + 1] * slots) - (guard // 2 if i + 1 < len(parts) else 0)
         bounds.append((name, low, high))
+    return bounds
+
+
+def split_by_time(windows: list[Window], parts: list[tuple[str, int, int]]) -> list[Planned]:
+    """Give each window the split in whose part of time it lies.
+
+    A window that does not lie within one split is left out, so no moment of the source (nor its
+    neighbourhood of the guard) is seen by two splits.
+    """
     planned = []
     for window in windows:
-        home = next((name for name, low, high in bounds if low <= window.start and window.stop <= high), None)
+        home = next((name for name, low, high in parts if low <= window.start and window.stop <= high), None)
         reason = None if home else ("split_guard", "lies across the border of two splits or in the gap between them")
         planned.append(Planned(window, home, reason))
     return planned

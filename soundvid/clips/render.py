@@ -5,6 +5,7 @@ the finished samples and `part.json` with what became of every planned clip. A p
 so it is there whole or not at all.
 """
 
+import base64
 import errno
 import hashlib
 import json
@@ -21,17 +22,20 @@ from typing import Any
 
 import numpy as np
 
-from soundvid.clips.plan import Planned, consecutive_windows, random_windows, span_windows, split_by_time
-from soundvid.errors import StoreError
+from soundvid.clips.denoise import Denoised, Gate, noise_of
+from soundvid.clips.motion import find_motion
+from soundvid.clips.plan import Planned, consecutive_windows, random_windows, span_windows, split_by_time, time_parts
+from soundvid.errors import RecipeError, StoreError
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
 from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
+from soundvid.media.pair import beside, check_length, sound_alone
 from soundvid.media.source import MediaError, Source, examine
-from soundvid.recipe import Recipe
+from soundvid.recipe import Denoise, NoiseFile, Recipe
 from soundvid.shards.tar import Sample, canonical_json, pack_sample
 
-RENDER_VERSION = 1  # raise it when the same source and recipe give other bytes
+RENDER_VERSION = 2  # raise it when the same source and recipe give other bytes
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
 
 
@@ -65,6 +69,9 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         "sound": recipe.sound.model_dump(mode="json"),
         "features": recipe.features.model_dump(mode="json"),
     }
+    denoise = recipe.sound.denoise
+    if denoise is not None and isinstance(denoise.profile, NoiseFile):
+        settings["noise_sha256"] = sha256_of(Path(denoise.profile.file))
     if SPECTROGRAM_VERSION > 1:
         settings["spectrogram_version"] = SPECTROGRAM_VERSION
     if recipe.splits.by == "time":
@@ -72,6 +79,15 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
         ratios = [[name, rule.ratios[name]] for name in ("train", "val", "test") if name in rule.ratios]
         settings["time_split"] = {"ratios": ratios, "guard_seconds": rule.guard_seconds}
     return settings
+
+
+def sha256_of(noise: Path) -> str:
+    """The content of the recipe's noise recording. Raises RecipeError where it cannot be read."""
+    try:
+        with noise.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RecipeError(f"sound.denoise.profile: {noise} cannot be read ({error.strerror})") from error
 
 
 def without_features(settings: dict[str, Any]) -> dict[str, Any]:
@@ -95,6 +111,9 @@ def with_spans(settings: dict[str, Any], spans: Sequence[tuple[float, float]]) -
 
 def settings_key(settings: dict[str, Any], subject: str) -> str:
     """The name of what these settings make of a source."""
+    if "noise_sha256" in settings:  # the recording's content counts, not where it lies
+        sound = {**settings["sound"], "denoise": {**settings["sound"]["denoise"], "profile": "file"}}
+        settings = {**settings, "sound": sound}
     return hashlib.sha256(canonical_json([settings, subject])).hexdigest()[:16]
 
 
@@ -109,6 +128,12 @@ class Task:
     subject: str
     settings: dict[str, Any]
     target: Path  # the part's folder
+    sound: Path | None = None  # the file that holds the sound, where it is not the video
+    sound_stamp: tuple[int, int, int, int] | None = None
+
+    @property
+    def paths(self) -> dict[str, Path | None]:
+        return {"path": self.path, "target": self.target, "sound": self.sound}
 
 
 @dataclass
@@ -165,6 +190,10 @@ def plan(source: Source, source_id: str, settings: dict[str, Any]) -> list[Plann
     clips, fps = settings["clips"], Fraction(settings["video"]["fps"])
     slots = slots_in(source.duration, fps)
     frames = half_up(Fraction(str(clips["seconds"])) * fps)
+    parts: list[tuple[str, int, int]] = []
+    if "time_split" in settings:
+        rule = settings["time_split"]
+        parts = time_parts(slots, dict(rule["ratios"]), half_up(Fraction(str(rule["guard_seconds"])) * fps))
     if clips["plan"] == "spans":
         spans = [(Fraction(str(a)), Fraction(str(b))) for a, b in clips["spans"]]
         if not spans:
@@ -173,7 +202,9 @@ def plan(source: Source, source_id: str, settings: dict[str, Any]) -> list[Plann
         if not windows:
             raise MediaError("no_span", "the spans that name this file hold less than a frame")
     else:
-        if slots < frames:
+        least = clips["last_seconds"]
+        shortest = max(1, half_up(Fraction(str(least)) * fps)) if least else frames
+        if slots < shortest:
             raise MediaError(
                 "too_short", f"lasts {float(source.duration):.2f} s; a clip of {clips['seconds']:g} s does not fit"
             )
@@ -181,15 +212,17 @@ def plan(source: Source, source_id: str, settings: dict[str, Any]) -> list[Plann
             count = max(1, half_up(source.duration * Fraction(str(clips["clips_per_second"]))))
             windows = random_windows(source_id, slots, frames, count, clips["seed"])
         else:
-            hop = clips["hop_seconds"]
-            windows = consecutive_windows(slots, frames, max(1, half_up(Fraction(str(hop)) * fps)) if hop else frames)
+            hop = half_up(Fraction(str(clips["hop_seconds"] or clips["seconds"])) * fps)
+            # Each part of time is cut for itself, so that nothing of it lies across a border for no reason.
+            windows = [
+                window
+                for _, first, stop in parts or [("", 0, slots)]
+                for window in consecutive_windows(stop, frames, max(1, hop), shortest if least else None, first)
+            ]
+    if not windows:
+        raise MediaError("too_short", f"lasts {float(source.duration):.2f} s; no split's part of it holds a clip")
     outside = {w for w in windows if w.stop > slots}
-    planned = [Planned(w) for w in windows]
-    if "time_split" in settings:
-        rule = settings["time_split"]
-        planned = split_by_time(
-            windows, slots, dict(rule["ratios"]), half_up(Fraction(str(rule["guard_seconds"])) * fps)
-        )
+    planned = split_by_time(windows, parts) if parts else [Planned(w) for w in windows]
     return [
         Planned(p.window, None, ("outside", f"reaches beyond the end of the video ({float(source.duration):.2f} s)"))
         if p.window in outside
@@ -224,21 +257,24 @@ class _Pulse:
 
 
 class _Renderer:
-    """Makes the clips of one source in ascending order, decoding it once."""
+    """Makes the clips of one source in ascending order, decoding it once.
 
-    def __init__(self, source: Source, task: Task, alive: Callable[[], None]) -> None:
+    `heard` is where its sound is: the source itself, or the file beside it. `facts` is what was found out on the way.
+    """
+
+    def __init__(self, source: Source, heard: Source, task: Task, alive: Callable[[], None]) -> None:
         self.source, self.task = source, task
+        self.facts: dict[str, Any] = {}
         settings = task.settings
         self.rules, video = settings["clips"], settings["video"]
         self.video = video
         self.fps = Fraction(video["fps"])
         self.rate: int = settings["sound"]["rate"]
-        box = None if video["crop"] == "centre" else tuple(video["crop"])
-        self.framing = Framing(video["width"], video["height"], box)
+        self.framing = Framing(video["width"], video["height"], self._box(alive))
         info = source.video
         self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
-        self.pictures = Pictures(source, self.fps, self.framing, alive)
-        self.sound = Sound(source, self.rate, alive)
+        self.pictures = Pictures(source, self.fps, self.framing, alive, nearest=video["timing"] == "nearest")
+        self.sound = self._sound(heard, alive)
         self.spectrogram = spectrogram_of(settings)
         self.ring: dict[int, _Shown] = {}
         self.last: tuple[int, _Shown] | None = None
@@ -246,6 +282,36 @@ class _Renderer:
     def close(self) -> None:
         self.pictures.close()
         self.sound.close()
+
+    def _box(self, alive: Callable[[], None]) -> tuple[int, int, int, int] | None:
+        """The recipe's crop box, in pixels as displayed, or the one that motion finds; None: the centre."""
+        video, crop = self.video, self.video["crop"]
+        if crop != "motion":
+            return None if crop == "centre" else tuple(crop)
+        shape, lower = (video["width"], video["height"]), video["motion_in"] == "lower_half"
+        motion = find_motion(self.source, shape, video["motion_share"], alive, lower=lower)
+        self.facts |= {"crop_box": list(motion.box), "motion_map": base64.b64encode(motion.jpeg()).decode()}
+        return motion.box
+
+    def _sound(self, heard: Source, alive: Callable[[], None]) -> Sound | Denoised:
+        """The source's sound, behind the gate where the recipe has one."""
+        sound = self.task.settings["sound"]
+        channel = None if sound["channel"] == "mix" else sound["channel"] - 1
+
+        def make() -> Sound:
+            return Sound(heard, self.rate, alive, channel=channel)
+
+        if sound["denoise"] is None:
+            return make()
+        options = Denoise.model_validate(sound["denoise"])
+        noise = noise_of(make, self.source.duration, options)
+        self.facts["noise_profile"] = "follows the sound" if noise is None else "file"
+        if noise is not None:
+            self.facts |= {"noise_dbfs": round(noise.dbfs, 2)}
+            if noise.start is not None and noise.stop is not None:
+                self.facts["noise_profile"] = f"{noise.start:g} to {noise.stop:g} s"
+        gate = Gate(self.rate, options, None if noise is None else noise.samples)
+        return Denoised(make, gate, self.source.duration)
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
@@ -365,7 +431,7 @@ def _dbfs(peak: int) -> float:
 
 
 def _media_facts(source: Source) -> dict[str, Any]:
-    video, sound = source.video, source.sound
+    video = source.video
     return {
         "container": source.container,
         "duration_seconds": float(source.duration),
@@ -379,6 +445,13 @@ def _media_facts(source: Source) -> dict[str, Any]:
         "variable_rate": video.variable,
         "interlaced": video.interlaced,
         "video_streams": video.streams,
+        **_sound_facts(source),
+    }
+
+
+def _sound_facts(source: Source) -> dict[str, Any]:
+    sound = source.sound
+    return {
         "sound_codec": sound.codec if sound else "",
         "sound_rate": sound.rate if sound else 0,
         "channels": sound.channels if sound else 0,
@@ -386,17 +459,35 @@ def _media_facts(source: Source) -> dict[str, Any]:
     }
 
 
+def _heard(source: Source, task: Task, part: Part, alive: Callable[[], None]) -> Source:
+    """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock."""
+    if task.sound is None:
+        return source
+    rule = task.settings["pair"]
+    try:
+        alone = sound_alone(task.sound, alive)
+    except MediaError as error:
+        raise MediaError(error.code, f"the sound file {task.sound.name}: {error.message}") from error
+    heard, offset = beside(source, alone, rule["offset"], alive)
+    part.media |= _sound_facts(heard)
+    part.media |= {"sound_offset_seconds": float(offset.seconds), "sound_likeness": offset.likeness}
+    check_length(source, alone, offset, rule["tolerance"])
+    return heard
+
+
 def _fill(part: Part, task: Task, tar: Any, report: Callable[[float], None]) -> None:
     """Render everything into `tar`, noting it in `part`. Raises MediaError for the source as a whole."""
     pulse = _Pulse(report)
     source = examine(task.path, pulse)
     part.media = _media_facts(source)
-    if source.sound is None:
+    heard = _heard(source, task, part, pulse)
+    if heard.sound is None:
         why = "its sound track has a codec unknown to this FFmpeg" if source.sound_streams else "has no sound track"
         raise MediaError("no_sound", why)
     planned = plan(source, task.source_id, task.settings)
     slots = max(1, slots_in(source.duration, Fraction(task.settings["video"]["fps"])))
-    renderer = _Renderer(source, task, pulse)
+    renderer = _Renderer(source, heard, task, pulse)
+    part.media |= renderer.facts
     try:
         for number in planned:
             window = number.window
@@ -440,7 +531,7 @@ def render(task: Task, report: Callable[[float], None]) -> None:
         try:
             _fill(part, task, tar, report)
         except MediaError as error:
-            if error.code in ("vanished", "unreadable"):
+            if error.code in ("vanished", "unreadable", "not_held"):
                 raise
             part.outcome, part.code, part.message = "rejected", error.code, error.message
             part.clips, part.size = [], 0
@@ -467,9 +558,12 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def _check_unchanged(task: Task) -> None:
-    try:
-        info = task.path.stat()
-    except OSError as error:
-        raise MediaError("vanished", "the file went away while it was read") from error
-    if (info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino) != task.stamp:
-        raise MediaError("changed", "the file changed while it was read: it is taken again in the next build")
+    for path, stamp in ((task.path, task.stamp), (task.sound, task.sound_stamp)):
+        if path is None:
+            continue
+        try:
+            info = path.stat()
+        except OSError as error:
+            raise MediaError("vanished", "the file went away while it was read") from error
+        if (info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino) != stamp:
+            raise MediaError("changed", "the file changed while it was read: it is taken again in the next build")

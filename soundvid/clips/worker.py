@@ -20,8 +20,9 @@ from soundvid.media.source import MediaError
 def decode(line: bytes) -> Task:
     """The inverse of `soundvid.clips.engine.encode`."""
     fields = json.loads(line)
-    paths = {name: Path(fields[name]) for name in ("path", "target")}
-    return Task(**{**fields, **paths, "stamp": tuple(fields["stamp"])})
+    paths = {name: Path(fields[name]) for name in ("path", "target", "sound") if fields[name] is not None}
+    stamps = {name: tuple(fields[name]) for name in ("stamp", "sound_stamp") if fields[name] is not None}
+    return Task(**{**fields, **paths, **stamps})
 
 
 def work(task: Task, tell: Any) -> dict[str, Any]:

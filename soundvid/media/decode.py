@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor, gcd
 from statistics import median
 
@@ -17,7 +18,16 @@ import numpy as np
 import soxr
 
 from soundvid.media.clock import HALF, first_slot, half_up
-from soundvid.media.source import MediaError, Source, decode_safely, frame_time, open_media, silent, timed_pictures
+from soundvid.media.source import (
+    MediaError,
+    SoundTrack,
+    Source,
+    decode_safely,
+    frame_time,
+    open_media,
+    silent,
+    timed_pictures,
+)
 
 SMALLEST_CROP = 16  # pixels a side: below it there is no picture to speak of
 # What a display matrix (a, b, c, d) means as filters: coded (x, y) is shown at (a x + c y, b x + d y).
@@ -158,13 +168,22 @@ class Pictures:
     """The pictures of a source by grid frame.
 
     `at(k)` (k ascending) gives what grid frame k shows: the last picture whose time is not after
-    k / F + 1 / (2F). Before the first and behind the last picture the nearest one is held.
+    k / F + 1 / (2F); with `nearest` the one whose time is nearest to k / F, the later one of two. Before the first
+    and behind the last picture the nearest one is held.
     """
 
     JUMP = Fraction(1, 2)  # seconds of decoding that a seek must save
 
-    def __init__(self, source: Source, fps: Fraction, framing: Framing, alive: Callable[[], None] = silent) -> None:
-        self.source, self.fps, self.alive = source, fps, alive
+    def __init__(
+        self,
+        source: Source,
+        fps: Fraction,
+        framing: Framing,
+        alive: Callable[[], None] = silent,
+        *,
+        nearest: bool = False,
+    ) -> None:
+        self.source, self.fps, self.alive, self.nearest = source, fps, alive, nearest
         self.scaler = _Scaler(framing, source.video.pixel_aspect, source.video.orientation)
         self.damage: list[tuple[Fraction | None, str]] = []
         self._judged = 0  # entries of `damage` that are in `_sick`
@@ -199,7 +218,7 @@ class Pictures:
         """Seek to the last keyframe shown in `slot` or before, where that saves decoding."""
         if not self.source.seekable:
             return
-        latest = (slot + HALF) / self.fps
+        latest = (slot if self.nearest else slot + HALF) / self.fps
         keys = self.source.video.keyframes
         place = _last_not_after(keys, latest)
         if place is None or self._next is None or keys[place] <= self._next[0] + self.JUMP:
@@ -220,10 +239,14 @@ class Pictures:
             self._frames = self._decode()
             self._next = self._pull()
 
+    def _enters(self, now: Fraction, following: Fraction) -> int:
+        """The first grid frame that shows the picture of time `following` and no longer that of `now`."""
+        return ceil((now + following) / 2 * self.fps) if self.nearest else first_slot(following, self.fps)
+
     def at(self, slot: int) -> Picture:
         if self._next is not None and first_slot(self._next[0], self.fps) <= slot:
             self._jump(slot)
-        while self._next is not None and (self._now is None or first_slot(self._next[0], self.fps) <= slot):
+        while self._next is not None and (self._now is None or self._enters(self._now[0], self._next[0]) <= slot):
             self._now = self._next
             self._next = self._pull()
         if self._now is None:
@@ -287,28 +310,83 @@ _WEIGHTS = {"FL": 1.0, "FR": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _OTHER_WEIGHT = 0.7071067811865476
 
 
-def mono(frame: av.AudioFrame) -> np.ndarray:
+def channels_of(frame: av.AudioFrame) -> np.ndarray:
+    """A block of sound as float32 (`channels`, `N`) in [-1, 1]."""
+    array = frame.to_ndarray()
+    channels = array if frame.format.is_planar else array.reshape(-1, len(frame.layout.channels)).T
+    if array.dtype == np.uint8:
+        return (channels.astype(np.float32) - 128) / 128
+    if array.dtype.kind == "i":
+        return (channels / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
+    return channels.astype(np.float32)
+
+
+def mono(frame: av.AudioFrame, channel: int | None = None) -> np.ndarray:
     """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more.
 
-    The weights sum to one, so a mix is never louder than its loudest channel and cannot clip.
+    `channel` (0-based) takes one alone; raises MediaError (`no_channel`) where it is not there.
     """
-    array = frame.to_ndarray()
-    names = [channel.name for channel in frame.layout.channels]
-    channels = array if frame.format.is_planar else array.reshape(-1, len(names)).T
-    if array.dtype == np.uint8:
-        channels = (channels.astype(np.float32) - 128) / 128
-    elif array.dtype.kind == "i":
-        channels = (channels / float(1 << (8 * array.dtype.itemsize - 1))).astype(np.float32)
-    else:
-        channels = channels.astype(np.float32)
-    if len(names) == 1:
+    names = [c.name for c in frame.layout.channels]
+    if channel is not None:
+        if channel >= len(names):
+            asked = f"its sound has {len(names)} channel(s), sound.channel asks for {channel + 1}"
+            raise MediaError("no_channel", asked)
+        return channels_of(frame)[channel]
+    return _mixed(channels_of(frame), [1.0 if len(names) == 2 else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names])
+
+
+def left(frame: av.AudioFrame) -> np.ndarray:
+    """The left of a block in stereo; of more than two channels the mean of the left ones and the middle."""
+    return _side(frame, "L", "R", 0)
+
+
+def right(frame: av.AudioFrame) -> np.ndarray:
+    """The right of a block in stereo, see `left`."""
+    return _side(frame, "R", "L", 1)
+
+
+def _side(frame: av.AudioFrame, this: str, other: str, place: int) -> np.ndarray:
+    channels, names = channels_of(frame), [channel.name for channel in frame.layout.channels]
+    if len(names) <= 2:
+        return channels[min(place, len(names) - 1)]
+    if "FL" not in names:  # the file names no places: the usual order, then
+        names = ["FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR", *names[8:]][: len(names)]
+    weights = [0.0 if n.endswith(other) else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names]
+    return _mixed(channels, weights)
+
+
+def _mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
+    """The weighted mean; the weights sum to one, so it is never louder than the loudest channel and cannot clip."""
+    if len(channels) == 1:
         return channels[0]
-    weights = [1.0 if len(names) == 2 else _WEIGHTS.get(name, _OTHER_WEIGHT) for name in names]
     total = sum(weights) or 1.0
     mixed = np.zeros(channels.shape[1], np.float32)
     for weight, channel in zip(weights, channels, strict=True):
         mixed += channel * np.float32(weight / total)
     return mixed
+
+
+INTERLEAVED = Fraction(2)  # seconds: sound lies at most so far before the pictures of its time in a file
+
+
+def seek_sound(container: av.container.InputContainer, source: Source | SoundTrack, begin: Fraction) -> int | None:
+    """Seek to the sound at `begin` seconds on the clock; a stamp up to which packets are still to be passed over.
+
+    Matroska's index names pictures only: FFmpeg would read all clusters up to the place in order to find sound.
+    There the seek goes to a keyframe before it, and what lies between is passed over. A file of sound alone has no
+    pictures, and nothing but sound to read.
+    """
+    assert source.sound is not None
+    stream = container.streams[source.sound.index]
+    target = floor((begin + source.zero) / _tick(stream))
+    if isinstance(source, SoundTrack) or source.container != "matroska,webm" or not source.seekable:
+        container.seek(target, stream=stream, backward=True)
+        return None
+    place = begin - INTERLEAVED
+    if place > 0:
+        pictures = container.streams[source.video.index]
+        container.seek(floor((place + source.zero) / _tick(pictures)), stream=pictures, backward=True)
+    return target
 
 
 class Sound:
@@ -324,10 +402,18 @@ class Sound:
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
     JUMP = Fraction(2)
 
-    def __init__(self, source: Source, rate: int, alive: Callable[[], None] = silent) -> None:
+    def __init__(
+        self,
+        source: Source | SoundTrack,
+        rate: int,
+        alive: Callable[[], None] = silent,
+        channel: int | None = None,
+        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
+    ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.alive = source, rate, alive
+        self.source, self.rate, self.alive, self.channel = source, rate, alive, channel
+        self.mix = mix or partial(mono, channel=channel)
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
         common = gcd(self.native, rate)
@@ -349,9 +435,9 @@ class Sound:
         assert sound is not None
         self._stream = self._container.streams[sound.index]
         begin = start - self.PREROLL
+        self._begin: int | None = None
         if begin > 0:
-            target = floor((begin + self.source.zero) / _tick(self._stream))
-            self._container.seek(target, stream=self._stream, backward=True)
+            self._begin = seek_sound(self._container, self.source, begin)
         # Blocks of in/out samples start together at zero, so any block start is exact at both rates.
         block = floor(begin * self.native / self.block_in) if begin > 0 else -ceil(self.native / 10 / self.block_in)
         self._head = block * self.block_in  # native sample number that is fed next
@@ -370,7 +456,7 @@ class Sound:
     def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Decoded blocks: time on the clock in seconds, float32 mono."""
         assert self._container is not None
-        for frame in decode_safely(self._container, self._stream, self.damage, self.alive):
+        for frame in decode_safely(self._container, self._stream, self.damage, self.alive, self._begin):
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue
@@ -379,7 +465,7 @@ class Sound:
                     "sound_changes_rate",
                     f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
                 )
-            yield time - self.source.zero, mono(frame)
+            yield time - self.source.zero, self.mix(frame)
 
     def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Give each block its native sample number; see the class for the rule."""
@@ -449,6 +535,11 @@ class Sound:
             self._covered.append([self._head, self._head + len(samples)])
         self._feed(samples)
         self._head += len(samples)
+
+    @property
+    def end(self) -> int | None:
+        """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
+        return max(0, self._out_stop) if self._done else None
 
     def read(self, start: int, stop: int) -> Stretch:
         """Samples [start, stop) at `rate`; `start` never goes back from call to call."""

@@ -20,7 +20,7 @@ LIMITED = 1  # AVCOL_RANGE_MPEG: luma 16..235
 X264_PARAMS = "cpu-independent=1"  # the same decisions on every processor
 
 
-def _tag_bt709(stream: av.VideoStream) -> None:
+def tag_bt709(stream: av.VideoStream) -> None:
     context = stream.codec_context
     context.colorspace = BT709
     context.color_primaries = BT709
@@ -52,7 +52,7 @@ def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, pre
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = 1 / fps
-        _tag_bt709(stream)
+        tag_bt709(stream)
         for index, frame in enumerate(frames):
             frame.pts, frame.time_base, frame.pict_type = index, 1 / fps, PictureType.NONE
             container.mux(stream.encode(frame))
@@ -121,7 +121,7 @@ def write_movie(
                 video.width, video.height, video.pix_fmt = width, height, "yuv420p"
                 video.codec_context.thread_count = 1
                 video.codec_context.time_base = 1 / fps
-                _tag_bt709(video)
+                tag_bt709(video)
             source = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = source.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base, frame.pict_type = index, 1 / fps, PictureType.NONE

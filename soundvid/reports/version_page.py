@@ -8,6 +8,7 @@ import hashlib
 from base64 import b64encode
 from collections import Counter
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,8 @@ from soundvid.reports.figures import FIGURE, Row, cards, decibel
 from soundvid.shards.dataset import SPLITS, Dataset, Release
 
 ROWS = 200  # rows of a table
+MAPS = 40  # sources of which it is told how they were prepared, a picture each
+PREPARED = ("crop_box", "noise_profile", "sound_offset_seconds", "motion_map", "noise_dbfs", "sound_likeness")
 FEW = 20  # entries of a list inside a cell
 
 
@@ -32,7 +35,7 @@ def version_page(
     kept = [r for r in sources if r["outcome"] == "kept"]
     troubled = [r for r in sources if r["outcome"] != "kept"]
     shown = {"troubled": troubled[:ROWS], "kept": kept[: max(0, ROWS - len(troubled))], "sources": kept[:ROWS]}
-    text = _environment().get_template("version_page.html.j2")
+    text = environment().get_template("version_page.html.j2")
     return text.render(
         m=manifest,
         figure_format=FIGURE,
@@ -42,6 +45,8 @@ def version_page(
         subjects=manifest["subjects"][:ROWS],
         quality=quality(samples),
         splits=splits(manifest, samples),
+        conditions=conditions(samples),
+        prepared=prepared(kept),
         reasons=reasons(ledger),
         kept=len(kept),
         troubled=len(troubled),
@@ -133,6 +138,41 @@ def splits(manifest: dict[str, Any], samples: list[Row]) -> list[dict[str, Any]]
     return result
 
 
+def conditions(samples: list[Row]) -> list[dict[str, Any]]:
+    """Clips, seconds and sources of each split under each condition; nothing where no clip has one."""
+    found = {(r.get("condition"), r["split"]) for r in samples}
+    if all(label is None for label, _ in found):
+        return []
+    result = []
+    for label, split in sorted(found, key=lambda f: (f[0] is None, f[0] or "", SPLITS.index(f[1]))):
+        inside = [r for r in samples if (r.get("condition"), r["split"]) == (label, split)]
+        sources = len({r["source_id"] for r in inside})
+        seconds = sum(r["seconds"] for r in inside)
+        row = {"condition": label, "split": split, "clips": len(inside), "seconds": seconds, "sources": sources}
+        result.append(row)
+    return result
+
+
+def prepared(kept: list[Row]) -> list[Row]:
+    """Sources of which something was found before they were cut: box, noise, offset; the first few."""
+    rows = [{**dict.fromkeys(PREPARED), **r} for r in kept]
+    return [r for r in rows if any(r[name] is not None for name in PREPARED)][:MAPS]
+
+
+def motion_box(row: Row) -> dict[str, float]:
+    """The crop box of a source's row in per cent of its picture as displayed: x, y, width, height."""
+    turned = row["rotation"] % 180 == 90
+    wide, high = row["width"] * Fraction(row["pixel_aspect"]), row["height"]
+    wide, high = (high, wide) if turned else (wide, high)
+    x, y, w, h = row["crop_box"]
+    return {
+        "x": float(100 * x / wide),
+        "y": float(100 * y / high),
+        "w": float(100 * w / wide),
+        "h": float(100 * h / high),
+    }
+
+
 def reasons(ledger: list[Row]) -> list[dict[str, Any]]:
     """Every reason that ended a source or clip: kind, outcome, code, an example, how many; frequent ones first."""
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -211,7 +251,7 @@ def snippet(manifest: dict[str, Any]) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -219,12 +259,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["place_of"] = place_of
-    made.filters.update(size=_size, span=_span, when=_when, hours=_hours, decibel=decibel, big=_big, csp=_csp_hash)
+    made.globals.update(place_of=place_of, motion_box=motion_box)
+    made.filters.update(
+        size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash
+    )
     return made
 
 
-def _size(count: int | None) -> str:
+def size_text(count: int | None) -> str:
     value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
     while value >= 1000 and len(units) > 1:
         value /= 1000
@@ -232,7 +274,7 @@ def _size(count: int | None) -> str:
     return f"{value:.0f} {units[0]}" if value >= 100 or units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
-def _span(seconds: float | None) -> str:
+def span_text(seconds: float | None) -> str:
     """A length of time to read: `4.0 s`, `8 min 17 s`, `3 h 05 min`."""
     seconds = seconds or 0.0
     if seconds < 60:
@@ -243,14 +285,14 @@ def _span(seconds: float | None) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
 
 
-def _hours(seconds: float) -> str:
+def hours_text(seconds: float) -> str:
     """A length of time as one short number: `48 s`, `30.8 min`, `102.4 h`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def _big(count: int) -> str:
+def count_text(count: int) -> str:
     return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f} M"
 
 

@@ -15,8 +15,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from soundvid.errors import RecipeError
+from soundvid.media.part import content_digest
 from soundvid.recipe import Recipe
 from soundvid.recipe_sources import FolderSource
+from soundvid.sources.beside import find_sounds
 from soundvid.sources.found import Found, group_of
 
 
@@ -27,6 +29,12 @@ class Identity:
     sha256: str
     size: int
     stamp: tuple[int, int, int, int]  # size, mtime in ns, device, inode
+    sound: "Identity | None" = None  # of the sound file beside it, where the two are one source
+
+    def with_sound(self, sound: "Identity") -> "Identity":
+        """The identity of a pair: whatever changes in either file makes it another source."""
+        both = hashlib.sha256(f"{self.sha256} {sound.sha256}".encode()).hexdigest()
+        return Identity(both, self.size + sound.size, self.stamp, sound)
 
     def source_id(self, name: str) -> str:
         """A name for people and the hash for machines; safe as a file name and as a WebDataset key."""
@@ -55,11 +63,22 @@ def scan(recipe: Recipe, ignore: Path | None = None) -> list[Found]:
         if not isinstance(source, FolderSource):
             continue
         top = printable(Path(os.path.abspath(source.folder)).name)
-        for path, name in _files(source, ignore):
-            if path not in found:
+        files = dict(_files(source, ignore))
+        pairs = find_sounds(source, list(files))
+        for path, name in files.items():
+            if path not in found and path not in pairs.taken:
                 subject = source.subject or recipe.name
                 group = group_of(recipe, name, folder=os.path.dirname(name) or top, channel=os.path.basename(name))
-                found[path] = Found(path, name, subject, source.licence, group)
+                found[path] = Found(
+                    path,
+                    name,
+                    subject,
+                    source.licence,
+                    group,
+                    condition=source.condition,
+                    beside=pairs.sounds.get(path),
+                    trouble=pairs.troubles.get(path),
+                )
     return sorted(found.values(), key=lambda f: (f.name, str(f.path)))
 
 
@@ -94,15 +113,24 @@ def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, st
                 yield path, printable(os.path.relpath(path, root))
 
 
+def paired(found: list[Found], known: dict[Path, Identity | OSError]) -> dict[Path, Identity | OSError]:
+    """The identities of sources: of a pair that of both files, or why one of them could not be read."""
+    of = dict(known)
+    for item in found:
+        own = known.get(item.path)
+        if item.beside is not None and isinstance(own, Identity):
+            sound = known[item.beside.path]
+            of[item.path] = own.with_sound(sound) if isinstance(sound, Identity) else sound
+    return of
+
+
 def _digest(path: Path) -> Identity:
     before = stamp(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Identity(digest, before[0], before)
+    return Identity(content_digest(path), before[0], before)
 
 
 class Digests:
-    """Remembers files' sha256 by path, size, time and inode, so that an old file is not read again.
+    """Remembers files' sha256 (parts': their original's identity) by path, size, time and inode: old ones are not read.
 
     One JSON line a file; a line that a kill cut off is passed over.
     """

@@ -31,6 +31,16 @@ class Trouble:
     code: str
     message: str
     retryable: bool
+    stage: str = "fetch"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The file that holds a video's sound, and how it is laid beside the pictures, see FolderSource."""
+
+    path: Path
+    offset: float | None
+    tolerance: float | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Found:
     trouble: Trouble | None = None
     spans: tuple[tuple[float, float, str], ...] = ()  # seconds and caption, where a list names parts
     caption: str = ""  # of the whole video
+    condition: str | None = None  # as its source in the recipe says
+    beside: Beside | None = None
 
 
 def group_of(recipe: Recipe, name: str, *, folder: str, channel: str) -> str:
@@ -59,3 +71,17 @@ def group_of(recipe: Recipe, name: str, *, folder: str, channel: str) -> str:
         match = re.search(rule.pattern or "", name)
         return match.group(1) if match and match.group(1) else os.path.basename(name)
     return os.path.basename(name)
+
+
+def condition_of(recipe: Recipe, found: Found, split: str | None) -> str | None:
+    """The label under which a clip's figures are told apart: its source's own, or the first rule that fits."""
+    if found.condition is not None:
+        return found.condition
+    for rule in recipe.conditions:
+        if (
+            (rule.group is None or rule.group == found.group)
+            and (rule.split is None or rule.split == split)
+            and (rule.pattern is None or re.search(rule.pattern, found.name))
+        ):
+            return rule.condition
+    return None

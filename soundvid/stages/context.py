@@ -85,7 +85,12 @@ class Context:
             spans += self.spans.get(os.path.basename(item.name), [])
         if self.recipe.clips.plan == "spans":
             spans += [(start, stop) for start, stop, _ in item.spans]
-        return with_spans(self.base, spans)
+        base = dict(self.base)
+        if item.group in self.recipe.splits.pins:
+            base.pop("time_split", None)  # it lies in one split, whole
+        if item.beside is not None:
+            base["pair"] = {"offset": item.beside.offset, "tolerance": item.beside.tolerance}
+        return with_spans(base, spans)
 
     def captions(self, item: Found) -> dict[tuple[int, int], str]:
         """Captions of a list's parts by (first frame, frames) of the clips they become."""

@@ -9,7 +9,7 @@ from soundvid.clips.render import settings_key
 from soundvid.errors import DatasetError
 from soundvid.recipe_sources import place_of
 from soundvid.records import SOURCE_FACTS
-from soundvid.sources.folder import Digests, Identity, scan
+from soundvid.sources.folder import Digests, Identity, paired, scan
 from soundvid.sources.found import Found
 from soundvid.stages.context import Context, Entry, Row
 
@@ -37,16 +37,17 @@ def find(context: Context) -> list[Entry]:
 def identify(context: Context, found: list[Found]) -> list[Entry]:
     """An entry for each video, with the identity of its file; those without one have ended."""
     there = [f.path for f in found if f.trouble is None]
+    there += [f.beside.path for f in found if f.beside is not None]
     context.listener.phase("reading", len(there))
     digests = Digests(context.store / "sources" / "digests.jsonl")
-    identities = digests.identify(there, context.workers, context.listener.step)
+    identities = paired(found, digests.identify(there, context.workers, context.listener.step))
     return [_entry(item, identities.get(item.path)) for item in found]
 
 
 def _entry(item: Found, identity: Identity | OSError | None) -> Entry:
     entry = Entry(item)
     if (trouble := item.trouble) is not None:
-        entry.end(trouble.outcome, "fetch", trouble.code, trouble.message, trouble.retryable)
+        entry.end(trouble.outcome, trouble.stage, trouble.code, trouble.message, trouble.retryable)
         return entry
     if isinstance(identity, OSError):
         gone = isinstance(identity, FileNotFoundError)
@@ -107,10 +108,12 @@ def _check_names(context: Context, entries: list[Entry]) -> None:
     """Say which names in the recipe meet nothing: a typo there would silently change who goes where."""
     rule = context.recipe.splits
     groups = sorted({e.found.group for e in entries})
-    for pin in sorted(set(rule.pins) - set(groups)):
-        close = difflib.get_close_matches(pin, groups, 1)
+    named = [("pins", pin) for pin in rule.pins]
+    named += [("has a condition for", c.group) for c in context.recipe.conditions if c.group is not None]
+    for does, name in sorted(n for n in named if n[1] not in groups):
+        close = difflib.get_close_matches(name, groups, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        context.warn(f"the recipe pins {pin}, but no source is in a group of that name{hint}")
+        context.warn(f"the recipe {does} {name}, but no source is in a group of that name{hint}")
     if rule.pattern is not None:
         alone = [e.found.name for e in entries if not re.search(rule.pattern, e.found.name)]
         if alone:
@@ -151,6 +154,6 @@ def reuse(context: Context, entries: list[Entry]) -> None:
             continue
         entry.end(old["outcome"], old["stage"], old["code"], old["message"])
         entry.reused = True
-        entry.facts = {name: old[name] for name in SOURCE_FACTS.names}
+        entry.facts = {name: old.get(name) for name in SOURCE_FACTS.names}
         entry.clips = clips.get(entry.source_id, [])
         entry.samples = samples.get(entry.source_id, [])

@@ -29,6 +29,7 @@ from soundvid.records import (
 )
 from soundvid.shards.dataset import SPLITS, Shard, next_version, parse_version, sample_columns, sample_of
 from soundvid.shards.tar import DamagedPart, Piece, canonical_json
+from soundvid.sources.found import condition_of
 from soundvid.stages.context import Context, Entry, Row
 
 
@@ -129,13 +130,16 @@ def _manifest(context: Context, change: str, told: list[Row], samples: list[Row]
     }
 
 
-def split_of(context: Context, entry: Entry) -> str:
-    """The split of a source's group: pinned by the recipe, or by the group's hash alone."""
+def split_of(context: Context, entry: Entry, clip: Row) -> str | None:
+    """The split of a clip: its group's, pinned or by the group's hash alone; that of its time; or its own."""
     rule = context.recipe.splits
     if entry.found.group in rule.pins:
         return rule.pins[entry.found.group]
+    if rule.by == "time":
+        return clip["split"]
     shares = [(name, rule.ratios.get(name, 0.0)) for name in SPLITS]  # type: ignore[call-overload]
-    place = number("split", rule.salt, entry.found.group) / 2**64 * sum(s for _, s in shares)
+    drawn = clip["key"] if rule.by == "clip" else entry.found.group
+    place = number("split", rule.salt, drawn) / 2**64 * sum(s for _, s in shares)
     for name, share in shares:
         if place < share:
             return name
@@ -147,23 +151,31 @@ def place(context: Context, entries: list[Entry]) -> list[tuple[Row, Entry]]:
     """Every kept sample with its split and provenance."""
     rows = []
     for entry in entries:
-        home = split_of(context, entry) if context.recipe.splits.by == "group" else None
         captions, origin = context.captions(entry.found), origin_columns(entry.found.origin)
         whole = entry.found.caption or None
         for sample in entry.samples:
+            split = split_of(context, entry, sample)
             row = {
                 **sample,
                 **origin,
                 "caption": captions.get((sample["start_frame"], sample["frames"]), whole),
-                "split": home or sample["split"],
+                "split": split,
+                "condition": condition_of(context.recipe, entry.found, split),
                 "source_name": entry.found.name,
                 "group": entry.found.group,
                 "licence": entry.found.licence,
             }
             rows.append((row, entry))
         for clip in entry.clips:
-            clip["split"] = home or clip["split"]
+            clip["split"] = split_of(context, entry, clip)
+            clip["condition"] = condition_of(context.recipe, entry.found, clip["split"])
             clip["caption"] = captions.get((clip["start_frame"], clip["frames"]), whole)
+    if context.recipe.splits.by == "clip":
+        context.warn(
+            "splits.by clip gives each clip a split of its own: neighbours from one recording stand in train and "
+            "test, and test figures flatter; splits.by group or time keeps them apart"
+        )
+    _check_channels(context, entries)
     empty = [n for n, r in context.recipe.splits.ratios.items() if r > 0 and not any(x["split"] == n for x, _ in rows)]
     if empty and rows:
         groups = sorted({r["group"] for r, _ in rows})
@@ -172,12 +184,25 @@ def place(context: Context, entries: list[Entry]) -> list[tuple[Row, Entry]]:
                 f"no clip fell into {' and '.join(empty)}: the sources are too short for their share and guard"
             )
             return rows
+        if context.recipe.splits.by == "clip":
+            context.warn(f"no clip fell into {' and '.join(empty)}: {len(rows)} clips are few for these ratios")
+            return rows
         few = ", ".join(groups[:4]) + (", ..." if len(groups) > 4 else "")
         context.warn(
             f"no clip fell into {' and '.join(empty)}: {len(groups)} groups are few for these ratios. Pin some "
             f"in the recipe, for instance splits: {{pins: {{{groups[-1]!r}: {empty[0]}}}}} (groups: {few})"
         )
     return rows
+
+
+def _check_channels(context: Context, entries: list[Entry]) -> None:
+    """Say where sounds recorded apart, or to be denoised, differ in channels: one may hold the noise alone."""
+    recipe, kept = context.recipe, [e for e in entries if e.outcome == "kept"]
+    apart = recipe.sound.denoise is not None or any(e.found.beside for e in kept)
+    by_count = {e.facts.get("channels"): e.found.name for e in reversed(kept)}
+    if apart and recipe.sound.channel == "mix" and len(by_count) > 1:
+        told = ", ".join(f"{name} has {count}" for count, name in sorted(by_count.items(), key=str))
+        context.warn(f"the sounds differ in channels ({told}): several are mixed to one; sound.channel takes one alone")
 
 
 def change_of(context: Context, rows: list[Row], ledger: list[Row]) -> str:
@@ -200,6 +225,7 @@ def change_of(context: Context, rows: list[Row], ledger: list[Row]) -> str:
             "key",
             "licence",
             "caption",
+            "condition",
             "uploader",
             "channel",
             "upload_date",
@@ -207,8 +233,9 @@ def change_of(context: Context, rows: list[Row], ledger: list[Row]) -> str:
         return {tuple(r.get(k) for k in told) for r in rows}
 
     # Where videos come from and how they are fetched leaves its traces in the ledger, or none.
-    before = {k: v for k, v in context.previous.manifest["recipe"].items() if k not in ("sources", "download")}
-    now = {k: v for k, v in context.recipe.model_dump(mode="json").items() if k not in ("sources", "download")}
+    apart = ("sources", "download", "training")
+    before = {k: v for k, v in context.previous.manifest["recipe"].items() if k not in apart}
+    now = {k: v for k, v in context.recipe.model_dump(mode="json").items() if k not in apart}
     return "none" if before == now and essence(ledger) == essence(context.old_ledger) else "patch"
 
 
@@ -288,6 +315,7 @@ def ledger(context: Context, entries: list[Entry]) -> list[Row]:
             else None,
             **origin_columns(entry.found.origin),
             "settings": entry.key or None,
+            "condition": condition_of(context.recipe, entry.found, None),
             "origin": "reused" if entry.reused else "new",
             "retryable": entry.retryable,
         }
@@ -303,6 +331,10 @@ def ledger(context: Context, entries: list[Entry]) -> list[Row]:
                 "message": entry.message,
                 "sha256": entry.identity.sha256 if entry.identity else None,
                 "bytes": entry.identity.size if entry.identity else None,
+                "sound_path": os.fsencode(entry.found.beside.path).decode("utf-8", "backslashreplace")
+                if entry.found.beside
+                else None,
+                "sound_sha256": entry.identity.sound.sha256 if entry.identity and entry.identity.sound else None,
             }
         )
         rows.extend({**common, **{k: c[k] for k in CLIP_FIELDS}, "kind": "clip"} for c in entry.clips)

@@ -103,6 +103,8 @@ def _task(entry: Entry, settings: dict[str, Any], target: Path) -> Task:
         subject=entry.found.subject,
         settings=settings,
         target=target,
+        sound=entry.found.beside.path if entry.found.beside else None,
+        sound_stamp=entry.identity.sound.stamp if entry.identity.sound else None,
     )
 
 

@@ -5,12 +5,18 @@ early stopping, several GPUs and resuming, and knows nothing about pictures or s
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from soundvid.training import parallel
+
+if TYPE_CHECKING:
+    from soundvid.training.stage import Examples
 
 Batch = dict[str, Tensor]
 Metrics = dict[str, Tensor]  # scalars, detached, still on the device: reading one costs a synchronisation
@@ -19,8 +25,13 @@ Metrics = dict[str, Tensor]  # scalars, detached, still on the device: reading o
 class System(ABC):
     """Networks that learn together.
 
-    A subclass fills `networks` and `optimizers` in its `__init__` and calls its networks through `self.call[name]`,
-    which is the network itself, or what the loop put around it (DistributedDataParallel, torch.compile).
+    A subclass fills `networks`, `optimizers` and `call` (at first `dict(self.networks)`) in its `__init__`, and calls
+    its networks through `self.call[name]`: the network itself, what torch.compile made of it, or, while validating,
+    its moving average.
+
+    On several GPUs each process has its own batch; `update` averages the gradients over them. It does so itself,
+    and not by DistributedDataParallel, because adversarial networks are called several times, and frozen, in a step,
+    which the hooks of that wrapper do not allow.
     """
 
     name: ClassVar[str]
@@ -39,6 +50,16 @@ class System(ABC):
     @abstractmethod
     def validation_step(self, batch: Batch) -> Metrics:
         """Measure on a held-out batch, without learning; holds the metric that `monitor` names."""
+
+    def prepare(self, examples: "Examples") -> None:  # noqa: B027
+        """Look at the training data before the first step, for what must be measured on it (a normaliser).
+
+        Not called when a run is resumed or opened: what is found belongs into `state`.
+        """
+
+    def alarms(self, metrics: dict[str, float]) -> list[str]:
+        """What is wrong with the training as its numbers, averaged over some steps, tell: a sentence each."""
+        return []
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         """Pictures for the fixed-seed sample grid: rows by name, each float `N T 3 H W` in [0, 1]."""
@@ -59,9 +80,26 @@ class System(ABC):
         chosen.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
+        parallel.average([p.grad for p in parameters if p.grad is not None])
         norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"), foreach=True)
         chosen.step()
         return norm.detach()
+
+    @property
+    def device(self) -> torch.device:
+        return next(p for network in self.networks.values() for p in network.parameters()).device
+
+    def to(self, device: str | torch.device) -> None:
+        """Move the networks; optimisers follow, because their parameters stay the same objects."""
+        for network in self.networks.values():
+            network.to(device)
+
+    def train(self, mode: bool = True) -> None:
+        for network in (*self.networks.values(), *self.call.values()):
+            network.train(mode)
+
+    def eval(self) -> None:
+        self.train(False)
 
 
 def frozen(*networks: nn.Module) -> "Frozen":
@@ -70,6 +108,8 @@ def frozen(*networks: nn.Module) -> "Frozen":
 
 
 class Frozen:
+    """What `frozen` returns."""
+
     def __init__(self, networks: tuple[nn.Module, ...]) -> None:
         self.parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
 
@@ -90,9 +130,13 @@ def count(network: nn.Module) -> int:
 def average_(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move `average` a step towards `network`: a = decay * a + (1 - decay) * n; buffers are copied."""
     with torch.no_grad():
-        ours, theirs = dict(average.named_parameters()), dict(network.named_parameters())
-        for name, parameter in ours.items():
-            parameter.lerp_(theirs[name].to(parameter.dtype), 1 - decay)
-        buffers = dict(network.named_buffers())
+        learnt, gathered = dict(network.named_parameters()), dict(network.named_buffers())
+        for name, parameter in average.named_parameters():
+            parameter.lerp_(learnt[name].to(parameter.dtype), 1 - decay)
         for name, buffer in average.named_buffers():
-            buffer.copy_(buffers[name])
+            buffer.copy_(gathered[name])
+
+
+def buffers(networks: Iterable[nn.Module]) -> list[Tensor]:
+    """What networks gather beside their gradients (BatchNorm's statistics)."""
+    return [b for network in networks for b in network.buffers()]

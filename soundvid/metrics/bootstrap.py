@@ -1,0 +1,60 @@
+"""Means and what they are worth: 95 % bootstrap intervals that resample whole videos, not clips.
+
+Clips cut from one video overlap and look alike, so that resampling clips would promise more than there is. Sources
+are drawn with replacement, each with all its clips (cluster bootstrap, percentile interval). With few sources, below
+ten or so, such an interval is too narrow; with one there is none.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+RESAMPLES = 1000
+LEVEL = 0.95
+Estimate = tuple[float, float | None, float | None]  # value, low, high
+
+
+class Bootstrap:
+    """Resamples of one set of clips. `sources` names each clip's video; the same seed gives the same intervals."""
+
+    def __init__(self, sources: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        names, self._of = np.unique(np.asarray(sources, dtype=str), return_inverse=True)
+        self.sources = len(names)
+        drawn = np.random.default_rng(seed).multinomial(
+            self.sources, np.full(self.sources, 1 / max(1, self.sources)), resamples
+        )
+        self._weights = np.vstack([np.ones((1, self.sources)), drawn])  # row 0: the clips as they are
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sums over clips: `N ...` -> `1 + resamples ...`, first the clips as they are; NaN counts as 0."""
+        values = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0)
+        whole = np.zeros((self.sources, *values.shape[1:]))
+        np.add.at(whole, self._of, values)
+        return np.tensordot(self._weights, whole, axes=1)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Means over the clips that have a value: `N ...` -> `1 + resamples ...`; NaN where none has."""
+        return self.ratios(values, np.where(np.isnan(values), np.nan, 1.0))
+
+    def ratios(self, above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        """Sum of `above` over sum of `below`, as `sums`; NaN where the latter is 0."""
+        over, under = self.sums(above), self.sums(below)
+        return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
+
+    def interval(self, statistics: np.ndarray) -> Estimate:
+        """(value, low, high) of statistics computed for row 0 and each resample; no interval from one source."""
+        value = float(statistics[0])
+        drawn = statistics[1:][~np.isnan(statistics[1:])]
+        if self.sources < 2 or not len(drawn) or np.isnan(value):
+            return value, None, None
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(drawn, [tail, 1 - tail])
+        return value, float(low), float(high)
+
+    def mean(self, values: Sequence[float] | np.ndarray) -> Estimate:
+        """(mean, low, high) over the clips that have a value."""
+        return self.interval(self.means(np.asarray(values, dtype=np.float64)))
+
+    def statistic(self, of: Callable[[np.ndarray], float], values: np.ndarray) -> Estimate:
+        """(value, low, high) of a function of the clips' mean, such as the peak of a mean curve (`N K`, `K` -> 1)."""
+        return self.interval(np.array([of(row) for row in self.means(values)]))

@@ -1,0 +1,471 @@
+"""The page of a training run: one HTML file that needs nothing else, RUN/report.html.
+
+It is written from the run's folder: its config, its log, its evaluations, and figures made with its newest networks.
+What is not there yet (an evaluation, a checkpoint) is said to be missing. A system adds sections of its own by a line
+in SECTIONS.
+"""
+
+import importlib
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from soundvid.errors import SoundvidError
+from soundvid.metrics.table import Evaluation, Table, number
+from soundvid.reports.curves import Chart, chart, read
+from soundvid.reports.section import Section
+from soundvid.reports.version_page import count_text, environment, hours_text, span_text
+from soundvid.shards.dataset import SPLITS, Release, find
+from soundvid.training.run import OpenRun, RunConfig, RunFolder, open_run, stages_of
+
+ROWS = 40  # warnings on the page
+# Modules with `sections(run: PageRun) -> list[Section]`, by system.
+SECTIONS = {
+    "sound_to_video": "soundvid.reports.sound_to_video",
+    "lip_sync": "soundvid.reports.lip_sync",
+}
+# What the loop itself tells of every system; everything else in a line of the log is the system's.
+OF_THE_LOOP = {"step", "kind", "step_seconds", "samples_per_second", "data_wait", "flops", "tflops_per_second"}
+# A number's chart by its name, the first pattern that is found in it; others have a chart of their own.
+GROUPS = (
+    (r"grad|norm", "Gradient norms"),
+    (r"(^|[_/])(real|fake|wrong)([_/]|$)", "Discriminators: how real they take what is real, and what is not"),
+    (r"accuracy", "Accuracy of the discriminators"),
+    (r"share", "What pulls at the pictures"),
+    (r"^l1$", "L1"),
+    (r"loss|adv|discriminator|penalty|^motion$", "Losses"),
+    (r"^lr$|learning", "Learning rate"),
+)
+HELD_OUT = ((r"^l1", "Held-out L1"), (r"correlation", "Held-out correlations"))
+DISTANCES = {"lower": 1.0, "higher": -1.0}
+USES = {"train": "training", "validation": "choosing the best checkpoint"}
+
+
+@dataclass(frozen=True)
+class PageRun:
+    """A run as its page sees it. `path` is RUN; `folder` that of the stage that generates."""
+
+    path: Path
+    folder: RunFolder
+    config: RunConfig
+    log: list[dict[str, Any]]
+    evaluations: list[Evaluation]
+    which: Literal["best", "last"] = "best"
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.log if line.get("kind") == kind]
+
+    @cached_property
+    def opened(self) -> OpenRun | None:
+        """The trained system; None where there is no checkpoint yet."""
+        if not any(self.folder.checkpoints.glob("step-*")):
+            return None
+        return open_run(self.path, self.which)
+
+    @cached_property
+    def release(self) -> Release | None:
+        """The version it was trained on; None where it is gone."""
+        try:
+            return find(Path(self.config.store), f"{self.config.dataset}@{self.config.version}")[1]
+        except SoundvidError:
+            return None
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of samples.parquet of the run's subjects; none where the version is gone."""
+        subjects = self.config.config.get("subjects")
+        rows = self.release.samples() if self.release is not None else []
+        return [r for r in rows if not subjects or r["subject"] in subjects]
+
+    @property
+    def held_out(self) -> str:
+        """The split whose clips are shown: test where there is one, otherwise what it was validated on."""
+        there = {row["split"] for row in self.rows}
+        for split in ("test", self.config.splits.get("validation", "val"), "val", "train"):
+            if split in there:
+                return split
+        return "train"
+
+
+def load_run(path: Path, which: Literal["best", "last"] = "best") -> PageRun:
+    """Read a run's folder. Raises RunError, one line, where there is none."""
+    stages = stages_of(path)
+    folder = RunFolder(path / stages[-1] if stages else path)
+    found = sorted((path / "evaluation").glob("*.json"), key=lambda p: (p.stem != "test", p.stem))
+    return PageRun(path, folder, folder.config(), folder.log(), [Evaluation.load(p) for p in found], which)
+
+
+def write_run_page(path: str | Path, which: Literal["best", "last"] = "best") -> Path:
+    """Write RUN/report.html, in one rename, from what the run's folder holds by now; returns its path."""
+    run = load_run(Path(path), which)
+    target = run.path / "report.html"
+    hidden = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        hidden.write_bytes(run_page(run))
+        os.replace(hidden, target)
+    finally:
+        hidden.unlink(missing_ok=True)
+    return target
+
+
+def run_page(run: PageRun) -> bytes:
+    """The page as UTF-8 HTML."""
+    text = environment().get_template("run_page.html.j2").render(
+        name=run.path.resolve().name,
+        path=run.path,
+        title=f"{run.config.system.replace('_', ' ')} · {run.config.preset}",
+        preset=run.config.preset,
+        data=data(run),
+        verdict=verdict(run),
+        under=under(run),
+        tiles=tiles(run),
+        warnings=warnings(run),
+        rows=ROWS,
+        sections=own_sections(run),
+        tables=[measures(t) for e in run.evaluations for t in e.tables],
+        charts=charts(run),
+        curves_note=curves_note(run),
+        fields=fields(run),
+        boxes=boxes(run),
+        checkpoints=checkpoints(run),
+        commands=commands(run),
+    )  # fmt: skip
+    return text.encode("utf-8", "replace")
+
+
+def own_sections(run: PageRun) -> list[Section]:
+    """What the run's system adds."""
+    name = SECTIONS.get(run.config.system)
+    if name is None:
+        return []
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return []
+    make: Callable[[PageRun], list[Section]] = module.sections
+    return make(run)
+
+
+# -- metrics
+
+
+def measures(table: Table) -> dict[str, Any]:
+    """A table on its side, as there are many measures and few rows: measures down, what was measured across."""
+    lines = []
+    for measure in table.columns:
+        given = {i: m for i, row in enumerate(table.rows) for m in row.measures if m.name == measure.name}
+        best = _best_of(table, measure.name)
+        cells = [(given[i].text() if i in given else "—", i in given and i == best) for i in range(len(table.rows))]
+        counts = sorted({(m.n, m.sources) for m in given.values() if m.value is not None})
+        base = "; ".join(f"{n} of {sources}" if sources else str(n) for n, sources in counts)
+        lines.append({"name": measure.label, "definition": measure.definition, "cells": cells, "n": base or "0"})
+    heads = [row.name + (f", {row.condition}" if row.condition else "") for row in table.rows]
+    return {"title": table.title, "heads": heads, "lines": lines, "notes": list(table.notes)}
+
+
+def _best_of(table: Table, name: str) -> int | None:
+    """The row whose value is best among systems and baselines; None where better has no direction."""
+    found = []
+    for i, row in enumerate(table.rows):
+        for m in row.measures:
+            if m.name == name and m.value is not None and m.better and row.kind in ("system", "baseline"):
+                distance = (
+                    DISTANCES[m.better] * m.value if m.better in DISTANCES else abs(m.value - (m.better == "one"))
+                )
+                found.append((distance, i, number(m.value)))
+    found.sort()
+    # What reads alike is alike.
+    return found[0][1] if len(found) > 1 and found[0][2] != found[1][2] else None
+
+
+# -- what it was trained on
+
+
+def data(run: PageRun) -> dict[str, Any]:
+    """The version, and what each split of it was used for."""
+    config = run.config
+    label = f"{config.dataset}@{config.version}"
+    if run.release is None:
+        lead = f"{label}, whose files are no longer in {config.store}: counts cannot be given."
+        return {"label": label, "lead": lead, "splits": []}
+    rows = run.rows
+    used: dict[str, list[str]] = {}
+    for purpose, split in config.splits.items():
+        used.setdefault(split, []).append(USES.get(purpose, purpose))
+    for evaluation in run.evaluations:
+        used.setdefault(evaluation.split, []).append("evaluation")
+    splits = [
+        _split(name, ", ".join(used.get(name, ["not used"])), [r for r in rows if r["split"] == name])
+        for name in SPLITS
+    ]
+    names = sorted({r["subject"] for r in rows})
+    seconds = sum(s["seconds"] for s in splits)
+    lead = (
+        f"{label}: {len(rows):,} clips, {hours_text(seconds)}, of {_listed(names)}"
+        f"{' (the other subjects of the version were left out)' if config.config.get('subjects') else ''}. "
+        f"{run.release.manifest['recipe']['description']}"
+    )
+    return {"label": label, "lead": lead.strip(), "splits": [s for s in splits if s["clips"]]}
+
+
+def _split(name: str, use: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    seconds = sum(r["seconds"] for r in rows)
+    return {
+        "name": name,
+        "use": use,
+        "clips": len(rows),
+        "seconds": seconds,
+        "sources": len({r["source_id"] for r in rows}),
+    }
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+# -- what became of it, in plain words
+
+
+def verdict(run: PageRun) -> str:
+    """How long it was trained, and what that makes of it."""
+    spent, steps = trained_seconds(run), last_step(run)
+    if not steps:
+        return "Not trained yet: there is not one step in its log."
+    batch = int(run.config.config.get("batch", 1)) * int(run.config.config.get("world", 1))
+    clips = sum(s["clips"] for s in data(run)["splits"] if s["name"] == run.config.splits.get("train", "train"))
+    passes = f", {steps * batch / clips:.3g} passes over its {clips:,} clips" if clips else ""
+    about = f"Trained {span_text(spent)}: {steps:,} steps of {batch} clip{'s' if batch != 1 else ''}{passes}."
+    return f"{about} {_judged(spent, steps)}"
+
+
+def _judged(spent: float, steps: int) -> str:
+    if spent < 120 or steps < 100:
+        return "That is a smoke test, not a model: it shows that everything works, and its pictures show little more."
+    if spent < 3600 or steps < 3000:
+        return "That is a short training: it shows what these networks begin to learn, not what they can."
+    return ""
+
+
+def under(run: PageRun) -> list[str]:
+    """The line below: how it ended, which checkpoint the pictures are of."""
+    facts = []
+    ended = next((str(n["ended"]) for n in reversed(run.lines("note")) if "ended" in n), None)
+    facts.append(
+        {
+            "steps": "ended with its last step",
+            "patience": "ended early: it no longer became better",
+            "minutes": "ended when its time was up",
+            "stopped": "was stopped, and can go on",
+        }.get(ended or "", "has not ended, or was killed")
+    )
+    resumed = sum("resumed" in n for n in run.lines("note"))
+    if resumed:
+        facts.append(f"was resumed {resumed} time{'s' if resumed > 1 else ''}")
+    if run.opened is not None:
+        facts.append(f"pictures and clips below are of step {run.opened.step:,} ({run.which} checkpoint)")
+    return facts
+
+
+def tiles(run: PageRun) -> list[tuple[str, str]]:
+    """The big numbers."""
+    lines = run.lines("train")
+    found = [(f"{last_step(run):,}", "steps")]
+    found.append((hours_text(trained_seconds(run)), "of training steps"))
+    train = next((s for s in data(run)["splits"] if s["name"] == run.config.splits.get("train", "train")), None)
+    if train:
+        found.append((f"{train['clips']:,}", f"clips to learn from, {span_text(train['seconds'])}"))
+    if lines:
+        found.append((read(_late(lines, "samples_per_second")), "clips a second"))
+    if run.opened is not None:
+        found.append((count_text(parameters(run)), "parameters"))
+    best = _best(run)
+    if best is not None:
+        found.append((read(best[1]), f"best {best[0]} on held-out clips, step {best[2]:,}"))
+    return found
+
+
+def warnings(run: PageRun) -> list[str]:
+    """Alarms of the training, each once with how often it came, and what else a reader has to know."""
+    counts: dict[str, list[int]] = {}
+    for line in run.lines("alarm"):
+        counts.setdefault(str(line.get("text", "alarm")), []).append(int(line["step"]))
+    told = []
+    for text, steps in counts.items():
+        again = f" and {len(steps) - 1} more times, last at {steps[-1]:,}" if len(steps) > 1 else ""
+        told.append(f"Alarm at step {steps[0]:,}{again}: {text}")
+    if run.opened is None:
+        told.append("There is no checkpoint yet, so there are no pictures and no clips on this page.")
+    elif run.release is None:
+        told.append("The dataset is no longer in its store, so there are no pictures and no clips on this page.")
+    elif run.held_out == run.config.splits.get("train", "train"):
+        told.append("The dataset has no held-out clips: those shown here were trained on.")
+    return told
+
+
+def trained_seconds(run: PageRun) -> float:
+    """Seconds spent in steps, waiting for data included, validation and saving not."""
+    total, before = 0.0, 0
+    for line in run.lines("train"):
+        total += (line["step"] - before) * (line.get("step_seconds") or 0.0)
+        before = line["step"]
+    return total
+
+
+def last_step(run: PageRun) -> int:
+    return max((int(line["step"]) for line in run.lines("train")), default=0)
+
+
+def _late(lines: list[dict[str, Any]], name: str) -> float:
+    """The median of a number over the second half of the log, when everything is warm."""
+    values = sorted(v for line in lines[len(lines) // 2 :] if (v := line.get(name)) is not None)
+    return float(values[len(values) // 2]) if values else 0.0
+
+
+def _best(run: PageRun) -> tuple[str, float, int] | None:
+    """The monitored metric at its best: name, value, step."""
+    if run.opened is None:
+        return None
+    name = run.opened.system.monitor
+    found = [(float(v["step"]), float(v[name])) for v in run.lines("validation") if v.get(name) is not None]
+    step, value = min(found, key=lambda p: p[1], default=(0.0, 0.0))
+    return (name, value, int(step)) if found else None
+
+
+def parameters(run: PageRun) -> int:
+    return sum(p.numel() for net in _networks(run).values() for p in net.parameters())
+
+
+def _networks(run: PageRun) -> dict[str, Any]:
+    return run.opened.system.networks if run.opened is not None else {}
+
+
+# -- curves
+
+
+def charts(run: PageRun) -> list[Chart]:
+    """Charts of the log: validation first, then the groups in their order, then what is left, speed last."""
+    last = max((int(line["step"]) for line in run.log), default=0)
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in run.lines("validation"):
+        for name, value in _numbers(line):
+            title = next((t for pattern, t in HELD_OUT if re.search(pattern, name)), f"Held-out {_words(name)}")
+            groups.setdefault(title, {}).setdefault(_words(name), []).append((line["step"], value))
+    order = [title for _, title in GROUPS]
+    trained: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in run.lines("train"):
+        for name, value in _numbers(line):
+            title = next((t for pattern, t in GROUPS if re.search(pattern, name)), _words(name).capitalize())
+            trained.setdefault(title, {}).setdefault(_words(name), []).append((line["step"], value))
+    for title in sorted(trained, key=lambda t: (order.index(t) if t in order else len(order), t)):
+        groups[title] = trained[title]
+    speed = [(line["step"], line["step_seconds"]) for line in run.lines("train") if line.get("step_seconds")]
+    groups["Seconds a step"] = {"step": speed}
+    drawn = (chart(title, series, last) for title, series in groups.items())
+    return [c for c in drawn if c is not None]
+
+
+def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:
+    return [(k, float(v)) for k, v in line.items() if k not in OF_THE_LOOP and isinstance(v, int | float)]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def curves_note(run: PageRun) -> str:
+    count = len(run.lines("train"))
+    if not count:
+        return "There is no line of training in the log yet."
+    return (
+        "By step. A line of the log is a mean over the steps since the line before; where a chart has no room for all, "
+        "neighbours are averaged. Numbers beside the names are the last ones."
+    )
+
+
+# -- how it was made
+
+
+def fields(run: PageRun) -> list[dict[str, Any]]:
+    """Every field of the config: value, what the preset has, and its own words about itself and its source."""
+    from soundvid.systems.registry import get
+
+    stage = get(run.config.system).stage(run.config.stage)
+    preset = stage.presets.get(run.config.preset)
+    rows = []
+    for name, info in stage.config.model_fields.items():
+        if name not in run.config.config:
+            continue
+        value = run.config.config[name]
+        given = preset.model_dump(mode="json").get(name) if preset is not None else value
+        rows.append(
+            {
+                "name": name,
+                "value": _plain(value),
+                "preset": _plain(given),
+                "changed": value != given,
+                "doc": info.description or "",
+            }
+        )
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def boxes(run: PageRun) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Facts in boxes: speed, networks, the run, tools."""
+    config, lines = run.config, run.lines("train")
+    found = []
+    if lines:
+        flops = _late(lines, "flops")
+        speed = [("seconds a step", read(_late(lines, "step_seconds")))]
+        speed += [("clips a second", read(_late(lines, "samples_per_second")))]
+        speed += [("waiting for data", f"{100 * _late(lines, 'data_wait'):.1f} % of a step")]
+        if flops:
+            speed += [("operations a step", f"{flops / 1e9:,.0f} GFLOP")]
+            speed += [("rate", f"{1000 * _late(lines, 'tflops_per_second'):,.0f} GFLOP/s")]
+        found.append(("Speed, second half", speed))
+    networks = [(name, f"{sum(p.numel() for p in net.parameters()):,}") for name, net in _networks(run).items()]
+    if networks:
+        found.append(("Parameters", networks))
+    about = [("system", config.system), ("stage", config.stage), ("preset", config.preset), ("seed", str(config.seed))]
+    about += [("dataset", f"{config.dataset}@{config.version}"), ("code", config.git or "not from a checkout")]
+    found.append(("Run", about))
+    found.append(("Of the data", [(k, _plain(v)) for k, v in config.data.items() if not isinstance(v, dict | list)]))
+    found.append(("Tools", list(config.tools.items())))
+    return found
+
+
+def checkpoints(run: PageRun) -> list[dict[str, Any]]:
+    """The checkpoints that are there: name, step, bytes, and which of them is best."""
+    folder = run.folder.checkpoints
+    named = {w: (folder / w).read_text(encoding="utf-8").strip() for w in ("best", "last") if (folder / w).is_file()}
+    rows = []
+    for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-"))):
+        notes = [which for which, name in named.items() if name == path.name]
+        size = sum(p.stat().st_size for p in path.iterdir())
+        rows.append(
+            {"name": path.name, "step": int(path.name.removeprefix("step-")), "bytes": size, "note": ", ".join(notes)}
+        )
+    return rows
+
+
+def commands(run: PageRun) -> str:
+    return (
+        f"soundvid generate {run.path} --image face.jpg --sound voice.wav --out video.mp4 --scale 4\n"
+        f"soundvid evaluate {run.path}\n"
+        f"soundvid train --resume {run.path}\n"
+        f"soundvid report {run.path}"
+    )

@@ -1,0 +1,399 @@
+"""What lip_sync learns from: windows of pictures with the mel that belongs to them, and references of the same video.
+
+Every example is a function of (seed, epoch, index). Pictures are decoded once and kept where they fit into
+`cache_megabytes`: on few cores decoding, not learning, would be what takes the time.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from soundvid.errors import DatasetError
+from soundvid.features.mel import Mel
+from soundvid.media.clock import HALF, half_up
+from soundvid.shards.load import Clips, View, load
+from soundvid.systems.lip_sync.networks import SIZE, WINDOW
+from soundvid.training.stage import Examples, Purpose
+
+if TYPE_CHECKING:
+    from soundvid.systems.lip_sync.config import ExpertConfig, LipSyncConfig
+
+SILENT_DBFS = -70.0  # a piece whose peak stays below has nothing to learn lips from
+
+
+class Pieces:
+    """The clips of one split as lip_sync sees them: square pictures of 96 pixels and a mel."""
+
+    def __init__(self, clips: Clips, mel: Mel | None = None, cache_megabytes: int = 1024) -> None:
+        self.clips, self.mel_of = clips, mel or Mel()
+        self.limit = cache_megabytes << 20
+        self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._mels: dict[int, np.ndarray] = {}
+        self._held = 0
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pictures": OrderedDict(), "_mels": {}, "_held": 0}  # another process decodes its own
+
+    def fps(self, index: int) -> Fraction:
+        return Fraction(self.clips.rows[index]["fps"])
+
+    def frames(self, index: int) -> int:
+        return int(self.clips.rows[index]["frames"])
+
+    @cached_property
+    def of_source(self) -> dict[str, list[int]]:
+        """Clips of each video, by its identity, in the order of their time."""
+        found: dict[str, list[int]] = {}
+        for index, row in enumerate(self.clips.rows):
+            found.setdefault(row["source_id"], []).append(index)
+        return {s: sorted(i, key=lambda n: self.clips.rows[n]["start_frame"]) for s, i in found.items()}
+
+    def pictures(self, index: int) -> np.ndarray:
+        """All pictures of a clip: uint8 `T 96 96 3` RGB. Not to be written to."""
+        if index in self._pictures:
+            self._pictures.move_to_end(index)
+            return self._pictures[index]
+        row = self.clips.rows[index]
+        view = View(range(row["frames"]), (0, 0, row["width"], row["height"]), (SIZE, SIZE))
+        found = self.clips.read(index, view, spectrogram=False).frames
+        self._pictures[index] = found
+        self._held += found.nbytes
+        while self._held > self.limit and len(self._pictures) > 1:
+            self._held -= self._pictures.popitem(last=False)[1].nbytes
+        return found
+
+    def mel(self, index: int) -> tuple[np.ndarray, int]:
+        """The mel that a clip's frames hear, float32 (80, columns), and the number of the clip's first frame in it.
+
+        Clips of this split that touch in time are heard together: a frame at a clip's edge then hears what is really
+        beside it, and not silence. Nothing of another split is ever heard.
+        """
+        head = self._head[index]
+        if head not in self._mels:
+            self._mels[head] = self.mel_of(self._joined(head), self.clips.rows[head]["sample_rate"])
+        rows = self.clips.rows
+        return self._mels[head], int(rows[index]["start_frame"] - rows[head]["start_frame"])
+
+    @cached_property
+    def _head(self) -> dict[int, int]:
+        """For each clip the first one of those that touch it, directly or through others."""
+        rows, heads = self.clips.rows, {}
+        for clips in self.of_source.values():
+            head, stop = clips[0], 0
+            for clip in clips:
+                if rows[clip]["start_frame"] > stop:
+                    head = clip
+                heads[clip] = head
+                stop = max(stop, rows[clip]["start_frame"] + rows[clip]["frames"])
+        return heads
+
+    def _joined(self, head: int) -> np.ndarray:
+        """The sound of all clips with one head, each at its place: int16 `N`."""
+        rows = self.clips.rows
+        members = [i for i, h in self._head.items() if h == head]
+        origin = rows[head]["first_sample"]
+        out = np.zeros(max(rows[i]["first_sample"] + rows[i]["samples"] for i in members) - origin, np.int16)
+        for i in members:
+            place = rows[i]["first_sample"] - origin
+            out[place : place + rows[i]["samples"]] = self.clips.sound(i)
+        return out
+
+    def check(self, frames: int) -> None:
+        """Raise DatasetError, one line, where a clip is too short for windows of `frames`, or all are silent."""
+        where = f"{self.clips.name}@{self.clips.version}"
+        for row in self.clips.rows:
+            if row["frames"] < frames:
+                raise DatasetError(
+                    f"{where}: clip {row['key']} has {row['frames']} pictures, a window takes {frames}: build longer "
+                    "clips (clips.seconds) or leave out what is shorter"
+                )
+        if all(row["peak_dbfs"] <= SILENT_DBFS for row in self.clips.rows):
+            raise DatasetError(
+                f"{where}: every clip of '{self.clips.split}' is silent: there is no speech to learn from"
+            )
+
+
+def other_window(pieces: Pieces, index: int, first: int, length: int, random: np.random.Generator) -> tuple[int, int]:
+    """A window of the same video that shares no picture with clip `index`'s frames first .. first + length - 1.
+
+    Returns (clip, frame), every such window equally likely. Clips may overlap in time, so places are compared on the
+    source's own grid. Raises DatasetError where the video is too short to have one.
+    """
+    rows = pieces.clips.rows
+    begin = rows[index]["start_frame"] + first
+    choices: list[tuple[int, range]] = []
+    for other in pieces.of_source[rows[index]["source_id"]]:
+        origin, last = rows[other]["start_frame"], rows[other]["frames"] - length
+        before = range(0, min(last, begin - length - origin) + 1)
+        after = range(max(0, begin + length - origin), last + 1)
+        choices += [(other, r) for r in (before, after) if len(r)]
+    total = sum(len(r) for _, r in choices)
+    if not total:
+        raise DatasetError(
+            f"{pieces.clips.name}@{pieces.clips.version}: {rows[index]['source_name']} has no window of {length} "
+            f"pictures beside the target's: clips of at least {2 * length} pictures are needed"
+        )
+    draw = int(random.integers(total))
+    for other, places in choices:
+        if draw < len(places):
+            return other, places[draw]
+        draw -= len(places)
+    raise AssertionError("unreachable")
+
+
+def other_pictures(
+    pieces: Pieces, index: int, first: int, length: int, count: int, random: np.random.Generator
+) -> np.ndarray:
+    """Up to `count` random pictures of the same video, none of the target's: uint8 `count 96 96 3`."""
+    rows = pieces.clips.rows
+    begin = rows[index]["start_frame"] + first
+    places = []
+    for other in pieces.of_source[rows[index]["source_id"]]:
+        at = rows[other]["start_frame"] + np.arange(rows[other]["frames"])
+        free = np.flatnonzero((at < begin) | (at >= begin + length))
+        places += [(other, int(f)) for f in free]
+    if not places:
+        raise DatasetError(
+            f"{pieces.clips.name}@{pieces.clips.version}: {rows[index]['source_name']} has no picture beside the "
+            f"target's {length}: longer clips, or a shorter window (frames), are needed"
+        )
+    chosen = random.choice(len(places), size=min(count, len(places)), replace=False)
+    return np.stack([pieces.pictures(places[c][0])[places[c][1]] for c in chosen])
+
+
+def reference_of(pictures: np.ndarray) -> np.ndarray:
+    """What the recommended form knows of a speaker: uint8 `N H W 3` -> float32 `6 H W`, mean and 4 x deviation.
+
+    The mean shows where everything rests, the deviation (in [0, 2], usually below 1) where it moves.
+    """
+    scaled = pictures.astype(np.float32) / 255
+    return np.ascontiguousarray(np.concatenate([scaled.mean(0), 4 * scaled.std(0)], axis=-1).transpose(2, 0, 1))
+
+
+def as_floats(pictures: np.ndarray) -> np.ndarray:
+    """uint8 `T H W 3` -> float32 `T 3 H W` in [0, 1]."""
+    return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+
+
+def columns(mel: Mel, frames: Sequence[int] | range, fps: Fraction) -> np.ndarray:
+    """The mel column in the middle of each frame's share of time, [k, k + 1) / fps: int64 `T`.
+
+    At 25 fps it is the middle of what `Mel.window_about` gives for the frame: both forms hear the same moment.
+    """
+    return np.array([half_up((k + HALF) * mel.columns_per_second / fps) for k in frames], np.int64)
+
+
+def stretch(
+    mel_of: Mel, mel: np.ndarray, first: int, frames: int, fps: Fraction, margin: int
+) -> tuple[np.ndarray, ...]:
+    """The mel about frames first .. first + frames - 1 with `margin` columns on both sides, and where each frame is.
+
+    Returns (80, C) and int64 `frames`; C depends on `frames` and `fps` alone. Outside the sound there is silence.
+    """
+    centres = columns(mel_of, range(first, first + frames), fps)
+    wide = int(frames * mel_of.columns_per_second / fps) + 2 + 2 * margin
+    start = int(centres[0]) - margin
+    out = np.full((mel.shape[0], wide), mel_of.silence, np.float32)
+    low, high = max(start, 0), min(start + wide, mel.shape[1])
+    if high > low:
+        out[:, low - start : high - start] = mel[:, low:high]
+    return out, centres - start
+
+
+class _Windows(Examples):
+    """What both stages' examples share: clips, how often each is visited in an epoch, and random numbers."""
+
+    def __init__(self, clips: Clips, purpose: Purpose, seed: int, visits: int, cache_megabytes: int) -> None:
+        self.pieces = Pieces(clips, cache_megabytes=cache_megabytes)
+        self.purpose, self.seed, self.visits = purpose, seed, visits
+        self.facts = {"fps": str(clips.fps), "crop": clips.manifest["recipe"]["video"]["crop"]}
+
+    def __len__(self) -> int:
+        return len(self.pieces) * self.visits
+
+    def random(self, index: int, epoch: int) -> np.random.Generator:
+        """Held-out windows are the same in every epoch, so that their losses can be compared."""
+        return np.random.default_rng([self.seed, 0 if self.purpose == "validation" else 1 + epoch, index])
+
+
+class ExpertExamples(_Windows):
+    """Windows with their own mel (label 1) or with that of another moment of the same video (label 0), half each."""
+
+    def __init__(self, config: "ExpertConfig", clips: Clips, purpose: Purpose) -> None:
+        super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
+        self.config = config
+        self.pieces.check(WINDOW + config.least_shift)
+
+    def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
+        """`frames` uint8 `5 3 96 96`, `mel` float32 `1 80 16`, `label` float32."""
+        random, clip = self.random(index, epoch), index % len(self.pieces)
+        pieces, shift = self.pieces, self.config.least_shift
+        last = pieces.frames(clip) - WINDOW
+        first = int(random.integers(last + 1))
+        belongs = bool(random.random() < 0.5)
+        heard = first
+        if not belongs:
+            places = [k for k in range(last + 1) if abs(k - first) >= shift]
+            heard = int(random.choice(places))
+        pictures = pieces.pictures(clip)[first : first + WINDOW]
+        whole, before = pieces.mel(clip)
+        mel = pieces.mel_of.window_of(whole, before + heard, pieces.fps(clip))
+        if self.purpose == "train":
+            pictures, mel = altered(self.config, random, pictures, mel)
+        return {
+            "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+            "mel": mel[None].astype(np.float32),
+            "label": np.array(belongs, np.float32),
+        }
+
+    def rest(self) -> np.ndarray:
+        """The mean of up to 500 pictures of all clips: float32 `3 96 96` in [0, 1]."""
+        clips = range(len(self.pieces))
+        step = max(1, sum(self.pieces.frames(i) for i in clips) // 500)
+        means = [self.pieces.pictures(i)[::step].mean(0) for i in clips]
+        return (np.mean(means, axis=0) / 255).astype(np.float32).transpose(2, 0, 1)
+
+
+class PaperExamples(_Windows):
+    """wav2lip's input: a window of 5 frames, a reference window beside it, and the mels that belong to them."""
+
+    def __init__(self, config: "LipSyncConfig", clips: Clips, purpose: Purpose) -> None:
+        super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
+        self.config = config
+        self.pieces.check(WINDOW)
+
+    def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
+        """`frames`, `reference` uint8 `5 3 96 96`; `mels` float32 `5 1 80 16`, each frame's; `mel` the window's."""
+        random, clip = self.random(index, epoch), index % len(self.pieces)
+        pieces = self.pieces
+        first = int(random.integers(pieces.frames(clip) - WINDOW + 1))
+        other, place = other_window(pieces, clip, first, WINDOW, random)
+        (mel, before), fps = pieces.mel(clip), pieces.fps(clip)
+        mels = [pieces.mel_of.window_about(mel, before + first + k, fps) for k in range(WINDOW)]
+        return {
+            "frames": np.ascontiguousarray(pieces.pictures(clip)[first : first + WINDOW].transpose(0, 3, 1, 2)),
+            "reference": np.ascontiguousarray(pieces.pictures(other)[place : place + WINDOW].transpose(0, 3, 1, 2)),
+            "mels": np.stack(mels)[:, None],
+            "mel": pieces.mel_of.window_of(mel, before + first, fps)[None],
+        }
+
+
+class StretchExamples(_Windows):
+    """The recommended form's input: many frames at once, the mel about them, and a reference of the video."""
+
+    def __init__(self, config: "LipSyncConfig", clips: Clips, purpose: Purpose) -> None:
+        super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
+        self.config = config
+        # A video of one clip has to leave pictures for a reference.
+        alone = {i for clips_of in self.pieces.of_source.values() if len(clips_of) == 1 for i in clips_of}
+        room = [row["frames"] * 2 // 3 if i in alone else row["frames"] for i, row in enumerate(clips.rows)]
+        self.length = max(WINDOW, min(config.frames, *room))
+        self.pieces.check(self.length)
+        self.known = training_pieces(self.pieces) if purpose == "validation" else self.pieces
+
+    def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
+        """`frames` uint8 `T 3 96 96`, `reference` float32 `6 96 96`, `heard` float32 `80 C`, `columns` int64 `T`."""
+        random, clip = self.random(index, epoch), index % len(self.pieces)
+        pieces, config = self.pieces, self.config
+        first = int(random.integers(pieces.frames(clip) - self.length + 1))
+        pictures = pieces.pictures(clip)[first : first + self.length]
+        (whole, before), fps = pieces.mel(clip), pieces.fps(clip)
+        mel, centres = stretch(pieces.mel_of, whole, before + first, self.length, fps, config.margin)
+        if self.purpose == "train":
+            count = int(random.integers(config.reference_least, config.reference_most + 1))
+            beside = other_pictures(pieces, clip, first, self.length, count, random)
+            (pictures, beside), mel = altered_together(config, random, [pictures, beside], mel)
+        else:
+            beside = reference_pictures(pieces, self.known, clip, first, self.length)
+        return {
+            "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+            "reference": reference_of(beside),
+            "heard": mel,
+            "columns": centres,
+        }
+
+
+def training_pieces(pieces: Pieces) -> Pieces:
+    """The training clips of the version a split belongs to; the split itself where there are none."""
+    clips = pieces.clips
+    if clips.split == "train":
+        return pieces
+    try:
+        known = load(clips.name, clips.version, "train", store=clips.store, subjects=clips.subjects)
+    except DatasetError:
+        return pieces
+    return Pieces(known, pieces.mel_of, pieces.limit >> 20)
+
+
+ENOUGH = 250  # pictures of a reference when nothing is random
+
+
+def reference_pictures(pieces: Pieces, known: Pieces, index: int, first: int, length: int) -> np.ndarray:
+    """Pictures of the same video that the target does not hold: uint8 `N 96 96 3`, at most 250, evenly chosen.
+
+    From its training clips where it has any (a seen speaker), else from its other clips of this split, else from
+    this clip around the stretch, else the clip's first second: what a user would have as well.
+    """
+    source = pieces.clips.rows[index]["source_id"]
+    if known is not pieces and source in known.of_source:
+        places = [(known, c, k) for c in known.of_source[source] for k in range(known.frames(c))]
+    else:
+        here = pieces.clips.rows
+        begin, stop = here[index]["start_frame"] + first, here[index]["start_frame"] + first + length
+        places = [
+            (pieces, c, k)
+            for c in pieces.of_source[source]
+            for k in range(pieces.frames(c))
+            if not begin <= here[c]["start_frame"] + k < stop
+        ] or [(pieces, index, k) for k in range(round(pieces.fps(index)))]
+    chosen = np.unique(np.linspace(0, len(places) - 1, min(ENOUGH, len(places))).round().astype(int))
+    return np.stack([p.pictures(c)[k] for p, c, k in (places[i] for i in chosen)])
+
+
+def altered(
+    config: Any, random: np.random.Generator, pictures: np.ndarray, mel: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`altered_together` for one set of pictures."""
+    (pictures,), mel = altered_together(config, random, [pictures], mel)
+    return pictures, mel
+
+
+def altered_together(
+    config: Any, random: np.random.Generator, sets: list[np.ndarray], mel: np.ndarray
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Other loudness, missing bands and moments, other brightness and place: the same for all pictures of an example.
+
+    Nothing moves in time: which column belongs to which frame stays true.
+    """
+    mel = mel.copy()
+    if config.loudness_db:  # the mel's 8 units are 100 dB
+        mel += np.float32(random.normal() * config.loudness_db * 0.08)
+        mel += random.standard_normal(mel.shape, np.float32) * np.float32(config.mel_noise)
+        np.clip(mel, -4, 4, out=mel)
+    for axis, most in ((0, config.masked_bands), (1, config.masked_columns)):
+        if most:
+            wide = int(random.integers(most + 1))
+            place = int(random.integers(mel.shape[axis] - wide + 1))
+            mel[(slice(None),) * axis + (slice(place, place + wide),)] = -2.0
+    if config.brightness:
+        gain = float(np.exp(config.brightness * random.normal()))
+        sets = [np.clip(s * np.float32(gain) + 0.5, 0, 255).astype(np.uint8) for s in sets]
+    if config.moved_pixels:
+        down, across = (int(v) for v in random.integers(-config.moved_pixels, config.moved_pixels + 1, 2))
+        sets = [moved(s, down, across) for s in sets]
+    return sets, mel
+
+
+def moved(pictures: np.ndarray, down: int, across: int) -> np.ndarray:
+    """Pictures `T H W 3` shifted by whole pixels; edges repeat."""
+    height, width = pictures.shape[1:3]
+    rows = np.clip(np.arange(height) - down, 0, height - 1)
+    places = np.clip(np.arange(width) - across, 0, width - 1)
+    return pictures[:, rows][:, :, places]

@@ -1,0 +1,236 @@
+"""The generator with its two discriminators: wav2lip's form and losses, and the recommended form under the same roof.
+
+Source: Prajwal et al. (2020), section 3: loss = s * sync + d * quality + (1 - s - d) * L1, d = 0.07, s = 0 until the
+evaluated sync loss falls below 0.75, then 0.03.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from soundvid.systems.lip_sync.basis import BasisGenerator
+from soundvid.systems.lip_sync.config import LipSyncConfig
+from soundvid.systems.lip_sync.expert import adam, begin, cross_entropy
+from soundvid.systems.lip_sync.networks import (
+    MEL_COLUMNS,
+    WINDOW,
+    Generator,
+    Quality,
+    lower_half,
+    mouths_of,
+    without_lower_half,
+)
+from soundvid.training.system import Batch, Metrics, System, frozen
+
+
+class LipSyncSystem(System):
+    """Sound and pictures of a face or a vocal tract -> the pictures that belong to the sound."""
+
+    name: ClassVar[str] = "lip_sync"
+    monitor: ClassVar[str] = "l1"
+    averaged: ClassVar[tuple[str, ...]] = ("generator",)
+
+    def __init__(self, config: LipSyncConfig, facts: dict[str, Any], expert: nn.Module | None = None) -> None:
+        """`expert` is a trained sync expert or None: it is frozen and no part of the checkpoint."""
+        self.config: LipSyncConfig = config
+        self.facts = facts
+        self.networks = {"generator": make_generator(config)}
+        betas = (0.5, 0.999) if config.form == "wav2lip" else (0.9, 0.98)  # w2l: 0.5; choice: as transformers' habit
+        rate = config.learning_rate
+        self.optimizers = {"generator": adam(self.networks["generator"], rate, config.weight_decay, betas)}
+        if config.quality_weight:
+            self.networks["quality"] = Quality()
+            self.optimizers["quality"] = adam(self.networks["quality"], rate, 0.0, (0.5, 0.999))
+        self.call = dict(self.networks)
+        if not config.average_decay:
+            self.averaged = ()  # type: ignore[misc]
+        self.expert = expert.eval().requires_grad_(False) if expert is not None else None
+        self.sync_counts = False  # has the evaluated sync loss fallen below the threshold?
+        self._sync_seen: list[float] = []  # of the validation under way
+
+    def prepare(self, examples: Any) -> None:
+        """Begin from the public checkpoint where `init` names it."""
+        if self.config.init:
+            begin(self.networks["generator"], self.config.form, self.config.init)
+
+    def to(self, device: str | torch.device) -> None:
+        super().to(device)
+        if self.expert is not None:
+            self.expert.to(device)
+
+    def state(self) -> dict[str, Any]:
+        return {"sync_counts": self.sync_counts}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.sync_counts = bool(state.get("sync_counts", False))
+
+    @property
+    def sync_weight(self) -> float:
+        """s, as it is now."""
+        return self.config.sync_weight if self.expert is not None and self.sync_counts else 0.0
+
+    def made(self, batch: Batch) -> Tensor:
+        """The pictures of a batch's sound: `B T 3 H W`, wav2lip's in [0, 1], the basis form's about that."""
+        generator = self.call["generator"]
+        if self.config.form == "basis":
+            return generator(batch["heard"], batch["columns"], batch["reference"])
+        frames, reference = batch["frames"].float() / 255, batch["reference"].float() / 255
+        faces = torch.cat([without_lower_half(frames), reference], dim=2)
+        made = generator(batch["mels"].flatten(0, 1), faces.flatten(0, 1))
+        return made.unflatten(0, frames.shape[:2])
+
+    def training_step(self, batch: Batch, step: int) -> Metrics:
+        config, frames = self.config, batch["frames"].float() / 255
+        self._settle_sync()
+        self._set_rate(step)
+        made = self.made(batch)
+        l1 = (made - frames).abs().mean()
+        s, d = self.sync_weight, config.quality_weight
+        loss = (1 - s - d) * l1
+        metrics = {"l1": l1.detach(), "sync_weight": torch.tensor(s)}
+        if s and self.expert is not None:
+            sync = self.sync_loss(made, batch, place=step)
+            loss = loss + s * sync
+            metrics["sync"] = sync.detach()
+        if d:
+            with frozen(self.networks["quality"]):
+                quality = believed(self.call["quality"](halves(made)), True)
+            loss = loss + d * quality
+            metrics["quality"] = quality.detach()
+        if config.ssim_weight:
+            likeness = ssim(lower_half(made), lower_half(frames))
+            loss = loss + config.ssim_weight * (1 - likeness)
+            metrics["ssim"] = likeness.detach()
+        metrics["gradient"] = self.update("generator", loss, clip=1.0 if config.form == "basis" else None)
+        if d:
+            metrics |= self._judge(frames, made.detach())
+        return metrics | {"loss": loss.detach()}
+
+    def _judge(self, frames: Tensor, made: Tensor) -> Metrics:
+        """A step of the quality discriminator."""
+        real, fake = self.call["quality"](halves(frames)), self.call["quality"](halves(made))
+        loss = believed(real, True) + believed(fake, False)
+        self.update("quality", loss)
+        right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
+        return {"quality_loss": loss.detach(), "quality_accuracy": right.detach()}
+
+    def validation_step(self, batch: Batch) -> Metrics:
+        frames = batch["frames"].float() / 255
+        made = self.made(batch).clamp(0, 1)
+        wanted, found = lower_half(frames), lower_half(made)
+        rest = lower_half(self._at_rest(batch, frames))
+        error = ((wanted - found) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
+        error_at_rest = ((wanted - rest) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
+        metrics = {
+            "l1": (made - frames).abs().mean(),
+            "nmse": error.mean(),
+            "nmse_reference": error_at_rest.mean(),  # what standing still would get
+            "ssim": ssim(found, wanted),
+        }
+        if self.expert is not None:
+            metrics["sync"] = self.sync_loss(made, batch, place=0)
+            self._sync_seen.append(float(metrics["sync"]))
+        return metrics
+
+    def _at_rest(self, batch: Batch, frames: Tensor) -> Tensor:
+        """The mean of the reference, in every frame."""
+        if self.config.form == "basis":
+            return batch["reference"][:, None, :3].expand_as(frames)
+        return (batch["reference"].float() / 255).mean(1, keepdim=True).expand_as(frames)
+
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        frames = batch["frames"].float() / 255
+        with torch.no_grad():
+            made = self.made(batch).clamp(0, 1)
+        rows = {"input": self._at_rest(batch, frames), "generated": made, "real": frames}
+        return {name: pictures[:PREVIEWED] for name, pictures in rows.items()}
+
+    def sync_loss(self, made: Tensor, batch: Batch, place: int) -> Tensor:
+        """What the expert says to five of the made frames; `place` picks them where there are more."""
+        assert self.expert is not None
+        first = place * WINDOW % (made.shape[1] - WINDOW + 1)
+        if self.config.form == "basis":
+            middle = batch["columns"][:, first + WINDOW // 2]
+            at = middle[:, None] - MEL_COLUMNS // 2 + torch.arange(MEL_COLUMNS, device=middle.device)
+            sound = batch["heard"]
+            mel = sound.gather(2, at[:, None].expand(-1, sound.shape[1], -1))[:, None]
+        else:
+            mel = batch["mel"]
+        probability = self.expert(mel, mouths_of(made[:, first : first + WINDOW]))
+        return cross_entropy(probability, torch.ones_like(probability))
+
+    def _settle_sync(self) -> None:
+        """After a validation: the sync loss begins to count once its mean is below the threshold (and goes on)."""
+        if self._sync_seen:
+            self.sync_counts |= sum(self._sync_seen) / len(self._sync_seen) < self.config.sync_below
+            self._sync_seen = []
+
+    def _set_rate(self, step: int) -> None:
+        config = self.config
+        share = min(1.0, (step + 1) / config.warm_up) if config.warm_up else 1.0
+        share *= max(0.02, 1 - step / config.steps) if config.fall else 1.0
+        for group in self.optimizers["generator"].param_groups:
+            group["lr"] = config.learning_rate * share
+
+
+def make_generator(config: LipSyncConfig) -> nn.Module:
+    if config.form == "wav2lip":
+        return Generator()
+    return BasisGenerator(config.maps, config.width, config.dilations, config.channels, config.dropout)
+
+
+def find_expert(config: LipSyncConfig, run: Path | None) -> nn.Module | None:
+    """The trained expert of a run; None where there is none, or where it cannot tell better than chance."""
+    from soundvid.training.run import open_run
+
+    if run is None or not (run / "expert" / "config.json").is_file():
+        return None
+    opened = open_run(run, stage="expert")
+    losses = [row["loss"] for row in opened.folder.log() if row.get("kind") == "validation" and "loss" in row]
+    if losses and min(losses) >= config.chance:
+        return None
+    return opened.system.networks["expert"]
+
+
+def halves(frames: Tensor) -> Tensor:
+    """`B T 3 H W` -> `BT 3 H/2 W`: what the quality discriminator sees."""
+    return lower_half(frames).flatten(0, 1)
+
+
+def believed(logits: Tensor, real: bool) -> Tensor:
+    """Cross-entropy of calling all of them real, or made; float32."""
+    wanted = torch.full_like(logits, float(real), dtype=torch.float32)
+    return functional.binary_cross_entropy_with_logits(logits.float(), wanted)
+
+
+PREVIEWED = 4  # stretches in the picture of a run
+EMPTY = 1e-6  # energy of a black picture: keeps a ratio finite
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Mean SSIM of pictures `... 3 H W` in [0, 1] as a loss: of their grey, Gaussian 11, sigma 1.5, in float32.
+
+    The blur is a product with banded matrices: on a CPU a third of the cost of convolutions with one channel.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = x.float().mean(-3), y.float().mean(-3)
+        down, across = _blur(x.shape[-2], x.device), _blur(x.shape[-1], x.device).T
+
+        def mean(z: Tensor) -> Tensor:
+            return down @ (z @ across)
+
+        mx, my = mean(x), mean(y)
+        vx, vy, both = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+        likeness = (2 * mx * my + 1e-4) * (2 * both + 9e-4) / ((mx * mx + my * my + 1e-4) * (vx + vy + 9e-4))
+        return likeness.mean()
+
+
+def _blur(size: int, device: torch.device) -> Tensor:
+    """The Gaussian as a matrix `size - 10, size`: places where it lies within the picture."""
+    taps = torch.exp(-((torch.arange(11.0, device=device) - 5) ** 2) / 4.5)
+    places = torch.arange(size, device=device) - torch.arange(size - 10, device=device)[:, None]
+    inside = (places >= 0) & (places < 11)
+    return torch.where(inside, (taps / taps.sum())[places.clamp(0, 10)], 0.0)

@@ -1,0 +1,157 @@
+"""What the papers leave open, and what they say, as fields: one image + sound -> video.
+
+ja: "Video generation from one image and sound"; en: "Generating Video from Single Image and Sound". Where a field
+says "choice", the papers are silent or at odds, and the field says what was taken.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundvid.training.stage import Options
+
+
+class Config(Options):
+    """System 1 and its training."""
+
+    # What a step sees
+    frames: int = Field(
+        100, ge=2, description="contiguous pictures of a clip that are learnt; paper (en 3.2): 100 of 120"
+    )
+    frames_per_step: int | None = Field(
+        None,
+        ge=1,
+        description="of those, how many a step generates, in chunks at random places; null: all, as in the papers. A "
+        "CPU takes fewer; the sound encoder hears the whole clip all the same",
+    )
+    crop: float = Field(256 / 286, gt=0, le=1, description="side of the random square; paper (en 3.2): 256 of 286")
+    size: int = Field(64, ge=16, multiple_of=16, description="pixels of a generated side; papers: 64")
+    input_frame: Literal["first", "window", "random"] = Field(
+        "first",
+        description="the input image in training. Choice: the papers say 'a single image'. first: of the clip; window: "
+        "of the 100 pictures; random: any of the clip",
+    )
+    # Sound
+    bands: int | None = Field(
+        None,
+        ge=8,
+        description="pool the spectrum first to so many bands of equal width in mel; null: none (papers)",
+    )
+    scale: Literal["linear", "log1p", "log"] = Field(
+        "linear", description="of magnitudes; papers: linear (none is named). log: log(0.001 + magnitude)"
+    )
+    normalise: bool = Field(
+        False, description="each bin to mean 0 and deviation 1 over the training clips; the papers do not"
+    )
+    encoder: Literal["blstm", "dilated"] = Field("blstm", description="papers: a bidirectional LSTM (ja 3.2, en 2.1)")
+    encoder_width: int = Field(
+        16, ge=1, description="units of each direction, or channels of the dilated convolutions. ja: k = 32 for both"
+    )
+    sound_gain_db: float = Field(0.0, ge=0, description="random loudness in training, plus or minus; the papers: none")
+    # Pictures
+    generator: Literal["unet", "film"] = Field(
+        "unet",
+        description="unet: pix2pix's U-Net on image and tiled sound feature, a whole pass for each picture (papers; "
+        "depth and widths are a choice). film: the image is encoded once a clip, and the sound steers a decoder",
+    )
+    width: int = Field(64, ge=4, description="channels of the generator's finest layer; choice: pix2pix's 64")
+    output: Literal["tanh", "residual"] = Field(
+        "tanh", description="tanh: the picture (papers); residual: what is added to the input image (generator film)"
+    )
+    norm: Literal["batch", "group", "none"] = Field("batch", description="choice: pix2pix's BatchNorm")
+    # Discriminators
+    video_discriminator: Literal["stacked", "3d"] = Field(
+        "stacked",
+        description="stacked: tau pictures as 3 tau channels (ja 3.4); 3d: MoCoGAN's 3-D convolutions (en 2.2)",
+    )
+    chunk: int = Field(5, ge=1, description="tau, contiguous pictures the video discriminator sees; ja 4.2: 5")
+    discriminator_width: int = Field(64, ge=4, description="choice: PatchGAN of 3 layers from 64 channels")
+    discriminated: Literal["one", "all"] = Field(
+        "all",
+        description="what of a clip the discriminators see in a step: one picture and one chunk (en 2.3, Gamma_1 and "
+        "Gamma_T), or all (ja 3.4: 'every tau frames')",
+    )
+    discriminator_hears: bool = Field(
+        False, description="the video discriminator is told the sound, and real pictures with wrong sound are fakes too"
+    )
+    # Losses and optimiser
+    adversarial: Literal["bce", "saturating", "hinge"] = Field(
+        "bce", description="choice: non-saturating cross-entropy; en 2.3 writes the saturating form"
+    )
+    alpha: float = Field(100.0, ge=0, description="weight of L1; ja 4.2: 100; en 2.3: 1 (it gives no weight)")
+    beta: float = Field(1.0, ge=0, description="weight of the image discriminator; both papers: 1")
+    gamma: float = Field(1.0, ge=0, description="weight of the video discriminator; both papers: 1")
+    squared: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean squared error, in [-1, 1] pixels, beside alpha; papers: none. L1's best guess "
+        "is the median, and a median hand does not clap",
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="of sound encoder and generator; both papers: 0.0002")
+    discriminator_learning_rate: float = Field(2e-4, gt=0, description="both papers: 0.0002")
+    beta1: float = Field(0.5, ge=0, lt=1, description="Adam; both papers: 0.5")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam; both papers: 0.999")
+    warmup: int = Field(0, ge=0, description="steps over which the learning rate rises; papers: none")
+    clip: float | None = Field(None, gt=0, description="largest norm of the generator's gradient; papers: none")
+    initial: Literal["normal", "default"] = Field("normal", description="choice: N(0, 0.02) as pix2pix; or torch's own")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Config":
+        if self.video_discriminator == "3d" and self.gamma and self.chunk < 16:
+            raise ValueError("video_discriminator 3d needs chunk 16 or more: its convolutions take 15 pictures away")
+        if self.chunk > (self.frames_per_step or self.frames):
+            raise ValueError(
+                f"chunk {self.chunk} is longer than the {self.frames_per_step or self.frames} frames of a step"
+            )
+        if self.generator == "unet" and self.size != 64:
+            raise ValueError("the U-Net goes down to 1x1 from 64x64: size must be 64 (generator film takes others)")
+        return self
+
+
+PRESETS: dict[str, Config] = {
+    "paper_ja": Config(),
+    "paper_en": Config(
+        video_discriminator="3d", chunk=16, discriminated="one", adversarial="saturating", alpha=1.0, average_decay=0.0
+    ),
+    "recommended": Config(
+        frames_per_step=16,
+        chunk=2,
+        input_frame="window",
+        bands=48,
+        scale="log",
+        normalise=True,
+        encoder_width=128,
+        generator="film",
+        width=32,
+        output="residual",
+        norm="group",
+        beta=0.0,
+        gamma=0.0,
+        squared=200.0,
+        learning_rate=1e-3,
+        initial="default",
+    ),
+    "tiny": Config(
+        steps=300,
+        frames_per_step=12,
+        chunk=2,
+        input_frame="window",
+        bands=48,
+        scale="log",
+        normalise=True,
+        encoder_width=64,
+        generator="film",
+        width=16,
+        output="residual",
+        norm="group",
+        beta=0.0,
+        gamma=0.0,
+        squared=200.0,
+        learning_rate=1e-3,
+        initial="default",
+        average_decay=0.98,
+        validate_every=100,
+        sample_every=100,
+        checkpoint_every=100,
+    ),
+}

@@ -1,0 +1,273 @@
+"""Networks of system 1. Shapes: B clips, N pictures of a clip, F of them generated, k features, H W pixels.
+
+Parameter counts in the papers' form: sound encoder 96,384; U-Net 29,277,379; image discriminator 2,765,633; video
+discriminator 2,777,921 (ja, stacked) or 11,056,896 (en, 3-D).
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Callable[[int], nn.Module]
+
+
+def norm_of(kind: str) -> Norm:
+    if kind == "batch":
+        return nn.BatchNorm2d
+    if kind == "group":
+        return lambda channels: nn.GroupNorm(min(8, channels // 4), channels)
+    return lambda channels: nn.Identity()
+
+
+def init_normal(network: nn.Module) -> None:
+    """pix2pix's: convolutions N(0, 0.02), norms N(1, 0.02), biases 0."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Conv3d | nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.02)
+        elif isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d | nn.GroupNorm):
+            nn.init.normal_(module.weight, 1.0, 0.02)
+        else:
+            continue
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class BLSTM(nn.Module):
+    """Sound encoder of the papers (ja 3.2, en 2.1): `B N bins` -> `B N k`, k = 2 * width, initial states 0."""
+
+    def __init__(self, bins: int, width: int) -> None:
+        super().__init__()
+        self.features = 2 * width
+        self.lstm = nn.LSTM(bins, width, batch_first=True, bidirectional=True)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.lstm(rows)[0]
+
+
+class Dilated(nn.Module):
+    """Sound encoder: residual convolutions over time, each reaching twice as far: `B N bins` -> `B N width`.
+
+    Six blocks see 63 pictures to either side, 2 s at 30 fps: a motion begins before its sound.
+    """
+
+    def __init__(self, bins: int, width: int, blocks: int = 6) -> None:
+        super().__init__()
+        self.features = width
+        self.enter = nn.Conv1d(bins, width, 1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(1, width),
+                nn.Conv1d(width, width, 3, padding=2**i, dilation=2**i),
+                nn.GELU(),
+                nn.Conv1d(width, width, 1),
+            )
+            for i in range(blocks)
+        )
+        self.leave = nn.GroupNorm(1, width)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        x = self.enter(rows.transpose(1, 2))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.leave(x).transpose(1, 2)
+
+
+class UNet(nn.Module):
+    """Generator of the papers: pix2pix's U-Net, 64x64 down to 1x1 and up again (ja 3.3, en 2.2; sizes are a choice).
+
+    `image` `B 3 64 64`, `features` `B F k` -> `B F 3 64 64` in [-1, 1]: for each picture the image and its sound
+    feature, tiled over all pixels, go through the whole net.
+    """
+
+    def __init__(self, features: int, width: int, norm: str) -> None:
+        super().__init__()
+        made = norm_of(norm)
+        sizes = [3 + features, width, 2 * width, 4 * width, 8 * width, 8 * width, 8 * width]
+        last = len(sizes) - 2
+
+        def conv(i: int) -> nn.Module:
+            plain = i in (0, last) or norm == "none"
+            steps: list[nn.Module] = [] if i == 0 else [nn.LeakyReLU(0.2)]
+            steps.append(nn.Conv2d(sizes[i], sizes[i + 1], 4, 2, 1, bias=plain))
+            return nn.Sequential(*steps, *([] if plain else [made(sizes[i + 1])]))
+
+        def deconv(i: int) -> nn.Module:
+            entering = sizes[i + 1] if i == last else 2 * sizes[i + 1]
+            leaving = 3 if i == 0 else sizes[i]
+            plain = i == 0 or norm == "none"
+            steps: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(entering, leaving, 4, 2, 1, bias=plain)]
+            return nn.Sequential(*steps, *([] if plain else [made(leaving)]))
+
+        self.downs = nn.ModuleList(conv(i) for i in range(last + 1))
+        self.ups = nn.ModuleList(deconv(i) for i in reversed(range(last + 1)))
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        clips, count, k = features.shape
+        height, width = image.shape[-2:]
+        tiled = features.reshape(-1, k, 1, 1).expand(-1, k, height, width)
+        x = torch.cat([image.repeat_interleave(count, 0), tiled.to(image.dtype)], 1)
+        skips = []
+        for down in self.downs:
+            x = down(x)
+            skips.append(x)
+        x = self.ups[0](skips.pop())
+        for up in list(self.ups)[1:]:
+            x = up(torch.cat([skips.pop(), x], 1))
+        return torch.tanh(x).view(clips, count, 3, height, width)
+
+
+class Film(nn.Module):
+    """Generator that encodes the image once a clip; each picture is a decoder's pass that its sound steers.
+
+    Shapes as UNet's, any H = W = `size` that 16 divides. The sound paints the coarsest map, beside the image's, and
+    scales and shifts the channels of every convolution after it (FiLM, Perez et al. 2018). The finest map has half
+    the picture's side: each of its pixels gives four. `output` residual adds to the input image before the tanh, and
+    begins near that image. A convolution over [decoder, skip] is the sum of one over each: the skip's is made once for
+    each clip.
+    """
+
+    def __init__(self, features: int, width: int, norm: str, output: str, size: int) -> None:
+        super().__init__()
+        self.residual, self.coarse = output == "residual", size // 16
+        made = norm_of(norm)
+        sizes = [width, 2 * width, 4 * width, 4 * width]  # channels at a half, a quarter, ... of the picture's side
+        self.downs = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), made(b), nn.SiLU())
+            for a, b in zip([3, *sizes[:-1]], sizes, strict=True)
+        )
+        self.paint = nn.Linear(features, sizes[-1] * self.coarse**2)
+        levels = list(zip([sizes[-1], *sizes[:0:-1]], sizes[::-1], strict=True))  # (from, to), coarse to fine
+        self.ups = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in levels)
+        self.skips = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in levels)
+        self.again = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in levels)
+        self.norms = nn.ModuleList(made(b) for _, b in levels for _ in range(2))
+        self.films = nn.ModuleList(nn.Linear(features, 2 * b) for _, b in levels for _ in range(2))
+        self.leave = nn.Conv2d(sizes[0], 12, 3, padding=1)
+
+    def start_still(self) -> None:
+        """Make the untrained net give nearly the input image, and films that change nothing on the mean."""
+        for film in self.films:
+            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
+        if self.residual:
+            nn.init.normal_(self.leave.weight, std=1e-3)
+            nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        clips, count, k = features.shape
+        x, seen = image, []
+        for down in self.downs:
+            x = down(x)
+            seen.append(x)
+        sound = features.reshape(-1, k)
+        x = self.paint(sound).view(clips * count, -1, self.coarse, self.coarse)
+        for level, (up, skip, again) in enumerate(zip(self.ups, self.skips, self.again, strict=True)):
+            if level:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = self._steered(2 * level, up(x) + _each(skip(seen.pop()), count), sound)
+            x = self._steered(2 * level + 1, again(x), sound)
+        out = F.pixel_shuffle(self.leave(x), 2).float()
+        if self.residual:
+            out = out + _each(torch.atanh(image.float().clamp(-0.99, 0.99)), count)
+        return torch.tanh(out).view(clips, count, 3, *image.shape[-2:])
+
+    def _steered(self, place: int, x: Tensor, sound: Tensor) -> Tensor:
+        scale, shift = self.films[place](sound)[:, :, None, None].chunk(2, 1)
+        return F.silu(self.norms[place](x) * (1 + scale) + shift)
+
+
+class Bands(nn.Module):
+    """Magnitudes of a framewise spectrogram in fewer bands of equal width on the mel scale: `... bins` -> `... bands`.
+
+    Triangles between 60 Hz and 16 kHz (or half the rate), each summing to one: a band's mean magnitude. Nothing is
+    learnt. `step` is the distance of the bins in Hz: 30 at 44.1 kHz and 30 fps.
+    """
+
+    weight: Tensor
+
+    def __init__(self, bins: int, bands: int, step: float) -> None:
+        super().__init__()
+        places = torch.arange(bins).double() * step
+        ends = torch.tensor([60.0, min(16_000.0, (bins - 1) * step)]).double()
+        edges = torch.linspace(float(_mel(ends[0])), float(_mel(ends[1])), bands + 2).double()
+        left, middle, right = edges[:-2], edges[1:-1], edges[2:]
+        mel = _mel(places)[:, None]
+        weight = torch.minimum((mel - left) / (middle - left), (right - mel) / (right - middle)).clamp(min=0)
+        # A narrow low band may lie between two bins: it takes the nearest.
+        empty = weight.sum(0) == 0
+        weight[(mel - middle).abs().argmin(0)[empty], empty.nonzero()[:, 0]] = 1.0
+        self.register_buffer("weight", (weight / weight.sum(0)).float(), persistent=False)
+
+    def forward(self, magnitudes: Tensor) -> Tensor:
+        return magnitudes @ self.weight
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 2595 * torch.log10(1 + hertz / 700)
+
+
+def _each(x: Tensor, count: int) -> Tensor:
+    """`B ...` -> `B*count ...`, each clip's `count` times."""
+    return x if count == 1 else x.repeat_interleave(count, 0)
+
+
+class PatchDiscriminator(nn.Module):
+    """PatchGAN (pix2pix) of 3 layers: `M channels 64 64` -> logits `M 1 6 6`."""
+
+    def __init__(self, channels: int, width: int, norm: str) -> None:
+        super().__init__()
+        made = norm_of(norm)
+        steps: list[nn.Module] = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for before, after, stride in ((1, 2, 2), (2, 4, 2), (4, 8, 1)):
+            conv = nn.Conv2d(width * before, width * after, 4, stride, 1, bias=norm == "none")
+            steps += [conv, made(width * after), nn.LeakyReLU(0.2)]
+        self.net = nn.Sequential(*steps, nn.Conv2d(8 * width, 1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class StackedDiscriminator(nn.Module):
+    """Video discriminator of ja 3.4: `M tau 3 H W`, stacked to 3 tau channels, to PatchGAN logits `M 1 6 6`.
+
+    With `hears`, the number of features it makes of the sound: `rows` `M tau bins` become a vector that is tiled
+    beside the pictures, as the generator's is.
+    """
+
+    def __init__(self, chunk: int, width: int, norm: str, *, bins: int, hears: int = 0) -> None:
+        super().__init__()
+        self.ear = (
+            nn.Sequential(nn.Linear(bins, hears), nn.GELU(), nn.Flatten(1), nn.Linear(chunk * hears, hears))
+            if hears
+            else None
+        )
+        self.patch = PatchDiscriminator(3 * chunk + hears, width, norm)
+
+    def forward(self, frames: Tensor, rows: Tensor) -> Tensor:
+        x = frames.flatten(1, 2)
+        if self.ear is not None:
+            heard = self.ear(rows)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+            x = torch.cat([x, heard.to(x.dtype)], 1)
+        return self.patch(x)
+
+
+class VolumeDiscriminator(nn.Module):
+    """Video discriminator of en 2.2, "as Tulyakov et al.": MoCoGAN's 3-D convolutions; `M T 3 64 64`, T >= 16."""
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__()
+
+        def made(channels: int) -> nn.Module:
+            if norm == "batch":
+                return nn.BatchNorm3d(channels)
+            return nn.GroupNorm(min(8, channels // 4), channels) if norm == "group" else nn.Identity()
+
+        steps: list[nn.Module] = [nn.Conv3d(3, width, 4, (1, 2, 2), (0, 1, 1), bias=False), nn.LeakyReLU(0.2)]
+        for before, after in ((1, 2), (2, 4), (4, 8)):
+            conv = nn.Conv3d(width * before, width * after, 4, (1, 2, 2), (0, 1, 1), bias=False)
+            steps += [conv, made(width * after), nn.LeakyReLU(0.2)]
+        self.net = nn.Sequential(*steps, nn.Conv3d(8 * width, 1, 4, 1, 0, bias=False))
+
+    def forward(self, frames: Tensor, rows: Tensor) -> Tensor:
+        return self.net(frames.transpose(1, 2))

@@ -1,0 +1,310 @@
+"""System 1: one image + sound -> video. Losses and the order of a step; see config for what each choice is."""
+
+from fractions import Fraction
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundvid.systems.sound_to_video.config import Config
+from soundvid.systems.sound_to_video.networks import (
+    BLSTM,
+    Bands,
+    Dilated,
+    Film,
+    PatchDiscriminator,
+    StackedDiscriminator,
+    UNet,
+    VolumeDiscriminator,
+    init_normal,
+)
+from soundvid.training.stage import Examples
+from soundvid.training.system import Batch, Metrics, System, frozen
+
+HEARD = 32  # features a discriminator makes of the sound
+FLOOR = 1e-3  # magnitude below which scale log sees nothing
+MOST_CLIPS = 200  # that the normaliser is measured on
+
+
+class SoundToVideo(System):
+    """L = alpha L1 + beta adversarial(picture) + gamma adversarial(chunk of pictures); ja 3.4, en 2.3."""
+
+    name: ClassVar[str] = "sound_to_video"
+    monitor: ClassVar[str] = "l1"
+    averaged: ClassVar[tuple[str, ...]] = ("encoder", "generator")
+    config: Config
+
+    def __init__(self, config: Config, facts: dict[str, Any]) -> None:
+        self.config, self.bins = config, int(facts["bins"])
+        self.heard_bins = config.bands or self.bins
+        self.bands = Bands(self.bins, config.bands, float(Fraction(facts["fps"]))) if config.bands else None
+        make = BLSTM if config.encoder == "blstm" else Dilated
+        encoder = make(self.heard_bins, config.encoder_width)
+        networks: dict[str, nn.Module] = {"encoder": encoder}
+        if config.generator == "unet":
+            networks["generator"] = UNet(encoder.features, config.width, config.norm)
+        else:
+            networks["generator"] = Film(encoder.features, config.width, config.norm, config.output, config.size)
+        wide = config.discriminator_width
+        if config.beta:
+            networks["image_discriminator"] = PatchDiscriminator(3, wide, config.norm)
+        if config.gamma and config.video_discriminator == "stacked":
+            heard = HEARD if config.discriminator_hears else 0
+            networks["video_discriminator"] = StackedDiscriminator(
+                config.chunk, wide, config.norm, bins=self.heard_bins, hears=heard
+            )
+        elif config.gamma:
+            networks["video_discriminator"] = VolumeDiscriminator(wide, config.norm)
+        if config.initial == "normal":
+            for network in networks.values():
+                init_normal(network)
+        if isinstance(networks["generator"], Film):
+            networks["generator"].start_still()
+        self.networks, self.call = networks, dict(networks)
+        self.optimizers = {"generator": self._adam(("encoder", "generator"), config.learning_rate)}
+        critics = tuple(n for n in networks if n.endswith("discriminator"))
+        if critics:
+            self.optimizers["discriminators"] = self._adam(critics, config.discriminator_learning_rate)
+        self.critics = critics
+        self.mean, self.deviation = torch.zeros(self.heard_bins), torch.ones(self.heard_bins)
+
+    def _adam(self, names: tuple[str, ...], rate: float) -> torch.optim.Adam:
+        parameters = [p for name in names for p in self.networks[name].parameters()]
+        return torch.optim.Adam(
+            parameters, rate, betas=(self.config.beta1, self.config.beta2), fused=torch.cuda.is_available() or None
+        )
+
+    # -- sound
+
+    def prepare(self, examples: Examples) -> None:
+        """Mean and deviation of each bin over the training clips."""
+        if not self.config.normalise:
+            return
+        clips = examples.clips  # type: ignore[attr-defined]
+        count = 0
+        total, squares = torch.zeros(self.heard_bins).double(), torch.zeros(self.heard_bins).double()
+        step = max(1, len(clips) // MOST_CLIPS)
+        for index in range(0, len(clips), step):
+            rows = self._scaled(torch.from_numpy(clips.spectrogram(index))).double()
+            count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
+        mean = total / count
+        deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
+        # Bins that hold next to nothing stay small instead of becoming noise.
+        self.mean, self.deviation = mean.float(), deviation.clamp(min=0.1 * float(deviation.max()) + 1e-6).float()
+
+    def state(self) -> dict[str, Any]:
+        return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.mean, self.deviation = torch.tensor(state["mean"]), torch.tensor(state["deviation"])
+
+    def _scaled(self, spectrogram: Tensor) -> Tensor:
+        """Raw magnitudes `... bins`, pooled and on the scale of the config: `... heard_bins`."""
+        rows = self.bands.to(spectrogram.device)(spectrogram) if self.bands is not None else spectrogram
+        if self.config.scale == "linear":
+            return rows
+        return torch.log1p(rows) if self.config.scale == "log1p" else torch.log(rows + FLOOR)
+
+    def heard(self, spectrogram: Tensor) -> Tensor:
+        """Magnitudes as stored, `B N bins`, as the networks take them."""
+        rows = self._scaled(spectrogram.float())
+        if not self.config.normalise:
+            return rows
+        return (rows - self.mean.to(rows.device)) / self.deviation.to(rows.device)
+
+    # -- generating
+
+    @torch.no_grad()
+    def generate(self, images: Tensor, spectrogram: Tensor, *, at_once: int = 32) -> Tensor:
+        """A picture for each row of sound: float32 `B N 3 H W` in [-1, 1].
+
+        `images` is float `B 3 H W` in [-1, 1], `spectrogram` float `B N bins`, raw magnitudes as stored, of any N.
+        `at_once` pictures of each clip are made together; the result does not depend on it.
+        """
+        if spectrogram.dim() != 3 or spectrogram.shape[2] != self.bins or len(images) != len(spectrogram):
+            raise ValueError(
+                f"generate: {tuple(images.shape)} images and {tuple(spectrogram.shape)} sound; needed are B 3 H W and "
+                f"B N {self.bins}"
+            )
+        features = self.call["encoder"](self.heard(spectrogram))
+        made = [self.call["generator"](images, part) for part in features.split(at_once, 1)]
+        return torch.cat(made, 1).float()
+
+    # -- learning
+
+    def training_step(self, batch: Batch, step: int) -> Metrics:
+        config = self.config
+        image, real = pixels(batch["image"]), pixels(batch["frames"])
+        rows = self.heard(self._louder(batch["spectrogram"]))
+        self._warm_up(step)
+        features = self.call["encoder"](rows)
+        numbers = batch["numbers"]
+        chosen = features.gather(1, numbers[:, :, None].expand(-1, -1, features.shape[2]))
+        made = self.call["generator"](image, chosen).float()
+        pick = Pick(config, numbers, rows)
+        metrics: Metrics = {}
+        if self.critics:
+            metrics |= self._learn_to_tell(real, made.detach(), pick)
+        losses = {"l1": config.alpha * (made - real).abs().mean()}
+        if config.squared:
+            losses["squared"] = config.squared * (made - real).square().mean()
+        with frozen(*(self.networks[name] for name in self.critics)):
+            for name in self.critics:
+                share = config.beta if name == "image_discriminator" else config.gamma
+                losses[f"adversarial_{name.partition('_')[0]}"] = share * self._fools(self._judge(name, made, pick))
+        # One backward for each loss as far as the pictures tells how much each has to say; it costs no more than one.
+        pulls = {k: torch.autograd.grad(v, made, retain_graph=True)[0] for k, v in losses.items()}
+        whole = sum(pulls.values())
+        assert isinstance(whole, Tensor)
+        metrics["generator_gradient"] = self.update("generator", (made * whole).sum(), clip=config.clip)
+        if len(pulls) > 1:
+            norms = {k: v.norm() for k, v in pulls.items()}
+            sum_of = torch.stack(list(norms.values())).sum().clamp(min=1e-20)
+            metrics |= {f"share_{k}": v / sum_of for k, v in norms.items()}
+        metrics |= {k: v.detach() for k, v in losses.items()}
+        metrics["l1"] = (made.detach() - real).abs().mean() / 2  # in [0, 1] pixels, as when validating
+        metrics["loss"] = torch.stack([v.detach() for v in losses.values()]).sum()
+        metrics["motion_ratio"] = energy(pick.steps(made)).mean() / energy(pick.steps(real)).mean().clamp(min=1e-6)
+        return {k: v.detach() for k, v in metrics.items()}
+
+    def _warm_up(self, step: int) -> None:
+        if self.config.warmup:
+            share = min(1.0, (step + 1) / self.config.warmup)
+            for group in self.optimizers["generator"].param_groups:
+                group["lr"] = self.config.learning_rate * share
+
+    def _louder(self, spectrogram: Tensor) -> Tensor:
+        if not self.config.sound_gain_db:
+            return spectrogram
+        gain = (torch.rand(len(spectrogram), 1, 1, device=spectrogram.device) * 2 - 1) * self.config.sound_gain_db
+        return spectrogram * 10 ** (gain / 20)
+
+    def _judge(self, name: str, frames: Tensor, pick: "Pick", *, wrong_sound: bool = False) -> Tensor:
+        if name == "image_discriminator":
+            return self.call[name](pick.pictures(frames)).float()
+        return self.call[name](pick.chunks(frames), pick.sound(wrong=wrong_sound)).float()
+
+    def _learn_to_tell(self, real: Tensor, made: Tensor, pick: "Pick") -> Metrics:
+        """The discriminators' step."""
+        losses, metrics = [], {}
+        for name in self.critics:
+            short = name.partition("_")[0]
+            yes, no = self._judge(name, real, pick), self._judge(name, made, pick)
+            loss = self._tells(yes, no)
+            if name == "video_discriminator" and self.config.discriminator_hears:
+                wrong = self._judge(name, real, pick, wrong_sound=True)
+                loss = (loss + self._tells(yes, wrong)) / 2
+                metrics["wrong_sound_video"] = torch.sigmoid(wrong).mean()
+            losses.append(loss)
+            metrics[f"discriminator_{short}"] = loss
+            metrics[f"real_{short}"], metrics[f"fake_{short}"] = torch.sigmoid(yes).mean(), torch.sigmoid(no).mean()
+            metrics[f"accuracy_{short}"] = ((yes > 0).float().mean() + (no <= 0).float().mean()) / 2
+        metrics["discriminator_gradient"] = self.update("discriminators", torch.stack(losses).sum())
+        return metrics
+
+    def _tells(self, real: Tensor, fake: Tensor) -> Tensor:
+        """A discriminator's loss on logits."""
+        if self.config.adversarial == "hinge":
+            return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def _fools(self, fake: Tensor) -> Tensor:
+        """The generator's loss on a discriminator's logits."""
+        if self.config.adversarial == "hinge":
+            return -fake.mean()
+        return -F.softplus(fake).mean() if self.config.adversarial == "saturating" else F.softplus(-fake).mean()
+
+    def alarms(self, metrics: dict[str, float]) -> list[str]:
+        found = []
+        for name in ("image", "video"):
+            if metrics.get(f"accuracy_{name}", 0.0) > 0.995:
+                found.append(f"the {name} discriminator tells every fake: the generator learns nothing from it")
+        if metrics["motion_ratio"] < 0.05:
+            found.append("generated pictures stand still (motion_ratio below 0.05)")
+        return found
+
+    # -- looking
+
+    def validation_step(self, batch: Batch) -> Metrics:
+        """L1 in [0, 1] pixels beside copying the input, and whether motion follows the sound.
+
+        `motion_correlation` is between the motion of real and generated pictures over time, `sound_correlation` what
+        of it goes when the sound is that of half a clip later. soundvid.metrics has the real measures.
+        """
+        image, real = pixels(batch["image"]), pixels(batch["frames"])
+        count = real.shape[1]
+        made = self.generate(image, batch["spectrogram"])[:, :count]
+        later = batch["spectrogram"].roll(batch["spectrogram"].shape[1] // 2, 1)
+        other = self.generate(image, later)[:, :count]
+        moves = energy(real.diff(dim=1))
+        right, wrong = (correlation(energy(x.diff(dim=1)), moves) for x in (made, other))
+        return {
+            "l1": (made - real).abs().mean() / 2,
+            "l1_of_copying": (image[:, None] - real).abs().mean() / 2,
+            "motion_ratio": energy(made.diff(dim=1)).mean() / moves.mean().clamp(min=1e-6),
+            "motion_correlation": right.mean(),
+            "sound_correlation": (right - wrong).mean(),
+        }
+
+    def preview(self, batch: Batch) -> dict[str, Tensor]:
+        image, real = pixels(batch["image"]), pixels(batch["frames"])
+        made = self.generate(image, batch["spectrogram"])[:, : real.shape[1]]
+        return {k: (v + 1) / 2 for k, v in {"input": image[:, None], "real": real, "generated": made}.items()}
+
+
+class Pick:
+    """What of a step's pictures the discriminators see: all, or one picture and one chunk of each clip."""
+
+    def __init__(self, config: Config, numbers: Tensor, rows: Tensor) -> None:
+        self.chunk = config.chunk
+        self.one = config.discriminated == "one"
+        clips, count = numbers.shape
+        self.numbers, self.rows = numbers, rows
+        self.clips = torch.arange(clips, device=numbers.device)
+        self.picture = torch.randint(count, (clips,), device=numbers.device)
+        self.part = torch.randint(count // self.chunk, (clips,), device=numbers.device)
+        # Wrong sound is the clip's own, at least a chunk earlier or later: it sounds alike, and does not fit.
+        length = rows.shape[1]
+        least = min(2 * self.chunk, length // 2)
+        self.shift = torch.randint(least, max(least + 1, length - least), (clips,), device=numbers.device)
+
+    def pictures(self, frames: Tensor) -> Tensor:
+        """`B F 3 H W` -> `M 3 H W`."""
+        return frames[self.clips, self.picture] if self.one else frames.flatten(0, 1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """`B F ...` -> `B chunks tau ...`."""
+        return x.unflatten(1, (-1, self.chunk))
+
+    def chunks(self, frames: Tensor) -> Tensor:
+        """`B F 3 H W` -> `M tau 3 H W`."""
+        parts = self._split(frames)
+        return parts[self.clips, self.part] if self.one else parts.flatten(0, 1)
+
+    def sound(self, *, wrong: bool) -> Tensor:
+        """Rows of sound of those chunks, `M tau bins`."""
+        numbers = (self.numbers + self.shift[:, None]) % self.rows.shape[1] if wrong else self.numbers
+        heard = self.rows.gather(1, numbers[:, :, None].expand(-1, -1, self.rows.shape[2]))
+        parts = self._split(heard)
+        return parts[self.clips, self.part] if self.one else parts.flatten(0, 1)
+
+    def steps(self, frames: Tensor) -> Tensor:
+        """Differences of neighbouring pictures, inside chunks only."""
+        return self._split(frames).diff(dim=2).flatten(1, 2) if self.chunk > 1 else frames.diff(dim=1)
+
+
+def pixels(frames: Tensor) -> Tensor:
+    """uint8 `... H W 3` -> float `... 3 H W` in [-1, 1]."""
+    return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
+
+
+def energy(steps: Tensor) -> Tensor:
+    """Motion energy of each difference of pictures: `B F 3 H W` -> `B F`, mean absolute change."""
+    return steps.abs().mean((2, 3, 4))
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, over time: `B F`, `B F` -> `B`; 0 where one does not change."""
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return (a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt().clamp(min=1e-12)

@@ -1,0 +1,256 @@
+"""Checkpoints: safetensors for what is large, JSON for the rest; whole or not there at all.
+
+    step-000300/networks.safetensors      parameters and buffers, `<network>.<name>`
+                average.safetensors       the same of the moving averages, where the system keeps any
+                optimizers.safetensors    `<optimizer>.<parameter>.<state>`
+                random-<rank>.safetensors states of the random generators, one file for each process
+                state.json                step, the system's own state, schedules, best value so far
+
+A folder is written under a hidden name, brought to the disk, and renamed. No pickle is ever read or written.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from soundvid.errors import SoundvidError
+from soundvid.shards.dataset import sync
+from soundvid.training.system import System
+
+FORMAT = 1
+
+
+class CheckpointError(SoundvidError):
+    """A checkpoint that cannot be used: which, and why."""
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints of a run's folder `checkpoints`, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in folder.iterdir() if (m := re.fullmatch(r"step-(\d+)", p.name))]
+    return [p for _, p in sorted(found)]
+
+
+def clean(folder: Path) -> None:
+    """Remove what a kill left half written."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def point(folder: Path, name: str, target: str) -> None:
+    """Make `folder/last` or `folder/best` say the name of a checkpoint."""
+    hidden = folder / f".{name}"
+    hidden.write_text(target + "\n", encoding="utf-8")
+    os.replace(hidden, folder / name)
+
+
+def pointed(folder: Path, which: str) -> Path:
+    """The checkpoint that `last` or `best` names; the newest where a kill came between it and its pointer."""
+    there = checkpoints(folder)
+    if not there:
+        raise CheckpointError(f"{folder}: there is no checkpoint yet")
+    pointer = folder / which
+    if which == "best" and pointer.is_file():
+        path = folder / pointer.read_text(encoding="utf-8").strip()
+        if path in there:
+            return path
+    return there[-1]
+
+
+def prune(folder: Path, keep: int, best: str | None) -> None:
+    """Keep the newest `keep` checkpoints and the best one."""
+    for path in checkpoints(folder)[:-keep]:
+        if path.name != best:
+            hidden = path.with_name(f".{path.name}")
+            os.replace(path, hidden)  # so that a kill leaves no half of a checkpoint under its name
+            shutil.rmtree(hidden)
+
+
+def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> Path:
+    """Make the checkpoint of `step` appear with all its files at once; one that is there gives way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden = folder / f".{folder_name(step)}"
+    hidden.mkdir(exist_ok=True)  # other ranks may have put their random states there
+    for name, tensors in files.items():
+        if tensors:
+            whole = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+            save_file(whole, hidden / f"{name}.safetensors")
+    (hidden / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}), encoding="utf-8")
+    for path in hidden.iterdir():
+        sync(path)
+    sync(hidden)
+    target = folder / folder_name(step)
+    if target.exists():
+        old = folder / f".old-{target.name}"
+        os.replace(target, old)
+        os.replace(hidden, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(hidden, target)
+    sync(folder)
+    return target
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / 'state.json'}: cannot be read ({error})") from error
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {state.get('format')}; this soundvid reads format {FORMAT}")
+    return state
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; anything else, a pickle among them, is refused unread."""
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or cut off ({str(error).splitlines()[0]})") from error
+
+
+def flat(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers of several networks under one roof, `<network>.<name>`; ties are written twice."""
+    return {f"{n}.{k}": v.detach().clone() for n, net in networks.items() for k, v in net.state_dict().items()}
+
+
+def fill(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Load `flat`'s tensors. Raises CheckpointError, one line, on foreign, missing or misshapen ones."""
+    for name, network in networks.items():
+        prefix = name + "."
+        given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        own = network.state_dict()
+        problems = {
+            "missing": [k for k in own if k not in given],
+            "foreign": [k for k in given if k not in own],
+            "another shape": [k for k in own if k in given and own[k].shape != given[k].shape],
+        }
+        told = [f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+                for kind, keys in problems.items() if keys]  # fmt: skip
+        if told:
+            raise CheckpointError(f"{where}: these are not the weights of '{name}' ({'; '.join(told)})")
+    foreign = [k for k in tensors if k.partition(".")[0] not in networks]
+    if foreign:
+        raise CheckpointError(f"{where}: foreign weights ({', '.join(foreign[:3])}); expected {', '.join(networks)}")
+    for name, network in networks.items():
+        network.load_state_dict({k: tensors[f"{name}.{k}"] for k in network.state_dict()})
+
+
+def load_foreign(path: Path) -> dict[str, Tensor]:
+    """Weights from outside, `.pth` or `.safetensors`, by name. Only tensors are read: nothing in it can run.
+
+    Raises CheckpointError, one line, where the file holds anything but tensors, or is none.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file") from error
+    except Exception as error:  # whatever a hostile file makes of the unpickler
+        reason = type(error).__name__
+        raise CheckpointError(
+            f"{path}: refused: it is damaged or holds more than tensors ({reason}); ask for it as safetensors"
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    tensors = {k: v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, dict) else {}
+    if not tensors:
+        raise CheckpointError(f"{path}: there are no weights by name in it")
+    return tensors
+
+
+def optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """States of optimisers as tensors, `<optimizer>.<parameter>.<state>`, and their groups as JSON."""
+    tensors: dict[str, Tensor] = {}
+    groups: dict[str, Any] = {}
+    for name, optimizer in optimizers.items():
+        state = optimizer.state_dict()
+        groups[name] = state["param_groups"]
+        for parameter, values in state["state"].items():
+            for key, value in values.items():
+                tensors[f"{name}.{parameter}.{key}"] = torch.as_tensor(value)
+    return tensors, groups
+
+
+def fill_optimizers(
+    optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor], groups: Mapping[str, Any], where: Path
+) -> None:
+    if set(groups) != set(optimizers):
+        raise CheckpointError(f"{where}: optimisers {', '.join(groups)}; expected {', '.join(optimizers)}")
+    states: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in optimizers}
+    for key, tensor in tensors.items():
+        name, parameter, field = key.split(".", 2)
+        states[name].setdefault(int(parameter), {})[field] = tensor
+    for name, optimizer in optimizers.items():
+        try:
+            optimizer.load_state_dict({"state": states[name], "param_groups": groups[name]})
+        except ValueError as error:
+            raise CheckpointError(f"{where}: the state of optimiser '{name}' does not fit ({error})") from error
+
+
+def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Every generator's state: torch (CPU, CUDA), NumPy, Python; as tensors and JSON."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    kind, keys, *rest = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    tensors["numpy"] = torch.from_numpy(np.asarray(keys, np.int64))
+    tensors["python"] = torch.tensor(internal, dtype=torch.int64)
+    return tensors, {"numpy": [kind, *rest], "python": [version, gauss]}
+
+
+def set_random_state(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+    kind, *rest = values["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), *rest))
+    version, gauss = values["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+
+
+def save_random(folder: Path, step: int, rank: int) -> None:
+    """Put this process's random states into the hidden folder that `write` will rename."""
+    hidden = folder / f".{folder_name(step)}"
+    hidden.mkdir(parents=True, exist_ok=True)
+    tensors, values = random_state()
+    save_file(tensors, hidden / f"random-{rank}.safetensors", metadata={"values": json.dumps(values)})
+
+
+def load_random(path: Path, rank: int) -> None:
+    from safetensors import safe_open
+
+    file = path / f"random-{rank}.safetensors"
+    tensors = read_tensors(file)
+    with safe_open(file, "pt") as opened:
+        values = json.loads(opened.metadata()["values"])
+    set_random_state(tensors, values)
+
+
+def system_files(system: System, averages: Mapping[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A system as `write` takes it: tensors by file, and JSON."""
+    optimizers, groups = optimizer_tensors(system.optimizers)
+    files = {"networks": flat(system.networks), "average": flat(averages), "optimizers": optimizers}
+    return files, {"system": system.state(), "groups": groups}

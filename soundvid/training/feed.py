@@ -1,0 +1,97 @@
+"""From examples to batches on the device: worker processes that read ahead, in the order of the sampler."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from soundvid.errors import DatasetError, SoundvidError
+from soundvid.training.sampler import Order, Place, Steps
+from soundvid.training.stage import Examples
+from soundvid.training.system import Batch
+
+AHEAD = 4  # batches a worker reads ahead
+
+
+def stack(examples: list[dict[str, np.ndarray]]) -> Batch:
+    """A batch of examples; their shapes agree. uint8 stays uint8: it is made float on the device."""
+    return {key: torch.from_numpy(np.stack([e[key] for e in examples])) for key in examples[0]}
+
+
+class _Batches(Dataset[Any]):
+    """Examples as DataLoader reads them, a whole batch at a time; expected trouble comes back as its one line."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: Place) -> Any:
+        return self.__getitems__([place])
+
+    def __getitems__(self, places: list[Place]) -> Any:
+        try:
+            return stack([self.examples.example(index, epoch) for epoch, index in places])
+        except SoundvidError as error:
+            return str(error)  # raised again by `batches`: a worker's exception arrives with its whole traceback
+
+
+def _whole(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the loop's: it saves first
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def batches(
+    examples: Examples, order: Order, start: int, stop: int, *, workers: int, device: torch.device
+) -> Iterator[Iterator[Batch]]:
+    """The batches of steps `[start, stop)`, in memory that a GPU can fetch from."""
+    if workers:
+        import cv2
+
+        # Here and not in the workers: they are forked, and would wait for ever for threads that only we have.
+        cv2.setNumThreads(1)
+    loader = DataLoader(
+        _Batches(examples),
+        batch_sampler=Steps(order, start, stop),
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        collate_fn=_whole,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # its own: a draw from the global one would tell a resumed run from a straight one
+    )
+    iterator = iter(loader)
+
+    def checked() -> Iterator[Batch]:
+        for batch in iterator:
+            if isinstance(batch, str):
+                raise DatasetError(batch)
+            yield batch
+
+    try:
+        yield checked()
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SoundvidError(
+            f"a process that reads the data died ({str(error).splitlines()[0]}); "
+            "memory may be short: fewer --workers, or a smaller --batch; --resume goes on from the last checkpoint"
+        ) from error
+    finally:
+        shutdown: Callable[[], None] | None = getattr(iterator, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

@@ -1,0 +1,436 @@
+"""The loop: one for every system, on a CPU, a GPU or several.
+
+A step is a batch, `System.training_step`, and the moving averages. Around it, by the step's number: a line of the log,
+validation, pictures, a checkpoint. Everything that decides what a step does is a function of the step or stands in
+the checkpoint, so that a run that was stopped or killed goes on as if it had not been.
+"""
+
+import copy
+import json
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from soundvid.errors import SoundvidError
+from soundvid.training import checkpoint, parallel, samples
+from soundvid.training.feed import batches, stack, to_device
+from soundvid.training.log import Log, Numbers, Watcher
+from soundvid.training.run import RunFolder
+from soundvid.training.sampler import Order
+from soundvid.training.stage import Examples, Options
+from soundvid.training.system import Batch, Metrics, System, average_, buffers
+
+RANK_SEED = 100_000  # between the seeds of processes
+
+
+class TrainingError(SoundvidError):
+    """Training cannot go on."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: `reason` is steps, minutes, patience or stopped (by a signal)."""
+
+    step: int
+    reason: str
+    best: float | None
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """Where a run stands, as its checkpoints keep it."""
+
+    step: int = 0
+    best: float | None = None  # of the metric that the system monitors; lower is better
+    best_step: int | None = None
+    stale: int = 0  # validations since the best one
+    done: bool = False
+    flops: int | None = None  # of a step, on each device
+    history: list[float] = field(default_factory=list)  # the monitored metric at each validation
+
+
+class Loop:
+    """Trains one stage in its folder. `world` processes run the same loop, each with its own batches."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Options,
+        system: System,
+        train: Examples,
+        validation: Examples | None,
+        *,
+        device: torch.device,
+        workers: int = 1,
+        minutes: float | None = None,
+        rank: int = 0,
+        world: int = 1,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.folder, self.config, self.system = folder, config, system
+        self.train, self.validation = train, validation
+        self.device, self.workers, self.minutes = device, workers, minutes
+        self.rank, self.world = rank, world
+        self.watcher = watcher or Watcher()
+        self.progress = Progress()
+        self.averages: dict[str, nn.Module] = {}
+        self.log: Log | None = None
+        self.alarmed: list[str] = []  # at the last line of the log; one that goes on is told once
+        self.held_out: list[Batch] | None = None
+        precision = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision)
+
+    def run(self, *, resume: bool) -> Outcome:
+        """Train to the end, or until stopped; the folder then holds a checkpoint of the last step."""
+        began = time.monotonic()
+        config = self.config
+        self._prepare(resume)
+        progress = self.progress
+        self.watcher.stage(self.system.name, progress.step, config.steps)
+        order = Order(len(self.train), config.batch, config.seed, self.rank, self.world)
+        meter = Meter(config.batch * self.world, progress)
+        reason = "patience" if self._patience_is_over() else "steps"
+        with (
+            stop_signals() as stop,
+            batches(
+                self.train, order, progress.step, config.steps, workers=self.workers, device=self.device
+            ) as feed,
+        ):  # fmt: skip
+            while progress.step < config.steps and reason == "steps":
+                meter.waits()
+                batch = to_device(next(feed), self.device)
+                meter.works()
+                if progress.flops is None:
+                    progress.flops = self._count(batch)
+                metrics = self._step(batch)
+                progress.step += 1
+                meter.add(metrics)
+                if self.device.type == "cpu" or meter.steps >= config.log_every:
+                    self._stop_if_not_finite(meter, batch)
+                late = self.minutes is not None and time.monotonic() - began > self.minutes * 60
+                told = parallel.any_of(bool(stop), self.device), parallel.any_of(late, self.device)
+                reason = "stopped" if told[0] else "minutes" if told[1] else reason
+                last = progress.step == config.steps or reason != "steps"
+                if progress.step % config.log_every == 0 or last:
+                    self._tell(meter, began)
+                better = False
+                if progress.step % config.validate_every == 0 or (last and reason != "stopped"):
+                    better = self._validate()
+                    if self._patience_is_over():
+                        reason, last = "patience", True
+                if progress.step % config.sample_every == 0 or (last and reason != "stopped"):
+                    self._draw()
+                if progress.step % config.checkpoint_every == 0 or last or better:
+                    progress.done = last and reason != "stopped"
+                    self.save()
+        if self.log is not None:
+            self.log.write("note", progress.step, {"ended": reason})
+            self.log.close()
+        return Outcome(progress.step, reason, progress.best, time.monotonic() - began)
+
+    # -- steps
+
+    def _step(self, batch: Batch) -> Metrics:
+        with self.autocast:
+            metrics = self.system.training_step(batch, self.progress.step)
+        parallel.share(buffers(self.system.networks.values()))
+        if self.averages:
+            # A young average forgets quickly, or it would stay what chance began with.
+            decay = min(self.config.average_decay, (1 + self.progress.step) / (10 + self.progress.step))
+            for name, average in self.averages.items():
+                average_(average, self.system.networks[name], decay)
+        return metrics
+
+    def _count(self, batch: Batch) -> int:
+        """Floating-point operations of a step, forward and backward, counted on a copy that is thrown away.
+
+        The counter takes operations apart, which rounds differently: a step of the run itself must not be counted.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        random, call = checkpoint.random_state(), self.system.call
+        self.system.call = dict(self.system.networks)  # as they are, not compiled
+        system = copy.deepcopy(self.system)
+        self.system.call = call
+        with self.autocast, FlopCounterMode(display=False) as counter:
+            system.training_step(batch, self.progress.step)
+        checkpoint.set_random_state(*random)
+        return counter.get_total_flops()
+
+    # -- before and after
+
+    def _prepare(self, resume: bool) -> None:
+        """Begin afresh, or where the newest checkpoint stands."""
+        config = self.config
+        checkpoint.clean(self.folder.checkpoints) if self.rank == 0 else None
+        self.system.to(self.device)
+        if config.channels_last == "yes" or (config.channels_last == "auto" and self.device.type == "cuda"):
+            for network in self.system.networks.values():
+                if {p.dim() for p in network.parameters()} >= {4} and all(p.dim() < 5 for p in network.parameters()):
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.average_decay > 0:
+            self.averages = {n: copy.deepcopy(self.system.networks[n]).eval() for n in self.system.averaged}
+            for average in self.averages.values():
+                average.requires_grad_(False)
+        seed_everything(config.seed + RANK_SEED * self.rank)
+        parallel.barrier()
+        if resume:
+            self._resume()
+        else:
+            self.system.prepare(self.train)
+            parallel.share([p for net in self.system.networks.values() for p in net.parameters()])
+            parallel.share(buffers(self.system.networks.values()))
+        self.system.train()
+        if config.compile:
+            self.system.call = {name: torch.compile(net) for name, net in self.system.networks.items()}  # type: ignore[misc]
+        if self.rank == 0:
+            self.log = Log(self.folder.log_path, self.folder.path / "tensorboard", self.progress.step)
+            if resume:
+                self.log.write("note", self.progress.step, {"resumed": True})
+
+    def _resume(self) -> None:
+        path = checkpoint.pointed(self.folder.checkpoints, "last")
+        state = checkpoint.read_state(path)
+        if state["world"] != self.world:
+            raise checkpoint.CheckpointError(
+                f"{path}: it was trained by {state['world']} processes (world size), this is {self.world}; "
+                "the same number is needed to go on exactly"
+            )
+        checkpoint.fill(self.system.networks, checkpoint.read_tensors(path / "networks.safetensors"), path)
+        if self.averages:
+            checkpoint.fill(self.averages, checkpoint.read_tensors(path / "average.safetensors"), path)
+        optimizers = checkpoint.read_tensors(path / "optimizers.safetensors")
+        checkpoint.fill_optimizers(self.system.optimizers, optimizers, state["groups"], path)
+        self.system.load_state(state["system"])
+        self.progress = Progress(**state["progress"])
+        if self.progress.step > self.config.steps:
+            raise checkpoint.CheckpointError(
+                f"{path}: it is at step {self.progress.step} already, past the {self.config.steps} that are asked for"
+            )
+        checkpoint.load_random(path, self.rank)
+
+    def save(self) -> None:
+        """A checkpoint of this step, by all processes together."""
+        folder, step = self.folder.checkpoints, self.progress.step
+        checkpoint.save_random(folder, step, self.rank)
+        parallel.barrier()
+        if self.rank == 0:
+            files, state = checkpoint.system_files(self.system, self.averages)
+            checkpoint.write(folder, step, files, {**state, "world": self.world, "progress": vars(self.progress)})
+            checkpoint.point(folder, "last", checkpoint.folder_name(step))
+            best = None if self.progress.best_step is None else checkpoint.folder_name(self.progress.best_step)
+            if best is not None:
+                checkpoint.point(folder, "best", best)
+            checkpoint.prune(folder, self.config.keep, best)
+        parallel.barrier()
+
+    # -- looking
+
+    def _tell(self, meter: "Meter", began: float) -> None:
+        """A line of the log; alarms, where the system sees any."""
+        numbers = meter.read()
+        if self.rank != 0 or self.log is None:
+            return
+        step = self.progress.step
+        left = (self.config.steps - step) * numbers["step_seconds"]
+        if self.minutes is not None:
+            left = min(left, max(0.0, self.minutes * 60 - (time.monotonic() - began)))
+        self.log.write("train", step, numbers)
+        self.watcher.step(step, numbers, left)
+        alarms = self.system.alarms(numbers)
+        for alarm in alarms:
+            self.log.write("alarm", step, {"text": alarm})
+            if alarm not in self.alarmed:
+                self.watcher.say(f"step {step}: {alarm}")
+        self.alarmed = alarms
+
+    def _held_out(self) -> list[Batch]:
+        """Validation batches; made once, the first clips of the split, as they are in epoch 0."""
+        if self.held_out is None:
+            count = min(self.config.validation_clips, len(self.validation)) if self.validation is not None else 0
+            examples = [self.validation.example(i, 0) for i in range(count)] if self.validation is not None else []
+            size = self.config.batch
+            self.held_out = [stack(examples[i : i + size]) for i in range(0, count, size)]
+        return self.held_out
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Averaged networks, eval mode, no gradients, a fixed random state; all as it was afterwards."""
+        system, random = self.system, checkpoint.random_state()
+        networks, call = system.networks, system.call
+        system.networks = {**networks, **self.averages}
+        system.call = {**call, **self.averages}
+        system.eval()
+        seed_everything(self.config.seed)
+        try:
+            with torch.no_grad(), self.autocast:
+                yield
+        finally:
+            system.networks, system.call = networks, call
+            system.train()
+            checkpoint.set_random_state(*random)
+
+    def _validate(self) -> bool:
+        """Look at held-out clips; True where they never looked better. The first process decides for all."""
+        if self.validation is None:
+            return False
+        outcome = torch.zeros(1, device=self.device, dtype=torch.float64)
+        numbers: Numbers = {}
+        if self.rank == 0:
+            sums: dict[str, float] = defaultdict(float)
+            counts: dict[str, int] = defaultdict(int)
+            with self._evaluating():
+                for batch in self._held_out():
+                    size = len(next(iter(batch.values())))
+                    for name, metric in self.system.validation_step(to_device(batch, self.device)).items():
+                        sums[name] += float(metric) * size
+                        counts[name] += size
+            numbers = {name: total / counts[name] for name, total in sums.items()}
+            outcome[0] = numbers[self.system.monitor]
+        parallel.share([outcome])
+        value = float(outcome.item())
+        progress = self.progress
+        better = math.isfinite(value) and (progress.best is None or value < progress.best)
+        progress.history.append(value)
+        progress.stale = 0 if better else progress.stale + 1
+        if better:
+            progress.best, progress.best_step = value, progress.step
+        if self.log is not None:
+            self.log.write("validation", progress.step, numbers)
+            self.watcher.validated(progress.step, numbers, better)
+        return better
+
+    def _patience_is_over(self) -> bool:
+        return 0 < self.config.patience <= self.progress.stale
+
+    def _draw(self) -> None:
+        """The picture of the first held-out clips."""
+        if self.rank != 0 or self.validation is None:
+            return
+        batch = self._held_out()[0]
+        with self._evaluating():
+            rows = self.system.preview(to_device(batch, self.device))
+        if not rows:
+            return
+        picture = samples.grid(rows, batch.get("sound"))
+        samples.save(self.folder.samples / f"{checkpoint.folder_name(self.progress.step)}.png", picture)
+        if self.log is not None:
+            self.log.picture(self.progress.step, picture)
+
+    def _stop_if_not_finite(self, meter: "Meter", batch: Batch) -> None:
+        """A NaN stops the run, and leaves what led to it; the last checkpoint is from before it."""
+        wrong = meter.not_finite()
+        if not parallel.any_of(bool(wrong), self.device):
+            return
+        dump = self.folder.path / f"nan-{checkpoint.folder_name(self.progress.step)}"
+        if wrong:
+            dump.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous().cpu() for k, v in batch.items()}, dump / f"batch-{self.rank}.safetensors")
+            save_file(checkpoint.flat(self.system.networks), dump / f"networks-{self.rank}.safetensors")
+            (dump / f"metrics-{self.rank}.json").write_text(json.dumps(meter.last(), indent=1), encoding="utf-8")
+        text = f"step {self.progress.step}: {', '.join(wrong) or 'a number of another process'} is no longer finite"
+        if self.log is not None:
+            self.log.write("alarm", self.progress.step, {"text": text})
+        raise TrainingError(
+            f"{text}; the batch and the networks are in {dump}; lower the learning rate, or go on from the last "
+            "checkpoint with --resume"
+        )
+
+
+class Meter:
+    """Means of what steps tell, and where their time goes. Reading a metric waits for the device, so few are read."""
+
+    def __init__(self, clips: int, progress: Progress) -> None:
+        self.clips, self.progress = clips, progress  # clips of a step, over all processes
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = defaultdict(int)
+        self.newest: Metrics = {}
+        self.steps = 0
+        self.waiting = self.working = 0.0
+        self.mark = time.perf_counter()
+
+    def waits(self) -> None:
+        self._lap("working")
+
+    def works(self) -> None:
+        self._lap("waiting")
+
+    def _lap(self, what: str) -> None:
+        now = time.perf_counter()
+        setattr(self, what, getattr(self, what) + now - self.mark)
+        self.mark = now
+
+    def add(self, metrics: Metrics) -> None:
+        self.newest = metrics
+        self.steps += 1
+        for name, value in metrics.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] += 1
+
+    def not_finite(self) -> list[str]:
+        """Names of metrics that were NaN or infinite in any step since the last reading."""
+        return [name for name, total in self.sums.items() if not math.isfinite(float(total))]
+
+    def last(self) -> dict[str, str]:
+        return {name: str(float(value)) for name, value in self.newest.items()}
+
+    def read(self) -> Numbers:
+        """Means since the last reading, and begin again."""
+        numbers = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self._lap("working")
+        seconds = (self.waiting + self.working) / max(1, self.steps)
+        numbers |= {
+            "step_seconds": seconds,
+            "samples_per_second": self.clips / max(seconds, 1e-9),
+            "data_wait": self.waiting / max(self.waiting + self.working, 1e-9),
+        }
+        flops = self.progress.flops
+        if flops:
+            numbers |= {"flops": float(flops), "tflops_per_second": flops / max(seconds, 1e-9) / 1e12}
+        self.sums, self.counts, self.steps = {}, defaultdict(int), 0
+        self.waiting = self.working = 0.0
+        return numbers
+
+
+def seed_everything(seed: int) -> None:
+    """torch (all devices), NumPy and Python."""
+    import random
+
+    import numpy as np
+
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collects Ctrl-C and SIGTERM, so that the step in hand is finished and saved; a second one ends at once."""
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: whoever runs us has the signals
+        yield came
+        return
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,200 @@
+"""The folder of a run: what is in it, how it is begun, and how others open it.
+
+    RUN/config.json       system, stage, preset, config, data (facts), dataset, version, store, splits, git, tools
+    RUN/log.jsonl         one object a line: step, kind (train | validation | alarm | note), numbers
+    RUN/checkpoints/      step-000300/, and `last` and `best`, which name one
+    RUN/samples/          step-000300.png: input, generated, real, waveform
+    RUN/tensorboard/      the same numbers, where TensorBoard is installed
+
+A system of several stages has one such folder for each, RUN/<stage>/, and a RUN/config.json that lists them.
+"""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+import soundvid
+from soundvid.errors import SoundvidError
+from soundvid.shards.load import Clips, load
+
+
+class RunError(SoundvidError):
+    """A run's folder that cannot be used."""
+
+
+class RunConfig(BaseModel):
+    """config.json of one stage."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    system: str
+    stage: str
+    preset: str
+    config: dict[str, Any]  # the stage's options, whole
+    data: dict[str, Any]  # Examples.facts
+    dataset: str
+    version: str
+    store: str
+    splits: dict[str, str]  # purpose -> split: train, validation
+    seed: int
+    git: str | None
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a stage's files are."""
+
+    path: Path
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    def config(self) -> RunConfig:
+        try:
+            return RunConfig.model_validate_json(self.config_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise RunError(f"{self.config_path}: not the config of a run ({first})") from error
+
+    def write_config(self, config: RunConfig) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        _replace(self.config_path, config.model_dump_json(indent=1))
+
+    def log(self) -> list[dict[str, Any]]:
+        """The lines of log.jsonl; a last one that a kill cut off is left out."""
+        if not self.log_path.is_file():
+            return []
+        rows = []
+        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+        return rows
+
+
+def _replace(path: Path, text: str) -> None:
+    hidden = path.with_name(f".{path.name}")
+    hidden.write_text(text + "\n", encoding="utf-8")
+    os.replace(hidden, path)
+
+
+def write_stages(root: Path, system: str, stages: list[str]) -> None:
+    """RUN/config.json of a system of several stages."""
+    root.mkdir(parents=True, exist_ok=True)
+    _replace(root / "config.json", json.dumps({"system": system, "stages": stages}, indent=1))
+
+
+def stages_of(root: Path) -> list[str] | None:
+    """The stages that RUN/config.json lists; None where RUN itself is a stage's folder."""
+    try:
+        found = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{root}: no run is there (no config.json); 'soundvid train' makes one") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{root / 'config.json'}: cannot be read ({error})") from error
+    return found.get("stages") if isinstance(found, dict) else None
+
+
+@dataclass
+class OpenRun:
+    """A trained system, ready to generate: averaged networks where it keeps them, in eval mode."""
+
+    folder: RunFolder
+    config: RunConfig
+    system: Any  # soundvid.training.system.System
+    step: int
+    checkpoint: Path
+
+    def clips(self, split: str = "test") -> Clips:
+        """A split of the very version the run was trained on, its subjects only."""
+        return load(
+            self.config.dataset,
+            self.config.version,
+            split,
+            store=self.config.store,
+            subjects=self.config.config.get("subjects"),
+        )
+
+
+def open_run(
+    path: str | Path,
+    which: Literal["best", "last"] = "best",
+    *,
+    stage: str | None = None,
+    device: str = "cpu",
+) -> OpenRun:
+    """The system of a run, its averaged weights loaded. Of several stages the last, unless `stage` names one.
+
+    Raises SoundvidError with one line where there is no run, no checkpoint, or weights that do not belong to it.
+    """
+    from soundvid.systems.registry import get  # systems import the training core
+    from soundvid.training import checkpoint
+
+    root = Path(path)
+    stages = stages_of(root)
+    if stage is not None and stage not in (stages or []):
+        raise RunError(f"{root}: there is no stage '{stage}' ({', '.join(stages) if stages else 'it has one stage'})")
+    folder = RunFolder(root / (stage or stages[-1]) if stages else root)
+    config = folder.config()
+    definition = get(config.system)
+    chosen = definition.stage(config.stage)
+    system = chosen.make(chosen.config.model_validate(config.config), config.data, root if stages else None)
+    found = checkpoint.pointed(folder.checkpoints, which)
+    state = checkpoint.read_state(found)
+    checkpoint.fill(system.networks, checkpoint.read_tensors(found / "networks.safetensors"), found)
+    if (found / "average.safetensors").is_file():
+        averaged = {name: system.networks[name] for name in system.averaged}
+        checkpoint.fill(averaged, checkpoint.read_tensors(found / "average.safetensors"), found)
+    system.load_state(state["system"])
+    system.to(device)
+    system.eval()
+    return OpenRun(folder, config, system, state["step"], found)
+
+
+def git_revision() -> str | None:
+    """The revision of soundvid's own code, where it runs from a checkout (and not from a package beside one)."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    found = None
+    for command in (["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty"]):
+        try:
+            found = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if found.returncode:
+            return None
+    return found.stdout.strip() or None if found else None
+
+
+def tools() -> dict[str, str]:
+    import av
+    import numpy
+    import torch
+
+    return {
+        "soundvid": soundvid.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "av": av.__version__,
+    }

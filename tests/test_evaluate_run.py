@@ -1,0 +1,114 @@
+"""Facts of `soundvid evaluate`: a run that was really trained, on the version it was trained on."""
+
+import json
+import os
+
+import pytest
+
+import soundvid
+from soundvid.errors import SoundvidError
+from soundvid.metrics.table import Evaluation, Table
+from soundvid.metrics.weights import VARIABLE
+from tests.conftest import cli, toy_recipe, toy_video
+
+torch = pytest.importorskip("torch")
+
+from soundvid.metrics.runs import evaluate_run  # noqa: E402  it needs torch
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model trained for two steps on four toy videos: it can do nothing, and is measured all the same."""
+    from soundvid.training import launch
+
+    folder = tmp_path_factory.mktemp("evaluate")
+    pins = {}
+    for i, split in enumerate(("train", "train", "val", "val")):
+        toy_video(folder / "videos" / f"toy{i}.mp4", seconds=3.0, seed=i)
+        pins[f"toy{i}.mp4"] = split
+    splits = {"by": "group", "group": "source", "ratios": {"train": 0.5, "val": 0.5}, "pins": pins}
+    plan = {"plan": "consecutive", "seconds": 1.0}
+    soundvid.build(toy_recipe(folder / "videos", clips=plan, splits=splits), store=folder / "store", workers=1)
+    torch.set_num_threads(1)
+    launch.train(
+        launch.Request(
+            system="sound_to_video",
+            out=folder / "run",
+            dataset="toy",
+            store=folder / "store",
+            preset="tiny",
+            values=("steps=2", "frames=20", "validation_clips=1"),
+            device="cpu",
+            workers=0,
+        )
+    )
+    return folder / "run"
+
+
+def evaluate(run, *options, **changes):
+    environment = {k: v for k, v in os.environ.items() if k != VARIABLE} | {"OMP_NUM_THREADS": "1"} | changes
+    return cli("evaluate", run, *options, env=environment)
+
+
+def test_evaluate_measures_a_trained_run_and_leaves_its_tables_in_the_run(run):
+    done = evaluate(run, "--split", "val")
+    assert done.returncode == 0, done.stderr
+    for word in ("ssim", "audio_sensitivity", "copy first frame", "mean frame", "not computed: weights missing"):
+        assert word in done.stdout, word
+    assert "fvd: rgb_imagenet.pt (sha256 unverified) is missing" in done.stdout and "step 2" in done.stdout
+    found = Evaluation.load(run / "evaluation" / "val.json")
+    assert (found.split, found.clips, found.sources) == ("val", 6, 2)
+    assert found.context["dataset"] == "toy" and found.context["step"] == 2 and found.context["preset"] == "tiny"
+    system = found.tables[0].row("sound_to_video tiny")
+    assert system["ssim"].n == 6 and system["l1"].value is not None
+    assert {line["row"] for line in found.per_clip} >= {"sound_to_video tiny", "copy first frame"}
+    assert len(found.tables) == 2  # quality, and swapped sound
+
+    again = json.loads(evaluate(run, "--split", "val", "--json").stdout)
+    assert again == found.to_dict()  # the same numbers, and nothing else on stdout
+
+
+def test_fewer_clips_are_spread_over_the_split(run, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    found = evaluate_run(run, "val", which="last", clips=2, save=False)
+    assert (found.clips, found.sources, found.context["which"]) == (2, 2, "last")
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "words"),
+    [
+        ("test", {}, "'test' is empty .*train 6, val 6"),
+        ("all", {}, "'all' is no split"),
+        ("val", {"require": ["fvd"]}, f"fvd: rgb_imagenet.pt .*{VARIABLE}"),
+        ("val", {"require": ["beauty"]}, "--require beauty: only fvd"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(run, split, options, words, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(SoundvidError, match=words) as caught:
+        evaluate_run(run, split, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_system_may_bring_its_own_way_of_measuring(run, monkeypatch):
+    import soundvid.systems.sound_to_video as system
+
+    def own(opened, split, *, clips, **options):
+        return Evaluation(split, clips, 1, (Table(opened.config.system, ()),))
+
+    monkeypatch.setattr(system, "evaluate", own, raising=False)
+    found = evaluate_run(run, "val", clips=3, save=False)
+    assert (found.clips, found.tables[0].title, found.context["step"]) == (3, "sound_to_video", 2)
+
+
+def test_a_hostile_weights_file_stops_evaluate_in_one_line(run, tmp_path):
+    (tmp_path / "rgb_imagenet.pt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    done = evaluate(run, "--split", "val", **{VARIABLE: str(tmp_path)})
+    assert done.returncode == 1 and "nothing in it was executed" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "owned").exists() and not os.path.exists("owned")
+
+
+def test_a_folder_that_is_no_run_is_told_so(tmp_path):
+    with pytest.raises(SoundvidError, match="no run is there"):
+        evaluate_run(tmp_path)
