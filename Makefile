@@ -38,6 +38,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.incremental
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.feed
+	$(BIN)/python -m benchmarks.ranges
 
 clean:
 	rm -rf $(VENV) .cache demo

@@ -54,7 +54,9 @@ def _train(folder: Path, built: Any, run: Path, seconds: int) -> None:
         """A bar of seconds, not of steps: the clock ends this training."""
 
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
-            progress.update(bar, completed=seconds - min(seconds, seconds_left), told=f"s  step {step}, loss {numbers['loss']:.3g}")
+            progress.update(
+                bar, completed=seconds - min(seconds, seconds_left), told=f"s  step {step}, loss {numbers['loss']:.3g}"
+            )
 
     request = launch.Request(
         system="sound_to_video",

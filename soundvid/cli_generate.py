@@ -23,7 +23,7 @@ def generate(
     run: RunArgument,
     sound: Annotated[
         Path,
-        typer.Option("--sound", "-s", help="WAV, FLAC, MP3, Ogg ..., or a video's sound track; of any length."),
+        typer.Option("--sound", "-s", help="WAV, FLAC, MP3, M4A, Ogg ..., or a video's sound track; of any length."),
     ],
     target: Annotated[Path, typer.Option("--out", "-o", help="The mp4 to write; one that is there is replaced.")],
     image: Annotated[
@@ -68,7 +68,7 @@ def generate(
     check_target(target, image, sound)
     read_picture(image, 64)
     open_sound(sound)
-    model = load_model(run, checkpoint, device)
+    model = load_model(run, "last" if checkpoint == "last" else "best", device)
     with _bar() as progress:
         bar = progress.add_task("generating", total=None)
         made = make(

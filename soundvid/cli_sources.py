@@ -231,6 +231,8 @@ def list_(
     for row in rows:
         if not followed:
             row |= {"seconds": f"{row['duration']:.1f}" if row["duration"] else "", "class": row["code"]}
+            if row["held"]:
+                row["seconds"] += f" ({sum(b - a for a, b in row['held']):.1f} held)"
             row["next attempt"] = _when(row["next_attempt"])
         table.add_row(*(escape(str(row[c] or "")) for c in columns))
     out.print(table)

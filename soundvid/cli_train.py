@@ -92,6 +92,8 @@ def train(
     from soundvid.recipe import load
 
     need_torch()
+    # Before torch is loaded: threads that spin while they wait take a busy machine's cores from each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if device not in ("auto", "cpu", "cuda"):
         raise SoundvidError(f"--device {device}: auto, cpu or cuda")
     wanted = load(recipe)

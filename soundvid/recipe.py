@@ -245,6 +245,13 @@ class ConditionRule(Strict):
 
 class Shards(Strict):
     max_megabytes: int = Field(512, ge=1, le=8192)
+    max_shrink: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the newest version's samples that an unattended release may lose; when more are gone it "
+        "stops and a person decides. A build that a person starts is not stopped",
+    )
 
 
 class Training(Strict):

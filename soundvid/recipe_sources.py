@@ -196,10 +196,16 @@ class Download(Strict):
     )
     honour_opt_out: bool = Field(True, description="leave what says noai, noimageai or reserves text and data mining")
     max_height: int | None = Field(None, ge=16, le=8640, description="lines at most; null: the least the recipe needs")
+    ranges: bool = Field(
+        True,
+        description="where the plan is spans: fetch only the bytes that the spans need, if the server answers ranges "
+        "and the container has an index; false: whole files always",
+    )
     max_bytes: int = Field(8 << 30, ge=1, description="bytes of one video")
     max_seconds: float | None = Field(None, gt=0, description="seconds one video may last; null: no limit")
     cookies_file: str | None = Field(None, description="Netscape cookies.txt; never copied, its content never logged")
     cookies_from_browser: str | None = Field(None, pattern=r"^[a-z]+(:[^:]+)?$", description="browser[:profile]")
+    netrc: bool = Field(False, description="use the names and passwords in ~/.netrc, or in the file that $NETRC names")
     proxy: Annotated[str, PlainSerializer(scrub)] | None = Field(None, description="http://, https:// or socks5://")
     rate_limit: int | None = Field(None, ge=1, description="bytes a second, for each download")
     sleep_between: float = Field(1.0, ge=0, description="seconds between two downloads from one host")

@@ -12,6 +12,8 @@ import pytest
 import soundfile
 
 from soundvid.demo import SOURCES, events
+from soundvid.media.source import examine
+from soundvid.metrics.table import Evaluation
 from soundvid.shards.dataset import Dataset, sample_of
 from soundvid.shards.tar import read_member
 from tests.conftest import cli
@@ -20,10 +22,11 @@ from tests.conftest import cli
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    result = cli("demo", "--folder", "demo", "--seconds", "20", cwd=folder)
+    result = cli("demo", "--folder", "demo", "--seconds", "20", "--train-seconds", "3", cwd=folder)
     assert result.returncode == 0, result.stderr
     assert "is whole" in result.stdout
     assert re.search(r"Open the report: file://\S+report\.html", result.stdout)
+    assert re.search(r"and the run's page: file://\S+runs/tiny-1\.0\.0/report\.html", result.stdout)
     return folder / "demo"
 
 
@@ -59,7 +62,22 @@ def test_a_second_demo_makes_nothing_again(demo):
     result = cli("demo", "--folder", demo, "--seconds", "20")
     assert result.returncode == 0
     assert "nothing changed" in result.stderr
+    assert "trained already" in result.stderr
     assert before == {p: p.stat().st_mtime_ns for p in (demo / "videos").rglob("*.mp4")}
+
+
+def test_the_demo_trains_evaluates_and_generates(demo):
+    """A training of seconds leaves all that a training leaves: log, table, page, and a film with its sound."""
+    run = demo / "runs" / "tiny-1.0.0"
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert log[-1] == {"step": log[-1]["step"], "kind": "note", "ended": "minutes"}
+    evaluation = Evaluation.load(run / "evaluation" / "val.json")
+    assert {row.kind for row in evaluation.tables[0].rows} >= {"system", "baseline"}
+    page = (run / "report.html").read_text()
+    assert "demo@1.0.0" in page and "a smoke test, not a model" in page
+    film, source = examine(demo / "generated.mp4"), examine(demo / "videos" / "hand" / "drum.mp4")
+    assert film.sound is not None
+    assert film.duration == source.duration == 20
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_the_real_video_is_perfect(perfect):
     found, real = numbers(perfect, "generated"), numbers(perfect, "real")
     assert found["ssim"] == pytest.approx(1) and found["psnr"] == 100
     assert found["l1"] == found["mse"] == found["nmse_energy"] == found["nmse_variance"] == 0
-    assert found["motion_ratio"] == 1
+    assert found["motion_ratio"] == 1 and found["motion_place"] == pytest.approx(1)
     assert found["lag"] == found["lag_difference"] == found["lag_error"] == found["lag_to_truth"] == 0
     for key in ("peak_correlation", "audio_sensitivity", "av_align"):
         assert found[key] == real[key]
@@ -128,6 +128,7 @@ def test_copying_the_first_frame_is_the_baseline_s_row_to_the_last_digit():
         "lag_difference",
         "lag_difference_ms",
         "lag_error",
+        "motion_place",
         "peak_correlation",
     }
     values = numbers(found, "generated")

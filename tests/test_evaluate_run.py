@@ -7,7 +7,7 @@ import pytest
 
 import soundvid
 from soundvid.errors import SoundvidError
-from soundvid.metrics.table import Evaluation
+from soundvid.metrics.table import Evaluation, Table
 from soundvid.metrics.weights import VARIABLE
 from tests.conftest import cli, toy_recipe, toy_video
 
@@ -88,6 +88,17 @@ def test_what_cannot_be_measured_is_one_line(run, split, options, words, monkeyp
     with pytest.raises(SoundvidError, match=words) as caught:
         evaluate_run(run, split, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_system_may_bring_its_own_way_of_measuring(run, monkeypatch):
+    import soundvid.systems.sound_to_video as system
+
+    def own(opened, split, *, clips, **options):
+        return Evaluation(split, clips, 1, (Table(opened.config.system, ()),))
+
+    monkeypatch.setattr(system, "evaluate", own, raising=False)
+    found = evaluate_run(run, "val", clips=3, save=False)
+    assert (found.clips, found.tables[0].title, found.context["step"]) == (3, "sound_to_video", 2)
 
 
 def test_a_hostile_weights_file_stops_evaluate_in_one_line(run, tmp_path):

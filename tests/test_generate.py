@@ -211,7 +211,7 @@ def test_features_do_not_jump_where_windows_meet(count):
     out = np.concatenate(list(blended(pieces(rows(count)), 40, listen)))[:, 0]
     assert len(out) == count
     assert out.min() < 0.1 and out.max() > 0.9  # both had their say
-    assert np.abs(np.diff(out)).max() <= 1.05 / 20
+    assert np.abs(np.diff(out)).max() <= 0.09  # a fade over 20 rows: pi / 2 / 20 at its steepest
 
 
 def test_a_long_steady_sound_stays_steady():
@@ -306,6 +306,8 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_left(tmp_path):
         ({"target": tmp_path}, "mp4"),
         ({"target": target.with_suffix(".avi")}, "mp4"),
     ]
+    with pytest.raises(SoundvidError, match="4096 is the largest"):
+        generate(Meter(), image, sound, target, pixels=16 * 1000)
     for change, words in wrong:
         given = {"image": image, "sound": sound, "target": target, **change}
         with pytest.raises(SoundvidError, match=words) as told:

@@ -1,4 +1,4 @@
-"""System 4: sizes and names of its networks, windows and references, one clock for training and generating, a puppet."""
+"""System 4: sizes and names of its networks, windows and references, one clock for training and making, a puppet."""
 
 import pickle
 from fractions import Fraction

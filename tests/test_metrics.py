@@ -6,8 +6,8 @@ import pytest
 from soundvid.metrics import frechet, images, synchrony
 from soundvid.metrics.baselines import copy_first, mean_frame, repeated
 from soundvid.metrics.bootstrap import Bootstrap
-from soundvid.metrics.motion import is_still, motion_energy
-from soundvid.metrics.tally import ClipName, Tally, others
+from soundvid.metrics.motion import change_map, is_still, motion_energy, same_place
+from soundvid.metrics.tally import ClipName, OtherSounds, Tally
 
 CLAPS = (9, 26, 34, 51, 77, 85, 93, 110)
 
@@ -115,6 +115,16 @@ def test_motion_energy_is_the_mean_change_and_a_still_video_has_none():
     assert motion_energy(video) == pytest.approx([0.1, 0])
     assert motion_energy(video / 255) == pytest.approx([0.1, 0])
     assert is_still(motion_energy(np.repeat(video[:1], 5, axis=0))) and not is_still(motion_energy(video))
+
+
+def test_a_picture_that_flickers_in_time_with_the_sound_does_not_move_in_the_right_place():
+    real = clapping()
+    flicker = np.repeat(real[:1] // 2, 120, axis=0)
+    flicker[np.any(real != real[0], axis=(1, 2, 3))] += 40
+    onsets = synchrony.onset_envelope(sound())
+    assert synchrony.peak_correlation(synchrony.correlogram(motion_energy(flicker), onsets)) > 0.7
+    assert abs(np.nan_to_num(same_place(change_map(real), change_map(flicker)))) < 0.1
+    assert same_place(change_map(real), change_map(late(real, 3))) > 0.99
 
 
 @pytest.mark.parametrize("shift", [0, 1, 3, 7, 14])
@@ -254,10 +264,11 @@ def test_one_video_has_no_interval_and_missing_values_leave_the_mean_alone():
 
 def test_other_sounds_come_from_other_videos_or_at_least_other_moments():
     two = [ClipName(f"{s}{i}", s, start=60 * i, frames=120) for s in "ab" for i in range(4)]
-    assert all(two[j].source == "b" for j in others(two, 0)) and len(others(two, 0)) == 4
+    found = OtherSounds(two).of(0)
+    assert all(two[j].source == "b" for j in found) and len(found) == 4
     one = two[:4]
-    assert others(one, 0) == [2, 3] and others(one[:2], 0) == []
-    assert others(two, 1, 1) == others(two, 1, 1)
+    assert OtherSounds(one).of(0) == [2, 3] and OtherSounds(one[:2]).of(0) == []
+    assert OtherSounds(two).of(1, 1) == OtherSounds(two).of(1, 1)
 
 
 def test_a_half_can_be_measured_by_condition_against_given_baselines():

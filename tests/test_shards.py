@@ -185,17 +185,17 @@ def test_verify_finds_what_was_broken(built):
 
 def test_a_part_that_was_damaged_is_noticed_before_it_is_published(toys, tmp_path, monkeypatch):
     """Between rendering and packing a disk may lie; a shard must not carry it on."""
-    from soundvid.builder import _Build
     from soundvid.errors import DatasetError
+    from soundvid.stages import pack as stage
 
-    pack = _Build.pack
+    write = stage._write
 
-    def damaged(self, rows):
-        for part in self.dataset.work.glob("toy*/samples.tar"):
+    def damaged(context, rows):
+        for part in context.dataset.work.glob("toy*/samples.tar"):
             one_bit(part)
-        return pack(self, rows)
+        return write(context, rows)
 
-    monkeypatch.setattr(_Build, "pack", damaged)
+    monkeypatch.setattr(stage, "_write", damaged)
     with pytest.raises(DatasetError, match="is not what was written there; it was thrown away"):
         build(toy_recipe(toys), store=tmp_path)
     monkeypatch.undo()

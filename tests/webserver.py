@@ -43,8 +43,10 @@ class Web:
     folder: Path
     items: list[Item] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)  # answers; a string: a redirect there, a number: that status
+    texts: dict[str, str] = field(default_factory=dict)  # /text/<name>
     gone: set[str] = field(default_factory=set)  # paths that answer 404 from now on
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
+    sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
     lock: threading.Lock = field(default_factory=threading.Lock)
     drip: float = 0.2  # seconds between the bytes of /drip/
     pace: float = 0.0  # seconds after every 16 KiB of /v/: gives a kill something to hit
@@ -143,6 +145,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif head == "hls":
             kind = "application/vnd.apple.mpegurl" if rest.endswith("m3u8") else "video/mp2t"
             self._send(200, (self.web.folder / "hls" / rest).read_bytes(), {"Content-Type": kind})
+        elif head == "dash":
+            kind = "application/dash+xml" if rest.endswith("mpd") else "video/mp4"
+            self._send(200, (self.web.folder / "dash" / rest).read_bytes(), {"Content-Type": kind})
+        elif head == "text":  # feeds and pages as a test wrote them
+            self._send(200, self.web.texts[rest].encode(), {"Content-Type": "application/xml"})
         elif head == "v":
             self._file(rest)
         elif head == "api":  # what the tests' own yt-dlp extractor asks, see tests/plugins
@@ -165,6 +172,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._begin(200, {"Content-Length": str(len(data)), "Content-Type": "video/mp4"})
             self._write(data[: len(data) // 2])
             self.close_connection = True
+        elif fault == "unranged":  # the file, whatever range is asked for
+            self._send(200, self._bytes(name), {"Content-Type": "video/mp4"})
         elif fault == "once":  # breaks off in the middle once, then continues where it is asked to
             self._file(name, most=len(self._bytes(name)) // 2 if earlier < 1 else None)
         elif fault == "silent":  # half of it, with no length said: only the container can tell
@@ -176,6 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._begin(200, {"Content-Length": "100000", "Content-Type": "video/mp4"})
             for byte in self._bytes(name):
                 self._write(bytes([byte]))
+                time.sleep(self.web.drip)
+        elif fault == "slowhead":  # a header that never ends, each byte well within any time-out
+            self._write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while True:
+                self._write(b"x")
                 time.sleep(self.web.drip)
         elif fault == "loop":
             self._send(302, b"", {"Location": f"{host}/loop/{'b' if name.startswith('a') else 'a'}{name[1:]}"})
@@ -237,12 +251,14 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range", "")
         status, body = 200, data
         if wanted.startswith("bytes=") and self.headers.get("If-Range", tag) == tag:
-            start = int(wanted[6:].partition("-")[0])
+            start, stop = (int(n) if n else len(data) for n in wanted[6:].split("-"))
+            stop = min(stop + 1, len(data))
             if start >= len(data):
                 self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
                 return
-            status, body = 206, data[start:]
-            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+            status, body = 206, data[start:stop]
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        self.web.sent[name] += len(body) if self.command == "GET" else 0
         self._begin(status, {**headers, "Content-Length": str(len(body))})
         if self.command == "HEAD":
             return

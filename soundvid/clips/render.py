@@ -8,7 +8,6 @@ so it is there whole or not at all.
 import base64
 import errno
 import hashlib
-import io
 import json
 import math
 import os
@@ -27,7 +26,7 @@ from soundvid.clips.denoise import Denoised, Gate, noise_of
 from soundvid.clips.motion import find_motion
 from soundvid.clips.plan import Planned, consecutive_windows, random_windows, span_windows, split_by_time, time_parts
 from soundvid.errors import RecipeError, StoreError
-from soundvid.features.spectrogram import Spectrogram
+from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
 from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
@@ -36,7 +35,7 @@ from soundvid.media.source import MediaError, Source, examine
 from soundvid.recipe import Denoise, NoiseFile, Recipe
 from soundvid.shards.tar import Sample, canonical_json, pack_sample
 
-RENDER_VERSION = 1  # raise it when the same source and recipe give other bytes
+RENDER_VERSION = 2  # raise it when the same source and recipe give other bytes
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
 
 
@@ -73,6 +72,8 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     denoise = recipe.sound.denoise
     if denoise is not None and isinstance(denoise.profile, NoiseFile):
         settings["noise_sha256"] = sha256_of(Path(denoise.profile.file))
+    if SPECTROGRAM_VERSION > 1:
+        settings["spectrogram_version"] = SPECTROGRAM_VERSION
     if recipe.splits.by == "time":
         rule = recipe.splits
         ratios = [[name, rule.ratios[name]] for name in ("train", "val", "test") if name in rule.ratios]
@@ -87,6 +88,20 @@ def sha256_of(noise: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise RecipeError(f"sound.denoise.profile: {noise} cannot be read ({error.strerror})") from error
+
+
+def without_features(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide about pictures and sound alone."""
+    kept = {k: v for k, v in settings.items() if k != "spectrogram_version"}
+    return {**kept, "features": dict.fromkeys(settings["features"])}
+
+
+def spectrogram_of(settings: dict[str, Any]) -> Spectrogram | None:
+    """The spectrogram that settings ask for."""
+    option = settings["features"]["spectrogram"]
+    if not option:
+        return None
+    return Spectrogram(settings["sound"]["rate"], Fraction(settings["video"]["fps"]), option["window"], option["dtype"])
 
 
 def with_spans(settings: dict[str, Any], spans: Sequence[tuple[float, float]]) -> dict[str, Any]:
@@ -260,9 +275,7 @@ class _Renderer:
         self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
         self.pictures = Pictures(source, self.fps, self.framing, alive, nearest=video["timing"] == "nearest")
         self.sound = self._sound(heard, alive)
-        option = settings["features"]["spectrogram"]
-        self.spectrogram = Spectrogram(self.rate, self.fps, option["window"]) if option else None
-        self.dtype = np.dtype(option["dtype"]) if option else None
+        self.spectrogram = spectrogram_of(settings)
         self.ring: dict[int, _Shown] = {}
         self.last: tuple[int, _Shown] | None = None
 
@@ -403,15 +416,9 @@ class _Renderer:
             ),
             "flac": encode_flac(sound, self.rate),
         }
-        if self.spectrogram is not None and self.dtype is not None:
-            rows = self.spectrogram(sound, window.start, window.frames).astype(self.dtype)
-            members["spectrogram.npy"] = _npy(rows)
-            row.record["spectrogram"] = {
-                "window": self.spectrogram.window,
-                "length": self.spectrogram.length,
-                "bins": self.spectrogram.bins,
-                "padding": 0,
-            }
+        if self.spectrogram is not None:
+            members["spectrogram.npy"] = self.spectrogram.member(sound, window.start, window.frames)
+            row.record["spectrogram"] = self.spectrogram.facts()
         members["json"] = canonical_json(row.record)
         blocks, row.sample = pack_sample(key, members, offset)
         row.outcome = "kept"
@@ -420,12 +427,6 @@ class _Renderer:
 
 def _dbfs(peak: int) -> float:
     return 20 * math.log10(max(peak, 1) / 32768)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
 
 
 def _media_facts(source: Source) -> dict[str, Any]:
@@ -493,7 +494,7 @@ def _fill(part: Part, task: Task, tar: Any, report: Callable[[float], None]) -> 
             key = f"{task.source_id}-{window.start:08d}{suffix}"
             blocks, row = renderer.make(key, number, part.size)
             pulse.share = window.stop / slots
-            with _storing(task.target.parent):
+            with storing(task.target.parent):
                 tar.write(blocks)
             part.size += len(blocks)
             part.clips.append(row)
@@ -522,22 +523,22 @@ def render(task: Task, report: Callable[[float], None]) -> None:
     temporary = task.target.with_name(f".{task.target.name}.{os.getpid()}")
     part = Part(task.source_id, "rejected")
     try:
-        with _storing(task.target.parent):
+        with storing(task.target.parent):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             tar = (temporary / "samples.tar").open("wb")
         try:
             _fill(part, task, tar, report)
         except MediaError as error:
-            if error.code in ("vanished", "unreadable"):
+            if error.code in ("vanished", "unreadable", "not_held"):
                 raise
             part.outcome, part.code, part.message = "rejected", error.code, error.message
             part.clips, part.size = [], 0
         finally:
-            with _storing(task.target.parent):
+            with storing(task.target.parent):
                 tar.close()
         _check_unchanged(task)
-        with _storing(task.target.parent):
+        with storing(task.target.parent):
             os.truncate(temporary / "samples.tar", part.size)
             (temporary / "part.json").write_bytes(part.to_json())
             shutil.rmtree(task.target, ignore_errors=True)
@@ -547,7 +548,7 @@ def render(task: Task, report: Callable[[float], None]) -> None:
 
 
 @contextmanager
-def _storing(path: Path) -> Iterator[None]:
+def storing(path: Path) -> Iterator[None]:
     """Inside, an operating system error is the store's."""
     try:
         yield

@@ -41,6 +41,11 @@ def served(recipe: Recipe, folder: Path) -> Iterator[Recipe]:
         server.server_close()
 
 
+def addressed(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe as `served` last gave it; its videos are in the store by now. Raises OSError where it never did."""
+    return _with_addresses(recipe, folder, f"http://127.0.0.1:{int((folder / '.port').read_text())}")
+
+
 def _with_addresses(recipe: Recipe, folder: Path, address: str) -> Recipe:
     sources = [
         UrlSource(url=f"{address}/{path.relative_to(folder).as_posix()}", subject=source.subject, licence="own")

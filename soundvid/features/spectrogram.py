@@ -6,13 +6,17 @@ dimensionally wrong in both papers; what they mean is one transform per video fr
 nothing else, so row i belongs to frame i by construction.
 """
 
+import io
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from typing import Any
 
 import numpy as np
 
 from soundvid.media.clock import sample_at
+
+SPECTROGRAM_VERSION = 1  # raise it when the same sound and options give other rows
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Spectrogram:
     rate: int
     fps: Fraction
     window: str = "rectangular"
+    dtype: str = "float16"  # of the member that is stored
 
     @property
     def length(self) -> int:
@@ -60,3 +65,13 @@ class Spectrogram:
         spectrum = np.fft.rfft(rows, axis=1)[:, : self.bins]
         # Not np.abs: its inner loop depends on the processor; these three operations round alike everywhere.
         return np.sqrt(spectrum.real * spectrum.real + spectrum.imag * spectrum.imag)
+
+    def member(self, sound: np.ndarray, first_frame: int, frames: int) -> bytes:
+        """Rows of a clip as the bytes of a .npy file."""
+        buffer = io.BytesIO()
+        np.save(buffer, self(sound, first_frame, frames).astype(np.dtype(self.dtype)), allow_pickle=False)
+        return buffer.getvalue()
+
+    def facts(self) -> dict[str, Any]:
+        """What a sample's record says of its rows."""
+        return {"window": self.window, "length": self.length, "bins": self.bins, "padding": 0}

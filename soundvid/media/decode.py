@@ -326,10 +326,11 @@ def mono(frame: av.AudioFrame, channel: int | None = None) -> np.ndarray:
 
     `channel` (0-based) takes one alone; raises MediaError (`no_channel`) where it is not there.
     """
-    names = [channel.name for channel in frame.layout.channels]
+    names = [c.name for c in frame.layout.channels]
     if channel is not None:
         if channel >= len(names):
-            raise MediaError("no_channel", f"its sound has {len(names)} channel(s), sound.channel asks for {channel + 1}")
+            asked = f"its sound has {len(names)} channel(s), sound.channel asks for {channel + 1}"
+            raise MediaError("no_channel", asked)
         return channels_of(frame)[channel]
     return _mixed(channels_of(frame), [1.0 if len(names) == 2 else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names])
 
@@ -365,6 +366,29 @@ def _mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
     return mixed
 
 
+INTERLEAVED = Fraction(2)  # seconds: sound lies at most so far before the pictures of its time in a file
+
+
+def seek_sound(container: av.container.InputContainer, source: Source | SoundTrack, begin: Fraction) -> int | None:
+    """Seek to the sound at `begin` seconds on the clock; a stamp up to which packets are still to be passed over.
+
+    Matroska's index names pictures only: FFmpeg would read all clusters up to the place in order to find sound.
+    There the seek goes to a keyframe before it, and what lies between is passed over. A file of sound alone has no
+    pictures, and nothing but sound to read.
+    """
+    assert source.sound is not None
+    stream = container.streams[source.sound.index]
+    target = floor((begin + source.zero) / _tick(stream))
+    if isinstance(source, SoundTrack) or source.container != "matroska,webm" or not source.seekable:
+        container.seek(target, stream=stream, backward=True)
+        return None
+    place = begin - INTERLEAVED
+    if place > 0:
+        pictures = container.streams[source.video.index]
+        container.seek(floor((place + source.zero) / _tick(pictures)), stream=pictures, backward=True)
+    return target
+
+
 class Sound:
     """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
 
@@ -388,7 +412,7 @@ class Sound:
     ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.alive = source, rate, alive
+        self.source, self.rate, self.alive, self.channel = source, rate, alive, channel
         self.mix = mix or partial(mono, channel=channel)
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
@@ -411,9 +435,9 @@ class Sound:
         assert sound is not None
         self._stream = self._container.streams[sound.index]
         begin = start - self.PREROLL
+        self._begin: int | None = None
         if begin > 0:
-            target = floor((begin + self.source.zero) / _tick(self._stream))
-            self._container.seek(target, stream=self._stream, backward=True)
+            self._begin = seek_sound(self._container, self.source, begin)
         # Blocks of in/out samples start together at zero, so any block start is exact at both rates.
         block = floor(begin * self.native / self.block_in) if begin > 0 else -ceil(self.native / 10 / self.block_in)
         self._head = block * self.block_in  # native sample number that is fed next
@@ -432,7 +456,7 @@ class Sound:
     def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Decoded blocks: time on the clock in seconds, float32 mono."""
         assert self._container is not None
-        for frame in decode_safely(self._container, self._stream, self.damage, self.alive):
+        for frame in decode_safely(self._container, self._stream, self.damage, self.alive, self._begin):
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue

@@ -12,6 +12,7 @@ from types import TracebackType
 import av
 import numpy as np
 from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from soundvid.media import cpu
 from soundvid.media.encode import X264_PARAMS, tag_bt709
@@ -32,7 +33,7 @@ class MovieWriter:
     def __init__(
         self, path: Path, fps: Fraction, size: tuple[int, int], rate: int, channels: int, *, crf: int = 18
     ) -> None:
-        """`size` is (width, height), both even; `rate` in Hz, `channels` 1 or 2. Raises OSError where it cannot write."""
+        """`size` is (width, height), both even; `rate` in Hz; `channels` 1 or 2. Raises OSError if it cannot write."""
         cpu.level()
         self.path, self.fps, self.size, self.rate, self.channels = path, fps, size, rate, channels
         self.part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
@@ -61,16 +62,19 @@ class MovieWriter:
         audio.codec_context.thread_count = 1
         self._video, self._audio, self._layout = video, audio, layout
         self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=audio.rate, frame_size=_BLOCK)
+        self._scaler = VideoReformatter()
         self._sent = 0  # samples at the encoder's rate
 
     def picture(self, picture: np.ndarray) -> None:
         """The next picture: uint8 `H W 3` RGB, scaled (Lanczos) to the movie's size."""
         source = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        frame = source.reformat(
+        # One reformatter for all pictures: its tables are made once.
+        frame = self._scaler.reformat(
+            source,
             *self.size,
             format="yuv420p",
-            dst_colorspace="ITU709",
-            dst_color_range="MPEG",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
             interpolation="LANCZOS",
         )
         frame.pts, frame.time_base, frame.pict_type = self.pictures, 1 / self.fps, PictureType.NONE

@@ -8,7 +8,7 @@ import logging
 import os
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ import av.logging
 
 from soundvid.media import cpu
 from soundvid.media.clock import half_up
+from soundvid.media.part import Head, PartReader, read_head
 
 # FFmpeg's errors are read (see decode_safely) and not printed.
 av.logging.set_level(av.logging.ERROR)
@@ -125,14 +126,32 @@ def open_media(path: Path) -> av.container.InputContainer:
     if path.stat().st_size == 0:
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
+        head = _head(path)
+        return open_stream(_url(path) if head is None else PartReader(path, head))
+    except PermissionError as error:
+        raise MediaError("unreadable", "the file may not be read: check its permissions") from error
+
+
+def _head(path: Path) -> Head | None:
+    try:
+        return read_head(path)
+    except FileNotFoundError as error:
+        raise MediaError("vanished", "the file is no longer there") from error
+    except ValueError as error:
+        raise MediaError("not_media", "a part of a video whose head is damaged: remove it and sync again") from error
+
+
+def open_stream(file: Any) -> av.container.InputContainer:
+    """Open a "file:" address or a file object for reading, restricted to the containers of `CONTAINERS`."""
+    try:
         return av.open(
-            _url(path),
+            file,
             "r",
             container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
             metadata_errors="replace",
         )
-    except PermissionError as error:
-        raise MediaError("unreadable", "the file may not be read: check its permissions") from error
+    except PermissionError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise MediaError(
@@ -189,12 +208,11 @@ def examine_sound(path: Path) -> SoundTrack:
         best = container.streams.best("audio")
         stream = best if best in usable else usable[0]
         context = stream.codec_context
-        info = SoundInfo(
-            stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable)
-        )
+        info = SoundInfo(stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable))
         length = None if container.duration is None else container.duration / av.time_base
-        exact = container.format.name in SEEKABLE and stream.duration and stream.time_base
-        stated = stream.duration * stream.time_base if exact else None
+        stated = None
+        if container.format.name in SEEKABLE and stream.duration and stream.time_base:
+            stated = Fraction(stream.duration) * stream.time_base
         for frame in decode_safely(container, stream, []):
             time = frame_time(frame)
             if time is not None and frame.samples:
@@ -211,8 +229,10 @@ def decode_safely(
     stream: av.stream.Stream,
     damage: list[tuple[Fraction | None, str]],
     alive: Callable[[], None] = silent,
+    begin: int | None = None,
 ) -> Iterator[Any]:
     """Decode `stream`, stepping over broken packets; each is noted in `damage` with its time and reason.
+    `begin`: what lies before the last packet that is not after this stamp is passed over.
 
     FFmpeg conceals many errors (it paints over what it could not decode and says so only in its log), so
     the log is read too: a picture that was painted over is damage like any other. `alive` is called for every packet.
@@ -231,7 +251,7 @@ def decode_safely(
                 damage.append((when, " ".join(message.split())))
                 return
 
-    packets = container.demux(stream)
+    packets = container.demux(stream) if begin is None else _from(container.demux(stream), begin)
     while True:
         alive()
         with av.logging.Capture() as logs:
@@ -257,6 +277,19 @@ def decode_safely(
         yield from frames
         if flush:
             return
+
+
+def _from(packets: Iterator[Any], begin: int) -> Iterator[Any]:
+    """Packets from the last one on that is not after `begin`."""
+    held = None
+    for packet in packets:
+        if packet.size and packet.pts is not None and packet.pts <= begin:
+            held = packet
+            continue
+        if held is not None:
+            yield held
+            held = None
+        yield packet
 
 
 def frame_time(frame: Any) -> Fraction | None:
@@ -312,40 +345,91 @@ def _orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def _first_picture(path: Path, index: int, step: Fraction, alive: Callable[[], None]) -> tuple[Fraction, av.VideoFrame]:
+def first_picture(
+    opened: Callable[[], av.container.InputContainer], index: int, step: Fraction, alive: Callable[[], None]
+) -> tuple[Fraction, av.VideoFrame]:
+    """The first picture of stream `index` that can be decoded, with its time on the file's axis."""
     damage: list[tuple[Fraction | None, str]] = []
-    with open_media(path) as container:
+    with opened() as container:
         for time, frame in timed_pictures(container, container.streams[index], step, damage, alive):
             return time, frame
     reason = f" ({damage[0][1]})" if damage else ""
     raise MediaError("undecodable", f"no picture of it can be decoded: damaged or encrypted{reason}")
 
 
-def _packet_times(
-    container: av.container.InputContainer, video: av.VideoStream, alive: Callable[[], None]
-) -> tuple[list[int], list[int], int, int]:
-    """Every picture's stamp in decoding order, the keyframes', the last one's length, and how many have none."""
+@dataclass
+class Stamps:
+    """Time stamps of pictures that follow each other in a file, in decoding order."""
+
+    times: list[int]
+    keys: list[int]  # those of keyframes
+    length: int = 0  # of the last picture
+    missing: int = 0  # pictures that have none
+
+    def add(self, packet: Any, untimed: bool) -> None:
+        stamp = packet.dts if untimed else packet.pts
+        if packet.size == 0 or packet.is_discard:
+            return
+        if stamp is None:
+            self.missing += 1
+            return
+        if packet.is_keyframe:
+            self.keys.append(stamp)
+        if not self.times or stamp > max(self.times[-32:]):
+            self.length = packet.duration or 0
+        self.times.append(stamp)
+
+
+def all_stamps(
+    container: av.container.InputContainer, video: av.VideoStream, alive: Callable[[], None] = silent
+) -> Stamps:
+    """The stamps of every picture from where `container` stands to its end."""
     untimed = container.format.name in UNTIMED
-    times: list[int] = []
-    keys: list[int] = []
-    length = missing = 0
+    stamps = Stamps([], [])
     try:
         for packet in container.demux(video):
             alive()
-            stamp = packet.dts if untimed else packet.pts
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if stamp is None:
-                missing += 1
-                continue
-            if packet.is_keyframe:
-                keys.append(stamp)
-            if not times or stamp > max(times[-32:]):
-                length = packet.duration or 0
-            times.append(stamp)
+            stamps.add(packet, untimed)
     except (av.error.FFmpegError, OSError):
         pass  # a file cut off in the middle: what was read before the cut is what there is
-    return times, keys, length, missing
+    return stamps
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What a container's header tells of the streams that are used."""
+
+    container: str
+    index: int
+    codec: str
+    tick: Fraction
+    nominal: Fraction  # seconds between pictures
+    aspect: Fraction
+    moving: int
+    tracks: int
+    sound: SoundInfo | None
+
+
+def describe(container: av.container.InputContainer) -> Streams:
+    """Choose the streams and say what the header tells of them. Raises MediaError (`no_picture`, `unknown_codec`)."""
+    video, sound = choose_streams(container)
+    rate = video.guessed_rate or video.average_rate
+    tracks = len(container.streams.audio)
+    info = None
+    if sound is not None:
+        context = sound.codec_context
+        info = SoundInfo(sound.index, context.codec.canonical_name, context.sample_rate, context.channels, tracks)
+    return Streams(
+        container=container.format.name,
+        index=video.index,
+        codec=video.codec_context.codec.canonical_name,
+        tick=video.time_base or Fraction(1, 1000),
+        nominal=1 / rate if rate and 1 <= rate <= 1000 else Fraction(1, 25),
+        aspect=video.sample_aspect_ratio or Fraction(1),
+        moving=sum(not _is_cover(s) for s in container.streams.video),
+        tracks=tracks,
+        sound=info,
+    )
 
 
 def examine(path: Path, alive: Callable[[], None] = silent) -> Source:
@@ -353,58 +437,84 @@ def examine(path: Path, alive: Callable[[], None] = silent) -> Source:
 
     Raises MediaError with a code (`not_media`, `no_picture`, `unknown_codec`, `undecodable`, `broken_times`,
     `odd_angle`, `vanished`, `empty_file`, `unreadable`) and a line for the ledger where nothing can be made of it.
+    Of a part it gives what was found out of the whole file when the part was fetched.
     """
     with open_media(path) as container:
-        video, sound = choose_streams(container)
-        tick = video.time_base or Fraction(1, 1000)
-        times, keys, length, missing = _packet_times(container, video, alive)
-        name = container.format.name
-        moving = sum(not _is_cover(s) for s in container.streams.video)
-        rate = video.guessed_rate or video.average_rate
-        nominal = 1 / rate if rate and 1 <= rate <= 1000 else Fraction(1, 25)
-        tracks = len(container.streams.audio)
-        sound_info = None
-        if sound is not None:
-            context = sound.codec_context
-            sound_info = SoundInfo(
-                sound.index, context.codec.canonical_name, context.sample_rate, context.channels, tracks
-            )
-        index = video.index
-        codec = video.codec_context.codec.canonical_name
-        aspect = video.sample_aspect_ratio or Fraction(1)
-    zero, first = _first_picture(path, index, nominal, alive)
-    shown = sorted({t for t in times if t * tick >= zero}) or [half_up(zero / tick)]
-    gaps = [(b - a) * tick for a, b in zip(shown, shown[1:], strict=False)]
-    typical: Fraction = nominal if missing or not gaps else sorted(gaps)[len(gaps) // 2]
-    _check_times(times, shown, tick, typical, missing)
-    stated = length * tick
+        head = _head(path)
+        if head is not None:
+            return source_of(head.source, path)
+        streams = describe(container)
+        stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), alive)
+    zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, alive)
+    return assemble(path, streams, [stamps], zero, first)
+
+
+def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, first: av.VideoFrame) -> Source:
+    """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known."""
+    tick, missing = streams.tick, sum(run.missing for run in runs)
+    seen = [sorted({t for t in run.times if t * tick >= zero}) for run in runs]
+    shown = sorted(set().union(*seen)) or [half_up(zero / tick)]
+    gaps = [(b - a) * tick for run in seen for a, b in zip(run, run[1:], strict=False)]
+    typical: Fraction = streams.nominal if missing or not gaps else sorted(gaps)[len(gaps) // 2]
+    for run, part in zip(runs, seen, strict=True):
+        _check_times(run.times, part or shown[:1], tick, typical, missing)
+    stated = runs[-1].length * tick
     end = shown[-1] * tick + (stated if 0 < stated <= 10 * typical else typical)
+    keys = {k for run in runs for k in run.keys}
     return Source(
         path=path,
-        container=name,
+        container=streams.container,
         zero=zero,
         duration=end - zero,
         video=VideoInfo(
-            index=index,
-            codec=codec,
+            index=streams.index,
+            codec=streams.codec,
             width=first.width,
             height=first.height,
-            pixel_aspect=aspect if aspect > 0 else Fraction(1),
+            pixel_aspect=streams.aspect if streams.aspect > 0 else Fraction(1),
             rotation=round(first.rotation) % 360,
             orientation=_orientation(first),
             pixel_format=first.format.name,
             frames=len(shown) + missing,
             shortest=typical if missing else min(gaps, default=typical),
             longest=typical if missing else max(gaps, default=typical),
-            keyframes=tuple(k * tick - zero for k in sorted(set(keys)) if k * tick >= zero),
+            keyframes=tuple(k * tick - zero for k in sorted(keys) if k * tick >= zero),
             step=typical,
             interlaced=bool(first.interlaced_frame),
-            streams=moving,
+            streams=streams.moving,
         ),
-        sound=sound_info,
-        seekable=name in SEEKABLE,
-        sound_streams=tracks,
+        sound=streams.sound,
+        seekable=streams.container in SEEKABLE,
+        sound_streams=streams.tracks,
     )
+
+
+def facts_of(source: Source) -> dict[str, Any]:
+    """A source as JSON can hold it, its path left out; fractions are texts."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Fraction):
+            return str(value)
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    found: dict[str, Any] = plain({k: v for k, v in asdict(source).items() if k != "path"})
+    return found
+
+
+def source_of(facts: dict[str, Any], path: Path) -> Source:
+    """The inverse of `facts_of`."""
+
+    def typed(kind: Any, values: dict[str, Any]) -> dict[str, Any]:
+        names = {f.name for f in fields(kind) if f.type is Fraction}
+        return {k: Fraction(v) if k in names else v for k, v in values.items()}
+
+    video = typed(VideoInfo, facts["video"])
+    video["keyframes"] = tuple(Fraction(k) for k in video["keyframes"])
+    video["orientation"] = tuple(video["orientation"])
+    sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
+    return Source(path=path, **{**typed(Source, facts), "video": VideoInfo(**video), "sound": sound})
 
 
 def _check_times(times: list[int], shown: list[int], tick: Fraction, typical: Fraction, missing: int) -> None:

@@ -27,8 +27,8 @@ def read_picture(path: Path, size: int, share: float = 1.0) -> np.ndarray:
 def read_whole_picture(path: Path) -> np.ndarray:
     """A picture as it is meant to be looked at: uint8 `H W 3` RGB.
 
-    PNG, JPEG, WebP, AVIF, BMP and TIFF of any size: turned as EXIF says, grey and 16 bits converted, what is transparent
-    laid on white. Of a video the first picture. Raises SoundvidError with one line.
+    PNG, JPEG, WebP, AVIF, BMP and TIFF of any size: turned as EXIF says, grey and 16 bits converted, what is
+    transparent laid on white. Of a video the first picture. Raises SoundvidError with one line.
     """
     try:
         length = path.stat().st_size
@@ -42,7 +42,9 @@ def read_whole_picture(path: Path) -> np.ndarray:
         head = file.read(16)
     if head.startswith(_MAGIC) or head[8:12] == b"WEBP" or head[4:12] in (b"ftypavif", b"ftypavis"):
         if length > LARGEST:
-            raise SoundvidError(f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit")
+            raise SoundvidError(
+                f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit"
+            )
         return _decode(path)
     return _first_picture(path)
 
@@ -62,7 +64,7 @@ def _decode(path: Path) -> np.ndarray:
     if colour is None:
         raise SoundvidError(f"{path}: the image is broken or cut off")
     if whole is not None and whole.ndim == 3 and whole.shape[2] == 4 and whole.shape[:2] == colour.shape[:2]:
-        top = float(np.iinfo(whole.dtype).max) if whole.dtype.kind == "u" else 1.0
+        top = {"uint8": 255.0, "uint16": 65535.0}.get(whole.dtype.name, 1.0)
         alpha = (whole[..., 3:].astype(np.float32) / top).clip(0, 1)
         # The unchanged picture's colours: behind full transparency the others hold rubbish.
         laid = whole[..., :3].astype(np.float32) * (255 / top) * alpha + 255 * (1 - alpha)

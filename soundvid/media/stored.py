@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from soundvid.media import cpu
 
@@ -158,8 +158,8 @@ def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, height: int | None
         width=width,
         height=height,
         format="rgb24",
-        src_colorspace="ITU709",
-        src_color_range="MPEG",
+        src_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.MPEG,
         interpolation="AREA",
         threads=1,
     )

@@ -18,7 +18,7 @@ from soundvid.errors import SoundvidError
 from soundvid.metrics import baselines, frechet
 from soundvid.metrics.swap import Swap
 from soundvid.metrics.table import Evaluation, Kind, Table
-from soundvid.metrics.tally import ClipName, Features, Tally, others
+from soundvid.metrics.tally import ClipName, Features, OtherSounds, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +114,8 @@ def evaluate(
     tally = Tally(kinds, fps=float(clips.fps), features=features, without_features=without_features, seed=seed)
     swap = Swap()
     names = [clips.name(i) for i in range(len(clips))]
-    partners = [next(iter(others(names, i, 1, seed=seed + 1)), None) for i in range(len(names))]
+    others = OtherSounds(names, seed + 1)
+    partners = [next(iter(others.of(i, 1)), None) for i in range(len(names))]
     tell = progress or (lambda done, total: None)
     with fixed_random(seed):
         for start in range(0, len(names), batch):

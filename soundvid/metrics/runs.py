@@ -52,7 +52,10 @@ def evaluate_run(
         found = _evaluate(run, split, clips, batch, device, truth, progress, features, without, notes)
     found.context.update(about(run, path, which))
     if save:
-        found.save(Path(path))
+        try:
+            found.save(Path(path))
+        except OSError as error:
+            raise SoundvidError(f"{path}: the tables cannot be written there ({error.strerror})") from error
     return found
 
 

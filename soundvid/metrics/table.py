@@ -124,12 +124,12 @@ class Table:
         """One line for each column that has one: `ssim: ...`."""
         return [f"{m.name}: {m.definition}" for m in self.columns if m.definition]
 
-    def markdown(self) -> str:
+    def markdown(self, *, definitions: bool = True) -> str:
         """The table for a document, on its side as `turned`, with definitions and notes under it."""
         head, *lines = [[_escape(cell) for cell in line] for line in self.turned()]
         marks = ["---", *("---:" for _ in head[1:])]
         rows = ["| " + " | ".join(line) + " |" for line in [head, marks, *lines]]
-        below = ["- " + line for line in [*self.definitions(), *self.notes]]
+        below = ["- " + line for line in [*(self.definitions() if definitions else []), *self.notes]]
         return "\n".join([f"**{self.title}**", "", *rows, "", *below]) + "\n"
 
     def rich(self) -> "RichTable":

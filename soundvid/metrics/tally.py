@@ -97,9 +97,11 @@ class Tally:
             raise ValueError(f"clip {clip.key}: wanted {', '.join(self.kinds)}; got {', '.join(made) or 'nothing'}")
         real = self._cut(real)
         self._keep(REAL, real, {})
+        there = motion.change_map(real)
         for name, video in made.items():
             video = self._cut(video)
-            self._keep(name, video, images.compare(real, video))
+            place = motion.same_place(there, motion.change_map(video))
+            self._keep(name, video, {**images.compare(real, video), "motion_place": place})
         self.clips.append(clip)
         self.onsets.append(None if spectrogram is None else synchrony.onset_envelope(spectrogram[: len(real)]))
         self.events.append(None if events is None else synchrony.event_envelope(events, len(real)))
@@ -165,31 +167,26 @@ class Tally:
         """`_synchrony` of every clip; kept, because table and per-clip lines both want it."""
         kept = self._synchronies.get(name, [])
         if len(kept) != len(self.clips):
-            kept = self._synchronies[name] = [self._synchrony(name, i) for i in range(len(self.clips))]
+            others = OtherSounds(self.clips, self.seed)
+            kept = self._synchronies[name] = [self._synchrony(name, i, others) for i in range(len(self.clips))]
         return kept
 
-    def _synchrony(self, name: str, index: int) -> dict[str, float]:
+    def _synchrony(self, name: str, index: int, others: "OtherSounds") -> dict[str, float]:
         """A clip's own numbers; empty without sound."""
         onsets = self.onsets[index]
         if onsets is None:
             return {}
         energy = self._motion(name, index)
+        shuffled = [self.onsets[j] for j in others.of(index)]
         curve = synchrony.correlogram(energy, onsets)
         real = synchrony.correlogram(self._motion(REAL, index), onsets)
         return {
             "lag": synchrony.peak_lag(curve),
             "lag_error": abs(synchrony.peak_lag(curve) - synchrony.peak_lag(real)),
             "peak_correlation": synchrony.peak_correlation(curve),
-            "audio_sensitivity": self._sensitivity(energy, index),
+            "audio_sensitivity": sensitivity(energy, onsets, [s for s in shuffled if s is not None]),
             "av_align": synchrony.av_align(energy, onsets),
         }
-
-    def _sensitivity(self, energy: np.ndarray, index: int) -> float:
-        """Score with the clip's sound minus the mean score with others'; see DEFINITIONS["audio_sensitivity"]."""
-        sounds = [self.onsets[j] for j in others(self.clips, index, seed=self.seed)]
-        own = self.onsets[index]
-        assert own is not None
-        return sensitivity(energy, own, [s for s in sounds if s is not None])
 
     def _picture(self, boot: Bootstrap, name: str) -> list[Measure]:
         numbers, found = self.videos[name].numbers, []
@@ -201,7 +198,10 @@ class Tally:
             )
         mine, theirs = (np.array([e.sum() for e in self.videos[n].motion]) for n in (name, REAL))
         ratio = boot.interval(boot.ratios(mine, theirs))
-        found.append(self.measure(boot, "motion_ratio", ratio, theirs, "one", motion.DEFINITION, missing="no motion"))
+        found.append(self.measure(boot, "motion_ratio", ratio, theirs, "one", motion.DEFINITION, missing=NO_MOTION))
+        places = np.array([n["motion_place"] for n in numbers])
+        place = boot.mean(places)
+        found.append(self.measure(boot, "motion_place", place, places, "higher", motion.PLACE, missing=NO_MOTION))
         return found
 
     def _follows(self, boot: Bootstrap, name: str) -> list[Measure]:
@@ -297,19 +297,28 @@ class Tally:
         return Measure(key, None, better="lower", definition=frechet.DEFINITIONS[key], missing=missing)
 
 
-def others(clips: Sequence[ClipName], index: int, count: int = OTHERS, *, seed: int = 0) -> list[int]:
-    """Clips whose sound is another one: of other sources, or else of other moments of the same; a fixed draw."""
-    clip = clips[index]
-    apart = [i for i, c in enumerate(clips) if c.source != clip.source]
-    apart = apart or [i for i, c in enumerate(clips) if i != index and not clip.overlaps(c)]
-    drawn = np.random.default_rng([seed, index]).permutation(len(apart))[:count]
-    return [apart[i] for i in sorted(drawn)]
+class OtherSounds:
+    """For each clip, clips whose sound is another one: of other sources, or else of other moments of the same."""
+
+    def __init__(self, clips: Sequence[ClipName], seed: int = 0) -> None:
+        self.clips, self.seed = clips, seed
+        self.source = np.unique([c.source for c in clips], return_inverse=True)[1] if clips else np.zeros(0, int)
+
+    def of(self, index: int, count: int = OTHERS) -> list[int]:
+        """At most `count` of them; a fixed draw."""
+        apart = np.flatnonzero(self.source != self.source[index])
+        if not len(apart):
+            clip = self.clips[index]
+            away = [i for i, c in enumerate(self.clips) if i != index and not clip.overlaps(c)]
+            apart = np.array(away, dtype=int)
+        random = np.random.default_rng([self.seed, index])
+        return sorted(random.choice(apart, min(count, len(apart)), replace=False).tolist())
 
 
 def sensitivity(energy: np.ndarray, own: np.ndarray, shuffled: Sequence[np.ndarray]) -> float:
     """How much better a motion fits one sound than others: peak correlation minus the mean of the others'.
 
-    Onset envelopes as long as `energy`, or longer. NaN where `own` has no onsets or there are no others; 0 where
+    Onset envelopes may differ from `energy` in length. NaN where `own` has no onsets or there are no others; 0 where
     nothing moves.
     """
 

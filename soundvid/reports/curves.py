@@ -1,6 +1,6 @@
 """Small line charts of a run's numbers as SVG: drawn by the browser, in the page's own colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 
@@ -33,7 +33,7 @@ class Chart:
     averaged: int  # values that each point is the mean of; 1: none
 
 
-def chart(title: str, series: dict[str, Sequence[tuple[float, float]]], last_step: int) -> Chart | None:
+def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], last_step: int) -> Chart | None:
     """A chart of `series` ((step, value) by name) from step 0 to `last_step`; None where there is nothing to draw."""
     finite = {n: [(x, y) for x, y in points if isfinite(y)] for n, points in series.items()}
     drawn = {n: np.array(points, np.float64).T for n, points in finite.items() if points}
@@ -42,8 +42,8 @@ def chart(title: str, series: dict[str, Sequence[tuple[float, float]]], last_ste
     every = ceil(max(d.shape[1] for d in drawn.values()) / POINTS)
     thin = {n: _averaged(d, ceil(d.shape[1] / POINTS)) for n, d in drawn.items()}
     values = np.concatenate([d[1] for d in thin.values()])
-    log = bool(values.min() > 0 and values.max() / values.min() > 200)
     low, high = np.percentile(values, [SPIKES, 100 - SPIKES]) if len(values) > 50 else (values.min(), values.max())
+    log = bool(values.min() > 0 and high / low > 200)
     low, high, ticks = _axis(float(low), float(high), log)
 
     def place(y: np.ndarray) -> np.ndarray:
@@ -73,9 +73,9 @@ def _averaged(points: np.ndarray, width: int) -> np.ndarray:
 def _axis(low: float, high: float, log: bool) -> tuple[float, float, list[float]]:
     """Bounds and up to four round marks of the upright axis."""
     if log:
-        bottom, top = floor(log10(low)), ceil(log10(high))
-        step = max(1, ceil((top - bottom) / 4))
-        return 10.0**bottom, 10.0 ** max(top, bottom + 1), [10.0**e for e in range(bottom, top + 1, step)]
+        first, last = floor(log10(low)), ceil(log10(high))
+        every = max(1, ceil((last - first) / 4))
+        return 10.0**first, 10.0 ** max(last, first + 1), [10.0**e for e in range(first, last + 1, every)]
     if high - low < 1e-9 * max(1.0, abs(high)):
         spread = abs(high) * 0.1 or 1.0
         low, high = low - spread, high + spread

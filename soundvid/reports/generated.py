@@ -128,10 +128,8 @@ def load_clip(clips: Clips, index: int, model: Model) -> Clip:
     return Clip(row, read.frames, read.sound, clips.rate, rows)
 
 
-def imagine(
-    model: Model, picture: np.ndarray, rows: np.ndarray, numbers: Sequence[int] | None = None
-) -> np.ndarray:
-    """What the model makes of a picture and a clip's sound, all pictures or those of `numbers`: uint8 `T size size 3`."""
+def imagine(model: Model, picture: np.ndarray, rows: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+    """What the model makes of a picture and a sound, all pictures or those of `numbers`: uint8 `T size size 3`."""
     model.look(picture)
     features = model.listen(rows)
     if numbers is not None:
@@ -221,7 +219,7 @@ def movie_bytes(frames: list[np.ndarray], sound: np.ndarray, rate: int, fps: Fra
 
 
 def _steps(share: np.ndarray) -> str:
-    """Changes 0..1 into pictures 1, 2, ... as an SVG path in a box of 0..800 x 0..100, each over its picture's stretch."""
+    """Changes 0..1 into pictures 1, 2, ... as an SVG path in a box of 800 x 100, each over its picture's stretch."""
     width = 800 / (len(share) + 1)
     ys = (100 * (1 - share)).round(1).tolist()
     return f"M0 100H{width:.1f}" + "".join(f"V{y:g}H{(i + 2) * width:.1f}" for i, y in enumerate(ys))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from soundvid.errors import SoundvidError
-from soundvid.metrics.table import Evaluation, Table
+from soundvid.metrics.table import Evaluation, Table, number
 from soundvid.reports.curves import Chart, chart, read
 from soundvid.reports.section import Section
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text
@@ -75,10 +75,17 @@ class PageRun:
         except SoundvidError:
             return None
 
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of samples.parquet of the run's subjects; none where the version is gone."""
+        subjects = self.config.config.get("subjects")
+        rows = self.release.samples() if self.release is not None else []
+        return [r for r in rows if not subjects or r["subject"] in subjects]
+
     @property
     def held_out(self) -> str:
         """The split whose clips are shown: test where there is one, otherwise what it was validated on."""
-        there = {row["split"] for row in self.release.samples()} if self.release else set()
+        there = {row["split"] for row in self.rows}
         for split in ("test", self.config.splits.get("validation", "val"), "val", "train"):
             if split in there:
                 return split
@@ -169,9 +176,13 @@ def _best_of(table: Table, name: str) -> int | None:
     for i, row in enumerate(table.rows):
         for m in row.measures:
             if m.name == name and m.value is not None and m.better and row.kind in ("system", "baseline"):
-                distance = DISTANCES[m.better] * m.value if m.better in DISTANCES else abs(m.value - (m.better == "one"))
-                found.append((distance, i))
-    return min(found)[1] if len(found) > 1 else None
+                distance = (
+                    DISTANCES[m.better] * m.value if m.better in DISTANCES else abs(m.value - (m.better == "one"))
+                )
+                found.append((distance, i, number(m.value)))
+    found.sort()
+    # What reads alike is alike.
+    return found[0][1] if len(found) > 1 and found[0][2] != found[1][2] else None
 
 
 # -- what it was trained on
@@ -184,27 +195,35 @@ def data(run: PageRun) -> dict[str, Any]:
     if run.release is None:
         lead = f"{label}, whose files are no longer in {config.store}: counts cannot be given."
         return {"label": label, "lead": lead, "splits": []}
-    subjects = config.config.get("subjects")
-    rows = [r for r in run.release.samples() if not subjects or r["subject"] in subjects]
+    rows = run.rows
     used: dict[str, list[str]] = {}
     for purpose, split in config.splits.items():
         used.setdefault(split, []).append(USES.get(purpose, purpose))
     for evaluation in run.evaluations:
         used.setdefault(evaluation.split, []).append("evaluation")
-    splits = [_split(name, ", ".join(used.get(name, ["not used"])), [r for r in rows if r["split"] == name]) for name in SPLITS]
+    splits = [
+        _split(name, ", ".join(used.get(name, ["not used"])), [r for r in rows if r["split"] == name])
+        for name in SPLITS
+    ]
     names = sorted({r["subject"] for r in rows})
     seconds = sum(s["seconds"] for s in splits)
     lead = (
         f"{label}: {len(rows):,} clips, {hours_text(seconds)}, of {_listed(names)}"
-        f"{' (the other subjects of the version were left out)' if subjects else ''}. "
+        f"{' (the other subjects of the version were left out)' if config.config.get('subjects') else ''}. "
         f"{run.release.manifest['recipe']['description']}"
     )
-    return {"label": label, "lead": lead.strip(), "splits": [s for s in splits if s["clips"]], "rows": rows}
+    return {"label": label, "lead": lead.strip(), "splits": [s for s in splits if s["clips"]]}
 
 
 def _split(name: str, use: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
     seconds = sum(r["seconds"] for r in rows)
-    return {"name": name, "use": use, "clips": len(rows), "seconds": seconds, "sources": len({r["source_id"] for r in rows})}
+    return {
+        "name": name,
+        "use": use,
+        "clips": len(rows),
+        "seconds": seconds,
+        "sources": len({r["source_id"] for r in rows}),
+    }
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -227,10 +246,10 @@ def verdict(run: PageRun) -> str:
 
 
 def _judged(spent: float, steps: int) -> str:
-    if spent < 600 or steps < 500:
+    if spent < 120 or steps < 100:
         return "That is a smoke test, not a model: it shows that everything works, and its pictures show little more."
-    if spent < 7200 or steps < 10_000:
-        return "That is a short training: see what it learnt, and expect more of a longer one."
+    if spent < 3600 or steps < 3000:
+        return "That is a short training: it shows what these networks begin to learn, not what they can."
     return ""
 
 
@@ -257,10 +276,9 @@ def under(run: PageRun) -> list[str]:
 def tiles(run: PageRun) -> list[tuple[str, str]]:
     """The big numbers."""
     lines = run.lines("train")
-    found = [(f"{last_step(run):,}", f"of {int(run.config.config.get('steps', 0)):,} steps")]
+    found = [(f"{last_step(run):,}", "steps")]
     found.append((hours_text(trained_seconds(run)), "of training steps"))
-    rows = data(run)
-    train = next((s for s in rows["splits"] if s["name"] == run.config.splits.get("train", "train")), None)
+    train = next((s for s in data(run)["splits"] if s["name"] == run.config.splits.get("train", "train")), None)
     if train:
         found.append((f"{train['clips']:,}", f"clips to learn from, {span_text(train['seconds'])}"))
     if lines:
@@ -278,10 +296,10 @@ def warnings(run: PageRun) -> list[str]:
     counts: dict[str, list[int]] = {}
     for line in run.lines("alarm"):
         counts.setdefault(str(line.get("text", "alarm")), []).append(int(line["step"]))
-    told = [
-        f"Alarm at step {steps[0]:,}{f' and {len(steps) - 1} more times, last at {steps[-1]:,}' if len(steps) > 1 else ''}: {text}"
-        for text, steps in counts.items()
-    ]
+    told = []
+    for text, steps in counts.items():
+        again = f" and {len(steps) - 1} more times, last at {steps[-1]:,}" if len(steps) > 1 else ""
+        told.append(f"Alarm at step {steps[0]:,}{again}: {text}")
     if run.opened is None:
         told.append("There is no checkpoint yet, so there are no pictures and no clips on this page.")
     elif run.release is None:
@@ -438,7 +456,9 @@ def checkpoints(run: PageRun) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-"))):
         notes = [which for which, name in named.items() if name == path.name]
         size = sum(p.stat().st_size for p in path.iterdir())
-        rows.append({"name": path.name, "step": int(path.name.removeprefix("step-")), "bytes": size, "note": ", ".join(notes)})
+        rows.append(
+            {"name": path.name, "step": int(path.name.removeprefix("step-")), "bytes": size, "note": ", ".join(notes)}
+        )
     return rows
 
 

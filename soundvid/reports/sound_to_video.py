@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from soundvid.reports.generated import gallery
+from soundvid.reports.generated import EVERY, gallery
 from soundvid.reports.run_page import PageRun
 from soundvid.reports.section import Section
 from soundvid.reports.version_page import environment
@@ -23,8 +23,8 @@ def sections(run: PageRun) -> list[Section]:
             "clips",
             "Clips",
             "Real and generated",
-            "From the first picture of each held-out clip and its sound alone. Play one to hear what moves it; click into its "
-            "lanes to play from there.",
+            "From the first picture of each held-out clip and its sound alone. Play one to hear what moves it; click "
+            "into its lanes to play from there.",
             Markup(module.pairs()),
             first=True,
         ),
@@ -32,8 +32,7 @@ def sections(run: PageRun) -> list[Section]:
             "figures",
             "Figures",
             "The papers' figures",
-            f"Every {drawn.shown[1] - drawn.shown[0] if len(drawn.shown) > 1 else 20}th picture, each below its stretch of "
-            "the waveform.",
+            f"Every {EVERY}th picture, each below its stretch of the waveform.",
             Markup(module.figures()),
             first=True,
         ),

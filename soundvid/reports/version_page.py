@@ -260,7 +260,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(place_of=place_of, motion_box=motion_box)
-    made.filters.update(size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash)
+    made.filters.update(
+        size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash
+    )
     return made
 
 

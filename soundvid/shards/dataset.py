@@ -173,11 +173,40 @@ class Dataset:
         finally:
             os.close(handle)
 
-    def clean(self) -> None:
-        """Remove what killed builds left half done. Only under the lock."""
-        for folder, pattern in ((self.shards, ".*"), (self.versions, ".*"), (self.work, ".*")):
+    @contextmanager
+    def tending(self) -> Iterator[None]:
+        """Held while parts are made outside a build: several may at once, and no build tidies the work folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder / "work.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            yield
+        finally:
+            os.close(handle)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether nobody else makes parts; while it is held, nobody begins to."""
+        path = self.folder / "work.lock"
+        if not path.exists():  # an orchestrator never worked here
+            yield True
+            return
+        handle = os.open(path, os.O_RDWR)
+        try:
+            with_us = True
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with_us = False
+            yield with_us
+        finally:
+            os.close(handle)
+
+    def clean(self, *, work: bool = True) -> None:
+        """Remove what killed builds left half done; with `work` also parts. Only under the lock."""
+        for folder in (self.shards, self.versions, *([self.work] if work else [])):
             if folder.is_dir():
-                for path in folder.glob(pattern):
+                for path in folder.glob(".*"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         releases = self.releases()
         latest = self.folder / "latest"

@@ -56,8 +56,8 @@ def verify(
     except (DatasetError, KeyError, TypeError) as error:
         problem(str(error))
         return result
-    _check_ledger(rows, ledger, release, problem)
-    _check_splits(rows, release.manifest["recipe"]["splits"], problem)
+    check_ledger(rows, ledger, release.manifest["counts"], problem)
+    check_splits(rows, release.manifest["recipe"]["splits"], problem)
     by_shard = defaultdict(list)
     for row in rows:
         by_shard[row["shard"]].append(row)
@@ -67,9 +67,9 @@ def verify(
         result.shards += 1
         result.bytes += shard.bytes
         path = dataset.shard_path(shard)
-        whole = _check_bytes(path, shard, problem)
+        whole = check_bytes(path, shard, problem)
         if whole:
-            _check_index(path, shard, by_shard[shard.file], problem)
+            check_index(path, shard, by_shard[shard.file], problem)
         for row in by_shard[shard.file]:
             result.samples += 1
             if decode and whole:
@@ -81,11 +81,11 @@ def verify(
     return result
 
 
-def _check_ledger(
-    rows: list[dict[str, Any]], ledger: list[dict[str, Any]], release: Release, problem: Callable[[str], None]
+def check_ledger(
+    rows: list[dict[str, Any]], ledger: list[dict[str, Any]], stated: dict[str, Any], problem: Callable[[str], None]
 ) -> None:
+    """Every row has an end, and the sums are those that the manifest states."""
     counts = Counter((r["kind"], r["outcome"]) for r in ledger)
-    stated = release.manifest["counts"]
     for kind in ("source", "clip"):
         for outcome in ("kept", "rejected", "failed"):
             if counts[kind, outcome] != stated[f"{kind}s"][outcome]:
@@ -106,7 +106,7 @@ def _check_ledger(
         problem(f"samples.parquet: {len(rows)} samples, the manifest says {stated['samples']}")
 
 
-def _check_splits(rows: list[dict[str, Any]], rule: dict[str, Any], problem: Callable[[str], None]) -> None:
+def check_splits(rows: list[dict[str, Any]], rule: dict[str, Any], problem: Callable[[str], None]) -> None:
     """No group in two splits; where time splits a source, no two splits closer than its guard."""
     if rule["by"] == "group":
         homes: dict[str, set[str]] = defaultdict(set)
@@ -129,7 +129,8 @@ def _check_splits(rows: list[dict[str, Any]], rule: dict[str, Any], problem: Cal
                 problem(f"{source}: two splits are {start - stop} frames apart, {guards[source]} are asked for")
 
 
-def _check_bytes(path: Path, shard: Shard, problem: Callable[[str], None]) -> bool:
+def check_bytes(path: Path, shard: Shard, problem: Callable[[str], None]) -> bool:
+    """Whether a shard's bytes are what was published."""
     if not path.is_file():
         problem(f"{path}: the shard is missing")
         return False
@@ -141,7 +142,8 @@ def _check_bytes(path: Path, shard: Shard, problem: Callable[[str], None]) -> bo
     return True
 
 
-def _check_index(path: Path, shard: Shard, rows: list[dict[str, Any]], problem: Callable[[str], None]) -> None:
+def check_index(path: Path, shard: Shard, rows: list[dict[str, Any]], problem: Callable[[str], None]) -> None:
+    """Whether every sample lies in the tar where the index says, and nothing else does."""
     found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     try:
         with tarfile.open(path) as tar:

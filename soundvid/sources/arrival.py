@@ -1,6 +1,5 @@
 """What has arrived, before it may become a source: is it a video, all of it, and the one that was promised?"""
 
-import hashlib
 import json
 import os
 import re
@@ -60,6 +59,7 @@ def check(path: Path, promised: float | None) -> Checked:
     A video without sound passes: it is a whole file, and leaving it out is the build's matter, as with
     folders. Raises FetchProblem `broken` or `unsupported`.
     """
+    from soundvid.media.part import content_digest
     from soundvid.media.source import MediaError, examine
     from soundvid.media.whole import missing_bytes
 
@@ -74,10 +74,8 @@ def check(path: Path, promised: float | None) -> Checked:
     duration = float(source.duration)
     if promised and abs(duration - promised) > max(2.0, 0.05 * promised):
         raise FetchProblem("broken", f"lasts {duration:.1f} s, {promised:.1f} s were promised: another video or a part")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return Checked(
-        digest,
+        content_digest(path),
         path.stat().st_size,
         round(duration, 3),
         _ENDINGS.get(source.container, re.sub(r"[^a-z0-9]", "", source.container.split(",")[0])[:8] or "bin"),
@@ -87,12 +85,16 @@ def check(path: Path, promised: float | None) -> Checked:
     )
 
 
-def settle(file: Path, folder: Path, ending: str, record: dict[str, Any]) -> Path:
-    """Make the source's folder appear with its file and source.json, by one rename. Returns the file's place."""
+def settle(file: Path, folder: Path, record: dict[str, Any], *, instead: str | None = None) -> Path:
+    """Make the source's folder appear with its file (`record["file"]`) and source.json, by one rename.
+
+    `instead`: the name of a part that lies there and that this file has grown from; it is usable until the new one
+    is in its place. Returns the file's place.
+    """
     temporary = file.with_suffix(".settling")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    name = f"original.{ending}"
+    name = record["file"]
     (temporary / "source.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
@@ -100,6 +102,12 @@ def settle(file: Path, folder: Path, ending: str, record: dict[str, Any]) -> Pat
     os.replace(file, temporary / name)
     _to_disk(temporary / name)
     _to_disk(temporary)
+    if instead is not None and (folder / instead).is_file():
+        for moved in (name, "source.json"):
+            os.replace(temporary / moved, folder / moved)
+        temporary.rmdir()
+        _to_disk(folder)
+        return folder / name
     shutil.rmtree(folder, ignore_errors=True)  # what a damaged store may have left; whole ones are never fetched again
     os.replace(temporary, folder)
     _to_disk(folder.parent)

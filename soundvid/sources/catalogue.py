@@ -44,6 +44,8 @@ class Catalogue:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
+            if "held" not in {row["name"] for row in self._db.execute("PRAGMA table_info(entries)")}:
+                self._db.execute("ALTER TABLE entries ADD COLUMN held TEXT")  # a store from before there were parts
         except sqlite3.Error as error:
             raise SourcesError(f"{self.folder / 'catalogue.db'}: cannot be opened ({error})") from error
 
@@ -73,12 +75,21 @@ class Catalogue:
             return self._db.execute(query, tuple(values)).fetchall()
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the catalogue for writing; a second writer is refused and told who holds it."""
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
+        """Hold the catalogue for writing; a second writer waits so many seconds, then is refused and told who holds
+        it."""
         handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        until = time.monotonic() + wait
         try:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                while True:
+                    try:
+                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() >= until:
+                            raise
+                        time.sleep(0.05)
             except BlockingIOError as error:
                 holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
                 raise SourcesError(
@@ -117,11 +128,13 @@ class Catalogue:
         try:
             record = json.loads((folder / "source.json").read_text(encoding="utf-8"))
             path = folder / record["file"]
-            whole = path.parent == folder and path.stat().st_size == record["bytes"]
+            whole = path.parent == folder and path.stat().st_size == record.get("part_bytes", record["bytes"])
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if whole:
-            self.fetched(entry.source_id, {k: record.get(k) for k in RECORDED}, f"{folder.name}/{record['file']}")
+            self.fetched(
+                entry.source_id, {k: record.get(k) for k in (*RECORDED, "held")}, f"{folder.name}/{record['file']}"
+            )
         else:
             shutil.rmtree(folder)
 
@@ -256,6 +269,14 @@ class Catalogue:
             yield from map(entry_of, rows)
             last = rows[-1]["source_id"]
 
+    def parts(self, followed: int) -> list[Entry]:
+        """Members of which only parts are held."""
+        query = (
+            "SELECT * FROM entries WHERE state = 'fetched' AND held IS NOT NULL AND source_id IN "
+            "(SELECT source_id FROM members WHERE followed = ?) ORDER BY source_id"
+        )
+        return [entry_of(row) for row in self._rows(query, (followed,))]
+
     def states(self, followed: Iterable[int]) -> dict[str, int]:
         """How many entries of these followed things are in which state."""
         ids = list(followed)
@@ -299,11 +320,15 @@ class Catalogue:
         self._update(
             source_id,
             **{**kept, "state": "fetched", "code": "", "message": "", "retryable": 0, "next_attempt": 0},
-            **{"file": file, "ended_at": now(), "rot": None},
+            **{"file": file, "ended_at": now(), "rot": None, "attempts": 0},
+            held=json.dumps(record["held"]) if record.get("held") is not None else None,
         )
 
     def ended(self, source_id: str, problem: FetchProblem, record: dict[str, Any] | None = None) -> Entry:
-        """The entry's fetch ended in a problem; what was learnt of it on the way is kept."""
+        """The entry's fetch ended in a problem; what was learnt of it on the way is kept.
+
+        Where parts of the video are here and more was wanted, they stay: the problem stands with them.
+        """
         entry = self.entry(source_id)
         assert entry is not None
         attempts = entry.attempts + 1
@@ -312,7 +337,7 @@ class Catalogue:
         self._update(
             source_id,
             **kept,
-            state=problem.kind.outcome,
+            state="fetched" if entry.held is not None else problem.kind.outcome,
             code=problem.code,
             message=problem.message,
             retryable=int(delay is not None),
@@ -325,9 +350,8 @@ class Catalogue:
 
     def relist(self, source_id: str, message: str = "") -> None:
         """Make an entry due again as if it had just been listed."""
-        self._update(
-            source_id, state="listed", code="", message=message, retryable=1, attempts=0, next_attempt=0, file=None
-        )
+        fresh = {"code": "", "retryable": 1, "attempts": 0, "next_attempt": 0, "file": None, "held": None}
+        self._update(source_id, state="listed", message=message, **fresh)
 
     def rename(self, old: str, listed: Listed) -> str:
         """A page turned out to be a certain site's video: one entry for both. Returns the entry's name."""

@@ -12,12 +12,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from soundvid.addresses import clean_address
+from soundvid.media.part import Spans, Whole, merged
 from soundvid.recipe_sources import Download
 from soundvid.sources.arrival import check, page_problem, settle
 from soundvid.sources.catalogue import Catalogue, now
 from soundvid.sources.formats import choose_formats
 from soundvid.sources.identity import MEDIA_ENDINGS, WEB, ending
 from soundvid.sources.problems import FetchProblem
+from soundvid.sources.ranges import fetch_part
 from soundvid.sources.rights import (
     UNSTATED,
     header_licence,
@@ -30,10 +32,13 @@ from soundvid.sources.rows import Entry, Listed
 from soundvid.sources.site import VERSION, Site, identity_of
 from soundvid.sources.transfer import NotMedia, discard, patiently, settled, transfer
 from soundvid.sources.web import Reply, Web, transport_problem
+from soundvid.sources.wishes import suffices
 
 # What the operating system says when the store, not the video, is in trouble.
 STORE_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the disk quota is used up"}
 STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be written"}
+_MANIFEST = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<MPD\b", re.S)  # DASH
+PART = "ranges"  # the ending of files that are parts
 Moved = Callable[[int, int | None, float], None]
 
 
@@ -44,6 +49,7 @@ class Job:
     entry: Entry
     url: str
     own: bool  # the recipe says that it is the user's own
+    wishes: Spans | None = None  # seconds that are wanted of it; None: all
 
 
 class Stopped(Exception):
@@ -168,6 +174,8 @@ class _Fetch:
         part = self.catalogue.incoming / f"{self.name}.part"
         url = self.job.url
         try:
+            if (some := self._some(url)) is not None:
+                return some
             transfer(self.web, url, part, moved=self.moved, inspect=self._inspect)
         except NotMedia as found:
             return self._text(found)
@@ -175,9 +183,37 @@ class _Fetch:
         settled(part, finished)
         return finished
 
+    def _some(self, url: str, headers: dict[str, str] | None = None) -> Path | None:
+        """The wanted parts of the file at `url`; None where it is to be fetched whole."""
+        if self.job.wishes is None:
+            return None
+        target = self.catalogue.incoming / f"{self.name}.{PART}"
+        old = self._standing()
+        try:
+            head = fetch_part(
+                self.web,
+                url,
+                target,
+                merged([*self.job.wishes, *((old.held or ()) if old is not None else ())]),
+                moved=self.moved,
+                inspect=self._inspect,
+                headers=headers,
+                old=self.catalogue.folder / old.file if old is not None and old.file else None,
+            )
+        except Whole as why:
+            self.record["fetched_whole"] = str(why)
+            return None
+        self.record["held"], self.record["bytes"] = [list(s) for s in head.held], head.size
+        return target
+
+    def _standing(self) -> Entry | None:
+        """The entry as it stands, where parts of it are held already."""
+        standing = self.catalogue.entry(self.name)
+        return standing if standing is not None and standing.state == "fetched" and standing.held is not None else None
+
     def _text(self, found: NotMedia) -> Path | Entry:
         host = urlsplit(found.url).hostname or ""
-        playlist = found.text.lstrip("\ufeff \t\r\n").startswith("#EXTM3U")
+        playlist = found.text.lstrip("\ufeff \t\r\n").startswith("#EXTM3U") or _MANIFEST.match(found.text)
         html = re.match(
             r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)", found.text, re.I | re.S
         )
@@ -207,7 +243,7 @@ class _Fetch:
         info = patiently(self.options, lambda: site.extract(self.job.url))
         self._take_identity(info)
         standing = self.catalogue.entry(self.name)
-        if standing is not None and standing.state in ("fetched", "removed"):
+        if standing is not None and (standing.state == "removed" or self._suffices(standing)):
             return standing  # the same video came from another list
         self._take_facts(info, site)
         self._judge()
@@ -216,8 +252,11 @@ class _Fetch:
         if all(sizes) and sum(sizes) > self.options.max_bytes:  # type: ignore[arg-type]
             raise FetchProblem("too_large", f"{sum(sizes):,} bytes; allowed are {self.options.max_bytes:,}")  # type: ignore[arg-type]
         self.record["format_id"] = "+".join(str(f.get("format_id", "0")) for f in forms)
-        parts = [self._form(site, info, form) for form in forms]
+        parts = [self._form(site, info, form, alone=len(forms) == 1) for form in forms]
         return parts[0] if len(parts) == 1 else self._join(parts)
+
+    def _suffices(self, entry: Entry) -> bool:
+        return entry.state == "fetched" and suffices(entry.held, self.job.wishes)
 
     def _take_identity(self, info: dict[str, Any]) -> None:
         extractor, media_id = identity_of(info, self.job.entry.url)
@@ -240,14 +279,21 @@ class _Fetch:
         }
         self.record.update({k: v for k, v in facts.items() if v})
 
-    def _form(self, site: Site, info: dict[str, Any], form: dict[str, Any]) -> Path:
+    def _form(self, site: Site, info: dict[str, Any], form: dict[str, Any], *, alone: bool) -> Path:
         """Fetch one format: plain ones with our own checks and resuming, segmented ones through yt-dlp."""
         safe = re.sub(r"[^A-Za-z0-9]+", "-", str(form.get("format_id", "0")))[:40]
         finished = self.catalogue.incoming / f"{self.name}.{safe}.finished"
         options = form.get("downloader_options") or {}
-        if form["protocol"] in ("http", "https") and not options.get("http_chunk_size"):
+        headers = {k: v for k, v in (form.get("http_headers") or {}).items() if k.lower() != "accept-encoding"}
+        plain = form["protocol"] in ("http", "https")
+        if plain and alone and self.job.wishes is not None:
+            try:
+                if (some := self._some(form["url"], headers)) is not None:
+                    return some
+            except NotMedia as found:
+                raise page_problem(found.text, urlsplit(found.url).hostname or "") from found
+        if plain and not options.get("http_chunk_size"):
             part = self.catalogue.incoming / f"{self.name}.{safe}.part"
-            headers = {k: v for k, v in (form.get("http_headers") or {}).items() if k.lower() != "accept-encoding"}
             try:
                 transfer(self.web, form["url"], part, moved=self.moved, inspect=self._inspect, headers=headers)
             except NotMedia as found:
@@ -286,9 +332,10 @@ class _Fetch:
         except FetchProblem:
             discard(file)
             raise
+        partly = self.record.get("held") is not None
         self.record |= {
             "sha256": found.sha256,
-            "bytes": found.size,
+            "bytes": self.record["bytes"] if partly else found.size,
             "duration": found.duration,
             "width": found.width,
             "height": found.height,
@@ -306,13 +353,17 @@ class _Fetch:
             "id": self.media_id,
             "fetched_at": now(),
             "has_sound": found.has_sound,
-            "file": f"original.{found.ending}",
+            "file": f"original.{found.ending}" + (f".{PART}" if partly else ""),
             "yt_dlp": VERSION,
-        }
-        place = settle(file, self.catalogue.folder / self.name, found.ending, source)
+        } | ({"part_bytes": found.size} if partly else {})
+        standing = self._standing()
+        old = Path(standing.file).name if standing is not None and standing.file else None
+        place = settle(file, self.catalogue.folder / self.name, source, instead=old)
         for leftover in self.catalogue.incoming.glob(f"{self.name}.*"):
             discard(leftover)
         self.catalogue.fetched(self.name, self.record, f"{self.name}/{place.name}")
+        if old is not None and old != place.name:
+            (self.catalogue.folder / self.name / old).unlink(missing_ok=True)
         entry = self.catalogue.entry(self.name)
         assert entry is not None
         return entry

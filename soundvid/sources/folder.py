@@ -15,6 +15,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from soundvid.errors import RecipeError
+from soundvid.media.part import content_digest
 from soundvid.recipe import Recipe
 from soundvid.recipe_sources import FolderSource
 from soundvid.sources.beside import find_sounds
@@ -125,13 +126,11 @@ def paired(found: list[Found], known: dict[Path, Identity | OSError]) -> dict[Pa
 
 def _digest(path: Path) -> Identity:
     before = stamp(path)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Identity(digest, before[0], before)
+    return Identity(content_digest(path), before[0], before)
 
 
 class Digests:
-    """Remembers files' sha256 by path, size, time and inode, so that an old file is not read again.
+    """Remembers files' sha256 (parts': their original's identity) by path, size, time and inode: old ones are not read.
 
     One JSON line a file; a line that a kill cut off is passed over.
     """

@@ -9,11 +9,13 @@ from soundvid.sources.fetch import judge
 from soundvid.sources.found import Found, Origin, Trouble, group_of
 from soundvid.sources.problems import SourcesError
 from soundvid.sources.rows import Entry
+from soundvid.sources.wishes import Wishes, suffices
 
 
 def held(recipe: Recipe, store: Path) -> list[Found]:
     """All entries of the recipe's addresses, each once. Raises SourcesError where one was never listed."""
-    found: dict[str, Found] = {}
+    listed: dict[str, tuple[WebSource, Entry]] = {}
+    members: dict[str, list[tuple[float, float, str]]] = {}
     if not recipe.web_sources:
         return []
     with Catalogue(store) as catalogue:
@@ -24,15 +26,15 @@ def held(recipe: Recipe, store: Path) -> list[Found]:
                     f"{source.kind} {source.model_dump()[source.kind]}: was never listed in this store; build "
                     "without --offline, or give 'soundvid sources sync' with this recipe"
                 )
-            spans = catalogue.spans(followed.id)
+            for name, spans in catalogue.spans(followed.id).items():
+                members.setdefault(name, []).extend(spans)
             for entry in catalogue.entries(followed=[followed.id]):
-                if entry.source_id not in found:
-                    found[entry.source_id] = _found(recipe, source, catalogue, entry, spans[entry.source_id])
-    return list(found.values())
+                listed.setdefault(entry.source_id, (source, entry))
+        return [_found(recipe, *pair, members[name], catalogue) for name, pair in listed.items()]
 
 
 def _found(
-    recipe: Recipe, source: WebSource, catalogue: Catalogue, entry: Entry, members: list[tuple[float, float, str]]
+    recipe: Recipe, source: WebSource, entry: Entry, members: list[tuple[float, float, str]], catalogue: Catalogue
 ) -> Found:
     licence = "own" if source.licence == "own" else entry.licence or "unstated"
     trouble = None
@@ -41,12 +43,16 @@ def _found(
         problem = judge(recipe.download, {**known, "licence": licence})
         if problem is not None:
             trouble = Trouble("rejected", problem.code, problem.message, False)
+        elif not suffices(entry.held, Wishes.of(recipe).of_source(entry.source_id, members)):
+            message = f"only other parts of it are held: {entry.message or 'give soundvid sources sync'}"
+            trouble = Trouble("failed", entry.code or "not_fetched", message, entry.retryable or not entry.code)
     elif entry.state == "listed":
         trouble = Trouble("failed", "not_fetched", "listed, and not fetched yet", True)
     else:
         outcome = "failed" if entry.state == "failed" else "rejected"
         trouble = Trouble(outcome, entry.code, entry.message, entry.retryable)
-    name = Path(entry.file).parent.name + Path(entry.file).suffix if entry.file else entry.source_id
+    # original.mp4, or original.mp4.ranges: the name is the same whether all of it is held or parts.
+    name = entry.source_id + Path(entry.file).suffixes[0] if entry.file else entry.source_id
     origin = Origin(
         url=entry.url,
         extractor=entry.extractor,
@@ -67,7 +73,7 @@ def _found(
         group=group_of(recipe, name, folder=source.kind, channel=channel),
         origin=origin,
         trouble=trouble,
-        spans=tuple((a, b, c) for a, b, c in members if a >= 0),
+        spans=tuple(sorted({(a, b, c) for a, b, c in members if a >= 0})),
         condition=source.condition,
         caption=next((c for a, _, c in members if a < 0), ""),
     )

@@ -5,6 +5,7 @@ import sqlite3
 from dataclasses import dataclass, fields
 from typing import Any
 
+from soundvid.media.part import Spans
 from soundvid.sources.identity import source_id
 
 STATES = ("listed", "fetched", "rejected", "failed", "removed")
@@ -21,7 +22,7 @@ CREATE TABLE IF NOT EXISTS entries (
     not_before REAL NOT NULL DEFAULT 0,    redacted INTEGER NOT NULL DEFAULT 0, added_at TEXT NOT NULL, ended_at TEXT,
     file TEXT, sha256 TEXT, bytes INTEGER, duration REAL, width INTEGER, height INTEGER,
     licence TEXT, licence_stated TEXT, uploader TEXT, channel TEXT, upload_date TEXT, title TEXT,
-    format_id TEXT, promised REAL, opt_out TEXT, checked_at TEXT, rot TEXT);
+    format_id TEXT, promised REAL, opt_out TEXT, checked_at TEXT, rot TEXT, held TEXT);
 CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, next_attempt);
 CREATE INDEX IF NOT EXISTS entries_by_content ON entries (sha256);
 CREATE TABLE IF NOT EXISTS members (
@@ -89,6 +90,7 @@ class Entry:
     opt_out: str | None
     checked_at: str | None
     rot: str | None
+    held: Spans | None  # seconds, where only parts of the video were fetched
 
 
 _COLUMNS = tuple(f.name for f in fields(Entry))
@@ -118,6 +120,7 @@ RECORDED = (*LEARNT, "sha256", "bytes", "duration", "width", "height", "format_i
 
 def entry_of(row: sqlite3.Row) -> Entry:
     values = {name: row[name] for name in _COLUMNS}
+    values["held"] = tuple((a, b) for a, b in json.loads(values["held"])) if values["held"] else None
     return Entry(**{**values, "retryable": bool(row["retryable"]), "redacted": bool(row["redacted"])})
 
 

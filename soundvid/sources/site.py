@@ -27,7 +27,7 @@ from soundvid.sources.identity import MEDIA_ENDINGS, WEB, canonical, ending
 from soundvid.sources.problems import FetchProblem, problem_of_status, said
 from soundvid.sources.rights import header_opt_out
 from soundvid.sources.rows import Listed
-from soundvid.sources.web import Pace, retry_after
+from soundvid.sources.web import Pace, retry_after, watchdog
 
 VERSION: str = yt_dlp.version.__version__
 _DOWNLOADERS = {
@@ -63,6 +63,7 @@ class Site:
         self.guard = Guard(options.allow_private_addresses, options.proxy)
         self.opt_out: str | None = None  # what the last answers said against it
         self.refused: FetchProblem | None = None
+        self.connection: Any = None  # the last one that was opened
         self.wait: float | None = None  # seconds that a Retry-After asked for
         self._log = _Log()
         self._moved: Callable[[dict[str, Any]], None] = lambda status: None
@@ -256,6 +257,10 @@ def _guarded_handler(site: Site) -> Any:
 
     def guarded(base: Any) -> Any:
         class Connection(base):
+            def connect(self) -> None:
+                site.connection = self
+                super().connect()
+
             # http.client and yt-dlp both set this attribute; whatever they set, the guard connects.
             @property
             def _create_connection(self) -> Any:
@@ -310,11 +315,16 @@ def _guarded_handler(site: Site) -> Any:
                 except FetchProblem as problem:
                     site.refused = problem
                     raise
-            try:
-                reply = super()._send(request)
-            except HTTPError as error:
-                site.wait = retry_after(error.response.headers)
-                raise
+            with watchdog(2 * site.options.timeout, lambda: site.connection) as late:
+                try:
+                    reply = super()._send(request)
+                except HTTPError as error:
+                    site.wait = retry_after(error.response.headers)
+                    raise
+            if late.is_set():
+                host = urlsplit(request.url).hostname
+                site.refused = FetchProblem("network", f"{host}: its headers did not end in time")
+                raise site.refused
             site.opt_out = site.opt_out or header_opt_out(reply.headers)
             return reply
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import ValidationError
 
 from soundvid.errors import StoreError
+from soundvid.media.part import Spans
 from soundvid.recipe import Recipe
 from soundvid.recipe_sources import WEB_KINDS, Download, WebSource
 from soundvid.sources.catalogue import Catalogue
@@ -25,7 +26,9 @@ from soundvid.sources.rights import licence_name
 from soundvid.sources.rows import Entry, Followed
 from soundvid.sources.watcher import Watcher
 from soundvid.sources.web import load_jar
+from soundvid.sources.wishes import Wishes, suffices
 
+LONGEST_TURN = 3600.0  # seconds that a single fetch waits for others who write to the catalogue
 ENOUGH_REFUSALS = 5  # walls or 429 in a row, after which a host is left in peace for this sync
 
 
@@ -49,10 +52,11 @@ class Policy:
 
     options: Download
     pixels: tuple[int, int] = (286, 286)
+    wishes: Wishes = field(default_factory=Wishes)
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Policy":
-        return cls(recipe.download, recipe.pixels_needed)
+        return cls(recipe.download, recipe.pixels_needed, Wishes.of(recipe))
 
     def stored(self, source: WebSource) -> dict[str, Any]:
         """What the catalogue keeps: paths and choices, no credentials."""
@@ -61,6 +65,7 @@ class Policy:
             "source": source.model_dump(mode="json", exclude_none=True),
             "download": options,
             "pixels": list(self.pixels),
+            **self.wishes.stored(),
         }
 
     @classmethod
@@ -69,8 +74,8 @@ class Policy:
             source = WEB_KINDS[followed.kind].model_validate(followed.policy["source"])
             options = Download.model_validate(followed.policy.get("download", {}))
             width, height = followed.policy.get("pixels", (286, 286))
-            return cls(options, (width, height)), source
-        except (ValidationError, KeyError, ValueError) as error:
+            return cls(options, (width, height), Wishes.restored(followed.policy)), source
+        except (ValidationError, KeyError, ValueError, TypeError) as error:
             raise SourcesError(f"{followed.address}: the catalogue's note of it is unusable; add it anew") from error
 
 
@@ -92,7 +97,7 @@ class _Hosts:
 
     def note(self, host: str, entry: Entry) -> None:
         with self._lock:
-            refused = entry.state == "failed" and entry.code in ("bot_wall", "rate_limit")
+            refused = entry.code in ("bot_wall", "rate_limit")
             self._refusals[host] = self._refusals[host] + 1 if refused else 0
 
     def closed(self, host: str) -> bool:
@@ -110,12 +115,14 @@ class Session:
         self.lister = Lister(catalogue, self.fetcher.web, self.jar)
         self.hosts = _Hosts(self.options.sleep_between)
         self.own: set[int] = set()
+        self.followed: list[int] = []
         self.digest = hashlib.sha256(repr(policy).encode()).hexdigest()
 
     def follow(self, sources: Iterable[WebSource]) -> list[tuple[WebSource, Followed]]:
         """The followed things of these sources, made where they are new."""
         pairs = [(s, self.catalogue.follow(s.kind, s.address, self.policy.stored(s))) for s in sources]
         self.own |= {f.id for s, f in pairs if s.licence == "own"}
+        self.followed = [f.id for _, f in pairs]
         return pairs
 
     def ask(self, pairs: list[tuple[WebSource, Followed]], result: SyncResult) -> None:
@@ -140,7 +147,25 @@ class Session:
             for entry in self.catalogue.to_review(one, self.digest, BY_POLICY):
                 if self._takes(entry):
                     due[entry.source_id] = entry
+        for entry in self.lacking():
+            if not entry.code or (entry.retryable and entry.next_attempt <= at):
+                due[entry.source_id] = entry
         return list(due.values())
+
+    def lacking(self) -> list[Entry]:
+        """Videos of which parts are held, and more is needed."""
+        held = {e.source_id: e for one in self.followed for e in self.catalogue.parts(one)}
+        wishes = self.wishes(held)
+        return [e for name, e in held.items() if not suffices(e.held, wishes[name])]
+
+    def wishes(self, names: Iterable[str]) -> dict[str, Spans | None]:
+        """What is needed of these sources, by all that names them here."""
+        members: dict[str, list[tuple[float, float, str]]] = {name: [] for name in names}
+        for one in self.followed if members and self.policy.wishes.parts else ():
+            for name, spans in self.catalogue.spans(one).items():
+                if name in members:
+                    members[name] += spans
+        return {name: self.policy.wishes.of_source(name, spans) for name, spans in members.items()}
 
     def reviewed(self, followed: list[int]) -> None:
         """Note that all rejections stand under this policy, so that the next sync need not look at them."""
@@ -178,7 +203,8 @@ class Session:
         """Fetch entries, several at a time; returns how many were tried. Raises StoreError where the disk is full."""
         due = self.refuse(due)
         self.watcher.phase("fetching", len(due))
-        jobs = [Job(e, self.lister.whole.get(e.source_id, e.url), self.is_own(e)) for e in due]
+        wishes = self.wishes(e.source_id for e in due)
+        jobs = [Job(e, self.lister.whole.get(e.source_id, e.url), self.is_own(e), wishes[e.source_id]) for e in due]
         tried = 0
         with ThreadPoolExecutor(max_workers=self.options.parallel) as pool:
             waiting: dict[Future[Entry], Job] = {pool.submit(self._one, job): job for job in jobs}
@@ -189,7 +215,10 @@ class Session:
                         waiting.pop(future)
                         entry = future.result()
                         tried += 1
-                        self.watcher.source(entry.source_id, entry.state, entry.message)
+                        # A part that could not grow stays, and its growing has failed.
+                        self.watcher.source(
+                            entry.source_id, "failed" if entry.code and entry.held else entry.state, entry.message
+                        )
                         self.watcher.step()
             except OSError as error:
                 what = STORE_ERRORS.get(error.errno or 0)
@@ -251,6 +280,40 @@ def sync(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = No
     return result
 
 
+def ask(store: Path, recipe: Recipe, watcher: Watcher | None = None, *, wait: float = 0.0) -> SyncResult:
+    """List what a recipe's addresses name, and fetch nothing."""
+    watcher = watcher or Watcher()
+    result = SyncResult()
+    with Catalogue(store) as catalogue, catalogue.lock(wait):
+        session = Session(catalogue, Policy.of(recipe), watcher)
+        pairs = session.follow(recipe.web_sources)
+        session.ask(pairs, result)
+        result.states = catalogue.states([f.id for _, f in pairs])
+    return result
+
+
+def fetch(store: Path, recipe: Recipe, source_ids: Iterable[str], watcher: Watcher | None = None) -> int:
+    """Fetch these entries of a recipe, as far as they are not here and can be had; returns how many were tried.
+
+    Our own growing pauses are passed over (somebody asked), a server's Retry-After is not. Waits for other writers.
+    """
+    watcher = watcher or Watcher()
+    wanted = set(source_ids)
+    with Catalogue(store) as catalogue, catalogue.lock(wait=LONGEST_TURN):
+        named = filter(None, map(catalogue.entry, sorted(wanted)))
+        if all(e.state in ("fetched", "removed") for e in named):
+            return 0
+        session = Session(catalogue, Policy.of(recipe), watcher)
+        pairs = session.follow(recipe.web_sources)
+        for source, _ in pairs:
+            session.lister.recall(source)
+        due = {e.source_id: e for e in session.due([f.id for _, f in pairs], at=time.time())}
+        for entry in catalogue.entries(("failed",), [f.id for _, f in pairs]):
+            if _can_succeed(entry):
+                due.setdefault(entry.source_id, entry)
+        return session.fetch([e for name, e in sorted(due.items()) if name in wanted])
+
+
 def groups(catalogue: Catalogue, recipe: Recipe | None) -> list[tuple[Policy, list[WebSource]]]:
     """What to sync, by the policy that applies."""
     if recipe is not None:
@@ -288,7 +351,7 @@ def retry(
                 session.lister.recall(source)
             ids = [f.id for _, f in pairs if f.id not in concerned]
             concerned += ids
-            failed = catalogue.entries(("failed",), ids)
+            failed = catalogue.entries(("failed",), ids) + [e for e in session.lacking() if e.code]
             due = [e for e in failed if everything or (e.code in codes if codes else _can_succeed(e))]
             result.tried += session.fetch(due)
         result.states = catalogue.states(concerned)

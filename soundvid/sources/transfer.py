@@ -5,7 +5,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -91,10 +91,10 @@ def _resumable(part: Path) -> tuple[int, str]:
         return 0, ""
 
 
-def _validator(reply: Reply) -> str:
+def validator(headers: Mapping[str, str]) -> str:
     """What proves later that the file is still the same one: a strong ETag, or else its time."""
-    tag = reply.headers.get("ETag", "")
-    return tag if tag and not tag.startswith("W/") else reply.headers.get("Last-Modified", "")
+    tag = headers.get("ETag", "")
+    return tag if tag and not tag.startswith("W/") else headers.get("Last-Modified", "")
 
 
 def _attempt(
@@ -106,8 +106,8 @@ def _attempt(
     headers: dict[str, str],
 ) -> Arrived:
     host = urlsplit(url).hostname or ""
-    have, validator = _resumable(part)
-    asked = {**headers, **({"Range": f"bytes={have}-", "If-Range": validator} if have else {})}
+    have, mark = _resumable(part)
+    asked = {**headers, **({"Range": f"bytes={have}-", "If-Range": mark} if have else {})}
     with web.open(url, headers=asked) as reply:
         if reply.status == 416:
             discard(part)
@@ -128,7 +128,7 @@ def _attempt(
             raise NotMedia(reply.url, reply.content_type, piece.decode("utf-8", "replace"), dict(reply.headers))
         if not have:
             discard(part)
-            _marks(part).write_text(json.dumps({"validator": _validator(reply)}), encoding="utf-8")
+            _marks(part).write_text(json.dumps({"validator": validator(reply.headers)}), encoding="utf-8")
         pace = Pace(web.options, host)
         with part.open("ab" if have else "wb") as file:
             while piece:

@@ -10,10 +10,11 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 from urllib.request import Request, getproxies, proxy_bypass
@@ -56,6 +57,31 @@ def load_jar(options: Download) -> CookieJar | None:
         ) from None
 
 
+@contextmanager
+def watchdog(seconds: float, connection: Callable[[], Any]) -> Iterator[threading.Event]:
+    """Cut the connection if what is done within has not ended after `seconds`; the event says whether that was so.
+
+    Servers that send their headers a byte at a time never run into the time-out of a single read, and headers that
+    were cut look like headers that are complete.
+    """
+    late = threading.Event()
+
+    def cut() -> None:
+        late.set()
+        sock = getattr(connection(), "sock", None)
+        if sock is not None:
+            with suppress(OSError):  # it has ended by itself
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield late
+    finally:
+        timer.cancel()
+
+
 class _Watched:
     """A connection that goes through the guard, and that the watchdog can cut."""
 
@@ -68,6 +94,15 @@ class _Watched:
     def request(self: Any, *arguments: Any, **named: Any) -> None:
         self.local.connection = self
         super().request(*arguments, **named)  # type: ignore[misc]
+
+
+class _Once:
+    """A pool that uses no connection twice: servers are asked to close them, and a request may meet a closing one."""
+
+    def _put_conn(self: Any, connection: Any) -> None:
+        if connection is not None:
+            connection.close()
+        super()._put_conn(connection)  # type: ignore[misc]
 
 
 class Reply:
@@ -150,10 +185,14 @@ class Web:
         self._local = threading.local()
         self._lock = threading.Lock()
         self._pools: dict[str | None, urllib3.PoolManager] = {}
-        try:
-            self._netrc: netrc.netrc | None = netrc.netrc(os.environ.get("NETRC"))
-        except (OSError, netrc.NetrcParseError):
-            self._netrc = None
+        self._netrc: netrc.netrc | None = None
+        if options.netrc:
+            named = os.environ.get("NETRC") or str(Path.home() / ".netrc")
+            try:
+                self._netrc = netrc.netrc(named)
+            except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
+                # Its content is nobody's business: not even the line that could not be read is told.
+                raise SourcesError(f"{named}: download.netrc is set, and this file cannot be read as one") from error
 
     @contextmanager
     def open(
@@ -203,32 +242,24 @@ class Web:
             self.jar.add_cookie_header(request)
             if cookie := request.get_header("Cookie"):
                 headers["Cookie"] = cookie
-        # Servers that send their headers a byte at a time never run into the time-out of a single read.
-        watchdog = threading.Timer(2 * self.options.timeout, self._cut, [self._local.__dict__])
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            return self._pool(url).request(
-                method,
-                without_user(url),
-                headers=headers,
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(connect=self.options.timeout, read=self.options.timeout),
-            )
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise transport_problem(error, url) from error
-        finally:
-            watchdog.cancel()
-
-    @staticmethod
-    def _cut(local: dict[str, Any]) -> None:
-        connection = local.get("connection")
-        sock = getattr(connection, "sock", None)
-        if sock is not None:
-            with suppress(OSError):  # it has ended by itself
-                sock.shutdown(socket.SHUT_RDWR)
+        local = self._local.__dict__  # this thread's
+        with watchdog(2 * self.options.timeout, lambda: local.get("connection")) as late:
+            try:
+                reply = self._pool(url).request(
+                    method,
+                    without_user(url),
+                    headers=headers,
+                    redirect=False,
+                    retries=False,
+                    preload_content=False,
+                    timeout=urllib3.Timeout(connect=self.options.timeout, read=self.options.timeout),
+                )
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                raise transport_problem(error, url) from error
+        if late.is_set():
+            reply.close()
+            raise FetchProblem("network", f"{host}: its headers did not end in time")
+        return reply
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -246,8 +277,8 @@ class Web:
         plain = type("GuardedHTTP", (_Watched, HTTPConnection), watched)
         secure = type("GuardedHTTPS", (_Watched, HTTPSConnection), watched)
         pools = {
-            "http": type("HTTPPool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": plain}),
-            "https": type("HTTPSPool", (urllib3.HTTPSConnectionPool,), {"ConnectionCls": secure}),
+            "http": type("HTTPPool", (_Once, urllib3.HTTPConnectionPool), {"ConnectionCls": plain}),
+            "https": type("HTTPSPool", (_Once, urllib3.HTTPSConnectionPool), {"ConnectionCls": secure}),
         }
         manager: urllib3.PoolManager
         if proxy is None:
@@ -256,7 +287,12 @@ class Web:
             from urllib3.contrib.socks import SOCKSProxyManager
 
             # The proxy resolves names: only addresses that are plainly private can be refused here.
-            return SOCKSProxyManager(proxy.replace("socks5://", "socks5h://"))
+            manager = SOCKSProxyManager(proxy.replace("socks5://", "socks5h://"))
+            manager.pool_classes_by_scheme = {
+                scheme: type(kind.__name__, (_Once, kind), {})
+                for scheme, kind in manager.pool_classes_by_scheme.items()
+            }
+            return manager
         else:
             user = credentials_of(proxy)
             headers = urllib3.make_headers(proxy_basic_auth=":".join(user)) if user else None
@@ -292,4 +328,14 @@ class Pace:
             self.since, self.recent = now, 0
 
 
-__all__ = ["CHUNK", "AddressRefused", "Pace", "Reply", "Web", "load_jar", "retry_after", "transport_problem"]
+__all__ = [
+    "CHUNK",
+    "AddressRefused",
+    "Pace",
+    "Reply",
+    "Web",
+    "load_jar",
+    "retry_after",
+    "transport_problem",
+    "watchdog",
+]

@@ -27,6 +27,7 @@ from soundvid.media.still import read_picture
 if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
 
+LARGEST_SIDE = 4096  # pixels; H.264 knows few players beyond it
 CHUNK = 30  # rows that are read, and pictures that are drawn, at a time
 MOST_PADDING = 4096  # samples that an encoder may have added to fill its last block
 
@@ -152,6 +153,8 @@ def generate(
     `progress` gets seconds done and seconds in all, where the file states them. Raises SoundvidError.
     """
     check_target(target, image, sound)
+    if pixels is not None and pixels > LARGEST_SIDE:
+        raise SoundvidError(f"pictures of {pixels} pixels a side: {LARGEST_SIDE} is the largest; give a smaller scale")
     track = open_sound(sound)
     begin = time.monotonic()
     model.look(read_picture(image, model.size, 1.0 if whole else model.crop))
@@ -216,7 +219,7 @@ class Reading:
         return np.stack(blocks)[:, : self._sent - start]
 
     def _end(self, sound: Sound) -> int | None:
-        """Samples there are, once that is known: what the last block decodes to beyond the track's length is left out."""
+        """Samples there are, once that is known; what a last block decodes to beyond the track's length is left out."""
         end, stated = sound.end, self.track.stated
         if end is None or stated is None:
             return end
@@ -234,7 +237,7 @@ def blended(
     """Features of rows of any number, `N` x `k`, given out as soon as no later window has a say in them.
 
     Windows start every `window` // 2 rows; the last one ends with the sound. Sound shorter than a window is one
-    window. A row's feature is the mean over the windows that hold it, weighted by the distance from their edges.
+    window. A row's feature is the mean over the windows that hold it, weighted by a fade from their edges.
     """
     hop = max(1, window // 2)
     held = np.zeros((0, 0), np.float32)  # rows from `base` on
@@ -249,9 +252,9 @@ def blended(
         # Counted from what is still open: a last window may reach back to rows that were given out.
         first = max(begin, start)
         place = np.arange(first, stop)
-        weight = place - first + 0.5
+        weight = _fade(place - first + 0.5, hop)
         if not last:
-            weight = np.minimum(weight, stop - place - 0.5)
+            weight = np.minimum(weight, _fade(stop - place - 0.5, hop))
         if sums is None:
             sums = np.zeros((0, features.shape[1]))
         longer = max(0, stop - start - len(sums))
@@ -285,6 +288,11 @@ def blended(
         hear(max(base, total - window), total, last=True)
     if len(weights):
         yield give(len(weights))
+
+
+def _fade(distance: np.ndarray, hop: int) -> np.ndarray:
+    """0 at a window's edge, 1 from `hop` on; its slope is 0 at both ends, as an edge itself is heard worst."""
+    return np.sin(np.pi / 2 * np.minimum(1, distance / hop)) ** 2
 
 
 def open_sound(path: Path) -> SoundTrack:

@@ -214,7 +214,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
-    kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    kind, keys, *rest = np.random.get_state(legacy=True)
     version, internal, gauss = random.getstate()
     tensors["numpy"] = torch.from_numpy(np.asarray(keys, np.int64))
     tensors["python"] = torch.tensor(internal, dtype=torch.int64)

@@ -60,34 +60,31 @@ def batches(
     """The batches of steps `[start, stop)`, in memory that a GPU can fetch from."""
     loader = DataLoader(
         _Batches(examples),
-        batch_sampler=Steps(order, start, stop),  # type: ignore[arg-type]
+        batch_sampler=Steps(order, start, stop),
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_whole,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # its own: a draw from the global one would tell a resumed run from a straight one
     )
     iterator = iter(loader)
 
     def checked() -> Iterator[Batch]:
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "worker" not in str(error):
-                    raise
-                raise SoundvidError(
-                    f"a process that reads the data died ({str(error).splitlines()[0]}); "
-                    "memory may be short: fewer --workers, or a smaller --batch"
-                ) from error
+        for batch in iterator:
             if isinstance(batch, str):
                 raise DatasetError(batch)
             yield batch
 
     try:
         yield checked()
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise SoundvidError(
+            f"a process that reads the data died ({str(error).splitlines()[0]}); "
+            "memory may be short: fewer --workers, or a smaller --batch; --resume goes on from the last checkpoint"
+        ) from error
     finally:
         shutdown: Callable[[], None] | None = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:

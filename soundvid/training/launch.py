@@ -209,6 +209,7 @@ def _validated(stage: Stage, whole: dict[str, Any], values: dict[str, Any]) -> O
         problem = error.errors()[0]
         where = ".".join(str(p) for p in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
         given = f" (it says {problem['input']!r})" if where else ""
         raise SoundvidError(f"config{f' {where}' if where else ''}: {message}{given}") from error
 

@@ -55,6 +55,7 @@ class Progress:
     best_step: int | None = None
     stale: int = 0  # validations since the best one
     done: bool = False
+    flops: int | None = None  # of a step, on each device
     history: list[float] = field(default_factory=list)  # the monitored metric at each validation
 
 
@@ -96,7 +97,7 @@ class Loop:
         progress = self.progress
         self.watcher.stage(self.system.name, progress.step, config.steps)
         order = Order(len(self.train), config.batch, config.seed, self.rank, self.world)
-        meter = Meter(config.batch * self.world)
+        meter = Meter(config.batch * self.world, progress)
         reason = "patience" if self._patience_is_over() else "steps"
         with (
             stop_signals() as stop,
@@ -104,13 +105,13 @@ class Loop:
                 self.train, order, progress.step, config.steps, workers=self.workers, device=self.device
             ) as feed,
         ):  # fmt: skip
-            first = True
             while progress.step < config.steps and reason == "steps":
                 meter.waits()
                 batch = to_device(next(feed), self.device)
                 meter.works()
-                metrics = self._first_step(batch, meter) if first else self._step(batch)
-                first = False
+                if progress.flops is None:
+                    progress.flops = self._count(batch)
+                metrics = self._step(batch)
                 progress.step += 1
                 meter.add(metrics)
                 if self.device.type == "cpu" or meter.steps >= config.log_every:
@@ -149,16 +150,21 @@ class Loop:
                 average_(average, self.system.networks[name], decay)
         return metrics
 
-    def _first_step(self, batch: Batch, meter: "Meter") -> Metrics:
-        """The first step of a session counts its operations, as the networks are; then they are compiled."""
+    def _count(self, batch: Batch) -> int:
+        """Floating-point operations of a step, forward and backward, counted on a copy that is thrown away.
+
+        The counter takes operations apart, which rounds differently: a step of the run itself must not be counted.
+        """
         from torch.utils.flop_counter import FlopCounterMode
 
-        with FlopCounterMode(display=False) as counter:
-            metrics = self._step(batch)
-        meter.flops = counter.get_total_flops()
-        if self.config.compile:
-            self.system.call = {name: torch.compile(net) for name, net in self.system.networks.items()}  # type: ignore[misc]
-        return metrics
+        random, call = checkpoint.random_state(), self.system.call
+        self.system.call = dict(self.system.networks)  # as they are, not compiled
+        system = copy.deepcopy(self.system)
+        self.system.call = call
+        with self.autocast, FlopCounterMode(display=False) as counter:
+            system.training_step(batch, self.progress.step)
+        checkpoint.set_random_state(*random)
+        return counter.get_total_flops()
 
     # -- before and after
 
@@ -169,8 +175,8 @@ class Loop:
         self.system.to(self.device)
         if config.channels_last == "yes" or (config.channels_last == "auto" and self.device.type == "cuda"):
             for network in self.system.networks.values():
-                if any(p.dim() == 4 for p in network.parameters()) and all(p.dim() < 5 for p in network.parameters()):
-                    network.to(memory_format=torch.channels_last)
+                if {p.dim() for p in network.parameters()} >= {4} and all(p.dim() < 5 for p in network.parameters()):
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.average_decay > 0:
             self.averages = {n: copy.deepcopy(self.system.networks[n]).eval() for n in self.system.averaged}
             for average in self.averages.values():
@@ -184,6 +190,8 @@ class Loop:
             parallel.share([p for net in self.system.networks.values() for p in net.parameters()])
             parallel.share(buffers(self.system.networks.values()))
         self.system.train()
+        if config.compile:
+            self.system.call = {name: torch.compile(net) for name, net in self.system.networks.items()}  # type: ignore[misc]
         if self.rank == 0:
             self.log = Log(self.folder.log_path, self.folder.path / "tensorboard", self.progress.step)
             if resume:
@@ -273,14 +281,15 @@ class Loop:
         if self.validation is None:
             return False
         outcome = torch.zeros(1, device=self.device, dtype=torch.float64)
+        numbers: Numbers = {}
         if self.rank == 0:
             sums: dict[str, float] = defaultdict(float)
             counts: dict[str, int] = defaultdict(int)
             with self._evaluating():
                 for batch in self._held_out():
                     size = len(next(iter(batch.values())))
-                    for name, value in self.system.validation_step(to_device(batch, self.device)).items():
-                        sums[name] += float(value) * size
+                    for name, metric in self.system.validation_step(to_device(batch, self.device)).items():
+                        sums[name] += float(metric) * size
                         counts[name] += size
             numbers = {name: total / counts[name] for name, total in sums.items()}
             outcome[0] = numbers[self.system.monitor]
@@ -337,9 +346,8 @@ class Loop:
 class Meter:
     """Means of what steps tell, and where their time goes. Reading a metric waits for the device, so few are read."""
 
-    def __init__(self, clips: int) -> None:
-        self.clips = clips  # of a step, over all processes
-        self.flops: int | None = None
+    def __init__(self, clips: int, progress: Progress) -> None:
+        self.clips, self.progress = clips, progress  # clips of a step, over all processes
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self.newest: Metrics = {}
@@ -383,8 +391,9 @@ class Meter:
             "samples_per_second": self.clips / max(seconds, 1e-9),
             "data_wait": self.waiting / max(self.waiting + self.working, 1e-9),
         }
-        if self.flops:
-            numbers |= {"flops": float(self.flops), "tflops_per_second": self.flops / max(seconds, 1e-9) / 1e12}
+        flops = self.progress.flops
+        if flops:
+            numbers |= {"flops": float(flops), "tflops_per_second": flops / max(seconds, 1e-9) / 1e12}
         self.sums, self.counts, self.steps = {}, defaultdict(int), 0
         self.waiting = self.working = 0.0
         return numbers

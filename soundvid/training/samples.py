@@ -30,7 +30,7 @@ def _row(frames: Tensor, colour: tuple[int, int, int], columns: int) -> np.ndarr
     count = len(frames)
     chosen = [0] if count == 1 else np.linspace(0, count - 1, columns).round().astype(int).tolist()
     pixels = (frames[chosen].float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    cells = [cv2.copyMakeBorder(p, *[BORDER] * 4, cv2.BORDER_CONSTANT, value=colour) for p in pixels]
+    cells = [cv2.copyMakeBorder(p, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_CONSTANT, value=colour) for p in pixels]
     blank = np.full_like(cells[0], GROUND[0])
     return np.concatenate(cells + [blank] * (columns - len(cells)), axis=1)
 

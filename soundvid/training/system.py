@@ -130,12 +130,11 @@ def count(network: nn.Module) -> int:
 def average_(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Move `average` a step towards `network`: a = decay * a + (1 - decay) * n; buffers are copied."""
     with torch.no_grad():
-        ours, theirs = dict(average.named_parameters()), dict(network.named_parameters())
-        for name, parameter in ours.items():
-            parameter.lerp_(theirs[name].to(parameter.dtype), 1 - decay)
-        theirs = dict(network.named_buffers())
+        learnt, gathered = dict(network.named_parameters()), dict(network.named_buffers())
+        for name, parameter in average.named_parameters():
+            parameter.lerp_(learnt[name].to(parameter.dtype), 1 - decay)
         for name, buffer in average.named_buffers():
-            buffer.copy_(theirs[name])
+            buffer.copy_(gathered[name])
 
 
 def buffers(networks: Iterable[nn.Module]) -> list[Tensor]:

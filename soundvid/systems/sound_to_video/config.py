@@ -44,7 +44,7 @@ class Config(Options):
     # Pictures
     generator: Literal["unet", "film"] = Field(
         "unet",
-        description="unet: pix2pix's U-Net on image and tiled sound feature, a whole pass for each picture (papers; the "
+        description="unet: pix2pix's U-Net on image and tiled sound feature, a whole pass for each picture (papers; "
         "depth and widths are a choice). film: the image is encoded once a clip, and the sound steers a decoder",
     )
     width: int = Field(64, ge=4, description="channels of the generator's finest layer; choice: pix2pix's 64")
@@ -77,6 +77,12 @@ class Config(Options):
     motion: float = Field(
         0.0, ge=0, description="weight, beside alpha, of L1 between differences of neighbouring pictures; papers: none"
     )
+    moving: float = Field(
+        0.0,
+        ge=0,
+        description="extra weight of L1 where the picture differs from the input image: 1 + moving * difference, a "
+        "difference of 1 being black against white; a still ground otherwise outvotes small things that move",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="of sound encoder and generator; both papers: 0.0002")
     discriminator_learning_rate: float = Field(2e-4, gt=0, description="both papers: 0.0002")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam; both papers: 0.5")
@@ -105,7 +111,6 @@ PRESETS: dict[str, Config] = {
     ),
     "recommended": Config(
         frames_per_step=12,
-        batch=2,
         chunk=6,
         input_frame="random",
         scale="log1p",
@@ -117,11 +122,15 @@ PRESETS: dict[str, Config] = {
         width=32,
         output="blend",
         norm="group",
+        discriminator_width=32,
         discriminated="one",
         discriminator_hears=True,
         adversarial="hinge",
-        motion=50.0,
-        learning_rate=1e-3,
+        beta=0.5,
+        gamma=0.5,
+        motion=30.0,
+        moving=20.0,
+        learning_rate=5e-4,
         beta1=0.9,
         beta2=0.99,
         warmup=50,
@@ -129,7 +138,7 @@ PRESETS: dict[str, Config] = {
         initial="default",
     ),
     "tiny": Config(
-        steps=200,
+        steps=300,
         frames_per_step=10,
         input_frame="random",
         scale="log1p",
@@ -140,18 +149,17 @@ PRESETS: dict[str, Config] = {
         width=12,
         output="blend",
         norm="group",
-        discriminator_width=8,
-        discriminated="one",
         beta=0.0,
         gamma=0.0,
-        motion=50.0,
-        learning_rate=2e-3,
+        motion=30.0,
+        moving=20.0,
+        learning_rate=1e-3,
         beta1=0.9,
         beta2=0.99,
         initial="default",
         average_decay=0.98,
-        validate_every=50,
-        sample_every=50,
-        checkpoint_every=50,
+        validate_every=100,
+        sample_every=100,
+        checkpoint_every=100,
     ),
 }

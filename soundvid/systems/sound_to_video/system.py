@@ -134,13 +134,17 @@ class SoundToVideo(System):
         metrics: Metrics = {}
         if self.critics:
             metrics |= self._learn_to_tell(real, made.detach(), pick)
-        losses = {"l1": config.alpha * (made - real).abs().mean()}
+        apart = (made - real).abs()
+        if config.moving:
+            weight = 1 + config.moving * (real - image[:, None]).abs().mean(2, keepdim=True) / 2
+            apart = apart * (weight / weight.mean())
+        losses = {"l1": config.alpha * apart.mean()}
         if config.motion:
             losses["motion"] = config.motion * (pick.steps(made) - pick.steps(real)).abs().mean()
         with frozen(*(self.networks[name] for name in self.critics)):
             for name in self.critics:
-                weight = config.beta if name == "image_discriminator" else config.gamma
-                losses[f"adversarial_{name.partition('_')[0]}"] = weight * self._fools(self._judge(name, made, pick))
+                share = config.beta if name == "image_discriminator" else config.gamma
+                losses[f"adversarial_{name.partition('_')[0]}"] = share * self._fools(self._judge(name, made, pick))
         # One backward for each loss as far as the pictures tells how much each has to say; it costs no more than one.
         pulls = {k: torch.autograd.grad(v, made, retain_graph=True)[0] for k, v in losses.items()}
         whole = sum(pulls.values())

@@ -1,6 +1,6 @@
 """A site of the tests' own for yt-dlp, loaded as any plugin is: its facts come from the test server's /api."""
 
-from yt_dlp.extractor.common import InfoExtractor
+from yt_dlp.extractor.common import InfoExtractor, SearchInfoExtractor
 from yt_dlp.utils import ExtractorError
 
 
@@ -28,3 +28,27 @@ class LoopbackTubeChannelIE(InfoExtractor):
     def _real_extract(self, url):
         base, channel_id = self._match_valid_url(url).group("base", "id")
         return self.playlist_result(self._entries(base, channel_id), channel_id, channel_id)
+
+
+class LoopbackTubeHomeIE(InfoExtractor):
+    """A channel whose videos stand in tabs, as YouTube has it."""
+
+    _VALID_URL = r"(?P<base>http://127\.0\.0\.1:\d+)/home/(?P<id>[\w-]+)"
+
+    def _real_extract(self, url):
+        base, home = self._match_valid_url(url).group("base", "id")
+        tabs = self._download_json(f"{base}/api/{home}", home)
+        entries = [self.url_result(f"{base}/channel/{tab}", LoopbackTubeChannelIE, tab) for tab in tabs]
+        return self.playlist_result(entries, home, home)
+
+
+class LoopbackTubeSearchIE(SearchInfoExtractor):
+    """The words are the server's port and what is looked for."""
+
+    _SEARCH_KEY = "lbsearch"
+
+    def _search_results(self, query):
+        port, _, words = query.partition(" ")
+        base = f"http://127.0.0.1:{port}"
+        for video_id in self._download_json(f"{base}/api/search-{words.replace(' ', '-')}", words):
+            yield self.url_result(f"{base}/watch/{video_id}", LoopbackTubeIE, video_id)

@@ -1,0 +1,71 @@
+"""The listing of a recipe's videos, as an asset and as a sensor keep it: the list, its digest, its partitions."""
+
+from dataclasses import dataclass
+
+import dagster as dg
+
+from soundvid.recipe import Recipe
+from soundvid.stages.context import Context
+from soundvid.stages.videos import Video, list_videos, listing, save_listing
+
+MOST_ROWS = 200  # of a table in the UI: it lives in the event log
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The listing as it was just made."""
+
+    videos: list[Video]
+    digest: str
+    added: list[str]  # keys
+    gone: list[str]
+    unlisted: list[str]  # addresses that did not answer
+
+    @property
+    def partitions(self) -> list[str]:
+        return list(dict.fromkeys(v.partition for v in self.videos))
+
+
+def refresh(work: Context, *, batch: int | None, ask: bool, wait: float = 60.0) -> Catalogue:
+    """List the recipe's videos again; with `ask` its addresses are asked for what is new. Raises SoundvidError."""
+    unlisted: list[str] = []
+    if ask and work.recipe.web_sources:
+        from soundvid.sources.sync import ask as ask_addresses
+
+        unlisted = ask_addresses(work.store, work.recipe, work.listener, wait=wait).unlisted
+    before = set(listing(work))
+    videos = list_videos(work, batch=batch)
+    digest = save_listing(work, videos)
+    now = {v.key for v in videos}
+    return Catalogue(videos, digest, sorted(now - before), sorted(before - now), unlisted)
+
+
+def metadata(catalogue: Catalogue) -> dict[str, dg.MetadataValue]:
+    """What the UI shows of a listing."""
+    rows = [
+        dg.TableRecord({"video": v.found.name, "subject": v.found.subject, "licence": v.found.licence, "key": v.key})
+        for v in catalogue.videos[:MOST_ROWS]
+    ]
+    told: dict[str, dg.MetadataValue] = {
+        "videos": dg.MetadataValue.int(len(catalogue.videos)),
+        "added": dg.MetadataValue.int(len(catalogue.added)),
+        "gone": dg.MetadataValue.int(len(catalogue.gone)),
+    }
+    if rows:
+        told["list"] = dg.MetadataValue.table(rows)
+    if catalogue.unlisted:
+        told["did not answer"] = dg.MetadataValue.text("; ".join(catalogue.unlisted))
+    return told
+
+
+def key_of(recipe: Recipe) -> dg.AssetKey:
+    return dg.AssetKey([recipe.name, "source_catalogue"])
+
+
+def event(recipe: Recipe, catalogue: Catalogue) -> dg.AssetMaterialization:
+    """The listing's materialisation, for a sensor to report."""
+    from dagster._core.definitions.data_version import DATA_VERSION_TAG
+
+    return dg.AssetMaterialization(
+        key_of(recipe), metadata=metadata(catalogue), tags={DATA_VERSION_TAG: catalogue.digest}
+    )

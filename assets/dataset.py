@@ -1,0 +1,95 @@
+"""The assets of a whole dataset: shards -> release, and the checks between them that stop a release."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from assets import looks
+from assets.resources import Store
+from assets.videos import group_of
+from soundvid.recipe import Recipe
+from soundvid.stages import assemble as stages
+from soundvid.stages.videos import listing
+
+MEANING = {
+    "hashes": "Every shard, old and new, still has the bytes that were written.",
+    "ledger_closes": "Every video and every planned clip ended as kept, rejected or failed, and the sums are right.",
+    "no_group_in_two_splits": "What belongs together lies in one split; splits in time keep their guard.",
+    "counts_agree": "Shards, index and manifest tell the same samples at the same places.",
+    "not_shrunk": "Not more samples are gone than shards.max_shrink in the recipe allows.",
+}
+
+
+def dataset_assets(
+    recipe: Recipe,
+    partitions: dg.DynamicPartitionsDefinition,
+    *,
+    shards_when: dg.AutomationCondition | None = None,
+    release_when: dg.AutomationCondition | None = None,
+    freshness: dg.FreshnessPolicy | None = None,
+) -> tuple[list[Any], list[Any]]:
+    """`shards` and `release` of a recipe; and the blocking checks on shards."""
+    name = recipe.name
+    shards_key = dg.AssetKey([name, "shards"])
+    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
+    every = [
+        dg.AssetDep(dg.AssetKey([name, stage]), partition_mapping=dg.AllPartitionMapping())
+        for stage in ("clips", "spectrograms")
+    ]
+
+    @dg.asset(
+        **common,
+        deps=[dg.AssetKey([name, "source_catalogue"]), *every],
+        code_version="1",
+        automation_condition=shards_when,
+        kinds={"webdataset"},
+        description="The clips of all videos that are registered now, in content-named tar files, and what the next "
+        "version would be. Old shards are not written again.",
+    )
+    def shards(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+        work = store.context(recipe, context.log)
+        registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
+        made = stages.assemble(work, [v for v in listing(work).values() if v.partition in registered])
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.candidate.digest), metadata=looks.of_shards(work, made)
+        )
+
+    specs = [
+        dg.AssetCheckSpec(check, asset=shards_key, blocking=True, description=MEANING[check]) for check in stages.CHECKS
+    ]
+
+    @dg.multi_asset_check(specs=specs, name=f"{group_of(name)}__shards_are_whole")
+    def shards_are_whole(store: Store) -> Iterator[dg.AssetCheckResult]:
+        work = store.context(recipe)
+        for check, problems in stages.check(work, stages.load(work)).items():
+            yield dg.AssetCheckResult(
+                check_name=check,
+                asset_key=shards_key,
+                passed=not problems,
+                description="; ".join(problems[:5]) or None,
+                metadata={"problems": len(problems)},
+            )
+
+    @dg.asset(
+        **common,
+        deps=[shards],
+        code_version="1",
+        automation_condition=release_when,
+        freshness_policy=freshness,
+        kinds={"parquet"},
+        description="The newest version of the dataset. MAJOR: samples were removed or changed; MINOR: only added; "
+        "PATCH: the same samples. Where nothing has changed, no version is made.",
+    )
+    def release(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+        work = store.context(recipe, context.log)
+        version, change = stages.release(work)
+        stages.tidy(store.context(recipe), listing(work), keep_parts=store.keep_parts)
+        context.log.info(f"{recipe.name} {version.name} ({change})")
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(stages.load(work).digest), metadata=looks.of_release(work, version, change)
+        )
+
+    # `checkpoint` and `metric_report` (pool "gpu", a subprocess through dg.PipesSubprocessClient, deps=[release]) come
+    # here with the training code, each with a code_version and a DataVersion of its own.
+    return [shards, release], [shards_are_whole]

@@ -1,0 +1,38 @@
+"""What touches the world: where datasets live, and with how many processes work is done."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from soundvid.recipe import Recipe
+from soundvid.stages.context import Context, Listener
+
+
+class Store(dg.ConfigurableResource):
+    """The store of datasets, and how work is done in it."""
+
+    path: str
+    workers: int = 0  # processes; 0: one for each core
+    keep_parts: bool = True  # after a release, so that another crop or spectrogram costs only itself
+
+    def context(self, recipe: Recipe, log: "dg.DagsterLogManager | None" = None) -> Context:
+        listener = _Log(log) if log is not None else None
+        return Context(recipe, Path(self.path), workers=self.workers or None, listener=listener)
+
+
+class _Log(Listener):
+    """Tells a run's log what a build tells its user."""
+
+    def __init__(self, log: dg.DagsterLogManager) -> None:
+        self.log = log
+
+    def phase(self, name: str, total: int) -> None:
+        if total:
+            self.log.info(f"{name}: {total}")
+
+    def source(self, name: str, outcome: str, message: str) -> None:
+        if outcome in ("rejected", "failed"):
+            self.log.warning(f"{outcome} {name}: {message}")
+
+    def warn(self, message: str) -> None:
+        self.log.warning(message)

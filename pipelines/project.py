@@ -1,0 +1,89 @@
+"""The project: a data folder with recipes, a store and Dagster's own records, as one small strict YAML file says it.
+
+    <home>/soundvid.yaml       optional; every field has a default
+    <home>/recipes/*.yaml      one dataset each
+    <home>/videos, inbox       of `make demo`
+    <home>/store               datasets and fetched videos
+    <home>/dagster             DAGSTER_HOME
+
+<home> is $SOUNDVID_HOME, by default the folder of `make demo`.
+"""
+
+import os
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from soundvid.errors import RecipeError
+from soundvid.recipe import Recipe, load
+from soundvid.recipe_sources import Strict
+
+
+class Project(Strict):
+    """What soundvid.yaml may say."""
+
+    store: str = Field("store", description="where datasets live; relative paths count from the data folder")
+    recipes: list[str] = Field(["recipes/*.yaml"], description="recipe files (patterns) and names of built-in recipes")
+    demo: bool = Field(True, description="show the dataset of `make demo`, where it was made here")
+    automatic: bool = Field(True, description="sensors and schedules are on from the start")
+    workers: int = Field(0, ge=0, description="processes of a run; 0: one for each core")
+    batches: dict[str, int] = Field(
+        {}, description="recipes whose videos are processed in ingest batches of so many, for thousands of videos"
+    )
+    keep_parts: bool = Field(True, description="keep clips and spectrograms beside the shards, so that a change of "
+                             "one of them costs only itself; false: half the disk")  # fmt: skip
+    tick_seconds: int = Field(30, ge=1, description="between two looks at folders")
+    ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")
+    nightly: str = Field("0 2 * * *", description="cron: list everything again, release what is ready")
+    weekly: str = Field("0 4 * * 0", description="cron: retry what failed, audit addresses")
+    stale_after_hours: int = Field(36, ge=1, description="without a nightly release check, the release counts as stale")
+
+
+def home() -> Path:
+    """The data folder."""
+    return Path(os.path.abspath(os.environ.get("SOUNDVID_HOME", "demo")))
+
+
+def read_project(folder: Path) -> Project:
+    """The project of a data folder. Raises RecipeError with file and field."""
+    path = folder / "soundvid.yaml"
+    if not path.is_file():
+        return Project()
+    try:
+        return Project.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        allowed = ", ".join(sorted(Project.model_fields))
+        raise RecipeError(f"{path}: {where}: {problem['msg'].lower()}; allowed are {allowed}") from error
+
+
+def read_recipes(folder: Path, project: Project) -> list[Recipe]:
+    """The recipes of a project, by name. Raises RecipeError where one is wrong or two have one name."""
+    found: dict[str, Recipe] = {}
+    recipes = [_demo(folder)] if project.demo and (folder / "videos" / ".port").is_file() else []
+    for pattern in project.recipes:
+        paths = sorted(folder.glob(pattern)) if any(c in pattern for c in "*?[") else [_named(folder, pattern)]
+        recipes += [load(path, base=folder if isinstance(path, str) else None) for path in paths]
+    for recipe in recipes:
+        if found.setdefault(recipe.name, recipe) is not recipe:
+            raise RecipeError(f"{folder}: two recipes are called {recipe.name}: a dataset has one recipe")
+    return [found[name] for name in sorted(found)]
+
+
+def _named(folder: Path, name: str) -> Path | str:
+    return folder / name if name.endswith((".yaml", ".yml")) else name
+
+
+def _demo(folder: Path) -> Recipe:
+    """The recipe of `make demo` as it was built, with a folder beside it where more videos can be dropped."""
+    from soundvid.demo.serve import addressed
+    from soundvid.recipe_sources import FolderSource
+
+    recipe = addressed(load("demo", base=folder / "videos"), folder / "videos")
+    inbox = folder / "inbox"
+    inbox.mkdir(exist_ok=True)
+    return recipe.model_copy(update={"sources": [*recipe.sources, FolderSource(folder=str(inbox), licence="own")]})

@@ -1,0 +1,236 @@
+"""`python -m pipelines.ui`: Dagster's UI and daemon for a data folder, started well and stopped cleanly.
+
+    python -m pipelines.ui [--home DIR] [--port N] [--host 127.0.0.1]
+
+Picks a free port and says the address once the server answers there. Ctrl-C and TERM end everything it started, also
+when it runs in the background; one at a time for a data folder. DAGSTER_HOME is <home>/dagster; nothing is sent out.
+"""
+
+import argparse
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pipelines.project import read_project, read_recipes
+from soundvid.errors import SoundvidError
+
+MARK = "SOUNDVID_UI_HOME"  # in the environment of everything that is started here, and of nothing else
+CODE = Path(__file__).resolve().parent.parent
+PATIENCE = 20.0  # seconds for a clean end
+
+
+class Stop(Exception):
+    """Ctrl-C or TERM."""
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipelines.ui", description=__doc__.partition("\n")[0])
+    parser.add_argument("--home", type=Path, default=Path(os.environ.get("SOUNDVID_HOME", "demo")))
+    parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to the network: it asks for no password")
+    options = parser.parse_args(arguments)
+
+    # A shell starts background jobs with INT ignored; what is handled here is also reset in what is started from here.
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stop
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    try:
+        with ExitStack() as stack:
+            return run(options.home.absolute(), options.host, options.port, stack)
+    except Stop:
+        return 0
+    except SoundvidError as error:
+        say(f"error: {error}")
+        return 1
+
+
+def run(home: Path, host: str, port: int, stack: ExitStack) -> int:
+    folder = home / "dagster"
+    recipes = check(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(alone(folder))
+    if not (folder / "dagster.yaml").exists():
+        shutil.copy(Path(__file__).with_name("dagster.yaml"), folder / "dagster.yaml")
+    os.environ["DAGSTER_HOME"], os.environ["SOUNDVID_HOME"] = str(folder), str(home)
+    sweep(home)
+    ended = recover()
+    if ended:
+        say(f"{ended} runs had lost their process and are ended; those that can are started again")
+    if (home / "videos" / ".port").is_file() and read_project(home).demo:
+        stack.enter_context(demo_server(home))
+    port = port or free_port(host)
+    process = start(home, host, port)
+    stack.callback(end, process, home)
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    if not answers(url, process):
+        say(f"error: Dagster ended with {process.poll()}; {folder / 'ui.log'} says why")
+        return 1
+    print(f"Dagster: {url}   ({', '.join(recipes)}; store {home / read_project(home).store})", flush=True)
+    say("materialise source_catalogue of a group to begin; Ctrl-C ends it")
+    process.wait()
+    say(f"error: Dagster ended with {process.returncode}; {folder / 'ui.log'} says why")
+    return 1
+
+
+def check(home: Path) -> list[str]:
+    """The names of the project's recipes. Raises SoundvidError where there is none or one is wrong."""
+    recipes = [r.name for r in read_recipes(home, read_project(home))]
+    if not recipes:
+        raise SoundvidError(
+            f"{home}: no recipe in here: run 'make demo' first, or put one into {home / 'recipes'} "
+            "(soundvid recipe hand > mine.yaml gives one to start from)"
+        )
+    return recipes
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Two daemons on one home would do everything twice."""
+    with (folder / "ui.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise SoundvidError(f"{folder}: Dagster is running on it already ({lock.read().strip()})") from error
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+@contextmanager
+def demo_server(home: Path) -> Iterator[None]:
+    """Show the demo's videos where they were downloaded from, so that an audit finds them."""
+    from soundvid.demo.serve import served
+    from soundvid.recipe import load
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", int((home / "videos" / ".port").read_text())))
+        except OSError:  # somebody has it: under another address the same videos would be other sources
+            yield
+            return
+    with served(load("demo", base=home / "videos"), home / "videos"):
+        yield
+
+
+def recover() -> int:
+    """End runs whose process cannot be alive any more: the launcher of a single machine does not notice by itself."""
+    import dagster as dg
+    from dagster._core.events import JobFailureData, RunFailureReason
+    from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
+    from dagster._core.storage.dagster_run import RunsFilter
+
+    status = dg.DagsterRunStatus
+    with dg.DagsterInstance.get() as instance:
+        if not isinstance(instance.run_launcher, DefaultRunLauncher):
+            return 0  # a cluster's runs live on without us
+        lost = instance.get_runs(filters=RunsFilter(statuses=[status.STARTING, status.STARTED, status.CANCELING]))
+        for run in lost:
+            why = JobFailureData(error=None, failure_reason=RunFailureReason.UNEXPECTED_TERMINATION)
+            instance.report_run_failed(run, "its process was gone when Dagster started again", why)
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        return len(lost)
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _with_parent() -> None:
+    """In the child: end when the parent does, even where that was killed (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
+
+
+def start(home: Path, host: str, port: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, MARK: str(home), "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dagster", "dev", "-w", str(CODE / "workspace.yaml"), "-h", host, "-p", str(port)]
+    with (home / "dagster" / "ui.log").open("wb") as log:
+        return subprocess.Popen(
+            command,
+            cwd=CODE,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """Wait until the server answers; False where it ended instead."""
+    while process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/server_info", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.3)
+    return False
+
+
+def end(process: subprocess.Popen[bytes], home: Path) -> None:
+    """End Dagster and everything it started: first by asking, then for certain."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # impatience must not leave a daemon behind
+    say("ending Dagster ...")
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            say("it did not end by itself; it is ended now")
+    sweep(home)
+    process.wait()
+
+
+def sweep(home: Path) -> None:
+    """Kill what an earlier start for this data folder has left behind. Nothing else has its mark."""
+    wanted = f"{MARK}={home}".encode()
+    for _ in range(50):
+        left = [p for p in marked(wanted) if p != os.getpid()]
+        if not left:
+            return
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.1)
+
+
+def marked(wanted: bytes) -> list[int]:
+    """Processes of this user with this entry in their environment; zombies have none."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in entry.read_bytes().split(b"\0"):
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,372 @@
+"""The training core: order of examples, exact resume, kills, processes, and what stands in the way."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from soundvid.builder import build  # noqa: E402
+from soundvid.errors import SoundvidError  # noqa: E402
+from soundvid.shards.load import load  # noqa: E402
+from soundvid.systems.registry import get  # noqa: E402
+from soundvid.training import checkpoint, launch  # noqa: E402
+from soundvid.training.loop import Loop, TrainingError  # noqa: E402
+from soundvid.training.run import RunFolder, open_run  # noqa: E402
+from soundvid.training.sampler import Order  # noqa: E402
+from tests import training  # noqa: E402
+from tests.conftest import toy_recipe  # noqa: E402
+from tests.training import arguments, environment, soundvid, tensors, words  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def store(toys, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("train")
+    pins = {"toy3.mp4": "val"} | {f"toy{i}.mp4": "train" for i in range(3)}
+    recipe = toy_recipe(toys, splits={"ratios": {"train": 0.8, "val": 0.2}, "pins": pins})
+    build(recipe, store=root / "store", workers=1)
+    (root / "toy.yaml").write_text(f"name: toy\nsources: [{{folder: {toys}}}]\n")
+    return root / "store"
+
+
+def request(store: Path, out: Path, *values: str, steps: int = 3, **changes) -> launch.Request:
+    fixed = (*training.SMALL, *training.QUIET, f"steps={steps}")
+    given = {"system": "sound_to_video", "preset": "recommended", "device": "cpu", "workers": 0}
+    return launch.Request(out=out, dataset="toy", store=store, values=(*fixed, *values), **(given | changes))
+
+
+@pytest.mark.parametrize(("count", "batch", "world"), [(10, 2, 1), (7, 2, 3), (3, 5, 2), (1, 2, 1)])
+def test_every_epoch_shows_every_example_once_to_one_process(count, batch, world):
+    orders = [Order(count, batch, 5, rank, world) for rank in range(world)]
+    steps = -(-4 * count // (batch * world))
+    places = [p for step in range(steps) for order in orders for p in order.places(step)]
+    seen = Counter(places)
+    for epoch in range(3):
+        assert [seen[epoch, i] for i in range(count)] == [1] * count
+    if count > 3:
+        first, second = ([i for e, i in places if e == epoch] for epoch in (0, 1))
+        assert first != second
+    assert places != [p for s in range(steps) for p in Order(count, batch, 6).places(s)] or count == 1
+
+
+def test_three_and_three_steps_are_six(store, tmp_path):
+    launch.train(request(store, tmp_path / "six", steps=6))
+    launch.train(request(store, tmp_path / "three", steps=3))
+    first = tensors(tmp_path / "three", 3)
+    launch.train(request(store, tmp_path / "three", steps=6, resume=True, preset=None))
+    six = tensors(tmp_path / "six", 6)
+    assert set(six) == {f"{n}.safetensors" for n in ("networks", "average", "optimizers", "random-0")}
+    assert tensors(tmp_path / "three", 6) == six
+    assert first["networks.safetensors"] != six["networks.safetensors"]
+    steps = [r["step"] for r in RunFolder(tmp_path / "three").log() if r["kind"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_killed_while_a_checkpoint_is_written_it_goes_on_as_if_not(store, tmp_path):
+    """kill -9 between the files of a checkpoint: the one before stands, and six steps are six steps."""
+    launch.train(request(store, tmp_path / "six", "checkpoint_every=3", steps=6))
+    script = (
+        "import os, signal, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from soundvid.training import checkpoint, launch\n"
+        "from pathlib import Path\n"
+        "whole = checkpoint.save_file\n"
+        "def save(tensors, path, **more):\n"
+        "    whole(tensors, path, **more)\n"
+        "    if '.step-000005' in str(path) and 'average' in str(path): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoint.save_file = save\n"
+        "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
+        "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
+    )
+    values = " ".join((*training.SMALL, "validate_every=1000", "sample_every=1000", "checkpoint_every=5", "steps=6"))
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", script, str(out), str(store), values]
+    assert subprocess.run(command, env=environment(), timeout=240).returncode == -signal.SIGKILL
+    folder = RunFolder(out).checkpoints
+    assert checkpoint.checkpoints(folder) == [] and any(folder.glob(".step-000005/*"))
+    launch.train(request(store, out, "checkpoint_every=3", steps=3, resume=True, preset=None))  # nothing whole: anew
+    assert not any(folder.glob(".step*"))
+    command[-1] = values.replace("checkpoint_every=5", "checkpoint_every=2")  # again, now from step 3 on
+    script = script.replace(".step-000005", ".step-000004").replace("workers=0", "workers=0, resume=True")
+    script = script.replace("'recommended'", "None")
+    command[2] = script
+    assert subprocess.run(command, env=environment(), timeout=240).returncode == -signal.SIGKILL
+    assert [p.name for p in checkpoint.checkpoints(folder)] == ["step-000003"]
+    launch.train(request(store, out, steps=6, resume=True, preset=None))
+    assert tensors(out, 6) == tensors(tmp_path / "six", 6)
+
+
+def test_two_processes_stay_one_network(store, tmp_path):
+    """torchrun, gloo: each rank learns from its own clips, and both end with the same weights."""
+    out = tmp_path / "run"
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import hashlib, os, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from soundvid.training import launch, loop\n"
+        "inner = loop.Loop._step\n"
+        "seen = []\n"
+        "def step(self, batch):\n"
+        "    seen.append(hashlib.sha256(batch['frames'].numpy().tobytes()).hexdigest())\n"
+        "    self_of.append(self)\n"
+        "    return inner(self, batch)\n"
+        "self_of = []\n"
+        "loop.Loop._step = step\n"
+        "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
+        "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
+        "digest = hashlib.sha256()\n"
+        "for _, value in sorted(self_of[0].system.networks.items()):\n"
+        "    for key, tensor in value.state_dict().items():\n"
+        "        digest.update(tensor.numpy().tobytes())\n"
+        "Path(sys.argv[1] + '.' + os.environ['RANK']).write_text(digest.hexdigest() + ' ' + ' '.join(seen))\n"
+    )
+    values = " ".join((*training.SMALL, *training.QUIET, "steps=3", "norm=batch", "output=tanh"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    done = subprocess.run(
+        [*command, str(script), str(out), str(store), values],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (Path(f"{out}.{rank}").read_text().split() for rank in (0, 1))
+    assert first[0] == second[0]  # the same weights and statistics, to the bit
+    assert len(first) == 4 and not set(first[1:]) & set(second[1:])  # and different clips all the while
+    assert sorted(p.name for p in (out / "checkpoints" / "step-000003").glob("random-*")) == [
+        "random-0.safetensors",
+        "random-1.safetensors",
+    ]
+    with pytest.raises(checkpoint.CheckpointError, match="trained by 2 processes") as error:
+        launch.train(request(store, out, "norm=batch", "output=tanh", steps=5, resume=True, preset=None))
+    assert "\n" not in str(error.value)
+
+
+def test_averaged_gradients_are_those_of_the_joined_batch():
+    """What `parallel.average` computes over two ranks equals one process with both batches (a linear network)."""
+    net = torch.nn.Linear(3, 1)
+    data = torch.tensor(training.noise((4, 3)))
+    whole = torch.autograd.grad(net(data).square().mean(), net.weight)[0]
+    parts = [torch.autograd.grad(net(d).square().mean(), net.weight)[0] for d in data.chunk(2)]
+    assert torch.allclose(torch.stack(parts).mean(0), whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(store, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "soundvid", *arguments(store, out, "--workers", "1", steps=100_000)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True)
+    log = RunFolder(out)
+    while process.poll() is None and len(log.log()) < 3:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the process that reads the data gets it too
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told and "--resume goes on from this step" in words(told)
+    (last,) = checkpoint.checkpoints(log.checkpoints)
+    assert checkpoint.read_state(last)["step"] == log.log()[-1]["step"] >= 3
+    assert log.log()[-1]["ended"] == "stopped"
+
+
+def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
+    out = tmp_path / "run"
+    stage = get("sound_to_video").stage()
+    values = request(store, out).values
+    config = launch.configured(stage, "recommended", launch.parse_values(values, get("sound_to_video"))[""])
+    clips = load("toy", store=store)
+    system = stage.make(config, {"bins": 735}, None)
+    inner = system.training_step
+
+    def poisoned(batch, step):
+        if step == 1:
+            with torch.no_grad():
+                next(system.networks["generator"].parameters()).fill_(float("nan"))
+        return inner(batch, step)
+
+    system.training_step = poisoned
+    loop = Loop(
+        RunFolder(out),
+        config,
+        system,
+        stage.examples(config, clips, "train"),
+        None,
+        device=torch.device("cpu"),
+        workers=0,
+    )
+    with pytest.raises(TrainingError, match=r"step 2: .*l1.* is no longer finite") as error:
+        loop.run(resume=False)
+    assert "\n" not in str(error.value)
+    dump = out / "nan-step-000002"
+    batch = checkpoint.read_tensors(dump / "batch-0.safetensors")
+    assert batch["frames"].shape[:2] == (2, 8)
+    assert checkpoint.checkpoints(RunFolder(out).checkpoints) == []  # ruined weights are no checkpoint
+    assert [r["kind"] for r in RunFolder(out).log()][-1] == "alarm"
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory) -> Path:
+    """A run of three steps, not to be written to."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    done = soundvid(*arguments(store, out, "--json", "--set", "validate_every=2", "--set", "sample_every=3"))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["step"], answer["ended"], answer["path"]) == (3, "steps", str(out))
+    return out
+
+
+def test_a_run_says_what_it_was(trained, store):
+    config = RunFolder(trained).config()
+    assert (config.system, config.preset, config.dataset, config.version) == (
+        "sound_to_video",
+        "recommended",
+        "toy",
+        "1.0.0",
+    )
+    assert config.splits == {"train": "train", "validation": "val"} and config.store == str(store)
+    assert config.config["width"] == 4 and config.data["bins"] == 735
+    rows = RunFolder(trained).log()
+    assert {r["kind"] for r in rows} >= {"train", "validation", "note"}
+    first = next(r for r in rows if r["kind"] == "train")
+    assert first["flops"] > 1e6 and 0 <= first["data_wait"] <= 1 and first["step_seconds"] > 0
+    assert (trained / "samples" / "step-000003.png").read_bytes()[:4] == b"\x89PNG"
+    assert any((trained / "tensorboard").iterdir())
+
+
+def test_open_run_gives_the_averaged_networks(trained):
+    opened = open_run(trained, "last")
+    assert opened.step == 3 and not opened.system.networks["generator"].training
+    average = checkpoint.read_tensors(opened.checkpoint / "average.safetensors")
+    own = checkpoint.flat({"generator": opened.system.networks["generator"]})
+    assert all(torch.equal(average[k], v) for k, v in own.items())
+    video = opened.system.generate(torch.zeros(1, 3, 64, 64), torch.rand(1, 37, 735))
+    assert video.shape == (1, 37, 3, 64, 64) and video.abs().max() <= 1
+    assert len(opened.clips("val")) > 0 and opened.clips("val").split == "val"
+
+
+def copied(run: Path, target: Path) -> Path:
+    import shutil
+
+    shutil.copytree(run, target)
+    return target / "checkpoints" / (target / "checkpoints" / "last").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop("generator.enter.weight"), "missing: enter.weight"),
+        (lambda t: t.update({"generator.other": torch.zeros(1)}), "foreign: other"),
+        (lambda t: t.update({"critic.other": torch.zeros(1)}), "foreign weights (critic.other)"),
+        (lambda t: t.update({"generator.enter.weight": torch.zeros(2)}), "another shape: enter.weight"),
+    ],
+)
+def test_weights_of_something_else_are_one_line(trained, tmp_path, change, told):
+    path = copied(trained, tmp_path / "run")
+    weights = checkpoint.read_tensors(path / "networks.safetensors")
+    change(weights)
+    checkpoint.save_file(weights, path / "networks.safetensors")
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        open_run(tmp_path / "run", "last")
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+class Trap:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
+    sprung = tmp_path / "sprung"
+    evil = tmp_path / "wav2lip.pth"
+    torch.save({"state_dict": Trap(sprung)}, evil)
+    with pytest.raises(checkpoint.CheckpointError, match="refused") as error:
+        checkpoint.load_foreign(evil)
+    assert "\n" not in str(error.value)
+    path = copied(trained, tmp_path / "run")
+    (path / "networks.safetensors").write_bytes(evil.read_bytes())
+    with pytest.raises(checkpoint.CheckpointError, match="not a safetensors file") as error:
+        open_run(tmp_path / "run", "last")
+    assert not sprung.exists()
+    torch.load(evil, weights_only=False)  # it would have worked
+    assert sprung.exists()
+    torch.save({"state_dict": {"a": torch.ones(2)}}, evil)
+    assert checkpoint.load_foreign(evil)["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "told"),
+    [
+        ((), {}, "a run is there already; --resume goes on"),
+        ((), {"resume": True, "preset": "tiny"}, "the run has preset recommended, not tiny"),
+        (("batch=3",), {"resume": True, "preset": None}, "--resume cannot change batch 2 -> 3"),
+        (("bach=3",), {"resume": True, "preset": None}, "no such field; did you mean batch?"),
+        (("batch=none",), {"resume": True, "preset": None}, "config batch: input should be a valid integer"),
+        ((), {"resume": True, "preset": None, "dataset": "toy@2.0.0"}, "was begun on toy@1.0.0, not toy@2.0.0"),
+        ((), {"system": "sound_to_film"}, "did you mean sound_to_video?"),
+        ((), {"device": "cuda"}, "torch sees no GPU here"),
+    ],
+)
+def test_what_stands_in_the_way_is_one_line(trained, store, values, changes, told):
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    asked = request(store, trained, *values)
+    asked = dataclasses.replace(asked, **changes)
+    with pytest.raises(SoundvidError) as error:
+        launch.train(asked)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_one_training_in_a_folder(store, tmp_path):
+    with launch._held(tmp_path, 0), pytest.raises(SoundvidError, match="another process is training"):
+        launch.train(request(store, tmp_path))
+
+
+def test_old_checkpoints_go_and_the_best_one_stays(store, tmp_path):
+    out = tmp_path / "run"
+    values = ("keep=2", "checkpoint_every=1", "validate_every=1", "patience=3", "learning_rate=1e-9", "steps=9",
+              "average_decay=0")  # fmt: skip
+    (done,) = launch.train(request(store, out, *values))
+    state = RunFolder(out)
+    losses = [r["l1"] for r in state.log() if r["kind"] == "validation"]
+    best = losses.index(min(losses)) + 1
+    kept = [p.name for p in checkpoint.checkpoints(state.checkpoints)]
+    assert f"step-{best:06d}" in kept and len(kept) in (2, 3)
+    assert checkpoint.pointed(state.checkpoints, "best").name == f"step-{best:06d}"
+    if done.outcome.reason == "patience":
+        assert done.outcome.step == best + 3
+    assert done.outcome.best == pytest.approx(min(losses))
+
+
+def test_without_torch_it_says_what_to_install(store, tmp_path):
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
+        "import soundvid.cli as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
+    )
+    command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "pip install 'soundvid[train]'" in words(done.stderr)
+
+
+def test_the_command_line_starts_without_torch():
+    script = "import sys, soundvid.cli; print(any(m in sys.modules for m in ('torch', 'dagster')))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"

@@ -1,0 +1,48 @@
+"""What the training tests share: a dataset to learn from, and small runs on it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from soundvid.training.run import RunFolder
+
+SMALL = ("width=4", "encoder_width=8", "discriminator_width=4", "frames_per_step=8", "chunk=4", "frames=20",
+         "batch=2", "validation_clips=2", "warmup=0", "log_every=1")  # fmt: skip
+# Many settings that only matter for how much is told and kept.
+QUIET = ("validate_every=1000", "sample_every=1000", "checkpoint_every=1000")
+
+
+def arguments(store: Path, out: Path, *more: str, steps: int = 3, preset: str = "recommended") -> list[str]:
+    """`soundvid train` on the toy dataset, small and by one thread."""
+    command = ["train", str(store.parent / "toy.yaml"), "--store", str(store), "--out", str(out)]
+    command += ["--preset", preset, "--steps", str(steps), "--device", "cpu", "--workers", "0"]
+    for value in (*SMALL, *QUIET):
+        command += ["--set", value]
+    return command + list(more)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
+def soundvid(*command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "-m", "soundvid", *command]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=timeout, env=environment())
+
+
+def tensors(run: Path, step: int) -> dict[str, bytes]:
+    """Every file of a checkpoint that holds tensors, as it lies on disk."""
+    folder = RunFolder(run).checkpoints / f"step-{step:06d}"
+    return {p.name: p.read_bytes() for p in sorted(folder.glob("*.safetensors"))}
+
+
+def words(text: str) -> str:
+    """Output of a command without the line breaks that a terminal put into it."""
+    return " ".join(text.split())
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
