@@ -30,8 +30,7 @@ format: setup
 	$(BIN)/ruff format .
 
 ui: setup
-	@echo "make ui: the Dagster asset graph is not built yet; until then 'soundvid build' and 'soundvid list' do the work"
-	@exit 1
+	$(BIN)/python -m pipelines.ui
 
 bench: setup
 	$(BIN)/python -m benchmarks.alignment
@@ -39,6 +38,11 @@ bench: setup
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.feed
 	$(BIN)/python -m benchmarks.ranges
+	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.loader
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.generate
+	$(BIN)/python -m benchmarks.denoise
 
 clean:
 	rm -rf $(VENV) .cache demo

@@ -18,8 +18,8 @@ MOST_ROWS = 100  # of a table: it lives in the event log
 Metadata = dict[str, Any]
 
 
-def picture(jpeg: bytes, title: str) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"![{title}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})")
+def picture(webp: bytes, title: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![{title}](data:image/webp;base64,{base64.b64encode(webp).decode()})")
 
 
 def _table(rows: list[dict[str, str | int | float | bool]]) -> dg.TableMetadataValue:

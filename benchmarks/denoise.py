@@ -157,6 +157,13 @@ def main() -> None:
                     cells.append(figures(np.asarray(method(mix, profile), np.float64), clean))
                     spent[name] += time.process_time() - began
                 print(f"| {speech_name} | {noise_name} | {snr} | {' | '.join(cells)} |", flush=True)
+    tone = np.sin(2 * np.pi * 100 * np.arange(4 * RATE) / RATE)
+    faint = 1e-6 * np.random.default_rng(0).standard_normal(RATE // 2)
+    kept = {n: 20 * np.log10(np.std(m(tone, faint)[RATE:-RATE]) / np.std(tone)) for n, m in methods().items()}
+    print(
+        "\nA tone of 100 Hz in noise at -120 dB, dB: "
+        + ", ".join(f"{n} {k:.2f}" for n, k in kept.items() if "profile" in n)
+    )
     minutes = samples / RATE / 60 * len(speech) * len(noises) * len(INPUT_SNR)
     print("\nCPU seconds a minute of sound: " + ", ".join(f"{n} {s / minutes:.2f}" for n, s in spent.items()))
 

@@ -23,6 +23,8 @@ import numpy as np
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "loader"
 LITDATA = "litdata==0.2.76"
+# What it imports, without torch: it would draw another build of it, with gigabytes of CUDA; this one's serves.
+LITDATA_NEEDS = ["lightning-utilities", "filelock", "requests", "boto3", "tifffile", "obstore"]
 
 
 def decode(mp4: bytes, start: int, x: int, y: int) -> np.ndarray:
@@ -103,7 +105,9 @@ def litdata_python(store: Path, dataset: str) -> Path:
         (site,) = env.glob("lib/python*/site-packages")
         here = next(p for p in sys.path if p.endswith("site-packages"))
         (site / "host.pth").write_text(f"{here}\n{Path(__file__).resolve().parents[1]}\n")
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", LITDATA], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, *LITDATA_NEEDS], check=True)
+        subprocess.run([*install, "--no-deps", LITDATA], check=True)
         (env / ".ready").touch()
     if not (CACHE / f"lit-{dataset}" / "index.json").exists():
         code = (

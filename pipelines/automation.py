@@ -11,13 +11,15 @@ from soundvid.recipe import Recipe
 def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     """Something came, changed or went, and nothing of it is under way any more.
 
-    `eager()` will not do: it waits while a single video is missing, and its `newly_missing` would ask for shards before
-    there is any clip. A video that is registered and not processed yet does not hold the others up.
+    `eager()` will not do: it waits while a single video is missing, its `newly_missing` would ask for shards before
+    there is any clip, and it forgets what came while shards were being made, because their own update counts as having
+    handled it. Here only a request counts: at worst shards are made once more and are the same.
+    A video that is registered and not processed yet does not hold the others up.
     """
     made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, "spectrograms"]))
     condition = dg.AutomationCondition
     return (
-        condition.any_deps_updated().since_last_handled()
+        condition.any_deps_updated().since(condition.newly_requested())
         & condition.any_deps_match(~condition.missing()).allow(made)
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()

@@ -310,6 +310,9 @@ class Recipe(Strict):
         return half_up(Fraction(str(self.clips.seconds)) * self.video.fps)
 
 
+PAIRING = ("sound_file", "sound_offset", "sound_tolerance")  # of the recipe's folders; --source does not change it
+
+
 def built_in() -> dict[str, Path]:
     """The recipes that come with soundvid, by name."""
     folder = Path(str(resources.files("soundvid") / "recipes"))
@@ -343,10 +346,13 @@ def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path 
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of fields such as name, sources, clips")
     if sources:
-        own_subjects = {s.get("subject") for s in data.get("sources") or [] if isinstance(s, dict)}
-        subject = own_subjects.pop() if len(own_subjects) == 1 else None
+        declared = [s for s in data.get("sources") or [] if isinstance(s, dict)]
+        subject = _common(declared, "subject")
+        pairing = {name: _common(declared, name) for name in PAIRING if any(name in s for s in declared)}
         data["sources"] = [
-            {"url": s, "subject": subject} if "://" in s else {"folder": str(Path(s).absolute()), "subject": subject}
+            {"url": s, "subject": subject}
+            if "://" in s
+            else {"folder": str(Path(s).absolute()), "subject": subject, **pairing}
             for s in sources
         ]
     clips = data.get("clips")
@@ -367,6 +373,12 @@ def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path 
     return recipe.model_copy(
         update={"sources": sources_there, "download": download, "sound": _resolved_noise(recipe.sound, base)}
     )
+
+
+def _common(sources: list[dict[str, Any]], name: str) -> Any:
+    """What all of a recipe's own sources say under `name`; None where they differ."""
+    values = [s.get(name) for s in sources]
+    return values[0] if values and all(v == values[0] for v in values) else None
 
 
 def _resolved_noise(sound: Sound, base: Path) -> Sound:

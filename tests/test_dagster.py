@@ -91,7 +91,7 @@ def test_one_click_makes_a_version_and_a_second_one_makes_nothing(toys, tmp_path
     told = last(instance, "shards").metadata
     assert told["version"].value == "1.0.0"
     assert (told["kept videos"].value, told["new"].value, told["reused"].value) == (2, 2, 0)
-    assert told["contact sheet"].value.startswith("![contact sheet](data:image/jpeg;base64,")
+    assert told["contact sheet"].value.startswith("![contact sheet](data:image/webp;base64,")
     assert len(told["contact sheet"].value) < 20_500
     assert "pictures above spectrogram" in last(instance, "spectrograms").metadata
     versions = data_versions(instance)
@@ -234,3 +234,25 @@ def test_a_project_file_with_a_typo_is_one_line(tmp_path):
     with pytest.raises(RecipeError, match=r"soundvid\.yaml: tick_second: .*allowed are .*tick_seconds"):
         read_project(tmp_path)
     assert read_recipes(tmp_path, Project()) == []
+
+
+@pytest.mark.parametrize("path", ["pipelines/dagster.yaml", "docs/deploy/team.yaml", "docs/deploy/kubernetes.yaml"])
+def test_the_settings_we_give_are_ones_that_dagster_takes(path, tmp_path, monkeypatch):
+    """Dagster's own validation of the file, and of the launcher that it names."""
+    from dagster._config import process_config, resolve_to_config_type
+    from dagster._core.instance.config import dagster_instance_config
+
+    if "kubernetes" in path:
+        pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed")
+    shutil.copy(CODE / path, tmp_path / "dagster.yaml")
+    settings, _ = dagster_instance_config(str(tmp_path))
+    assert settings["telemetry"] == {"enabled": False}
+    assert settings["run_retries"]["retry_on_asset_or_op_failure"] is False
+    for name in ("DB", "USER", "PASSWORD", "HOST"):
+        monkeypatch.setenv(f"SOUNDVID_PG_{name}", "x")
+    if "run_launcher" in settings:
+        from dagster_k8s import K8sRunLauncher
+
+        schema = resolve_to_config_type(K8sRunLauncher.config_type())
+        done = process_config(schema, settings["run_launcher"]["config"])
+        assert done.success, done.errors

@@ -73,6 +73,16 @@ def test_silence_is_silence_and_never_not_a_number():
     assert np.abs(out[: R * 11]).max() < 1.5e-5  # nothing in 16 bits
 
 
+def test_a_floor_that_follows_spares_speech_between_silences_and_gates_up_to_the_tracks_ends():
+    vowel = voice(1, pauses=False).astype(np.float32)
+    alone = np.concatenate([np.zeros(R * 3 // 2, np.float32), vowel, np.zeros(R * 3 // 2, np.float32)])
+    assert si_sdr(Gate(R, Denoise(), None)(alone), alone) > 20  # silence is the floor: nothing is noise
+    hiss = (0.01 * np.random.default_rng(2).standard_normal(R * 8)).astype(np.float32)
+    out = Gate(R, Denoise(), None)(hiss)
+    for second in (0, 3, 7):
+        assert np.std(out[second * R : (second + 1) * R]) < 0.3 * 0.01
+
+
 def test_reading_windows_is_cutting_the_gated_track(tmp_path):
     """In pieces, in any windows, after leaps: a clip's sound depends on the track alone."""
     sound = (voice(50) + 0.02 * scanner_noise(50 * R, R)).astype(np.float32)
@@ -80,7 +90,7 @@ def test_reading_windows_is_cutting_the_gated_track(tmp_path):
     noise = sound[R : R + 8000]
     whole = Gate(R, Denoise(), noise)(opener(source, R, None)().read(0, len(sound)).samples)
     for windows in ([(0, 5), (3, 8), (14, 16), (29, 47)], [(44, 50)], [(0, 50)]):
-        track = Denoised(opener(source, R, None), Gate(R, Denoise(), noise))
+        track = Denoised(opener(source, R, None), Gate(R, Denoise(), noise), source.duration)
         for low, high in windows:
             part = track.read(low * R, high * R)
             assert part.missing == 0

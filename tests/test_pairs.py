@@ -10,10 +10,12 @@ import pytest
 from soundvid.builder import build
 from soundvid.errors import DatasetError
 from soundvid.media.stored import decode_flac, decode_rgb
-from soundvid.recipe import Recipe
+from soundvid.recipe import Recipe, load
 from soundvid.shards.dataset import Dataset
 from soundvid.shards.tar import Member, read_member
 from tests.scanner import RATE, clicks, film, flashes, speaking, wav
+from tests.test_build import assert_whole
+from tests.test_stages import one_by_one
 
 
 def recipe(folder: Path, **changes) -> Recipe:
@@ -168,3 +170,38 @@ def test_a_change_of_either_file_is_another_source(tmp_path):
 def test_the_pattern_has_to_name_the_video():
     with pytest.raises(ValueError, match=r"'beside' or a pattern with \{stem\}"):
         recipe(Path("x"), source={"sound_file": "sound.wav"})
+
+
+def test_the_folder_of_the_command_line_is_paired_as_the_recipe_says(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\nsources: [{folder: a, sound_file: beside, sound_offset: 0.5, subject: s}]\n")
+    (source,) = load(path, [str(tmp_path)]).sources
+    assert (source.folder, source.subject, source.sound_file, source.sound_offset) == (
+        str(tmp_path),
+        "s",
+        "beside",
+        0.5,
+    )
+    path.write_text("name: x\nsources: [{folder: a, sound_file: beside}, {folder: b}]\n")
+    (source,) = load(path, [str(tmp_path)]).sources
+    assert source.sound_file is None  # which of the two is meant?
+
+
+def test_pairs_pass_the_single_stages_as_they_pass_a_build(tmp_path):
+    folder = tmp_path / "v"
+    noise = np.random.default_rng(1).standard_normal(round(2.4 * RATE)) * 0.1
+    for name in ("a", "b", "alone"):
+        film(folder / f"{name}.avi", speaking(60, seed=ord(name[0])), 25)
+    wav(folder / "a.wav", noise)
+    wav(folder / "b.wav", noise)
+    drawn = recipe(folder, splits={"by": "clip", "ratios": {"train": 1.0}})
+    build(drawn, store=tmp_path / "one")
+    _, problems, version, change = one_by_one(drawn, tmp_path / "two")
+    assert (version.name, change) == ("1.0.0", "first")
+    assert not any(problems.values())
+    one, two = (Dataset(tmp_path / s, "pairs").release() for s in ("one", "two"))
+    assert [s.sha256 for s in one.shards] == [s.sha256 for s in two.shards]
+    wav(folder / "b.wav", noise * 0.5)  # the video's own file stays as it was
+    _, _, version, change = one_by_one(drawn, tmp_path / "two")
+    assert (version.name, change) == ("2.0.0", "major")
+    assert_whole(tmp_path / "two", "pairs")

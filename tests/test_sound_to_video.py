@@ -8,14 +8,14 @@ torch = pytest.importorskip("torch")
 import soundvid  # noqa: E402
 from soundvid.builder import build  # noqa: E402
 from soundvid.systems.sound_to_video import PRESETS, Config, SoundToVideoExamples, definition  # noqa: E402
-from soundvid.systems.sound_to_video.networks import BLSTM, Dilated, UNet, VolumeDiscriminator  # noqa: E402
+from soundvid.systems.sound_to_video.networks import BLSTM, Bands, Dilated, Film, UNet, VolumeDiscriminator  # noqa: E402
 from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels  # noqa: E402
 from soundvid.training.feed import stack  # noqa: E402
 from soundvid.training.system import average_, count  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
 from tests.training import noise  # noqa: E402
 
-FACTS = {"bins": 735}
+FACTS = {"bins": 735, "fps": "30"}
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,9 @@ def test_a_step_reaches_every_weight(preset):
 
 def test_discriminators_do_not_learn_in_the_generators_step():
     """Their gradient is their own loss's alone."""
-    system = SoundToVideo(small(learning_rate=1e-9, initial="normal"), FACTS)
+    system = SoundToVideo(
+        small(learning_rate=1e-9, initial="normal", beta=1.0, gamma=1.0, discriminator_hears=True), FACTS
+    )
     seen: dict[str, list[torch.Tensor]] = {}
     inner = system.update
 
@@ -93,6 +95,24 @@ def test_an_encoder_hears_both_ways(make):
         change = (encoder(click) - encoder(quiet)).abs().sum(2)[0]
     assert encoder(quiet).shape == (1, 60, encoder.features)
     assert change[30] > 0 and change[25:30].min() > 0 and change[31:36].min() > 0
+
+
+def test_bands_are_means_of_their_bins():
+    """A flat spectrum stays flat, and a tone is heard in the bands about it alone."""
+    bands = Bands(735, 48, 30.0)
+    assert torch.allclose(bands(torch.full((2, 735), 3.0)), torch.full((2, 48), 3.0))
+    low, high = torch.zeros(735), torch.zeros(735)
+    low[4], high[400] = 1.0, 1.0  # 120 Hz, 12 kHz
+    assert bands(low).argmax() < 3 and bands(high).argmax() > 40
+    assert (bands(high) > 0).sum() <= 2
+
+
+def test_an_untrained_film_gives_its_image():
+    net = Film(8, 16, "group", "residual", 64)
+    net.start_still()
+    image = torch.rand(2, 3, 64, 64) * 1.8 - 0.9
+    with torch.no_grad():
+        assert (net(image, torch.randn(2, 5, 8)) - image[:, None]).abs().max() < 0.1
 
 
 def test_a_picture_of_the_unet_follows_its_own_feature():
@@ -175,7 +195,7 @@ def test_wrong_sound_is_other_sound():
 
 def test_the_tiny_preset_learns_one_clip(clips):
     """Overfitting: the pictures of one clip become those of its sound, far better than standing still."""
-    config = small("tiny", width=8, encoder_width=32, frames=30, frames_per_step=30, chunk=5, motion=0.0, crop=1.0)
+    config = small("tiny", width=8, encoder_width=32, frames=30, frames_per_step=30, chunk=5, crop=1.0)
     system = SoundToVideo(config.model_copy(update={"input_frame": "first"}), FACTS)
     examples = SoundToVideoExamples(system.config, clips, "train")
 

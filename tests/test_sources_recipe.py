@@ -37,7 +37,7 @@ def test_all_kinds_of_sources_are_read(tmp_path):
         ("{adress: x}", ":3: .*exactly one of folder, url, playlist, channel, feed, search, list; it has only adress"),
         ("{folder: x, url: 'http://h/a'}", ":3: .*it names folder and url"),
         ("{url: 'file:///etc/passwd'}", ":3: .*begins with http"),
-        ("{feed: 'http://h/f', newest: 3}", ":3: .*unknown field .*allowed here: feed, licence, subject"),
+        ("{feed: 'http://h/f', newest: 3}", ":3: .*unknown field .*allowed here: condition, feed, licence, subject"),
         ("{feed: 'http://h/f', licence: cc-by}", ":3: .*'own'"),
         ("just words", ":3: .*exactly one of"),
     ],

@@ -187,7 +187,7 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     values = request(store, out).values
     config = launch.configured(stage, "recommended", launch.parse_values(values, get("sound_to_video"))[""])
     clips = load("toy", store=store)
-    system = stage.make(config, {"bins": 735}, None)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
     inner = system.training_step
 
     def poisoned(batch, step):
@@ -332,6 +332,34 @@ def test_what_stands_in_the_way_is_one_line(trained, store, values, changes, tol
     with pytest.raises(SoundvidError) as error:
         launch.train(asked)
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
+    """The second stage's `make` opens the first; a resume passes over what is done; each has its own folder."""
+    from soundvid.systems import registry, sound_to_video
+    from soundvid.training.stage import Definition, Stage
+
+    opened = []
+
+    def second(config, facts, run):
+        opened.append(open_run(run, "last", stage="first").step)
+        return sound_to_video._make(config, facts, run)
+
+    one = sound_to_video.definition.stage()
+    stages = (Stage("first", one.presets, one.examples, one.make), Stage("second", one.presets, one.examples, second))
+    two = Definition("two", "a test's", stages)
+    monkeypatch.setattr(registry, "get", lambda name: two)
+    asked = request(store, tmp_path / "run", "first.steps=2", system="two", preset="tiny", steps=1)
+    done = launch.train(asked)
+    assert [(t.stage, t.outcome.step) for t in done] == [("first", 2), ("second", 1)] and opened == [2]
+    assert open_run(tmp_path / "run", "last").config.stage == "second"
+    assert RunFolder(tmp_path / "run" / "first").config().config["steps"] == 2
+    before = tensors(tmp_path / "run" / "first", 2)
+    again = dataclasses.replace(asked, values=(*asked.values, "second.steps=3"), resume=True, preset=None)
+    assert [(t.stage, t.outcome.step) for t in launch.train(again)] == [("first", 2), ("second", 3)]
+    assert tensors(tmp_path / "run" / "first", 2) == before
+    with pytest.raises(SoundvidError, match=r"no stage 'third' \(first, second\)"):
+        launch.train(dataclasses.replace(again, values=("third.steps=3",)))
 
 
 def test_one_training_in_a_folder(store, tmp_path):

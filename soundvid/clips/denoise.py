@@ -1,7 +1,7 @@
 """Noise reduction of a source's whole track, before clips are cut from it.
 
 Spectral gating after T. Sainburg's noisereduce ("Finding, visualizing, and quantifying latent structure across diverse
-animal vocal repertoires", 2020), in our own few lines: the package damps the lowest frequencies (1.7 dB at 100 Hz: its
+animal vocal repertoires", 2020), in our own few lines: the package damps the lowest frequencies (its
 smoothing counts what lies beyond the spectrum's edge as noise), holds the whole track in memory, and loads torch
 wherever it finds it. benchmarks/denoise.py measures both.
 
@@ -95,27 +95,30 @@ class Gate:
         level = 10 * np.log10(spectra.real**2 + spectra.imag**2 + TINY)
         return 10 ** ((level.mean(axis=0) + self.options.threshold * level.std(axis=0)) / 10)
 
-    def _following(self, samples: np.ndarray, power: np.ndarray) -> np.ndarray:
+    def _following(self, power: np.ndarray, track: tuple[int, int]) -> np.ndarray:
         """The threshold of every cell, from the least power around it; what lies outside the track does not count."""
         step = self.hop / self.rate
-        silent = np.lib.stride_tricks.sliding_window_view(samples == 0, self.window)[:: self.hop].sum(axis=1)
-        there = (silent < self.window // 8).astype(np.float64)[:, None]
+        starts = np.arange(len(power)) * self.hop
+        inside = (starts >= track[0]) & (starts + self.window <= track[1])
+        there = inside.astype(np.float64)[:, None]
         length = max(1, round(0.1 / step))
         share = scipy.ndimage.uniform_filter1d(there, length, axis=0, mode="constant")
         calm = scipy.ndimage.uniform_filter1d(power * there, length, axis=0, mode="constant") / np.maximum(share, TINY)
         calm = np.where(share > 0.5, np.maximum(calm, 0), np.inf)
         around = 2 * max(1, round(self.options.floor_seconds / step)) + 1
         least = scipy.ndimage.minimum_filter1d(calm, around, axis=0, mode="nearest")
+        least[np.isinf(least)] = 0  # a track too short to tell
         return least * 10 ** (self.options.threshold * GAUSSIAN_DB / 10) + TINY
 
-    def gated(self, samples: np.ndarray) -> np.ndarray:
-        """A piece of the track (float32, whole hops), gated: the same length, every sample where it was.
+    def gated(self, samples: np.ndarray, track: tuple[int, int]) -> np.ndarray:
+        """A piece (float32, whole hops), gated: the same length, every sample where it was.
 
-        The first and last window of it are not whole: `margin` is longer.
+        Samples [track) of it are the track's, the others lie before or behind it. The first and last window are not
+        whole: `margin` is longer.
         """
         spectra = self._transform(samples)
         power = spectra.real**2 + spectra.imag**2
-        threshold = self._following(samples, power) if self.noise is None else self.noise
+        threshold = self._following(power, track) if self.noise is None else self.noise
         passes = (power > threshold).astype(np.float64)
         for axis, weights in enumerate((self.in_time, self.in_frequency)):
             passes = scipy.ndimage.convolve1d(passes, weights, axis=axis, mode="nearest")
@@ -138,15 +141,15 @@ class Gate:
             inside = samples[max(low, 0) : high]
             part[max(-low, 0) : max(-low, 0) + len(inside)] = inside
             stop = min(start + self.piece, len(samples))
-            out[start:stop] = self.gated(part)[self.margin : self.margin + stop - start]
+            out[start:stop] = self.gated(part, (-low, len(samples) - low))[self.margin : self.margin + stop - start]
         return out
 
 
 class Denoised:
-    """A source's sound by sample number behind the gate; `read` is that of `Sound`."""
+    """A source's sound by sample number behind the gate; `read` is that of `Sound`. The track ends after `duration`."""
 
-    def __init__(self, make: Callable[[], Sound], gate: Gate) -> None:
-        self.gate = gate
+    def __init__(self, make: Callable[[], Sound], gate: Gate, duration: Fraction) -> None:
+        self.gate, self.length = gate, half_up(duration * gate.rate)
         self.track, self.feed = make(), make()  # one tells what is missing in a window, one feeds the gate
         self.pieces: dict[int, np.ndarray] = {}
 
@@ -159,7 +162,9 @@ class Denoised:
             gate = self.gate
             start = number * gate.piece
             heard = self.feed.read(start - gate.margin, start + gate.piece + gate.margin)
-            self.pieces[number] = gate.gated(heard.samples)[gate.margin : gate.margin + gate.piece]
+            first = gate.margin - start
+            track = first, first + self.length
+            self.pieces[number] = gate.gated(heard.samples, track)[gate.margin : gate.margin + gate.piece]
         return self.pieces[number]
 
     def read(self, start: int, stop: int) -> Stretch:

@@ -310,7 +310,8 @@ class _Renderer:
             self.facts |= {"noise_dbfs": round(noise.dbfs, 2)}
             if noise.start is not None and noise.stop is not None:
                 self.facts["noise_profile"] = f"{noise.start:g} to {noise.stop:g} s"
-        return Denoised(make, Gate(self.rate, options, None if noise is None else noise.samples))
+        gate = Gate(self.rate, options, None if noise is None else noise.samples)
+        return Denoised(make, gate, self.source.duration)
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)

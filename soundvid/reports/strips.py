@@ -1,13 +1,13 @@
 """Small pictures of clips for places where every byte is kept in a database: strips over spectrograms, contact sheets.
 
-Each is a JPEG of at most `MOST` bytes; fine detail is given up before size is.
+Each is a WebP of at most `MOST` bytes; fine detail is given up before size is.
 """
 
 from collections import Counter
 
+import cv2
 import numpy as np
 
-from soundvid.media.encode import encode_jpeg
 from soundvid.media.stored import decode_flac, decode_rgb
 from soundvid.reports.figures import COLUMNS, Row, magma, sheet_frames, spectrogram, spread
 from soundvid.shards.dataset import Dataset
@@ -18,39 +18,39 @@ WIDTH = 560  # pixels
 TILE = 70  # pixels: the height of a strip, and the side of a tile
 
 
-def small_jpeg(picture: np.ndarray) -> bytes:
-    """A picture (uint8 `H W 3`) as JPEG of at most MOST bytes; shrunk where no quality is small enough."""
+def small(picture: np.ndarray) -> bytes:
+    """A picture (uint8 `H W 3` RGB) as WebP of at most MOST bytes; shrunk where no quality is small enough."""
     while True:
-        for quality in (3, 6, 10, 16, 24, 31):
-            data = encode_jpeg(picture, quality)
+        for quality in (90, 75, 60, 45, 30, 20):
+            _, data = cv2.imencode(".webp", picture[:, :, ::-1], [cv2.IMWRITE_WEBP_QUALITY, quality])
             if len(data) <= MOST:
-                return data
+                return data.tobytes()
         height, width = (side * 4 // 5 for side in picture.shape[:2])
         rows, columns = np.arange(height) * 5 // 4, np.arange(width) * 5 // 4
         picture = np.ascontiguousarray(picture[rows][:, columns])
 
 
 def strip(mp4: bytes, flac: bytes, frames: int, *, sound: bool = True) -> bytes:
-    """Pictures of a clip side by side, and with `sound` its spectrogram under them on the same time axis; as JPEG."""
+    """Pictures of a clip side by side, and with `sound` its spectrogram under them on the same time axis; as WebP."""
     first = decode_rgb(mp4, [0], height=TILE)[0]
     cells = max(1, min(frames, WIDTH // first.shape[1]))
     pictures = decode_rgb(mp4, sheet_frames(frames, cells), height=TILE)
     row = np.concatenate(list(pictures), axis=1)
     if not sound:
-        return small_jpeg(row)
+        return small(row)
     width = row.shape[1]
     level = spectrogram(*decode_flac(flac))[::2, (np.arange(width) * COLUMNS) // width]
-    return small_jpeg(np.concatenate([row, np.zeros((2, width, 3), np.uint8), magma(256)[level]], axis=0))
+    return small(np.concatenate([row, np.zeros((2, width, 3), np.uint8), magma(256)[level]], axis=0))
 
 
 def contact_sheet(dataset: Dataset, samples: list[Row], count: int = 24) -> bytes:
-    """The middle pictures of clips from all subjects, splits and videos, in rows of eight; as JPEG."""
+    """The middle pictures of clips from all subjects, splits and videos, in rows of eight; as WebP."""
     chosen = spread(samples, count, Counter())
     tiles = [_tile(dataset, row) for row in sorted(chosen, key=lambda r: (r["subject"], r["key"]))]
     while len(tiles) % 8:
         tiles.append(np.full((TILE, TILE, 3), 255, np.uint8))
     rows = [np.concatenate(tiles[i : i + 8], axis=1) for i in range(0, len(tiles), 8)]
-    return small_jpeg(np.concatenate(rows, axis=0))
+    return small(np.concatenate(rows, axis=0))
 
 
 def _tile(dataset: Dataset, row: Row) -> np.ndarray:

@@ -21,7 +21,7 @@ from soundvid.clips.render import settings_key
 from soundvid.errors import DatasetError
 from soundvid.shards.tar import canonical_json
 from soundvid.sources.folder import Identity, stamp
-from soundvid.sources.found import Found, Origin, Trouble
+from soundvid.sources.found import Beside, Found, Origin, Trouble
 from soundvid.stages.context import Context, Entry
 from soundvid.stages.find import identify, listed, reuse
 from soundvid.stages.parts import clips_part, make_clips, make_rows, spectrograms_part, whole
@@ -110,7 +110,7 @@ def _stamp(context: Context, found: Found) -> str:
     file: list[Any] = []
     if found.trouble is None:
         try:
-            file = list(stamp(found.path))
+            file = [*stamp(found.path), *(stamp(found.beside.path) if found.beside else ())]
         except OSError as error:
             file = [error.errno]
     told = [_found_to(found), file, settings_key(context.settings(found), found.subject)]
@@ -154,9 +154,7 @@ def record_of(context: Context, key: str) -> Record | None:
     try:
         row = json.loads((context.dataset.folder / "videos" / f"{key}.json").read_bytes())
         identity = row.pop("identity")
-        if identity is not None:
-            identity = Identity(identity["sha256"], identity["size"], tuple(identity["stamp"]))
-        return Record(**{**row, "found": _found_from(row["found"]), "identity": identity})
+        return Record(**{**row, "found": _found_from(row["found"]), "identity": _identity_from(identity)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -348,7 +346,8 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _found_to(found: Found) -> dict[str, Any]:
-    return {**asdict(found), "path": str(found.path)}
+    beside = found.beside and {**asdict(found.beside), "path": str(found.beside.path)}
+    return {**asdict(found), "path": str(found.path), "beside": beside}
 
 
 def _found_from(row: dict[str, Any]) -> Found:
@@ -356,8 +355,15 @@ def _found_from(row: dict[str, Any]) -> Found:
         **{
             **row,
             "path": Path(row["path"]),
+            "beside": Beside(**{**row["beside"], "path": Path(row["beside"]["path"])}) if row["beside"] else None,
             "origin": Origin(**row["origin"]) if row["origin"] else None,
             "trouble": Trouble(**row["trouble"]) if row["trouble"] else None,
             "spans": tuple((a, b, c) for a, b, c in row["spans"]),
         }
     )
+
+
+def _identity_from(row: dict[str, Any] | None) -> Identity | None:
+    if row is None:
+        return None
+    return Identity(row["sha256"], row["size"], tuple(row["stamp"]), _identity_from(row["sound"]))

@@ -46,9 +46,6 @@ def _whole(batch: Any) -> Any:
 
 
 def _start_worker(number: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the loop's: it saves first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -58,6 +55,11 @@ def batches(
     examples: Examples, order: Order, start: int, stop: int, *, workers: int, device: torch.device
 ) -> Iterator[Iterator[Batch]]:
     """The batches of steps `[start, stop)`, in memory that a GPU can fetch from."""
+    if workers:
+        import cv2
+
+        # Here and not in the workers: they are forked, and would wait for ever for threads that only we have.
+        cv2.setNumThreads(1)
     loader = DataLoader(
         _Batches(examples),
         batch_sampler=Steps(order, start, stop),

@@ -85,6 +85,7 @@ class Loop:
         self.progress = Progress()
         self.averages: dict[str, nn.Module] = {}
         self.log: Log | None = None
+        self.alarmed: list[str] = []  # at the last line of the log; one that goes on is told once
         self.held_out: list[Batch] | None = None
         precision = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision)
@@ -246,9 +247,12 @@ class Loop:
             left = min(left, max(0.0, self.minutes * 60 - (time.monotonic() - began)))
         self.log.write("train", step, numbers)
         self.watcher.step(step, numbers, left)
-        for alarm in self.system.alarms(numbers):
+        alarms = self.system.alarms(numbers)
+        for alarm in alarms:
             self.log.write("alarm", step, {"text": alarm})
-            self.watcher.say(f"step {step}: {alarm}")
+            if alarm not in self.alarmed:
+                self.watcher.say(f"step {step}: {alarm}")
+        self.alarmed = alarms
 
     def _held_out(self) -> list[Batch]:
         """Validation batches; made once, the first clips of the split, as they are in epoch 0."""

@@ -173,13 +173,17 @@ def open_run(
 
 
 def git_revision() -> str | None:
-    """The revision of soundvid's own code, where it runs from a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    """The revision of soundvid's own code, where it runs from a checkout (and not from a package beside one)."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    found = None
+    for command in (["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty"]):
+        try:
+            found = subprocess.run([*git, *command], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        if found.returncode:
+            return None
+    return found.stdout.strip() or None if found else None
 
 
 def tools() -> dict[str, str]:

@@ -32,7 +32,14 @@ class Config(Options):
         "of the 100 pictures; random: any of the clip",
     )
     # Sound
-    scale: Literal["linear", "log1p"] = Field("linear", description="of magnitudes; papers: linear (none is named)")
+    bands: int | None = Field(
+        None,
+        ge=8,
+        description="pool the spectrum first to so many bands of equal width in mel; null: none (papers)",
+    )
+    scale: Literal["linear", "log1p", "log"] = Field(
+        "linear", description="of magnitudes; papers: linear (none is named). log: log(0.001 + magnitude)"
+    )
     normalise: bool = Field(
         False, description="each bin to mean 0 and deviation 1 over the training clips; the papers do not"
     )
@@ -48,8 +55,8 @@ class Config(Options):
         "depth and widths are a choice). film: the image is encoded once a clip, and the sound steers a decoder",
     )
     width: int = Field(64, ge=4, description="channels of the generator's finest layer; choice: pix2pix's 64")
-    output: Literal["tanh", "blend"] = Field(
-        "tanh", description="tanh: the picture (papers' U-Net); blend: the input image, painted over where a mask says"
+    output: Literal["tanh", "residual"] = Field(
+        "tanh", description="tanh: the picture (papers); residual: what is added to the input image (generator film)"
     )
     norm: Literal["batch", "group", "none"] = Field("batch", description="choice: pix2pix's BatchNorm")
     # Discriminators
@@ -74,14 +81,11 @@ class Config(Options):
     alpha: float = Field(100.0, ge=0, description="weight of L1; ja 4.2: 100; en 2.3: 1 (it gives no weight)")
     beta: float = Field(1.0, ge=0, description="weight of the image discriminator; both papers: 1")
     gamma: float = Field(1.0, ge=0, description="weight of the video discriminator; both papers: 1")
-    motion: float = Field(
-        0.0, ge=0, description="weight, beside alpha, of L1 between differences of neighbouring pictures; papers: none"
-    )
-    moving: float = Field(
+    squared: float = Field(
         0.0,
         ge=0,
-        description="extra weight of L1 where the picture differs from the input image: 1 + moving * difference, a "
-        "difference of 1 being black against white; a still ground otherwise outvotes small things that move",
+        description="weight of the mean squared error, in [-1, 1] pixels, beside alpha; papers: none. L1's best guess "
+        "is the median, and a median hand does not clap",
     )
     learning_rate: float = Field(2e-4, gt=0, description="of sound encoder and generator; both papers: 0.0002")
     discriminator_learning_rate: float = Field(2e-4, gt=0, description="both papers: 0.0002")
@@ -110,52 +114,40 @@ PRESETS: dict[str, Config] = {
         video_discriminator="3d", chunk=16, discriminated="one", adversarial="saturating", alpha=1.0, average_decay=0.0
     ),
     "recommended": Config(
-        frames_per_step=12,
-        chunk=6,
-        input_frame="random",
-        scale="log1p",
+        frames_per_step=16,
+        chunk=2,
+        input_frame="window",
+        bands=48,
+        scale="log",
         normalise=True,
-        encoder="dilated",
         encoder_width=128,
-        sound_gain_db=6.0,
         generator="film",
         width=32,
-        output="blend",
+        output="residual",
         norm="group",
-        discriminator_width=32,
-        discriminated="one",
-        discriminator_hears=True,
-        adversarial="hinge",
-        beta=0.5,
-        gamma=0.5,
-        motion=30.0,
-        moving=20.0,
-        learning_rate=5e-4,
-        beta1=0.9,
-        beta2=0.99,
-        warmup=50,
-        clip=20.0,
+        beta=0.0,
+        gamma=0.0,
+        squared=200.0,
+        learning_rate=1e-3,
         initial="default",
     ),
     "tiny": Config(
         steps=300,
-        frames_per_step=10,
-        input_frame="random",
-        scale="log1p",
+        frames_per_step=12,
+        chunk=2,
+        input_frame="window",
+        bands=48,
+        scale="log",
         normalise=True,
-        encoder="dilated",
-        encoder_width=48,
+        encoder_width=64,
         generator="film",
-        width=12,
-        output="blend",
+        width=16,
+        output="residual",
         norm="group",
         beta=0.0,
         gamma=0.0,
-        motion=30.0,
-        moving=20.0,
+        squared=200.0,
         learning_rate=1e-3,
-        beta1=0.9,
-        beta2=0.99,
         initial="default",
         average_decay=0.98,
         validate_every=100,

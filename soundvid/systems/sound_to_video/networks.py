@@ -121,48 +121,90 @@ class UNet(nn.Module):
 class Film(nn.Module):
     """Generator that encodes the image once a clip; each picture is a decoder's pass that its sound steers.
 
-    Shapes as UNet's, any H and W that 16 divides. At every scale the sound feature scales and shifts channels (FiLM,
-    Perez et al. 2018). A convolution over [decoder, skip] is the sum of one over each: the skip's is made once a clip.
+    Shapes as UNet's, any H = W = `size` that 16 divides. The sound paints the coarsest map, beside the image's, and
+    scales and shifts the channels of every convolution after it (FiLM, Perez et al. 2018). The finest map has half
+    the picture's side: each of its pixels gives four. `output` residual adds to the input image before the tanh, and
+    begins near that image. A convolution over [decoder, skip] is the sum of one over each: the skip's is made once for
+    each clip.
     """
 
-    def __init__(self, features: int, width: int, norm: str, output: str) -> None:
+    def __init__(self, features: int, width: int, norm: str, output: str, size: int) -> None:
         super().__init__()
-        self.blend = output == "blend"
+        self.residual, self.coarse = output == "residual", size // 16
         made = norm_of(norm)
-        sizes = [width * m for m in (1, 2, 4, 6, 8)]  # 64, 32, 16, 8, 4 pixels
-        self.enter = nn.Conv2d(3, sizes[0], 3, padding=1)
+        sizes = [width, 2 * width, 4 * width, 4 * width]  # channels at a half, a quarter, ... of the picture's side
         self.downs = nn.ModuleList(
-            nn.Sequential(made(a), nn.SiLU(), nn.Conv2d(a, b, 4, 2, 1))
-            for a, b in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), made(b), nn.SiLU())
+            for a, b in zip([3, *sizes[:-1]], sizes, strict=True)
         )
-        pairs = list(zip(sizes[:0:-1], sizes[-2::-1], strict=True))  # coarse to fine
-        self.ups = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairs)
-        self.skips = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in pairs)
-        self.norms = nn.ModuleList(made(b) for _, b in pairs)
-        self.bottom = nn.Linear(features, sizes[-1])
-        self.films = nn.ModuleList(nn.Linear(features, 2 * b) for _, b in pairs)
-        self.leave = nn.Conv2d(sizes[0], 4 if self.blend else 3, 3, padding=1)
+        self.paint = nn.Linear(features, sizes[-1] * self.coarse**2)
+        levels = list(zip([sizes[-1], *sizes[:0:-1]], sizes[::-1], strict=True))  # (from, to), coarse to fine
+        self.ups = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in levels)
+        self.skips = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in levels)
+        self.again = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in levels)
+        self.norms = nn.ModuleList(made(b) for _, b in levels for _ in range(2))
+        self.films = nn.ModuleList(nn.Linear(features, 2 * b) for _, b in levels for _ in range(2))
+        self.leave = nn.Conv2d(sizes[0], 12, 3, padding=1)
+
+    def start_still(self) -> None:
+        """Make the untrained net give nearly the input image, and films that change nothing on the mean."""
+        for film in self.films:
+            nn.init.zeros_(film.bias)  # type: ignore[arg-type]
+        if self.residual:
+            nn.init.normal_(self.leave.weight, std=1e-3)
+            nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor, features: Tensor) -> Tensor:
         clips, count, k = features.shape
-        x = self.enter(image)
-        seen = [x]
+        x, seen = image, []
         for down in self.downs:
             x = down(x)
             seen.append(x)
         sound = features.reshape(-1, k)
-        x = _each(seen.pop(), count) + self.bottom(sound)[:, :, None, None]
-        for up, skip, norm, film in zip(self.ups, self.skips, self.norms, self.films, strict=True):
-            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = norm(up(x) + _each(skip(F.silu(seen.pop())), count))
-            scale, shift = film(sound)[:, :, None, None].chunk(2, 1)
-            x = F.silu(x * (1 + scale) + shift)
-        out = self.leave(x).float()
-        picture = torch.tanh(out[:, :3])
-        if self.blend:
-            still = _each(image, count).float()
-            picture = torch.lerp(still, picture, torch.sigmoid(out[:, 3:]))
-        return picture.view(clips, count, 3, *image.shape[-2:])
+        x = self.paint(sound).view(clips * count, -1, self.coarse, self.coarse)
+        for level, (up, skip, again) in enumerate(zip(self.ups, self.skips, self.again, strict=True)):
+            if level:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = self._steered(2 * level, up(x) + _each(skip(seen.pop()), count), sound)
+            x = self._steered(2 * level + 1, again(x), sound)
+        out = F.pixel_shuffle(self.leave(x), 2).float()
+        if self.residual:
+            out = out + _each(torch.atanh(image.float().clamp(-0.99, 0.99)), count)
+        return torch.tanh(out).view(clips, count, 3, *image.shape[-2:])
+
+    def _steered(self, place: int, x: Tensor, sound: Tensor) -> Tensor:
+        scale, shift = self.films[place](sound)[:, :, None, None].chunk(2, 1)
+        return F.silu(self.norms[place](x) * (1 + scale) + shift)
+
+
+class Bands(nn.Module):
+    """Magnitudes of a framewise spectrogram in fewer bands of equal width on the mel scale: `... bins` -> `... bands`.
+
+    Triangles between 60 Hz and 16 kHz (or half the rate), each summing to one: a band's mean magnitude. Nothing is
+    learnt. `step` is the distance of the bins in Hz: 30 at 44.1 kHz and 30 fps.
+    """
+
+    weight: Tensor
+
+    def __init__(self, bins: int, bands: int, step: float) -> None:
+        super().__init__()
+        places = torch.arange(bins).double() * step
+        ends = torch.tensor([60.0, min(16_000.0, (bins - 1) * step)]).double()
+        edges = torch.linspace(float(_mel(ends[0])), float(_mel(ends[1])), bands + 2).double()
+        left, middle, right = edges[:-2], edges[1:-1], edges[2:]
+        mel = _mel(places)[:, None]
+        weight = torch.minimum((mel - left) / (middle - left), (right - mel) / (right - middle)).clamp(min=0)
+        # A narrow low band may lie between two bins: it takes the nearest.
+        empty = weight.sum(0) == 0
+        weight[(mel - middle).abs().argmin(0)[empty], empty.nonzero()[:, 0]] = 1.0
+        self.register_buffer("weight", (weight / weight.sum(0)).float(), persistent=False)
+
+    def forward(self, magnitudes: Tensor) -> Tensor:
+        return magnitudes @ self.weight
+
+
+def _mel(hertz: Tensor) -> Tensor:
+    return 2595 * torch.log10(1 + hertz / 700)
 
 
 def _each(x: Tensor, count: int) -> Tensor:

@@ -1,5 +1,6 @@
 """System 1: one image + sound -> video. Losses and the order of a step; see config for what each choice is."""
 
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from soundvid.systems.sound_to_video.config import Config
 from soundvid.systems.sound_to_video.networks import (
     BLSTM,
+    Bands,
     Dilated,
     Film,
     PatchDiscriminator,
@@ -21,6 +23,7 @@ from soundvid.training.stage import Examples
 from soundvid.training.system import Batch, Metrics, System, frozen
 
 HEARD = 32  # features a discriminator makes of the sound
+FLOOR = 1e-3  # magnitude below which scale log sees nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
 
 
@@ -34,33 +37,37 @@ class SoundToVideo(System):
 
     def __init__(self, config: Config, facts: dict[str, Any]) -> None:
         self.config, self.bins = config, int(facts["bins"])
+        self.heard_bins = config.bands or self.bins
+        self.bands = Bands(self.bins, config.bands, float(Fraction(facts["fps"]))) if config.bands else None
         make = BLSTM if config.encoder == "blstm" else Dilated
-        encoder = make(self.bins, config.encoder_width)
+        encoder = make(self.heard_bins, config.encoder_width)
         networks: dict[str, nn.Module] = {"encoder": encoder}
         if config.generator == "unet":
             networks["generator"] = UNet(encoder.features, config.width, config.norm)
         else:
-            networks["generator"] = Film(encoder.features, config.width, config.norm, config.output)
+            networks["generator"] = Film(encoder.features, config.width, config.norm, config.output, config.size)
         wide = config.discriminator_width
         if config.beta:
             networks["image_discriminator"] = PatchDiscriminator(3, wide, config.norm)
         if config.gamma and config.video_discriminator == "stacked":
             heard = HEARD if config.discriminator_hears else 0
             networks["video_discriminator"] = StackedDiscriminator(
-                config.chunk, wide, config.norm, bins=self.bins, hears=heard
+                config.chunk, wide, config.norm, bins=self.heard_bins, hears=heard
             )
         elif config.gamma:
             networks["video_discriminator"] = VolumeDiscriminator(wide, config.norm)
         if config.initial == "normal":
             for network in networks.values():
                 init_normal(network)
+        if isinstance(networks["generator"], Film):
+            networks["generator"].start_still()
         self.networks, self.call = networks, dict(networks)
         self.optimizers = {"generator": self._adam(("encoder", "generator"), config.learning_rate)}
         critics = tuple(n for n in networks if n.endswith("discriminator"))
         if critics:
             self.optimizers["discriminators"] = self._adam(critics, config.discriminator_learning_rate)
         self.critics = critics
-        self.mean, self.deviation = torch.zeros(self.bins), torch.ones(self.bins)
+        self.mean, self.deviation = torch.zeros(self.heard_bins), torch.ones(self.heard_bins)
 
     def _adam(self, names: tuple[str, ...], rate: float) -> torch.optim.Adam:
         parameters = [p for name in names for p in self.networks[name].parameters()]
@@ -75,7 +82,8 @@ class SoundToVideo(System):
         if not self.config.normalise:
             return
         clips = examples.clips  # type: ignore[attr-defined]
-        count, total, squares = 0, torch.zeros(self.bins).double(), torch.zeros(self.bins).double()
+        count = 0
+        total, squares = torch.zeros(self.heard_bins).double(), torch.zeros(self.heard_bins).double()
         step = max(1, len(clips) // MOST_CLIPS)
         for index in range(0, len(clips), step):
             rows = self._scaled(torch.from_numpy(clips.spectrogram(index))).double()
@@ -92,7 +100,11 @@ class SoundToVideo(System):
         self.mean, self.deviation = torch.tensor(state["mean"]), torch.tensor(state["deviation"])
 
     def _scaled(self, spectrogram: Tensor) -> Tensor:
-        return torch.log1p(spectrogram) if self.config.scale == "log1p" else spectrogram
+        """Raw magnitudes `... bins`, pooled and on the scale of the config: `... heard_bins`."""
+        rows = self.bands.to(spectrogram.device)(spectrogram) if self.bands is not None else spectrogram
+        if self.config.scale == "linear":
+            return rows
+        return torch.log1p(rows) if self.config.scale == "log1p" else torch.log(rows + FLOOR)
 
     def heard(self, spectrogram: Tensor) -> Tensor:
         """Magnitudes as stored, `B N bins`, as the networks take them."""
@@ -134,13 +146,9 @@ class SoundToVideo(System):
         metrics: Metrics = {}
         if self.critics:
             metrics |= self._learn_to_tell(real, made.detach(), pick)
-        apart = (made - real).abs()
-        if config.moving:
-            weight = 1 + config.moving * (real - image[:, None]).abs().mean(2, keepdim=True) / 2
-            apart = apart * (weight / weight.mean())
-        losses = {"l1": config.alpha * apart.mean()}
-        if config.motion:
-            losses["motion"] = config.motion * (pick.steps(made) - pick.steps(real)).abs().mean()
+        losses = {"l1": config.alpha * (made - real).abs().mean()}
+        if config.squared:
+            losses["squared"] = config.squared * (made - real).square().mean()
         with frozen(*(self.networks[name] for name in self.critics)):
             for name in self.critics:
                 share = config.beta if name == "image_discriminator" else config.gamma
@@ -213,7 +221,7 @@ class SoundToVideo(System):
             if metrics.get(f"accuracy_{name}", 0.0) > 0.995:
                 found.append(f"the {name} discriminator tells every fake: the generator learns nothing from it")
         if metrics["motion_ratio"] < 0.05:
-            found.append(f"generated pictures stand still (motion {metrics['motion_ratio']:.3f} of the real)")
+            found.append("generated pictures stand still (motion_ratio below 0.05)")
         return found
 
     # -- looking

@@ -1,0 +1,69 @@
+"""System 1 on real videos: one training for each subject that ends, and its table against the baselines.
+
+The videos are those of SOUNDVID_MEDIA (or --media): a handful of each subject, some ten seconds long, unlike each
+other and many of them filmed by a moving camera: what comes out says how little can be learnt from so little. Each
+video's time is cut: its first part is trained on, its last is measured, with a gap between them.
+
+    python -m benchmarks.real [--subjects hand mouth music fireworks] [--preset recommended] [--steps 600]
+        [--minutes M] [--media FOLDER] [--folder .cache/real]
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import cv2
+
+from benchmarks import quality
+
+SUBJECTS = ("hand", "mouth", "music", "fireworks")
+
+
+def recipe(media: Path, subjects: list[str]) -> dict:
+    return {
+        "name": "real",
+        "sources": [{"folder": str(media / s), "subject": s, "licence": "unstated"} for s in subjects],
+        "clips": {"seconds": 2.0, "clips_per_second": 2.0},
+        "video": {"width": quality.SIDE, "height": quality.SIDE},
+        "splits": {"by": "time", "ratios": {"train": 0.7, "test": 0.3}, "guard_seconds": 0.5},
+    }
+
+
+def main() -> None:
+    import soundvid
+    from soundvid.metrics.runs import evaluate_run
+    from soundvid.recipe import Recipe
+
+    options = parser.parse_args()
+    if options.media is None:
+        raise SystemExit("benchmarks.real: say where the videos are: --media FOLDER, or SOUNDVID_MEDIA")
+    cv2.setNumThreads(1)
+    built = soundvid.build(
+        Recipe.model_validate(recipe(options.media, options.subjects)), store=options.folder / "store"
+    )
+    print(f"dataset {built.dataset} {built.version}: {built.clips['kept']} clips", file=sys.stderr)
+    print(f"    python -m benchmarks.real {' '.join(a for a in sys.argv[1:])}".rstrip() + "\n")
+    options.set = [*(options.set or []), "frames=50"]
+    for subject in options.subjects:
+        run = quality.train(options.folder, f"{built.dataset}@{built.version}", subject, options.preset, options)
+        evaluation = evaluate_run(run, "test", which="last", clips=options.clips, device=options.device)
+        print(f"\n### {subject}\n")
+        for table in evaluation.tables:
+            print(table.markdown(definitions=False), flush=True)
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+parser.add_argument("--preset", default="recommended")
+parser.add_argument("--steps", type=int, default=600)
+parser.add_argument("--minutes", type=float, help="stop each training after so long")
+parser.add_argument("--set", action="append", metavar="FIELD=VALUE")
+parser.add_argument("--clips", type=int, default=48, help="of the test split that are measured, spread evenly")
+parser.add_argument("--device", default="cpu")
+media = os.environ.get("SOUNDVID_MEDIA")
+parser.add_argument("--media", type=Path, default=Path(media) if media else None)
+parser.add_argument("--folder", type=Path, default=Path(".cache/real"))
+
+if __name__ == "__main__":
+    main()
