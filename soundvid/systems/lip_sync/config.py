@@ -62,7 +62,9 @@ class LipSyncConfig(_Shared):
         0.69, gt=0, description="an expert whose held-out loss is not below has learnt nothing: s stays 0. choice"
     )
     quality_weight: float = Field(0.07, ge=0, lt=1, description="d; w2l: 0.07")
-    ssim_weight: float = Field(0.0, ge=0, description="of 1 - SSIM of the lower half; w2l: none. choice for basis: 0.05 to 0.1")
+    ssim_weight: float = Field(
+        0.0, ge=0, description="of 1 - SSIM of the lower half; w2l: none. choice for basis: 0.05"
+    )
     warm_up: int = Field(0, ge=0, description="steps over which the learning rate grows; w2l: none")
     fall: bool = Field(False, description="the learning rate falls to 0 with the last step; w2l: constant")
     # form basis
