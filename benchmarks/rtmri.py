@@ -2,10 +2,11 @@
 
     python -m benchmarks.rtmri MEDIA/rtmri --work DIR [--minutes 22] [--expert-minutes 5] [--presets recommended,paper]
 
-One speaker (lac, two recordings) is seen: the first 22 % of each recording are test, the next 16 % validation, with a
-gap of a second, and the rest is learnt from: every part holds whole utterances, and nothing was looked at to choose it
-but where somebody speaks. The other speaker (s2) is unseen, whole in test. Both presets get the same data and the same
-minutes; how many steps that is, is measured first. Defaults: 2 x (5 + 22) minutes, under an hour.
+One speaker (lac, two recordings of five utterances each) is seen: the first 52 % of each recording are learnt from, the
+next 16 % are validation, the rest is test, with a gap of a second between. The cuts fall into pauses, so that the last
+utterance of each recording is whole in test; nothing else decided where they are. Half of that test is pauses. The
+other speaker (s2) is unseen, whole in test. Both presets get the same data and at most the same minutes; how many steps
+that is, is measured first. Defaults: 2 x (5 + 22) minutes, under an hour.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def recipe(media: Path, seconds: float) -> Recipe:
         "name": "rtmri-bench",
         "splits": {
             "by": "time", "group": "pattern", "pattern": "rtmri_([a-z]+[0-9]*)", "pins": {"s2": "test"},
-            "ratios": {"test": 0.22, "val": 0.16, "train": 0.62}, "guard_seconds": 1.0,
+            "ratios": {"train": 0.52, "val": 0.16, "test": 0.32}, "guard_seconds": 1.0,
         },
         "conditions": [{"condition": "unseen", "group": "s2"}, {"condition": "seen", "split": "test"}],
     }  # fmt: skip
