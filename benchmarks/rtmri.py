@@ -28,7 +28,9 @@ from soundvid.training import launch
 from soundvid.training.feed import stack
 from soundvid.training.log import Watcher
 
-BATCHES = {"paper": 2}  # 16 x 5 frames of 7.9 GFLOP each, forth and back, are minutes a step on a CPU
+BATCHES = {
+    "paper": {"expert": 16, "generator": 2}
+}  # 16 x 5 frames of 7.9 GFLOP each, forth and back, are minutes a step on a CPU
 TIMED = 4  # steps
 
 
@@ -88,11 +90,12 @@ def train(preset: str, args: argparse.Namespace, store: Path) -> Path:
     if plan_path.is_file():
         values = json.loads(plan_path.read_text())
     else:
-        batch = {"batch": BATCHES[preset]} if preset in BATCHES else {}
-        values = [f"{k}={v}" for k, v in batch.items()]
+        values = []
         for stage, minutes in (("expert", args.expert_minutes), ("generator", args.minutes)):
+            batch = {"batch": BATCHES[preset][stage]} if preset in BATCHES else {}
+            values += [f"{stage}.{k}={v}" for k, v in batch.items()]
             steps = steps_in(stage, preset, batch, minutes, store)
-            every = max(10, steps // 20)
+            every = min(50, max(10, steps // 10))
             values += [f"{stage}.steps={steps}", f"{stage}.validate_every={every}"]
             values += [f"{stage}.checkpoint_every={every}", f"{stage}.sample_every={5 * every}"]
         plan_path.write_text(json.dumps(values))
