@@ -164,6 +164,9 @@ def _train_stage(
         if several:
             write_stages(request.out, definition.name, [s.name for s in definition.stages])
     workers = request.workers if request.workers is not None else default_workers(device, world)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        # A reader and as many threads as there are cores wait for each other: a small step takes ten times as long.
+        torch.set_num_threads(max(1, cores() // world - workers))
     loop = Loop(
         folder,
         config,
@@ -287,8 +290,12 @@ def choose_device(name: str) -> torch.device:
 
 def default_workers(device: torch.device, world: int) -> int:
     """Processes that read data: one beside a CPU's own work, up to eight for each GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 1 if device.type == "cpu" else max(1, min(8, cores // world - 1))
+    return 1 if device.type == "cpu" else max(1, min(8, cores() // world - 1))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
