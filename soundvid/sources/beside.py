@@ -26,6 +26,7 @@ def find_sounds(source: FolderSource, files: list[Path]) -> Pairs:
     pairs = Pairs()
     if source.sound_file is None:
         return pairs
+    videos: set[Path] = set()
     for path in files:
         if path.suffix.lower() in ENDINGS:
             continue
@@ -40,6 +41,10 @@ def find_sounds(source: FolderSource, files: list[Path]) -> Pairs:
         else:
             message = f"there is no sound file for it: sound_file is {source.sound_file!r}"
             pairs.troubles[path] = Trouble("rejected", "no_sound_file", message, False, "find")
+            continue
+        videos.add(path)
+    # A pattern such as {stem}.* may meet other videos: none of them is to vanish for that.
+    pairs.taken.difference_update(videos)
     return pairs
 
 
