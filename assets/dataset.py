@@ -90,6 +90,4 @@ def dataset_assets(
             data_version=dg.DataVersion(stages.load(work).digest), metadata=looks.of_release(work, version, change)
         )
 
-    # `checkpoint` and `metric_report` (pool "gpu", a subprocess through dg.PipesSubprocessClient, deps=[release]) come
-    # here with the training code, each with a code_version and a DataVersion of its own.
     return [shards, release], [shards_are_whole]

@@ -20,6 +20,12 @@ class Store(dg.ConfigurableResource):
         return Context(recipe, Path(self.path), workers=self.workers or None, listener=listener)
 
 
+class Runs(dg.ConfigurableResource):
+    """Where trainings leave their runs."""
+
+    path: str
+
+
 class _Log(Listener):
     """Tells a run's log what a build tells its user."""
 

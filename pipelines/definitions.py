@@ -1,12 +1,14 @@
 """All definitions: for each recipe of the project one group of assets with its checks, sensors and schedules."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import dagster as dg
 
 from assets.dataset import dataset_assets
-from assets.resources import Store
+from assets.resources import Runs, Store
+from assets.training import training_assets
 from assets.videos import group_of, video_assets
 from pipelines.automation import automation_sensor, freshness, release_when, shards_when
 from pipelines.partitions import divide
@@ -36,6 +38,8 @@ def build_defs(
             freshness=freshness(project),
         )
         assets += whole
+        if project.training and find_spec("torch") is not None:
+            assets += training_assets(recipe, project.train_minutes)
         checks += guards
         sensors += [new_videos_sensor(recipe, division, project), automation_sensor(recipe, project, group)]
         some, more = schedules(recipe, project)
@@ -48,7 +52,12 @@ def build_defs(
         sensors=sensors,
         schedules=timed,
         jobs=jobs,
-        resources={"store": store, **(resource_overrides or {})},
+        resources={
+            "store": store,
+            "runs": Runs(path=str(home() / "runs")),
+            "pipes": dg.PipesSubprocessClient(),
+            **(resource_overrides or {}),
+        },
         # A step is a call into the library, which has processes of its own: 0.02 s here, 1.6 s in a process for each.
         executor=dg.in_process_executor,
     )

@@ -4,6 +4,7 @@
     <home>/recipes/*.yaml      one dataset each
     <home>/videos, inbox       of `make demo`
     <home>/store               datasets and fetched videos
+    <home>/runs/<recipe>       trainings, one folder each
     <home>/dagster             DAGSTER_HOME
 
 <home> is $SOUNDVID_HOME, by default the folder of `make demo`.
@@ -33,6 +34,8 @@ class Project(Strict):
     )
     keep_parts: bool = Field(True, description="keep clips and spectrograms beside the shards, so that a change of "
                              "one of them costs only itself; false: half the disk")  # fmt: skip
+    training: bool = Field(True, description="show checkpoint and metric_report, where torch is installed")
+    train_minutes: float = Field(20, gt=0, description="how long a training may take unless the launchpad says it")
     tick_seconds: int = Field(30, ge=1, description="between two looks at folders")
     ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")
     nightly: str = Field("0 2 * * *", description="cron: list everything again, release what is ready")

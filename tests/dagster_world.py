@@ -87,7 +87,7 @@ class Live:
             "splits": {"ratios": {"train": 1.0}},
         }
         (home / "recipes" / "toy.yaml").write_text(yaml.safe_dump(recipe))
-        (home / "soundvid.yaml").write_text("tick_seconds: 2\n")
+        (home / "soundvid.yaml").write_text("tick_seconds: 2\ntraining: false\n")
         settings = yaml.safe_load((CODE / "pipelines" / "dagster.yaml").read_text())
         settings["run_monitoring"] |= {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 4}
         (home / "dagster").mkdir()

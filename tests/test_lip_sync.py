@@ -399,6 +399,19 @@ def test_the_old_picture_fades_into_the_new_one_under_a_soft_edge():
     assert whole.min() == 1  # nothing of the old picture is left where there is no edge to hide
 
 
+def test_a_made_film_is_as_long_as_its_sound(trained, tmp_path):
+    """7.33 s of sound are 184 pictures, and all of the sound goes into the film."""
+    sound = tmp_path / "s.wav"
+    soundfile.write(sound, 0.1 * np.random.default_rng(0).standard_normal(round(7.33 * 16000)), 16000)
+    film = puppet.film(tmp_path / "film.mp4", 2.0, 3)
+    result = generate(open_run(trained), sound, tmp_path / "made.mp4", video=film)
+    assert result.frames == 184 and abs(result.seconds - 7.33) < 1e-4
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(16000), 16000)
+    result = generate(open_run(trained), silence, tmp_path / "still.mp4", video=film)
+    assert any("silent" in note for note in result.notes)
+
+
 def test_the_sync_loss_counts_once_the_expert_is_convinced():
     """s is 0 until the evaluated sync loss falls below 0.75, and stays 0 without an expert."""
     config = PRESETS["paper"].model_copy(update={"quality_weight": 0.0})

@@ -191,7 +191,9 @@ def release(context: Context, *, keep_parts: bool = True) -> tuple[Release, str]
 
 
 def tidy(context: Context, keys: Iterable[str], *, keep_parts: bool = True) -> None:
-    """Remove parts that no video needs any more: joined ones, and those of other settings; without `keep_parts` all."""
+    """Remove parts that no video needs any more: joined ones, those of other settings, what killed runs left half done,
+    and records of videos that are gone; without `keep_parts` all parts."""
+    keys = set(keys)
     with context.dataset.alone() as alone:
         if not alone:
             return
@@ -203,6 +205,9 @@ def tidy(context: Context, keys: Iterable[str], *, keep_parts: bool = True) -> N
                     needed |= {clips_part(context, entry), spectrograms_part(context, entry)}
                     if not record.clips:
                         needed.add(finished_part(context, entry))
-        for path in context.dataset.work.glob("[!.]*"):
+        for path in (context.dataset.folder / "videos").glob("*.json"):
+            if path.stem not in keys:
+                path.unlink(missing_ok=True)
+        for path in context.dataset.work.glob("*"):
             if path.is_dir() and path not in needed:
                 shutil.rmtree(path, ignore_errors=True)

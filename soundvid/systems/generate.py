@@ -201,7 +201,7 @@ class Reading:
             start, stop = (sample_at(k, rate, fps) for k in (first, first + CHUNK))
             # A row may look one sample beyond its frame's share where rate / fps is no whole number.
             samples = self.heard.read(start, stop + 1).samples
-            end = self._end(self.heard)
+            end = self.end_of(self.heard)
             count = CHUNK if end is None else min(CHUNK, ceil(end * fps / rate) - first)
             if count <= 0:
                 return
@@ -211,14 +211,14 @@ class Reading:
     def beside(self, pictures: int | None) -> np.ndarray:
         """The movie's sound that goes with the first `pictures` pictures and was not given yet; None for the rest."""
         if pictures is None:
-            pictures = ceil((self._end(self.heard) or 0) * self.spectrogram.fps / self.spectrogram.rate) + 1
+            pictures = ceil((self.end_of(self.heard) or 0) * self.spectrogram.fps / self.spectrogram.rate) + 1
         start, stop = self._sent, sample_at(pictures, self.rate, self.spectrogram.fps)
         blocks = [channel.read(start, max(start, stop)).samples for channel in self.channels]
-        end = self._end(self.channels[0])
+        end = self.end_of(self.channels[0])
         self._sent = max(start, stop if end is None else min(stop, end))
         return np.stack(blocks)[:, : self._sent - start]
 
-    def _end(self, sound: Sound) -> int | None:
+    def end_of(self, sound: Sound) -> int | None:
         """Samples there are, once that is known; what a last block decodes to beyond the track's length is left out."""
         end, stated = sound.end, self.track.stated
         if end is None or stated is None:

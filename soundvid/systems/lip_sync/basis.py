@@ -2,11 +2,12 @@
 
     picture(t) = mean of the reference + sum over k of weight_k(sound about t) * map_k(reference)
 
-A dilated encoder hears 0.4 s to each side and gives a few weights for each frame; a small U-Net looks once at the
-reference (mean and deviation of other pictures of the same video) and draws the maps that the weights scale. After
-"eigentongues" (Hueber et al., 2007), whose maps were principal components of one speaker; here they are drawn for
-whoever is seen. Against wav2lip's form it needs no lower half blanked out, hears four times as much sound, and costs
-about a hundredth: the maps are drawn once for a stretch, a frame is a matrix product.
+A dilated encoder hears 0.4 s to each side and gives a few weights for each frame. The maps that they scale begin as
+the principal components of the training's motion ("eigentongues", Hueber et al., 2007) and are learnt on; a small U-Net
+looks once at the reference (mean and deviation of other pictures of the same video) and adds what is this speaker's.
+
+Against wav2lip's form it needs no lower half blanked out, hears four times as much sound, and costs about a hundredth:
+the maps are drawn once for a stretch, a frame is a matrix product.
 
 Legend of shapes: B stretches, T frames, C mel columns, K maps, H W picture.
 """
@@ -16,6 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from soundvid.systems.lip_sync.networks import SIZE
 
 REFERENCE = 6  # channels: mean and deviation, RGB each
 
@@ -73,7 +76,7 @@ class MapPainter(nn.Module):
         self.up = nn.ModuleList(block(a + b, a) for a, b in reversed(list(pairwise(channels))))
         self.leave = nn.Conv2d(channels[0], 3 * maps, 3, padding=1)
         with torch.no_grad():
-            self.leave.weight.mul_(0.3)  # begins near the reference itself
+            self.leave.weight.mul_(0.1)  # begins near the shared maps
 
     def forward(self, reference: Tensor) -> Tensor:
         x = self.enter(reference)
@@ -95,13 +98,24 @@ class BasisGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.scale = maps**-0.5
+        self.shared = nn.Parameter(torch.zeros(maps, 3, SIZE, SIZE))  # what moves in all of the training's videos
         self.hear = SoundEncoder(maps, width, dilations, dropout)
-        self.paint = MapPainter(maps, channels)
+        self.painter = MapPainter(maps, channels)
 
     def forward(self, mel: Tensor, columns: Tensor, reference: Tensor) -> Tensor:
         """mel `B 80 C`, columns int64 `B T`, reference `B 6 H W` -> pictures `B T 3 H W`, about [0, 1]."""
         weights = self.weights(mel, columns)
         return self.compose(weights, self.paint(reference), reference)
+
+    def paint(self, reference: Tensor) -> Tensor:
+        """The maps for a reference `B 6 H W`: `B K 3 H W`, the shared ones and what the reference adds to them."""
+        return self.shared + self.painter(reference)
+
+    def begin_with(self, components: Tensor) -> None:
+        """Begin with principal components `up to K, 3 H W` of the training's motion, each as large as its deviation."""
+        count = min(len(components), len(self.shared))
+        with torch.no_grad():
+            self.shared[:count] = components[:count] / self.scale
 
     def weights(self, mel: Tensor, columns: Tensor) -> Tensor:
         """`B K T`: how much of each map each frame holds."""

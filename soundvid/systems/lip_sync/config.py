@@ -62,7 +62,9 @@ class LipSyncConfig(_Shared):
         0.69, gt=0, description="an expert whose held-out loss is not below has learnt nothing: s stays 0. choice"
     )
     quality_weight: float = Field(0.07, ge=0, lt=1, description="d; w2l: 0.07")
-    ssim_weight: float = Field(0.0, ge=0, description="of 1 - SSIM of the lower half; w2l: none. choice for basis: 0.1")
+    ssim_weight: float = Field(
+        0.0, ge=0, description="of 1 - SSIM of the lower half; w2l: none. choice for basis: 0.05"
+    )
     warm_up: int = Field(0, ge=0, description="steps over which the learning rate grows; w2l: none")
     fall: bool = Field(False, description="the learning rate falls to 0 with the last step; w2l: constant")
     # form basis
@@ -103,9 +105,10 @@ PRESETS = {
         steps=30000, validate_every=500, checkpoint_every=500, sample_every=500, average_decay=0.0, patience=10
     ),
     "recommended": LipSyncConfig(
-        form="basis", batch=8, steps=600, visits=16, learning_rate=1e-3, weight_decay=0.2, width=32, dropout=0.4, maps=32, sync_weight=0.0,
-        quality_weight=0.0, ssim_weight=0.1, warm_up=50, fall=True, average_decay=0.99,
-        validate_every=50, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,
+        form="basis", batch=8, steps=400, visits=16, learning_rate=1e-3, weight_decay=0.2,
+        width=32, dropout=0.4, maps=32, sync_weight=0.0, quality_weight=0.0, ssim_weight=0.05,
+        warm_up=50, fall=True, average_decay=0.99,
+        validate_every=25, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,
         **_LITTLE_DATA,
     ),
     "tiny": LipSyncConfig(

@@ -177,6 +177,27 @@ def reference_of(pictures: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate([scaled.mean(0), 4 * scaled.std(0)], axis=-1).transpose(2, 0, 1))
 
 
+MOST_MOTION = 1500  # pictures that principal components are taken from
+
+
+def principal_motion(pieces: Pieces, count: int) -> np.ndarray:
+    """Principal components of what pictures differ by from the mean of their video: float32 `up to count, 3 96 96`.
+
+    Each is scaled by its standard deviation, so that a weight of 1 moves as much as is usual.
+    """
+    step = max(1, sum(pieces.frames(i) for i in range(len(pieces))) // MOST_MOTION)
+    moves = []
+    for clips in pieces.of_source.values():
+        pictures = np.concatenate([pieces.pictures(c)[::step] for c in clips]).astype(np.float32) / 255
+        moves.append((pictures - pictures.mean(0)).reshape(len(pictures), -1))
+    motion = np.concatenate(moves)
+    # The small side's eigenvectors: pictures are fewer than pixels.
+    values, vectors = np.linalg.eigh(motion @ motion.T)
+    order = np.argsort(values)[::-1][:count]
+    components = vectors[:, order].T @ motion / np.sqrt(len(motion))
+    return components.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2).astype(np.float32)
+
+
 def as_floats(pictures: np.ndarray) -> np.ndarray:
     """uint8 `T H W 3` -> float32 `T 3 H W` in [0, 1]."""
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255

@@ -102,7 +102,7 @@ def _heard(reading: Reading, mel_of: Mel, fps: Fraction, path: Path) -> tuple[np
     while (end := reading.heard.end) is None or at < end:
         blocks.append(reading.heard.read(at, at + 10 * rate).samples)
         at += 10 * rate
-    whole = np.concatenate(blocks)[: reading.heard.end] if blocks else np.zeros(0, np.float32)
+    whole = np.concatenate(blocks)[: reading.end_of(reading.heard)] if blocks else np.zeros(0, np.float32)
     if not len(whole):
         raise SoundvidError(f"{path}: its sound track is empty")
     silent = 20 * np.log10(np.abs(whole).max() + 1e-9) <= SILENT_DBFS

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.config import LipSyncConfig
+from soundvid.systems.lip_sync.data import principal_motion
 from soundvid.systems.lip_sync.expert import adam, begin, cross_entropy
 from soundvid.systems.lip_sync.networks import (
     MEL_COLUMNS,
@@ -52,9 +53,12 @@ class LipSyncSystem(System):
         self._sync_seen: list[float] = []  # of the validation under way
 
     def prepare(self, examples: Any) -> None:
-        """Begin from the public checkpoint where `init` names it."""
+        """Begin from the public checkpoint where `init` names it, the basis form from how the videos move."""
+        generator = self.networks["generator"]
         if self.config.init:
-            begin(self.networks["generator"], self.config.form, self.config.init)
+            begin(generator, self.config.form, self.config.init)
+        if isinstance(generator, BasisGenerator):
+            generator.begin_with(torch.from_numpy(principal_motion(examples.pieces, self.config.maps)).to(self.device))
 
     def to(self, device: str | torch.device) -> None:
         super().to(device)

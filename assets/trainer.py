@@ -1,0 +1,154 @@
+"""The process in which a system is trained or measured for Dagster: `assets.training` starts it.
+
+It knows Dagster only by dagster-pipes, a file of messages: what is logged there appears in the run's log while the
+training goes on.
+"""
+
+import base64
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from dagster_pipes import PipesContext, open_dagster_pipes
+
+EVERY = 5.0  # seconds between two lines of progress
+
+
+def main() -> None:
+    from soundvid.errors import SoundvidError
+
+    with open_dagster_pipes() as pipes:
+        told = json.loads(pipes.get_extra("told"))
+        try:
+            {"train": _train, "evaluate": _evaluate}[told["task"]](pipes, told)
+        except SoundvidError as error:
+            pipes.log.error(str(error))
+            raise SystemExit(f"{error}") from None
+
+
+def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
+    from soundvid.recipe import Recipe
+    from soundvid.training import launch
+    from soundvid.training.log import Numbers, Watcher
+
+    class Told(Watcher):
+        """Progress as lines of the run's log, a few at a time."""
+
+        last = 0.0
+
+        def stage(self, name: str, start: int, steps: int) -> None:
+            pipes.log.info(f"{name}: from step {start} of {steps}")
+
+        def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
+            if time.monotonic() - self.last < EVERY:
+                return
+            self.last = time.monotonic()
+            losses = ", ".join(f"{k} {numbers[k]:.3g}" for k in ("loss", "l1", "accuracy") if k in numbers)
+            speed = f"{numbers['samples_per_second']:.1f} clips/s, data wait {numbers['data_wait']:.0%}"
+            pipes.log.info(f"step {step}: {losses}, {speed}, {seconds_left:.0f} s left")
+
+        def validated(self, step: int, numbers: Numbers, better: bool) -> None:
+            measured = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            pipes.log.info(f"step {step}, held-out clips: {measured}{' (best so far)' if better else ''}")
+
+        def say(self, text: str) -> None:
+            pipes.log.warning(text)
+
+    usual = Recipe.model_validate(told["recipe"]).training
+    request = launch.Request(
+        system=usual.system,
+        out=Path(told["out"]),
+        dataset=told["dataset"],
+        store=Path(told["store"]),
+        preset=told["preset"] or usual.preset,
+        values=(*(f"{k}={json.dumps(v)}" for k, v in usual.set.items()), *told["values"]),
+        resume=True,
+        minutes=told["minutes"],
+    )
+    done = launch.train(request, Told())
+    outcome = done[-1].outcome
+    if outcome.reason == "stopped":
+        raise SystemExit("stopped and saved; launched again, it goes on from there")
+    metadata: dict[str, Any] = {
+        "run": {"raw_value": told["out"], "type": "path"},
+        "trained_on": told["dataset"],
+        "steps": outcome.step,
+        "ended": outcome.reason,
+        "seconds": round(outcome.seconds, 1),
+    }
+    if outcome.best is not None:
+        metadata["best"] = outcome.best
+    last = _last_line(done[-1].folder / "log.jsonl", "train")
+    metadata |= {k: v for k, v in last.items() if k in ("loss", "l1", "motion_ratio", "samples_per_second")}
+    samples = sorted((done[-1].folder / "samples").glob("*.png"))
+    if samples:
+        metadata["input, real and generated"] = {"raw_value": _picture(samples[-1]), "type": "md"}
+    pipes.report_asset_materialization(metadata=metadata, data_version=_digest(done[-1].folder))
+
+
+def _evaluate(pipes: PipesContext, told: dict[str, Any]) -> None:
+    from soundvid.errors import DatasetError
+    from soundvid.metrics.runs import evaluate_run
+    from soundvid.reports.run_page import write_run_page
+    from soundvid.training.launch import choose_device
+
+    run = Path(told["run"])
+    last = [0.0]
+
+    def progress(done: int, total: int) -> None:
+        if done == total or time.monotonic() - last[0] > EVERY:
+            last[0] = time.monotonic()
+            pipes.log.info(f"measured {done} of {total} clips")
+
+    device = str(choose_device("auto"))
+    for split in ("test", "val", "train"):
+        try:
+            found = evaluate_run(run, split, clips=told["clips"], device=device, progress=progress)
+            break
+        except DatasetError as error:  # a small dataset has no such split
+            if split == "train":
+                raise
+            pipes.log.info(str(error))
+    page = write_run_page(run)
+    metadata: dict[str, Any] = {
+        "trained_on": f"{found.context['dataset']}@{found.context['version']}",
+        "split": split,
+        "clips": found.clips,
+        "report": {"raw_value": page.absolute().as_uri(), "type": "url"},
+        "run": {"raw_value": str(run), "type": "path"},
+    }
+    for number, table in enumerate(found.tables):
+        metadata[table.title] = {"raw_value": table.markdown(definitions=False), "type": "md"}
+        ours = next((r for r in table.rows if r.kind == "system"), None)
+        if number == 0 and ours is not None:  # plotted over versions
+            metadata |= {m.name: m.value for m in ours.measures if m.value is not None}
+    pipes.report_asset_materialization(
+        metadata=metadata, data_version=hashlib.sha256(json.dumps(found.to_dict()).encode()).hexdigest()
+    )
+
+
+def _last_line(log: Path, kind: str) -> dict[str, Any]:
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return next((r for r in reversed(rows) if r["kind"] == kind), {})
+
+
+def _digest(run: Path) -> str:
+    """The weights that count: those of the best checkpoint, or of the last."""
+    folder = run / "checkpoints"
+    pointer = folder / ("best" if (folder / "best").is_file() else "last")
+    weights = folder / pointer.read_text(encoding="utf-8").strip() / "networks.safetensors"
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _picture(path: Path) -> str:
+    """A picture of the run as it fits into the event log."""
+    import cv2
+
+    from soundvid.reports.strips import small
+
+    pixels = cv2.imread(str(path))
+    assert pixels is not None, path  # we have just written it
+    return f"![samples](data:image/webp;base64,{base64.b64encode(small(pixels[:, :, ::-1])).decode()})"

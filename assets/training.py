@@ -1,0 +1,101 @@
+"""The assets that learn: release -> checkpoint -> metric_report.
+
+Both run in a process of their own (assets.trainer, over Dagster Pipes): a crash, or a kill for memory, ends the step
+and not the server, and nobody has to load torch to look at the graph.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from assets.resources import Runs, Store
+from assets.videos import group_of
+from soundvid.recipe import Recipe
+
+GPU_POOL = "gpu"  # one training at a time
+
+
+class TrainConfig(dg.Config):
+    """What can be said in the launchpad; all else is the recipe's `training` section and its preset."""
+
+    preset: str = ""  # empty: the recipe's, or the system's own default
+    minutes: float = 0.0  # stop, with a checkpoint, after so long; 0: what soundvid.yaml says
+    values: list[str] = []  # field=value, as `soundvid train --set` has it
+
+
+class ReportConfig(dg.Config):
+    """What is measured."""
+
+    clips: int = 48  # of the held-out split, spread evenly
+    run_folder: str = ""  # empty: the run of the newest checkpoint
+
+
+def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
+    """`checkpoint` and `metric_report` of a recipe. `minutes`: how long a training may take unless it is told."""
+    name = recipe.name
+    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name), "pool": GPU_POOL, "code_version": "1"}
+    release = dg.AssetKey([name, "release"])
+    key = dg.AssetKey([name, "checkpoint"])
+
+    @dg.asset(
+        **common,
+        deps=[release],
+        kinds={"torch"},
+        description="A training on the newest version, by hand or on a schedule of your own; never by itself on every "
+        "new clip. Stopped or tried again it goes on from its last checkpoint.",
+    )
+    def checkpoint(
+        context: dg.AssetExecutionContext,
+        config: TrainConfig,
+        store: Store,
+        runs: Runs,
+        pipes: dg.PipesSubprocessClient,
+    ) -> dg.MaterializeResult:
+        version = store.context(recipe).dataset.release().name
+        # A run that is launched again keeps the first one's id, and with it its checkpoints.
+        out = Path(runs.path) / name / f"{version}-{(context.run.root_run_id or context.run.run_id)[:8]}"
+        told = {
+            "task": "train",
+            "recipe": recipe.model_dump(mode="json"),
+            "out": str(out),
+            "dataset": f"{name}@{version}",
+            "store": store.path,
+            "preset": config.preset,
+            "minutes": config.minutes or minutes,
+            "values": config.values,
+        }
+        return _run(context, pipes, told)
+
+    @dg.asset(
+        **common,
+        deps=[checkpoint],
+        kinds={"html"},
+        description="What the newest checkpoint reaches on clips it has not seen, beside the baselines; and the run's "
+        "page.",
+    )
+    def metric_report(
+        context: dg.AssetExecutionContext, config: ReportConfig, pipes: dg.PipesSubprocessClient
+    ) -> dg.MaterializeResult:
+        run = config.run_folder or _newest_run(context.instance, key)
+        return _run(context, pipes, {"task": "evaluate", "run": run, "clips": config.clips})
+
+    return [checkpoint, metric_report]
+
+
+def _run(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, told: dict[str, Any]) -> Any:
+    # -P and a path handed over: nothing in the folder Dagster was started in is imported by chance.
+    code = "import sys; sys.path.append(sys.argv[1]); from assets.trainer import main; main()"
+    home = str(Path(__file__).resolve().parent.parent)
+    command = [sys.executable, "-P", "-c", code, home]
+    return pipes.run(command=command, context=context, extras={"told": json.dumps(told)}).get_materialize_result()
+
+
+def _newest_run(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    event = instance.get_latest_materialization_event(key)
+    made = event.asset_materialization if event is not None else None
+    if made is None or "run" not in made.metadata:
+        raise dg.Failure(f"{key.to_user_string()} has not been materialised yet: there is no run to measure")
+    return str(made.metadata["run"].value)
