@@ -1,5 +1,6 @@
 """Sound in a file of its own beside the video: pairs by name, one clock, and what is wrong with some of them."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -193,6 +194,7 @@ def test_a_pattern_that_meets_videos_lets_none_of_them_vanish(tmp_path):
 def test_how_a_pair_is_laid_together_may_change_without_work_for_ever(tmp_path):
     film(tmp_path / "v" / "a.avi", speaking(50), 25)
     wav(tmp_path / "v" / "a.wav", clicks(2.0, [0.5, 1.0]))
+    os.mkfifo(tmp_path / "v" / "a.flac")  # is no file, and reading it would wait for ever
     build(recipe(tmp_path / "v"), store=tmp_path / "s", workers=1)
     looser = recipe(tmp_path / "v", source={"sound_tolerance": 1.0})
     changed = build(looser, store=tmp_path / "s", workers=1)

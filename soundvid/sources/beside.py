@@ -52,7 +52,8 @@ def _candidates(video: Path, rule: str) -> list[Path]:
     stem = glob.escape(video.stem)
     if rule == "beside":
         near = [video.parent / name for name in glob.glob(f"{stem}.*", root_dir=video.parent)]
-        return sorted(path for path in near if path.stem == video.stem and path.suffix.lower() in ENDINGS)
-    named = glob.glob(rule.replace("{stem}", stem), root_dir=video.parent)
-    paths = {Path(os.path.normpath(video.parent / name)) for name in named}
-    return sorted(path for path in paths if path.is_file() and path != video)
+        paths = {path for path in near if path.stem == video.stem and path.suffix.lower() in ENDINGS}
+    else:
+        named = glob.glob(rule.replace("{stem}", stem), root_dir=video.parent)
+        paths = {Path(os.path.normpath(video.parent / name)) for name in named}
+    return sorted(path for path in paths if path.is_file() and path != video)  # a pipe would never end
