@@ -20,18 +20,20 @@ from soundvid.media.decode import Framing, Pictures, Sound
 from soundvid.media.part import MAGIC, PartReader, content_digest, covers, merged, read_head
 from soundvid.media.source import MediaError, examine, facts_of
 from soundvid.recipe import Recipe
+from soundvid.recipe_sources import Download
 from soundvid.shards.dataset import Dataset
 from soundvid.sources import ranges
 from soundvid.sources.catalogue import Catalogue
 from soundvid.sources.sync import Policy, ask, remove, retry, sync
-from tests.catalogues import entries, only, recipe_of
+from soundvid.sources.web import Web as Client
+from tests.catalogues import QUICK, entries, only, recipe_of
 from tests.test_media import ffmpeg
 from tests.test_sources_safety import written
 from tests.test_sources_sites import watch
 from tests.test_stages import one_by_one
 from tests.webserver import Web
 
-SECONDS = 45
+SECONDS = 60
 PICTURES = ("-f", "lavfi", "-i", f"testsrc2=s=128x96:r=30:d={SECONDS},noise=alls=20:allf=t:all_seed=1")
 NOISE = ("-f", "lavfi", "-i", f"anoisesrc=d={SECONDS}:r=44100:a=0.3:seed=1")
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-b:v", "250k", "-g", "45", "-bf", "3")
@@ -371,6 +373,19 @@ def test_a_part_and_a_sound_file_beside_it(long_films, tmp_path):
     del source["sound_offset"]  # measured against the video's own first minute, which is not there
     with pytest.raises(DatasetError, match=r"download\.ranges"):
         build(recipe_of(source, clips=spans, name="measured"), store=tmp_path / "s", workers=1)
+
+
+def test_nothing_is_read_behind_the_files_end(long_films, tmp_path):
+    data = (long_films / "aac.mkv").read_bytes()
+    with Web(long_films) as web:
+        client = Client(Download.model_validate(QUICK), None)
+        url, spool = f"{web.url}/v/aac.mkv", tmp_path / "spool"
+        remote = ranges.Remote(client, url, spool, lambda *_: None, lambda _: None, {})
+        handle = ranges._Handle(remote)
+        for place in (len(data) - 5, 600_000, len(data) - 5):  # another block comes after the last one
+            handle.seek(place)
+            assert handle.read(1 << 20) == data[place : min(len(data), (place // ranges.BLOCK + 1) * ranges.BLOCK)]
+        remote.close()
 
 
 def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):

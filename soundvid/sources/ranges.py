@@ -152,7 +152,8 @@ class Remote:
             if self.fetched > self.most:
                 raise Whole("finding the wanted parts would read most of it")
         self._spool.seek(self._places[block] + place % BLOCK)
-        return self._spool.read(min(amount, BLOCK - place % BLOCK))
+        # The file's last block is short, and another one may lie behind it in the spool.
+        return self._spool.read(min(amount, BLOCK - place % BLOCK, self.size - place))
 
     def bytes(self, place: int, amount: int) -> bytes:
         """Exactly `amount` bytes from `place` on, or up to the end."""
