@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import Field
 
 from assets.resources import Runs, Store
 from assets.videos import group_of
@@ -21,16 +22,16 @@ GPU_POOL = "gpu"  # one training at a time
 class TrainConfig(dg.Config):
     """What can be said in the launchpad; all else is the recipe's `training` section and its preset."""
 
-    preset: str = ""  # empty: the recipe's, or the system's own default
-    minutes: float = 0.0  # stop, with a checkpoint, after so long; 0: what soundvid.yaml says
-    values: list[str] = []  # field=value, as `soundvid train --set` has it
+    preset: str = Field("", description="empty: the recipe's, or the system's own default")
+    minutes: float = Field(0.0, description="stop, with a checkpoint, after so long; 0: what soundvid.yaml says")
+    values: list[str] = Field([], description="field=value, as `soundvid train --set` has it")
 
 
 class ReportConfig(dg.Config):
     """What is measured."""
 
-    clips: int = 48  # of the held-out split, spread evenly
-    run_folder: str = ""  # empty: the run of the newest checkpoint
+    clips: int = Field(48, description="of the held-out split, spread evenly")
+    run_folder: str = Field("", description="empty: the run of the newest checkpoint")
 
 
 def training_assets(recipe: Recipe, minutes: float) -> list[Any]:

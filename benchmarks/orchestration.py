@@ -1,11 +1,14 @@
 """What Dagster costs beside the work itself: many tiny videos in ingest batches, and a sensor tick with nothing new.
 
-    python -m benchmarks.orchestration [--videos 1000] [--batch 500] [--folder .cache/orchestration]
+    python -m benchmarks.orchestration [--videos 1000] [--batch 500] [--seconds 1] [--side 64]
+        [--folder .cache/orchestration]
 
 The same videos once by `soundvid build`, once through the real thing: web server, daemon and sensor are started, the
 sensor registers the videos, a click on source_catalogue begins, batches are processed, shards are checked, a version is
 released. All CPU seconds of all processes count, from start to end; what an idle Dagster costs to start and end is
-measured apart and taken off. The tick is measured in a process that has done one before, as the code server has.
+measured apart and taken off. What Dagster costs hardly depends on how long videos are: with --seconds 4 --side 286 they
+are the smallest from which the papers' recipes cut one clip. The tick is measured in a process that has done one
+before, as the code server has.
 """
 
 import argparse
@@ -22,17 +25,21 @@ import yaml
 
 from benchmarks.meter import measure
 
-RECIPE = {
-    "name": "tiny",
-    "sources": [{"folder": "../videos", "licence": "own"}],
-    "clips": {"seconds": 1.0, "clips_per_second": 1.0},
-    "video": {"width": 64, "height": 64},
-    "splits": {"ratios": {"train": 1.0}},
-}
+
+def recipe(seconds: float, side: int) -> dict:
+    """One clip of each video."""
+    return {
+        "name": "tiny",
+        "sources": [{"folder": "../videos", "licence": "own"}],
+        "clips": {"plan": "consecutive", "seconds": seconds},
+        "video": {"width": side, "height": side},
+        "splits": {"ratios": {"train": 1.0}},
+    }
 
 
-def tiny_videos(folder: Path, count: int) -> None:
-    """Different videos of 64x64 and 1.5 s, each a real H.264 + AAC file."""
+def tiny_videos(folder: Path, count: int, seconds: float, side: int) -> None:
+    """Different videos, half a second longer than their clip, each a real H.264 + AAC file."""
+    import cv2
     import numpy as np
 
     from soundvid.media.encode import write_movie
@@ -43,9 +50,9 @@ def tiny_videos(folder: Path, count: int) -> None:
         if path.exists():
             continue
         random = np.random.default_rng(seed)
-        ground = random.integers(40, 200, (64, 64, 3)).astype(np.uint8)
-        pictures = (np.roll(ground, 2 * k, axis=1) for k in range(45))
-        sound = (random.standard_normal(66150) * 0.1).astype(np.float32)
+        ground = cv2.resize(random.integers(40, 200, (8, 8, 3)).astype(np.uint8), (side, side))
+        pictures = (np.roll(ground, 2 * k, axis=1) for k in range(int(30 * seconds) + 15))
+        sound = (random.standard_normal(int(44100 * seconds) + 22050) * 0.1).astype(np.float32)
         write_movie(folder / f".{path.name}", pictures, Fraction(30), sound, 44100, preset="ultrafast")
         (folder / f".{path.name}").rename(path)
 
@@ -78,10 +85,10 @@ def stages(home: Path) -> None:
     from soundvid.stages import assemble, inspect, videos
     from soundvid.stages.context import Context
 
-    recipe = load(home / "recipes" / "tiny.yaml")
+    tiny = load(home / "recipes" / "tiny.yaml")
 
     def context() -> Context:
-        return Context(recipe, home / "staged")
+        return Context(tiny, home / "staged")
 
     listed = videos.list_videos(context())
     videos.save_listing(context(), listed)
@@ -104,14 +111,14 @@ def tick(home: Path) -> None:
     from pipelines.project import Project
     from soundvid.recipe import load
 
-    recipe = load(home / "recipes" / "tiny.yaml")
+    tiny = load(home / "recipes" / "tiny.yaml")
     store = Store(path=str(home / "store"))
-    defs = build_defs([recipe], Project(), resource_overrides={"store": store})
+    defs = build_defs([tiny], Project(), resource_overrides={"store": store})
     sensor = defs.get_repository_def().get_sensor_def("new_videos__tiny")
     with dg.instance_for_test() as instance:
-        made = catalogue.refresh(store.context(recipe), batch=None, ask=False)
+        made = catalogue.refresh(store.context(tiny), batch=None, ask=False)
         instance.add_dynamic_partitions("videos__tiny", made.partitions)
-        instance.report_runless_asset_event(catalogue.event(recipe, made))
+        instance.report_runless_asset_event(catalogue.event(tiny, made))
         cursor, spent = None, []
         for _ in range(6):
             before = time.process_time()
@@ -129,6 +136,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of the clip that each video gives")
+    parser.add_argument("--side", type=int, default=64, help="pixels")
     parser.add_argument("--folder", type=Path, default=Path(".cache/orchestration"))
     parser.add_argument("--inside", choices=["idle", "release", "tick", "stages"], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -139,10 +148,11 @@ def main() -> None:
         else:
             through_dagster(home, release=options.inside == "release")
         return
-    tiny_videos(home / "videos", options.videos)
+    home /= f"{options.seconds:g}s-{options.side}"
+    tiny_videos(home / "videos", options.videos, options.seconds, options.side)
     (home / "recipes").mkdir(exist_ok=True)
-    (home / "recipes" / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-    (home / "soundvid.yaml").write_text(yaml.safe_dump({"batches": {"tiny": options.batch}}))
+    (home / "recipes" / "tiny.yaml").write_text(yaml.safe_dump(recipe(options.seconds, options.side)))
+    (home / "soundvid.yaml").write_text(yaml.safe_dump({"batches": {"tiny": options.batch}, "training": False}))
     for name in ("store", "dagster", "staged"):
         shutil.rmtree(home / name, ignore_errors=True)
 
@@ -151,8 +161,8 @@ def main() -> None:
         return command
 
     with tempfile.TemporaryDirectory() as other:
-        recipe = str(home / "recipes" / "tiny.yaml")
-        own = measure([sys.executable, "-m", "soundvid", "build", recipe, "--store", other])
+        path = str(home / "recipes" / "tiny.yaml")
+        own = measure([sys.executable, "-m", "soundvid", "build", path, "--store", other])
     idle = measure(inside("idle"))
     shutil.rmtree(home / "store", ignore_errors=True)
     shutil.rmtree(home / "dagster", ignore_errors=True)
@@ -161,7 +171,10 @@ def main() -> None:
     ticks = json.loads(measure(inside("tick")).output.splitlines()[-1])
     extra = whole.cpu - idle.cpu - alone.cpu
     batches = -(-options.videos // options.batch)
-    print(f"| {options.videos} tiny videos | CPU s |\n|---|---|")
+    print(
+        f"| {options.videos} videos of one clip, {options.seconds:g} s at {options.side}x{options.side} | CPU s |"
+        "\n|---|---|"
+    )
     print(f"| `soundvid build` | {own.cpu:.1f} |")
     print(f"| the same stages and checks one by one, without Dagster | {alone.cpu:.1f} |")
     print(f"| Dagster, started and ended, nothing done | {idle.cpu:.1f} |")

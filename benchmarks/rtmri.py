@@ -2,10 +2,11 @@
 
     python -m benchmarks.rtmri MEDIA/rtmri --work DIR [--minutes 22] [--expert-minutes 5] [--presets recommended,paper]
 
-One speaker (lac, two recordings) is seen: the first 22 % of each recording are test, the next 16 % validation, with a
-gap of a second, and the rest is learnt from: every part holds whole utterances, and nothing was looked at to choose it
-but where somebody speaks. The other speaker (s2) is unseen, whole in test. Both presets get the same data and the same
-minutes; how many steps that is, is measured first. Defaults: 2 x (5 + 22) minutes, under an hour.
+One speaker (lac, two recordings of five utterances each) is seen: the first 52 % of each recording are learnt from, the
+next 16 % are validation, the rest is test, with a gap of a second between. The cuts fall into pauses, so that the last
+utterance of each recording is whole in test; nothing else decided where they are. Half of that test is pauses. The
+other speaker (s2) is unseen, whole in test. Both presets get the same data and at most the same minutes; how many steps
+that is, is measured first. Defaults: 2 x (5 + 22) minutes, under an hour.
 """
 
 import argparse
@@ -27,7 +28,9 @@ from soundvid.training import launch
 from soundvid.training.feed import stack
 from soundvid.training.log import Watcher
 
-BATCHES = {"paper": 2}  # 16 x 5 frames of 7.9 GFLOP each, forth and back, are minutes a step on a CPU
+BATCHES = {
+    "paper": {"expert": 16, "generator": 2}
+}  # 16 x 5 frames of 7.9 GFLOP each, forth and back, are minutes a step on a CPU
 TIMED = 4  # steps
 
 
@@ -49,7 +52,7 @@ def recipe(media: Path, seconds: float) -> Recipe:
         "name": "rtmri-bench",
         "splits": {
             "by": "time", "group": "pattern", "pattern": "rtmri_([a-z]+[0-9]*)", "pins": {"s2": "test"},
-            "ratios": {"test": 0.22, "val": 0.16, "train": 0.62}, "guard_seconds": 1.0,
+            "ratios": {"train": 0.52, "val": 0.16, "test": 0.32}, "guard_seconds": 1.0,
         },
         "conditions": [{"condition": "unseen", "group": "s2"}, {"condition": "seen", "split": "test"}],
     }  # fmt: skip
@@ -87,11 +90,12 @@ def train(preset: str, args: argparse.Namespace, store: Path) -> Path:
     if plan_path.is_file():
         values = json.loads(plan_path.read_text())
     else:
-        batch = {"batch": BATCHES[preset]} if preset in BATCHES else {}
-        values = [f"{k}={v}" for k, v in batch.items()]
+        values = []
         for stage, minutes in (("expert", args.expert_minutes), ("generator", args.minutes)):
+            batch = {"batch": BATCHES[preset][stage]} if preset in BATCHES else {}
+            values += [f"{stage}.{k}={v}" for k, v in batch.items()]
             steps = steps_in(stage, preset, batch, minutes, store)
-            every = max(10, steps // 20)
+            every = min(50, max(10, steps // 10))
             values += [f"{stage}.steps={steps}", f"{stage}.validate_every={every}"]
             values += [f"{stage}.checkpoint_every={every}", f"{stage}.sample_every={5 * every}"]
         plan_path.write_text(json.dumps(values))

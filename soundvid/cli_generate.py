@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from soundvid.cli_train import need_torch
 from soundvid.errors import SoundvidError
 
 err = Console(stderr=True, highlight=False)
@@ -50,6 +51,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """One image and any sound into a video with that sound (H.264 and AAC), made by a trained run."""
+    need_torch()
     from soundvid.media.still import read_picture
     from soundvid.systems.generate import check_target, load_model, open_sound
     from soundvid.systems.generate import generate as make
@@ -150,6 +152,7 @@ def report(run: RunArgument, checkpoint: CheckpointOption = "best", as_json: Jso
     """Write the page of a run, RUN/report.html, anew: curves, metrics, figures, clips that play."""
     from soundvid.reports.run_page import write_run_page
 
+    need_torch()
     check_checkpoint(checkpoint)
     with err.status("drawing the page"):
         page = write_run_page(run, "last" if checkpoint == "last" else "best")

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -101,14 +103,16 @@ def train(
     asked = [f"{k}={json.dumps(v)}" for k, v in (chosen.set if system in (None, chosen.system) else {}).items()]
     asked += [f"{k}={v}" for k, v in (("steps", steps), ("batch", batch)) if v is not None]
 
-    from soundvid.training import launch
+    with _interrupted():
+        from soundvid.training import launch
 
     request = launch.Request(
         system=system or chosen.system,
         out=out,
         dataset=dataset or wanted.name,
         store=store,
-        preset=preset or (None if resume else chosen.preset),
+        preset=preset,
+        usual_preset=chosen.preset if system in (None, chosen.system) else None,
         values=(*asked, *(values or [])),
         resume=resume,
         device=device,
@@ -126,9 +130,19 @@ def train(
         transient=True,
         disable=os.environ.get("RANK", "0") != "0",
     )
-    with bars as progress:
+    with _interrupted(), bars as progress:
         done = launch.train(request, make_watcher(progress))
     report(done, as_json)
+
+
+@contextmanager
+def _interrupted() -> Iterator[None]:
+    """A line for a Ctrl-C that came before the loop was there to save, or a second one that would not wait for it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped at once; the same command with --resume goes on from the last checkpoint, or begins anew")
+        raise typer.Exit(130) from None
 
 
 def report(done: Any, as_json: bool) -> None:

@@ -1,9 +1,11 @@
 """Random access to a version's clips."""
 
+import io
 import multiprocessing
 import pickle
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -135,6 +137,48 @@ def test_a_lost_or_cut_shard_is_named(toys, tmp_path):
     shard.unlink()
     with pytest.raises(DatasetError, match="the shard is missing"):
         soundvid.load("toy", store=tmp_path)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_and_never_made_up(toys, tmp_path):
+    """An H.264 packet of zeroes gives no picture: an error, not whatever the memory held."""
+    build(toy_recipe(toys), store=tmp_path, workers=1)
+    clips = soundvid.load("toy", store=tmp_path)
+    row, shard = clips.rows[0], clips.shard_paths[0]
+    mp4 = clips.member(0, "mp4")
+    with av.open(io.BytesIO(mp4)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.pts is not None]
+    shard.chmod(0o644)
+    with shard.open("r+b") as file:
+        for pos, size in packets[-3:]:
+            file.seek(row["mp4_offset"] + pos)
+            file.write(bytes(size))
+    with pytest.raises(DatasetError, match=r"its mp4 cannot be read .*soundvid verify toy") as error:
+        clips.read(0)
+    assert row["key"] in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(DatasetError, match="its mp4 cannot be read"):
+        clips.read(0, View([29], (0, 0, 64, 64), (64, 64)))
+
+
+def test_workers_stack_into_the_memory_that_they_share(clips):
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader
+
+    from soundvid.training.feed import stack
+
+    class Batches(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitems__(self, numbers):
+            batch = stack([{"a": np.full((2, 3), n, np.uint8), "b": np.array(n, np.int64)} for n in numbers])
+            return batch, [tensor.is_shared() for tensor in batch.values()]
+
+    loader = DataLoader(Batches(), batch_size=2, num_workers=1, collate_fn=lambda x: x)
+    for number, (batch, shared) in enumerate(loader):
+        assert shared == [True, True]
+        assert batch["b"].tolist() == [2 * number, 2 * number + 1]
+        assert batch["a"].dtype == torch.uint8 and batch["a"][1].eq(2 * number + 1).all()
+        assert batch["a"].shape == (2, 2, 3)
 
 
 def test_an_absent_feature_is_named(toys, tmp_path):

@@ -1,7 +1,9 @@
 """`soundvid generate`, `soundvid report` and the page of a run, on a tiny run that is trained for two steps."""
 
+import html
 import json
 import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -56,6 +58,41 @@ def page(run) -> Path:
     ]  # fmt: skip
     Evaluation("val", 4, 2, [Table("Quality on 'val'", rows, (HOSTILE,))]).save(run)
     return write_run_page(run)
+
+
+def test_what_the_page_says_of_going_on_is_a_command_that_does(page, run, tmp_path):
+    """Its line for --resume, run as it stands where the recipe lies, trains on (here: is done already)."""
+    line = html.unescape(next(x for x in page.read_text().splitlines() if "--resume" in x))
+    copy = tmp_path / "first run"
+    shutil.copytree(run, copy)
+    (tmp_path / "toy.yaml").write_text("name: toy\nsources: [{folder: .}]\n")
+    words = shlex.split(re.sub(r"<[^>]*>", "", line).replace(str(run), str(copy)))
+    assert words[:2] == ["soundvid", "train"]
+    result = cli(*words[1:], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "is trained already (2 steps)" in " ".join(result.stderr.split())
+
+
+def test_clips_of_every_process_count(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    state = copy / "checkpoints" / "step-000002" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"world": 4}))
+    assert "2 steps of 8 clips" in verdict(load_run(copy)) and "2 steps of 2 clips" in verdict(load_run(run))
+
+
+def test_the_page_shows_the_crop_that_was_trained_on(run):
+    """A model that saw whole pictures is shown whole pictures, as an evaluation does, and not the papers' middle."""
+    from soundvid.metrics.evaluate import CentreClips
+    from soundvid.reports.generated import load_clip
+    from soundvid.training.run import open_run
+
+    clips = open_run(run, "last").clips("val")
+    model = load_model(run, "last", "cpu")
+    model.crop = 1.0  # type: ignore[misc]
+    shown = load_clip(clips, 0, model).pictures
+    assert np.array_equal(shown, CentreClips(clips, model.size, 1.0).video(0))
+    assert not np.array_equal(shown, CentreClips(clips, model.size).video(0))
 
 
 # -- generate

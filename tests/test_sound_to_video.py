@@ -219,3 +219,22 @@ def test_a_moving_average_lags_behind():
     start = average.weight.clone()
     average_(average, net, 0.9)
     assert torch.allclose(average.weight, 0.9 * start + 0.1 * net.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"width": 18}, "width 18 cannot be normalised in groups"),
+        ({"frames": 10, "frames_per_step": 16, "chunk": 12}, "chunk 12 is longer than the 10 frames of a step"),
+        ({"beta": 1.0, "size": 16}, "discriminators need pictures of size 32 or more"),
+        (
+            {"gamma": 1.0, "size": 48, "video_discriminator": "3d", "chunk": 16, "frames_per_step": 16},
+            "size must be 64 or more",
+        ),
+        ({"frames_per_step": 1, "chunk": 1}, "greater than or equal to 2"),
+        ({"seed": 2**64}, "less than"),
+    ],
+)
+def test_a_config_that_no_network_can_follow_is_told_before_training(changes, told):
+    with pytest.raises(ValueError, match=told):
+        type(PRESETS["tiny"]).model_validate(PRESETS["tiny"].model_dump() | changes)

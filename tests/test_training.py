@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,13 @@ def test_two_processes_stay_one_network(store, tmp_path):
         "    return inner(self, batch)\n"
         "self_of = []\n"
         "loop.Loop._step = step\n"
+        "import time\n"
+        "joined = launch.parallel.start\n"
+        "def late(device):\n"  # a slow second process must not take the first one's config.json for another run
+        "    found = joined(device)\n"
+        "    time.sleep(4 * found[0])\n"
+        "    return found\n"
+        "launch.parallel.start = late\n"
         "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
         "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
         "digest = hashlib.sha256()\n"
@@ -216,6 +224,91 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     assert [r["kind"] for r in RunFolder(out).log()][-1] == "alarm"
 
 
+def test_what_was_not_looked_at_is_not_saved(store, tmp_path):
+    """On a GPU the numbers are read every `log_every` steps only; a checkpoint between two readings is still clean."""
+    out = tmp_path / "run"
+    stage = get("sound_to_video").stage()
+    values = (*request(store, out).values, "log_every=1000", "checkpoint_every=2", "steps=9")
+    config = launch.configured(stage, "recommended", launch.parse_values(values, get("sound_to_video"))[""])
+    examples = stage.examples(config, load("toy", store=store), "train")
+    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    inner = system.training_step
+
+    def poisoned(batch, step):
+        return {k: v * (float("nan") if step >= 2 else 1) for k, v in inner(batch, step).items()}
+
+    system.training_step = poisoned
+    loop = Loop(RunFolder(out), config, system, examples, None, device=torch.device("cpu"), workers=0)
+    loop.look_every = 1000  # as on a GPU
+    with pytest.raises(TrainingError, match=r"step 4: .*l1.* is no longer finite"):
+        loop.run(resume=False)
+    assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000002"]
+
+
+def test_a_start_with_resume_takes_the_recipes_preset(store, tmp_path):
+    """`--resume` begins a run where there is none; with the recipe's preset, as without --resume."""
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(f"name: toy\nsources: [{{folder: {tmp_path}}}]\ntraining: {{preset: tiny, set: {{steps: 1}}}}\n")
+    small = [part for value in training.SMALL for part in ("--set", value)]
+    command = ["train", str(recipe), "--store", str(store), "--out", str(tmp_path / "run"), "--workers", "0", *small]
+    done = soundvid(*command, "--resume", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert RunFolder(tmp_path / "run").config().preset == "tiny"
+
+
+def test_networks_that_cannot_be_made_leave_no_run_behind(store, tmp_path, monkeypatch):
+    from soundvid.systems import sound_to_video
+
+    def fails(config, facts, run):
+        raise SoundvidError("no network")
+
+    stage = dataclasses.replace(get("sound_to_video").stage(), make=fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(sound_to_video, "definition", dataclasses.replace(sound_to_video.definition, stages=(stage,)))
+        with pytest.raises(SoundvidError, match="no network"):
+            launch.train(request(store, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    launch.train(request(store, tmp_path / "run", steps=1))
+
+
+def test_a_lost_shard_of_val_is_no_empty_val(store, tmp_path):
+    """Words in a path must not make a damaged dataset look like one that holds nothing out."""
+    copy = tmp_path / "my split"
+    shutil.copytree(store, copy)
+    (shard,) = load("toy", split="val", store=copy).shard_paths
+    shard.rename(shard.with_suffix(".gone"))
+    with pytest.raises(SoundvidError, match="the shard is missing"):
+        launch.train(request(copy, tmp_path / "run"))
+
+
+def test_a_full_disk_is_one_line_and_what_stands_is_whole(store, tmp_path):
+    """No file may grow beyond 64 KiB here, which is where a disk that fills up stops a checkpoint."""
+    out = tmp_path / "run"
+    launch.train(request(store, out, steps=1))
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+        "import soundvid.cli as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
+    )
+    command = [sys.executable, "-c", script, *arguments(store, out, "--resume")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "--resume goes on from" in words(done.stderr)
+    assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000001"]
+    launch.train(request(store, out, resume=True))
+
+
+def test_ctrl_c_before_the_first_step_is_one_line(store, tmp_path):
+    script = (
+        "import sys; from soundvid.training import launch\n"
+        "def train(*given): raise KeyboardInterrupt\n"
+        "launch.train = train\n"
+        "import soundvid.cli as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
+    )
+    command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 130 and "begins anew" in words(done.stderr) and "Traceback" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def trained(store, tmp_path_factory) -> Path:
     """A run of three steps, not to be written to."""
@@ -258,8 +351,6 @@ def test_open_run_gives_the_averaged_networks(trained):
 
 
 def copied(run: Path, target: Path) -> Path:
-    import shutil
-
     shutil.copytree(run, target)
     return target / "checkpoints" / (target / "checkpoints" / "last").read_text().strip()
 
@@ -267,10 +358,10 @@ def copied(run: Path, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda t: t.pop("generator.enter.weight"), "missing: enter.weight"),
+        (lambda t: t.pop("generator.leave.weight"), "missing: leave.weight"),
         (lambda t: t.update({"generator.other": torch.zeros(1)}), "foreign: other"),
         (lambda t: t.update({"critic.other": torch.zeros(1)}), "foreign weights (critic.other)"),
-        (lambda t: t.update({"generator.enter.weight": torch.zeros(2)}), "another shape: enter.weight"),
+        (lambda t: t.update({"generator.leave.weight": torch.zeros(2)}), "another shape: leave.weight"),
     ],
 )
 def test_weights_of_something_else_are_one_line(trained, tmp_path, change, told):
@@ -309,6 +400,31 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
     assert sprung.exists()
     torch.save({"state_dict": {"a": torch.ones(2)}}, evil)
     assert checkpoint.load_foreign(evil)["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("config.json", '"steps": 3,', '"steps": 3, "novelty": 1,', "sound_to_video (novelty: Extra inputs are not"),
+        ("config.json", '"system":', '"novelty": 1, "system":', "not the config of a run (novelty: Extra inputs"),
+        ("config.json", '"stage": "sound_to_video"', '"stage": "dream"', "there is no stage 'dream' (sound_to_video)"),
+        ("config.json", '"bins": 735,', "", "its 'data' does not say 'bins'"),
+        ("state.json", '"system":', '"sistem":', "not whole (missing: system)"),
+        ("state.json", '"deviation":', '"deviance":', "not the state of 'sound_to_video'"),
+        ("state.json", '"mean": [', '"mean": [0.5, ', "not the state of 'sound_to_video'"),
+        ("state.json", None, "[]", "not the state of a checkpoint"),
+    ],
+)
+def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new, told):
+    path = copied(trained, tmp_path / "run") / file
+    path = path if file == "state.json" else tmp_path / "run" / file
+    text = path.read_text()
+    assert old is None or old in text
+    path.write_text(new if old is None else text.replace(old, new, 1))
+    with pytest.raises(SoundvidError) as error:
+        open_run(tmp_path / "run", "last")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -391,8 +507,11 @@ def test_without_torch_it_says_what_to_install(store, tmp_path):
         "import soundvid.cli as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
     )
     command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "pip install 'soundvid[train]'" in words(done.stderr)
+    here = tmp_path.as_posix()
+    others = ["evaluate", here], ["report", here], ["generate", here, "-i", "a.png", "-s", "a.wav", "-o", "a.mp4"]
+    for asked in (command, *([*command[:3], *other] for other in others)):
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "pip install 'soundvid[train]'" in words(done.stderr), done.stderr
 
 
 def test_the_command_line_starts_without_torch():

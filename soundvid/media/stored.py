@@ -145,6 +145,8 @@ def _pictures(mp4: bytes, indices: Sequence[int]) -> Iterator[tuple[int, av.Vide
                     if index in wanted:
                         wanted.discard(index)
                         yield index, frame
+            if wanted:
+                raise ValueError(f"picture {min(wanted)} cannot be decoded")
             context.flush_buffers()
 
 

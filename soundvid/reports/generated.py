@@ -121,7 +121,7 @@ def gallery(clips: Clips, model: Model) -> Gallery:
 def load_clip(clips: Clips, index: int, model: Model) -> Clip:
     """A clip as an evaluation sees it: every picture, the middle of the papers' crop, at the model's size."""
     row = clips.rows[index]
-    view = Augment(size=model.size).centre(row["frames"], row["width"], row["height"])
+    view = Augment(crop=model.crop, size=model.size).centre(row["frames"], row["width"], row["height"])
     read = clips.read(index, view, spectrogram=False, sound=True)
     assert read.sound is not None
     rows = model.spectrogram(read.sound, row["start_frame"], row["frames"])

@@ -74,7 +74,7 @@ def sections(run: PageRun) -> list[Section]:
 
 
 def gallery(run: PageRun) -> list[Shown]:
-    """Up to three clips of each condition, evenly spread; chosen before anything is generated."""
+    """Up to three clips of each condition, the loudest: where somebody speaks. Chosen before anything is generated."""
     assert run.opened is not None
     clips = run.opened.clips(run.held_out)
     by_condition: dict[str, list[int]] = {}
@@ -82,9 +82,7 @@ def gallery(run: PageRun) -> list[Shown]:
         by_condition.setdefault(row.get("condition") or "all", []).append(index)
     chosen: list[int] = []
     for name in sorted(by_condition, key=lambda c: (c != "seen", c)):
-        found = by_condition[name]
-        count = min(PAIRS, len(found))
-        chosen += [found[len(found) * k // count] for k in range(count)]
+        chosen += sorted(by_condition[name], key=lambda i: -clips.rows[i]["peak_dbfs"])[:PAIRS]
     made = examples(run.opened, run.held_out, chosen)
     return [_shown(example, clips.sound(index)) for index, example in zip(chosen, made, strict=True)]
 

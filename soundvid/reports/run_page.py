@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from typing import Any, Literal
 
 from soundvid.errors import SoundvidError
 from soundvid.metrics.table import Evaluation, Table, number
+from soundvid.recipe import built_in
 from soundvid.reports.curves import Chart, chart, read
 from soundvid.reports.section import Section
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text
@@ -238,11 +240,20 @@ def verdict(run: PageRun) -> str:
     spent, steps = trained_seconds(run), last_step(run)
     if not steps:
         return "Not trained yet: there is not one step in its log."
-    batch = int(run.config.config.get("batch", 1)) * int(run.config.config.get("world", 1))
+    batch = int(run.config.config.get("batch", 1)) * processes(run)
     clips = sum(s["clips"] for s in data(run)["splits"] if s["name"] == run.config.splits.get("train", "train"))
     passes = f", {steps * batch / clips:.3g} passes over its {clips:,} clips" if clips else ""
     about = f"Trained {span_text(spent)}: {steps:,} steps of {batch} clip{'s' if batch != 1 else ''}{passes}."
     return f"{about} {_judged(spent, steps)}"
+
+
+def processes(run: PageRun) -> int:
+    """How many processes trained it, each with batches of its own: the checkpoint knows."""
+    if run.opened is None:
+        return 1
+    from soundvid.training.checkpoint import read_state
+
+    return int(read_state(run.opened.checkpoint)["world"])
 
 
 def _judged(spent: float, steps: int) -> str:
@@ -463,9 +474,11 @@ def checkpoints(run: PageRun) -> list[dict[str, Any]]:
 
 
 def commands(run: PageRun) -> str:
+    path, name = shlex.quote(str(run.path)), run.config.dataset
+    recipe = name if name in built_in() else f"{name}.yaml"
     return (
-        f"soundvid generate {run.path} --image face.jpg --sound voice.wav --out video.mp4 --scale 4\n"
-        f"soundvid evaluate {run.path}\n"
-        f"soundvid train --resume {run.path}\n"
-        f"soundvid report {run.path}"
+        f"soundvid generate {path} --image face.jpg --sound voice.wav --out video.mp4 --scale 4\n"
+        f"soundvid evaluate {path}\n"
+        f"soundvid train {recipe} --store {shlex.quote(run.config.store)} --out {path} --resume\n"
+        f"soundvid report {path}"
     )

@@ -24,6 +24,10 @@ _OPEN_SHARDS = 64  # file handles a process keeps
 _PLACE = ("shard", "mp4_offset", "mp4_size", "flac_offset", "flac_size", "spectrogram_offset", "spectrogram_size")
 
 
+class EmptySplit(DatasetError):
+    """There is no clip of what was asked for in a split; the data are well."""
+
+
 @dataclass(frozen=True)
 class View:
     """What of a clip's pictures is wanted."""
@@ -97,12 +101,12 @@ class Clips(Sequence[Clip]):
         chosen = [r for r in rows if r["split"] == split]
         if not chosen:
             there = ", ".join(f"{s} {n}" for s in SPLITS if (n := sum(r["split"] == s for r in rows)))
-            raise DatasetError(f"{where}: the split '{split}' is empty (there: {there or 'no clips at all'})")
+            raise EmptySplit(f"{where}: the split '{split}' is empty (there: {there or 'no clips at all'})")
         if self.subjects:
             known = sorted({r["subject"] for r in chosen})
             for subject in self.subjects:
                 if subject not in known:
-                    raise DatasetError(f"{where}: no clip of '{subject}' in '{split}' (there: {', '.join(known)})")
+                    raise EmptySplit(f"{where}: no clip of '{subject}' in '{split}' (there: {', '.join(known)})")
             chosen = [r for r in chosen if r["subject"] in self.subjects]
         self.rows: list[dict[str, Any]] = chosen
         for shard in self.shard_paths:

@@ -30,6 +30,7 @@ from soundvid.shards.dataset import sync
 from soundvid.training.system import System
 
 FORMAT = 1
+STATE = ("step", "system", "groups", "world", "progress")  # what state.json holds beside it
 
 
 class CheckpointError(SoundvidError):
@@ -91,7 +92,7 @@ def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], st
     for name, tensors in files.items():
         if tensors:
             whole = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
-            save_file(whole, hidden / f"{name}.safetensors")
+            _save(whole, hidden / f"{name}.safetensors")
     (hidden / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}), encoding="utf-8")
     for path in hidden.iterdir():
         sync(path)
@@ -108,14 +109,39 @@ def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], st
     return target
 
 
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:  # what its Rust makes of a full disk
+        raise CheckpointError(
+            f"{path.parent.parent}: the checkpoint cannot be written ({str(error).splitlines()[0]}); those that are "
+            "there are whole: --resume goes on from the last"
+        ) from error
+
+
 def read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / 'state.json'}: cannot be read ({error})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path / 'state.json'}: not the state of a checkpoint")
     if state.get("format") != FORMAT:
         raise CheckpointError(f"{path}: checkpoint format {state.get('format')}; this soundvid reads format {FORMAT}")
+    missing = [key for key in STATE if key not in state]
+    if missing:
+        raise CheckpointError(f"{path / 'state.json'}: not whole (missing: {', '.join(missing)})")
     return state
+
+
+def fill_state(system: System, state: dict[str, Any], where: Path) -> None:
+    """`System.load_state`, with one line where the state is another system's."""
+    try:
+        system.load_state(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{where / 'state.json'}: not the state of '{system.name}' ({type(error).__name__}: {error})"
+        ) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -236,7 +262,7 @@ def save_random(folder: Path, step: int, rank: int) -> None:
     hidden = folder / f".{folder_name(step)}"
     hidden.mkdir(parents=True, exist_ok=True)
     tensors, values = random_state()
-    save_file(tensors, hidden / f"random-{rank}.safetensors", metadata={"values": json.dumps(values)})
+    _save(tensors, hidden / f"random-{rank}.safetensors", {"values": json.dumps(values)})
 
 
 def load_random(path: Path, rank: int) -> None:

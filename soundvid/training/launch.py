@@ -14,12 +14,21 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from soundvid.errors import DatasetError, SoundvidError
-from soundvid.shards.load import Clips, load
+from soundvid.errors import SoundvidError
+from soundvid.shards.load import Clips, EmptySplit, load
 from soundvid.training import checkpoint, parallel
 from soundvid.training.log import Watcher
 from soundvid.training.loop import Loop, Outcome, seed_everything
-from soundvid.training.run import RunConfig, RunError, RunFolder, git_revision, stages_of, tools, write_stages
+from soundvid.training.run import (
+    RunConfig,
+    RunError,
+    RunFolder,
+    first_problem,
+    git_revision,
+    stages_of,
+    tools,
+    write_stages,
+)
 from soundvid.training.stage import Definition, Options, Stage
 
 # What may change when a run goes on: how long, and what is told and kept. All else would make it another run.
@@ -34,12 +43,13 @@ class Request:
     out: Path
     dataset: str  # NAME or NAME@VERSION
     store: Path
-    preset: str | None = None
+    preset: str | None = None  # asked for: a run that goes on must have it
     values: tuple[str, ...] = ()  # field=value, or stage.field=value
     resume: bool = False
     device: str = "auto"
     workers: int | None = None
     minutes: float | None = None
+    usual_preset: str | None = None  # the recipe's, for a run that begins and was asked for none
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,11 @@ def train(request: Request, watcher: Watcher | None = None) -> list[Trained]:
     try:
         with _held(request.out, rank):
             return _stages(definition, request, device, rank, world, told)
+    except OSError as error:  # a full disk, most likely; what is read is told by who reads it
+        raise RunError(
+            f"{error.filename or request.out}: {error.strerror or error}; what stands in {request.out} is whole: "
+            "--resume goes on from its last checkpoint"
+        ) from error
     finally:
         parallel.stop()
 
@@ -78,6 +93,7 @@ def _stages(
         raise RunError(f"{request.out}: a run is there already; --resume goes on with it, or name another folder")
     if begun and bool(stages_of(request.out)) != several:
         raise RunError(f"{request.out}: the run there is not one of {definition.name}")
+    parallel.barrier()  # the first process writes config.json soon: a slow one must not take it for an older run's
     values = parse_values(request.values, definition)
     done: list[Trained] = []
     for number, stage in enumerate(definition.stages):
@@ -118,7 +134,7 @@ def _train_stage(
             return Outcome(progress["step"], "steps", progress["best"], 0.0)
         clips, held_out = _clips(record.dataset, record.version, Path(record.store), record.splits, config.subjects)
     else:
-        preset = request.preset or definition.default_preset
+        preset = request.preset or request.usual_preset or definition.default_preset
         config = configured(stage, preset, wanted)
         name, _, version = request.dataset.partition("@")
         splits = _splits(name, version or None, request.store, config.subjects, watcher)
@@ -140,12 +156,13 @@ def _train_stage(
             git=git_revision(),
             tools=tools(),
         )
+    seed_everything(config.seed)  # the same first weights in every process
+    # Before anything is written: networks that cannot be made leave no run behind.
+    system = stage.make(config, examples.facts, request.out if several else None)
     if rank == 0:
         folder.write_config(record.model_copy(update={"config": config.model_dump(mode="json")}))
         if several:
             write_stages(request.out, definition.name, [s.name for s in definition.stages])
-    seed_everything(config.seed)  # the same first weights in every process
-    system = stage.make(config, examples.facts, request.out if several else None)
     workers = request.workers if request.workers is not None else default_workers(device, world)
     loop = Loop(
         folder,
@@ -179,9 +196,7 @@ def _splits(
     for split in ("val", "test"):
         try:
             load(name, version, split, store=store, subjects=subjects)
-        except DatasetError as error:
-            if "split" not in str(error) and "no clip of" not in str(error):
-                raise
+        except EmptySplit:
             continue
         return {"train": "train", "validation": split}
     watcher.say(f"{name}: no clips are held out (val and test are empty): 'best' is judged on training clips")
@@ -227,8 +242,14 @@ def continued(folder: RunFolder, stage: Stage, request: Request, values: dict[st
             f"{folder.path}: the run was begun on {record.dataset}@{record.version}, not {request.dataset}; "
             "name another folder"
         )
+    try:
+        old = stage.config.model_validate(record.config).model_dump()
+    except ValidationError as error:
+        raise RunError(
+            f"{folder.config_path}: not a config of this soundvid's {record.system} ({first_problem(error)})"
+        ) from error
     config = _validated(stage, record.config | values, values)
-    old, new = stage.config.model_validate(record.config).model_dump(), config.model_dump()
+    new = config.model_dump()
     changed = [k for k in new if new[k] != old[k] and k not in MAY_CHANGE]
     if changed:
         told = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in changed)
@@ -280,7 +301,10 @@ def _held(out: Path, rank: int) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{out}: the folder of the run cannot be made ({error.strerror})") from error
-    handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RunError(f"{out}: the folder of the run cannot be written ({error.strerror})") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -85,6 +85,7 @@ class Loop:
         self.progress = Progress()
         self.averages: dict[str, nn.Module] = {}
         self.log: Log | None = None
+        self.look_every = 1 if device.type == "cpu" else config.log_every  # looking for NaN waits for a GPU
         self.alarmed: list[str] = []  # at the last line of the log; one that goes on is told once
         self.held_out: list[Batch] | None = None
         precision = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
@@ -115,12 +116,14 @@ class Loop:
                 metrics = self._step(batch)
                 progress.step += 1
                 meter.add(metrics)
-                if self.device.type == "cpu" or meter.steps >= config.log_every:
-                    self._stop_if_not_finite(meter, batch)
                 late = self.minutes is not None and time.monotonic() - began > self.minutes * 60
                 told = parallel.any_of(bool(stop), self.device), parallel.any_of(late, self.device)
                 reason = "stopped" if told[0] else "minutes" if told[1] else reason
                 last = progress.step == config.steps or reason != "steps"
+                # Nothing is judged or saved that was not looked at.
+                due = progress.step % config.checkpoint_every == 0 or progress.step % config.validate_every == 0
+                if meter.steps >= self.look_every or last or due:
+                    self._stop_if_not_finite(meter, batch)
                 if progress.step % config.log_every == 0 or last:
                     self._tell(meter, began)
                 better = False
@@ -211,7 +214,7 @@ class Loop:
             checkpoint.fill(self.averages, checkpoint.read_tensors(path / "average.safetensors"), path)
         optimizers = checkpoint.read_tensors(path / "optimizers.safetensors")
         checkpoint.fill_optimizers(self.system.optimizers, optimizers, state["groups"], path)
-        self.system.load_state(state["system"])
+        checkpoint.fill_state(self.system, state["system"], path)
         self.progress = Progress(**state["progress"])
         if self.progress.step > self.config.steps:
             raise checkpoint.CheckpointError(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import soundvid
 from soundvid.errors import SoundvidError
@@ -73,8 +73,7 @@ class RunFolder:
         try:
             return RunConfig.model_validate_json(self.config_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise RunError(f"{self.config_path}: not the config of a run ({first})") from error
+            raise RunError(f"{self.config_path}: not the config of a run ({first_problem(error)})") from error
 
     def write_config(self, config: RunConfig) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -91,6 +90,15 @@ class RunFolder:
             except ValueError:
                 continue
         return rows
+
+
+def first_problem(error: Exception) -> str:
+    """The first thing that is wrong, on one line: of pydantic's list the field and what it should be."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0]
+    problem = error.errors()[0]
+    where = ".".join(str(p) for p in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else problem["msg"]
 
 
 def _replace(path: Path, text: str) -> None:
@@ -157,16 +165,24 @@ def open_run(
         raise RunError(f"{root}: there is no stage '{stage}' ({', '.join(stages) if stages else 'it has one stage'})")
     folder = RunFolder(root / (stage or stages[-1]) if stages else root)
     config = folder.config()
-    definition = get(config.system)
-    chosen = definition.stage(config.stage)
-    system = chosen.make(chosen.config.model_validate(config.config), config.data, root if stages else None)
+    chosen = get(config.system).stage(config.stage)
+    try:
+        options = chosen.config.model_validate(config.config)
+        system = chosen.make(options, config.data, root if stages else None)
+    except ValidationError as error:
+        raise RunError(
+            f"{folder.config_path}: not a config of this soundvid's {config.system} ({first_problem(error)}); the run "
+            f"was made by soundvid {config.tools.get('soundvid', 'of another version')}"
+        ) from error
+    except KeyError as error:
+        raise RunError(f"{folder.config_path}: its 'data' does not say {error}") from error
     found = checkpoint.pointed(folder.checkpoints, which)
     state = checkpoint.read_state(found)
     checkpoint.fill(system.networks, checkpoint.read_tensors(found / "networks.safetensors"), found)
     if (found / "average.safetensors").is_file():
         averaged = {name: system.networks[name] for name in system.averaged}
         checkpoint.fill(averaged, checkpoint.read_tensors(found / "average.safetensors"), found)
-    system.load_state(state["system"])
+    checkpoint.fill_state(system, state["system"], found)
     system.to(device)
     system.eval()
     return OpenRun(folder, config, system, state["step"], found)

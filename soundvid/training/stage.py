@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from soundvid.errors import SoundvidError
 from soundvid.shards.load import Clips
 from soundvid.training.system import System
 
@@ -22,7 +23,7 @@ class Options(BaseModel):
 
     steps: int = Field(2000, ge=1, description="optimiser steps of the whole run")
     batch: int = Field(2, ge=1, description="clips a step on each device; paper (en): two")
-    seed: int = Field(0, ge=0, description="of weights, order and augmentation")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
     subjects: list[str] | None = Field(None, description="train on these only; paper: one model for each subject")
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA")
     compile: bool = Field(False, description="torch.compile; on a CPU it takes minutes and gains little")
@@ -78,8 +79,13 @@ class Definition:
     default_preset: str = "recommended"
 
     def stage(self, name: str | None = None) -> Stage:
-        """The stage of this name; by default the last."""
-        return self.stages[-1] if name is None else next(s for s in self.stages if s.name == name)
+        """The stage of this name; by default the last. Raises SoundvidError that lists the stages there are."""
+        if name is None:
+            return self.stages[-1]
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise SoundvidError(f"{self.name}: there is no stage '{name}' ({', '.join(s.name for s in self.stages)})")
 
     @property
     def presets(self) -> list[str]:

@@ -87,7 +87,8 @@ _LITTLE_DATA = {"loudness_db": 4.0, "mel_noise": 0.05, "masked_bands": 11, "mask
 
 EXPERT_PRESETS = {
     "paper": ExpertConfig(
-        steps=20000, validate_every=500, checkpoint_every=500, sample_every=500, average_decay=0.0, patience=10
+        steps=20000, visits=16, validate_every=500, validation_clips=64, checkpoint_every=500, sample_every=500,
+        average_decay=0.0, patience=10,
     ),
     "recommended": ExpertConfig(
         form="small", batch=32, steps=1500, visits=64, learning_rate=1e-3, weight_decay=0.05, least_shift=3,
@@ -102,13 +103,14 @@ EXPERT_PRESETS = {
 
 PRESETS = {
     "paper": LipSyncConfig(
-        steps=30000, validate_every=500, checkpoint_every=500, sample_every=500, average_decay=0.0, patience=10
+        steps=30000, visits=16, validate_every=500, validation_clips=16, checkpoint_every=500, sample_every=500,
+        average_decay=0.0, patience=10,
     ),
     "recommended": LipSyncConfig(
         form="basis", batch=8, steps=400, visits=16, learning_rate=1e-3, weight_decay=0.2,
         width=32, dropout=0.4, maps=32, sync_weight=0.0, quality_weight=0.0, ssim_weight=0.05,
         warm_up=50, fall=True, average_decay=0.99,
-        validate_every=25, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,
+        validate_every=50, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,
         **_LITTLE_DATA,
     ),
     "tiny": LipSyncConfig(

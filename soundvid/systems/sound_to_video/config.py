@@ -20,7 +20,7 @@ class Config(Options):
     )
     frames_per_step: int | None = Field(
         None,
-        ge=1,
+        ge=2,
         description="of those, how many a step generates, in chunks at random places; null: all, as in the papers. A "
         "CPU takes fewer; the sound encoder hears the whole clip all the same",
     )
@@ -99,12 +99,20 @@ class Config(Options):
     def _fits(self) -> "Config":
         if self.video_discriminator == "3d" and self.gamma and self.chunk < 16:
             raise ValueError("video_discriminator 3d needs chunk 16 or more: its convolutions take 15 pictures away")
-        if self.chunk > (self.frames_per_step or self.frames):
-            raise ValueError(
-                f"chunk {self.chunk} is longer than the {self.frames_per_step or self.frames} frames of a step"
-            )
+        of_step = min(self.frames, self.frames_per_step or self.frames)
+        if self.chunk > of_step:
+            raise ValueError(f"chunk {self.chunk} is longer than the {of_step} frames of a step")
         if self.generator == "unet" and self.size != 64:
             raise ValueError("the U-Net goes down to 1x1 from 64x64: size must be 64 (generator film takes others)")
+        if self.video_discriminator == "3d" and self.gamma and self.size < 64:
+            raise ValueError("video_discriminator 3d goes down to 1x1 from 64x64: size must be 64 or more")
+        critics = self.beta > 0 or self.gamma > 0
+        if critics and self.size < 32:
+            raise ValueError("discriminators need pictures of size 32 or more (or beta=0 and gamma=0)")
+        widths = {"width": self.width} | ({"discriminator_width": self.discriminator_width} if critics else {})
+        for name, wide in widths.items() if self.norm == "group" else ():
+            if any(c % min(8, c // 4) for c in (wide, 2 * wide, 4 * wide)):
+                raise ValueError(f"{name} {wide} cannot be normalised in groups: take 4, 12, 20, or a multiple of 8")
         return self
 
 

@@ -97,6 +97,8 @@ class SoundToVideo(System):
         return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
 
     def load_state(self, state: dict[str, Any]) -> None:
+        if not len(state["mean"]) == len(state["deviation"]) == self.heard_bins:
+            raise ValueError(f"a normaliser of {len(state['mean'])} bins; the networks hear {self.heard_bins}")
         self.mean, self.deviation = torch.tensor(state["mean"]), torch.tensor(state["deviation"])
 
     def _scaled(self, spectrogram: Tensor) -> Tensor:
