@@ -10,10 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from soundvid.builder import build
 from soundvid.errors import DatasetError
+from soundvid.recipe import ConditionRule
+from soundvid.records import SOURCE_FACTS
 from soundvid.shards.dataset import Dataset
 from soundvid.shards.verify import verify
 from tests.conftest import cli, toy_recipe, toy_video
@@ -469,3 +472,30 @@ def test_linked_folders_are_searched_once_and_unreadable_ones_end_the_build(toys
     assert result.returncode == 1
     assert "cannot be listed" in result.stderr
     assert Dataset(tmp_path / "s", "toy").release().name == "1.0.0"
+
+
+def test_a_version_from_before_there_were_conditions_and_sound_files_is_built_upon(toys, tmp_path):
+    recipe = toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4"))
+    build(recipe, store=tmp_path / "s")
+    folder = Dataset(tmp_path / "s", "toy").release().folder
+    later = {
+        "condition",
+        "sound_path",
+        "sound_sha256",
+        *SOURCE_FACTS.names[SOURCE_FACTS.names.index("sound_streams") + 1 :],
+    }
+    for name in ("samples", "ledger"):
+        table = pq.read_table(folder / f"{name}.parquet")
+        assert later & set(table.column_names)
+        pq.write_table(table.drop_columns(sorted(later & set(table.column_names))), folder / f"{name}.parquet")
+    again = build(recipe, store=tmp_path / "s")
+    assert (again.change, again.reused_sources) == ("none", 1)
+    assert_whole(tmp_path / "s")
+    labelled = recipe.model_copy(update={"conditions": [ConditionRule(condition="seen")]})
+    result = build(labelled, store=tmp_path / "s")
+    assert (result.change, result.reused_sources, result.new_sources) == ("patch", 1, 0)
+    assert {r["condition"] for r in Dataset(tmp_path / "s", "toy").release().samples()} == {"seen"}
+    assert_whole(tmp_path / "s")
+    # What a field means nothing for does not make anything again.
+    share = labelled.model_copy(update={"video": labelled.video.model_copy(update={"motion_share": 0.5})})
+    assert build(share, store=tmp_path / "s").new_sources == 0

@@ -10,10 +10,12 @@ import pytest
 from soundvid.builder import build
 from soundvid.clips.denoise import Denoised, Gate, levels, noise_of, opener, quiet_stretch
 from soundvid.errors import DatasetError, RecipeError
-from soundvid.media.pair import sound_alone
-from soundvid.media.source import MediaError
+from soundvid.media.source import MediaError, examine_sound
 from soundvid.recipe import Denoise, Recipe, load
 from soundvid.shards.dataset import Dataset
+from soundvid.stages.context import Context
+from soundvid.stages.find import find
+from soundvid.stages.parts import render
 from tests.scanner import film, scanner_noise, speaking, wav
 
 R = 16000
@@ -86,7 +88,7 @@ def test_a_floor_that_follows_spares_speech_between_silences_and_gates_up_to_the
 def test_reading_windows_is_cutting_the_gated_track(tmp_path):
     """In pieces, in any windows, after leaps: a clip's sound depends on the track alone."""
     sound = (voice(50) + 0.02 * scanner_noise(50 * R, R)).astype(np.float32)
-    source = sound_alone(wav(tmp_path / "a.wav", sound, R))
+    source = examine_sound(wav(tmp_path / "a.wav", sound, R))
     noise = sound[R : R + 8000]
     whole = Gate(R, Denoise(), noise)(opener(source, R, None)().read(0, len(sound)).samples)
     for windows in ([(0, 5), (3, 8), (14, 16), (29, 47)], [(44, 50)], [(0, 50)]):
@@ -110,7 +112,7 @@ def test_noise_is_looked_for_where_there_are_pictures_and_something_to_hear(tmp_
     sound = 0.01 * scanner_noise(12 * R, R) + voice(12)
     sound[: 2 * R] *= 0  # an editor's silence
     sound[9 * R :] *= 1e-2  # the scanner has stopped
-    source = sound_alone(wav(tmp_path / "a.wav", sound, R))
+    source = examine_sound(wav(tmp_path / "a.wav", sound, R))
     found = noise_of(opener(source, R, None), Fraction(9), Denoise())
     assert found is not None and found.start is not None
     assert found.start % 2 >= 1.0 and 2 <= found.start < 8.6  # a pause of the voice: every other second
@@ -120,7 +122,7 @@ def test_noise_is_looked_for_where_there_are_pictures_and_something_to_hear(tmp_
 
 
 def test_a_stretch_that_is_not_there_is_told(tmp_path):
-    source = sound_alone(wav(tmp_path / "a.wav", np.concatenate([np.zeros(R), voice(2)]), R))
+    source = examine_sound(wav(tmp_path / "a.wav", np.concatenate([np.zeros(R), voice(2)]), R))
     for profile, words in ([4.0, 5.0], "after the video does"), ([0.1, 0.6], "nothing is heard from 0.1 to 0.6 s"):
         with pytest.raises(MediaError, match=words):
             noise_of(opener(source, R, None), source.duration, Denoise(profile=profile))
@@ -178,6 +180,22 @@ def test_a_noise_recording_counts_by_its_content(tmp_path):
     moved.unlink()
     with pytest.raises(RecipeError, match=r"elsewhere.wav cannot be read \(No such file"):
         build(recipe(folder, {"file": str(moved)}), store=tmp_path / "s")
+
+
+@pytest.mark.parametrize("code", ["changed", "vanished"])
+def test_a_noise_recording_that_changes_on_the_way_is_no_profile(tmp_path, code):
+    film(tmp_path / "v" / "a.avi", speaking(60), 25)
+    wav(tmp_path / "v" / "a.wav", voice(2.4), R)
+    noise = wav(tmp_path / "noise.wav", 0.01 * scanner_noise(R, R), R)
+    context = Context(recipe(tmp_path / "v", {"file": str(noise)}), tmp_path / "s", workers=1)
+    entries = find(context)
+    if code == "changed":
+        wav(noise, 0.02 * scanner_noise(R, R), R)
+    else:
+        noise.unlink()
+    render(context, entries)
+    (entry,) = entries
+    assert (entry.outcome, entry.code, entry.retryable) == ("failed", code, True)
 
 
 def test_a_profile_beyond_the_video_is_a_row_of_the_ledger(tmp_path):

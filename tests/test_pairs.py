@@ -1,5 +1,6 @@
 """Sound in a file of its own beside the video: pairs by name, one clock, and what is wrong with some of them."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from soundvid.shards.dataset import Dataset
 from soundvid.shards.tar import Member, read_member
 from tests.scanner import RATE, clicks, film, flashes, speaking, wav
 from tests.test_build import assert_whole
+from tests.test_media import ffmpeg
 from tests.test_stages import one_by_one
 
 
@@ -64,6 +66,18 @@ def test_a_click_in_the_wav_meets_its_flash_at_the_offset_that_is_given(tmp_path
         # 48 kHz to 16 kHz: a click lands on its sample, and frame k's sound begins at sample 640 k.
         assert heard.tolist() == [640 * k for k in bright]
     assert rows(tmp_path / "s")["a.avi"]["sound_offset_seconds"] == offset
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("m4a", "aac"), ("mp3", "libmp3lame"), ("opus", "libopus")])
+def test_what_an_encoder_puts_before_its_sound_shifts_nothing(tmp_path, ending, codec):
+    film(tmp_path / "v" / "a.avi", flashes(100, [10, 40]), 25)
+    plain = wav(tmp_path / "plain.wav", clicks(4.0, [10 / 25, 40 / 25]))
+    ffmpeg("-i", plain, "-c:a", codec, tmp_path / "v" / f"a.{ending}")
+    build(recipe(tmp_path / "v", source={"sound_offset": 0.0}), store=tmp_path / "s", workers=1)
+    luma, sound = clip(tmp_path / "s")
+    loud = np.abs(sound.astype(int))
+    heard = [int(loud[640 * k - 3200 : 640 * k + 3200].argmax()) - 3200 for k in np.flatnonzero(luma > 150)]
+    assert heard == pytest.approx([0, 0], abs=2)  # samples
 
 
 def test_the_offset_is_measured_against_the_videos_own_track(tmp_path):
@@ -165,6 +179,28 @@ def test_a_change_of_either_file_is_another_source(tmp_path):
     film(folder / "b.avi", speaking(60), 25)
     wav(folder / "b.wav", noise[::-1])
     assert build(recipe(folder), store=tmp_path / "s").sources == {"kept": 2, "rejected": 0, "failed": 0}
+
+
+def test_a_pattern_that_meets_videos_lets_none_of_them_vanish(tmp_path):
+    folder = tmp_path / "v"
+    for name in ("a.avi", "a.mkv", "b.avi"):
+        film(folder / name, speaking(50), 25)
+    wav(folder / "b.wav", clicks(2.0, [1.0]))
+    build(recipe(folder, source={"sound_file": "{stem}.*"}), store=tmp_path / "s", workers=1)
+    told = {name: r["code"] for name, r in rows(tmp_path / "s").items()}
+    assert told == {"a.avi": "no_sound", "a.mkv": "no_sound", "b.avi": ""}
+
+
+def test_how_a_pair_is_laid_together_may_change_without_work_for_ever(tmp_path):
+    film(tmp_path / "v" / "a.avi", speaking(50), 25)
+    wav(tmp_path / "v" / "a.wav", clicks(2.0, [0.5, 1.0]))
+    os.mkfifo(tmp_path / "v" / "a.flac")  # is no file, and reading it would wait for ever
+    build(recipe(tmp_path / "v"), store=tmp_path / "s", workers=1)
+    looser = recipe(tmp_path / "v", source={"sound_tolerance": 1.0})
+    changed = build(looser, store=tmp_path / "s", workers=1)
+    assert (changed.change, changed.new_sources) == ("patch", 1)
+    again = build(looser, store=tmp_path / "s", workers=1)
+    assert (again.change, again.reused_sources, again.new_sources) == ("none", 1, 0)
 
 
 def test_the_pattern_has_to_name_the_video():

@@ -1,5 +1,6 @@
 """Only the parts of a video that spans need: the same clips as from the whole file, for a fraction of its bytes."""
 
+import hashlib
 import json
 import random
 import shutil
@@ -16,22 +17,25 @@ from soundvid.builder import build
 from soundvid.errors import DatasetError
 from soundvid.media import survey
 from soundvid.media.decode import Framing, Pictures, Sound
-from soundvid.media.part import PartReader, covers, merged, read_head
-from soundvid.media.source import MediaError, examine
+from soundvid.media.part import MAGIC, PartReader, content_digest, covers, merged, read_head
+from soundvid.media.source import MediaError, examine, facts_of
 from soundvid.recipe import Recipe
+from soundvid.recipe_sources import Download
 from soundvid.shards.dataset import Dataset
 from soundvid.sources import ranges
 from soundvid.sources.catalogue import Catalogue
-from soundvid.sources.sync import Policy, remove, retry, sync
-from tests.catalogues import entries, only, recipe_of
+from soundvid.sources.sync import Policy, ask, remove, retry, sync
+from soundvid.sources.web import Web as Client
+from tests.catalogues import QUICK, entries, only, recipe_of
 from tests.test_media import ffmpeg
 from tests.test_sources_safety import written
 from tests.test_sources_sites import watch
+from tests.test_stages import one_by_one
 from tests.webserver import Web
 
-SECONDS = 45
-PICTURES = ("-f", "lavfi", "-i", f"testsrc2=s=128x96:r=30:d={SECONDS},noise=alls=20:allf=t")
-NOISE = ("-f", "lavfi", "-i", f"anoisesrc=d={SECONDS}:r=44100:a=0.3")
+SECONDS = 60
+PICTURES = ("-f", "lavfi", "-i", f"testsrc2=s=128x96:r=30:d={SECONDS},noise=alls=20:allf=t:all_seed=1")
+NOISE = ("-f", "lavfi", "-i", f"anoisesrc=d={SECONDS}:r=44100:a=0.3:seed=1")
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-b:v", "250k", "-g", "45", "-bf", "3")
 BOTH = (*PICTURES, *NOISE, *X264)
 VP8 = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8", "-b:v", "250k", "-g", "45")
@@ -121,7 +125,8 @@ def test_clips_of_a_part_are_those_of_the_whole_file(long_films, tmp_path, name)
         entry, sent = only(tmp_path), web.sent[name]
     size = (long_films / name).stat().st_size
     part = tmp_path / "sources" / (entry.file or "")
-    assert entry.state == "fetched" and part.suffix == ".ranges", entry.message
+    record = json.loads((part.parent / "source.json").read_text())
+    assert entry.state == "fetched" and part.suffix == ".ranges", record.get("fetched_whole") or entry.message
     assert sent < 0.6 * size and entry.bytes == size and part.stat().st_size < 0.6 * size
     for fps, rate in ((Fraction(30), 44100), (Fraction(24000, 1001), 16000)):
         assert clips(part, fps, rate) == clips(long_films / name, fps, rate)
@@ -299,6 +304,7 @@ def test_terms_walls_and_removal_hold_for_parts_as_for_whole_files(long_films, t
         remove(store, held.source_id, "the owner asked")
         rows.append((f"{web.url}/moved/index-in-front.mp4", 7.0, 8.0))  # the same film elsewhere, and another span
         sync(store, spans_recipe(listing(tmp_path / "l.jsonl", *rows), download={"retries": 0}))
+        assert next(e for e in entries(store) if e.source_id == held.source_id).held is None
         again = next(e for e in entries(store) if "/moved/" in e.url)
         assert (again.state, again.code) == ("rejected", "removed")
         assert not list((store / "sources").glob("web_*"))
@@ -330,6 +336,77 @@ def test_a_damaged_part_is_told_and_a_hole_is_an_error(long_films, tmp_path):
         part.write_bytes(data)
         with pytest.raises(DatasetError, match="not what was fetched"):
             build(recipe, store=tmp_path, workers=1)
+
+
+def test_a_part_grows_for_the_stages_of_single_videos_as_for_a_build(long_films, tmp_path):
+    with Web(long_films) as web:
+        url = f"{web.url}/v/index-in-front.mp4"
+        for rows, version in (([(url, 5.0, 6.0)], "1.0.0"), ([(url, 5.0, 6.0), (url, 33.0, 34.0)], "1.1.0")):
+            recipe = spans_recipe(listing(tmp_path / "l.jsonl", *rows))
+            ask(tmp_path, recipe)
+            _, problems, released, _ = one_by_one(recipe, tmp_path)
+            assert released.name == version and not any(problems.values())
+            assert len(only(tmp_path).held or ()) == len(rows)
+
+
+def test_gating_and_motion_find_the_whole_video_in_place_of_a_part(long_films, tmp_path):
+    with Web(long_films) as web:
+        source = listing(tmp_path / "l.jsonl", (f"{web.url}/v/index-in-front.mp4", *SPANS[1]))
+        build(spans_recipe(source), store=tmp_path, workers=1)
+        assert only(tmp_path).held is not None
+        gated = spans_recipe(source, name="gated", sound={"denoise": {"profile": "none"}}, video={"crop": "motion"})
+        assert build(gated, store=tmp_path, workers=1).clips["kept"] == 1
+        assert only(tmp_path).held is None
+
+
+def test_a_part_and_a_sound_file_beside_it(long_films, tmp_path):
+    """Somebody may copy a part into a folder of videos with sound files: what it holds is cut, a hole is told."""
+    with Web(long_films) as web:
+        sync(tmp_path / "a", spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/aac.mkv", *SPANS[1]))))
+    folder = tmp_path / "v"
+    folder.mkdir()
+    shutil.copy(tmp_path / "a" / "sources" / only(tmp_path / "a").file, folder / "x.ranges")
+    ffmpeg(*NOISE, folder / "x.wav")
+    spans = {"plan": "spans", "spans": [{"source": "x.ranges", "start": SPANS[1][0], "stop": SPANS[1][1]}]}
+    source = {"folder": str(folder), "sound_file": "beside", "sound_offset": 0.0}
+    assert build(recipe_of(source, clips=spans), store=tmp_path / "s", workers=1).clips["kept"] == 1
+    del source["sound_offset"]  # measured against the video's own first minute, which is not there
+    with pytest.raises(DatasetError, match=r"download\.ranges"):
+        build(recipe_of(source, clips=spans, name="measured"), store=tmp_path / "s", workers=1)
+
+
+def test_nothing_is_read_behind_the_files_end(long_films, tmp_path):
+    data = (long_films / "aac.mkv").read_bytes()
+    with Web(long_films) as web:
+        client = Client(Download.model_validate(QUICK), None)
+        url, spool = f"{web.url}/v/aac.mkv", tmp_path / "spool"
+        remote = ranges.Remote(client, url, spool, lambda *_: None, lambda _: None, {})
+        handle = ranges._Handle(remote)
+        for place in (len(data) - 5, 600_000, len(data) - 5):  # another block comes after the last one
+            handle.seek(place)
+            assert handle.read(1 << 20) == data[place : min(len(data), (place // ranges.BLOCK + 1) * ranges.BLOCK)]
+        remote.close()
+
+
+def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):
+    film = (long_films / "index-in-front.mp4").read_bytes()
+    facts = facts_of(examine(long_films / "index-in-front.mp4"))
+    values = {"size": len(film), "ranges": [[0, len(film)]], "identity": "../../../../out", "salt": "", "marks": {}}
+    values |= {"held": [[0, 9]], "source": facts, "payload": hashlib.sha256(film).hexdigest()}
+    (tmp_path / "films").mkdir()
+    forged = tmp_path / "films" / "forged.mp4"
+    forged.write_bytes(MAGIC + json.dumps(values).encode() + b"\n" + film)
+    with Web(tmp_path / "films") as web:
+        sync(tmp_path / "s", recipe_of({"url": f"{web.url}/v/forged.mp4"}))
+    assert (only(tmp_path / "s").state, only(tmp_path / "s").code) == ("failed", "broken")
+    assert content_digest(forged) == hashlib.sha256(forged.read_bytes()).hexdigest()
+    for named, damage in enumerate(
+        ({}, {"identity": "0" * 64, "ranges": [[9, 5]]}, {"identity": "0" * 64, "source": {"video": {}}})
+    ):
+        other = tmp_path / "films" / f"{named}.ranges"
+        other.write_bytes(MAGIC + json.dumps(values | damage).encode() + b"\n" + film)
+        with pytest.raises(MediaError, match="head is damaged"):
+            examine(other)
 
 
 def test_kill_9_loses_and_doubles_no_part(long_films, tmp_path):
@@ -384,6 +461,8 @@ def test_which_plans_make_do_with_parts():
         {},
         {"clips": {"plan": "consecutive"}},
         {"clips": spans, "splits": {"by": "time"}},
+        {"clips": spans, "video": {"crop": "motion"}},
+        {"clips": spans, "sound": {"denoise": {}}},
         {"clips": spans, "download": {"ranges": False}},
     ):
         assert Policy.of(recipe_of(source, **changes)).wishes.of_source("web_a-1", [(1.0, 2.0, "")]) is None

@@ -7,6 +7,7 @@ import pytest
 
 from soundvid.builder import build
 from soundvid.errors import DatasetError
+from soundvid.recipe import Training
 from soundvid.shards.dataset import Dataset
 from soundvid.shards.verify import verify
 from soundvid.stages.assemble import CHECKS, assemble, check, release, tidy
@@ -106,6 +107,20 @@ def test_video_by_video_gives_the_same_version_as_a_build(toys, tmp_path):
     assert_whole(tmp_path / "two")
     # The command line goes on from there, and finds nothing to do.
     assert build(recipe, store=tmp_path / "two").change == "none"
+
+
+def test_what_only_the_ledger_tells_is_released_by_the_stages_too(toys, tmp_path):
+    """A licence, a caption or a condition changes no sample: as in a build it is a patch."""
+    videos = copy(toys, tmp_path / "v", "toy0.mp4")
+    one_by_one(toy_recipe(videos), tmp_path / "s")
+    for fields in ({"licence": "CC0"}, {"licence": "CC0", "condition": "seen"}):
+        recipe = toy_recipe(videos, sources=[{"folder": str(videos), **fields}])
+        assembled, _, version, change = one_by_one(recipe, tmp_path / "s")
+        assert (change, assembled.new) == ("patch", 0)
+        assert {r["licence"] for r in version.samples()} == {"CC0"}
+    assert {r["condition"] for r in version.samples()} == {"seen"}
+    trained = recipe.model_copy(update={"training": Training(set={"steps": 5})})
+    assert one_by_one(trained, tmp_path / "s")[3] == "none"
 
 
 def test_what_waits_is_left_out_until_it_is_processed_and_nothing_that_was_there_is_lost(toys, tmp_path):

@@ -22,7 +22,7 @@ import scipy.ndimage
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound, Stretch
-from soundvid.media.source import MediaError, Source, silent
+from soundvid.media.source import MediaError, SoundTrack, Source, examine_sound, silent
 from soundvid.recipe import Denoise, NoiseFile
 
 PIECE = 15  # seconds that are gated at a time, without their surroundings
@@ -230,12 +230,10 @@ def noise_of(make: Callable[[], Sound], duration: Fraction, options: Denoise) ->
 
 def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
     """The noise recording `path` at the rate of the sounds that `make` opens, a minute of it at most."""
-    from soundvid.media.pair import sound_alone
-
     with closing(make()) as pattern:
         rate, channel = pattern.rate, pattern.channel
     try:
-        alone = sound_alone(path)
+        alone = examine_sound(path)
     except MediaError as error:
         raise MediaError("noise_profile", f"sound.denoise.profile: {path.name}: {error.message}") from error
     with closing(Sound(alone, rate, channel=channel)) as sound:
@@ -247,6 +245,8 @@ def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
     return samples
 
 
-def opener(source: Source, rate: int, channel: int | None, alive: Callable[[], None] = silent) -> Callable[[], Sound]:
+def opener(
+    source: Source | SoundTrack, rate: int, channel: int | None, alive: Callable[[], None] = silent
+) -> Callable[[], Sound]:
     """What opens a source's sound anew, at its beginning."""
     return lambda: Sound(source, rate, alive, channel=channel)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from soundvid.clips.denoise import Denoised, Gate, noise_of
+from soundvid.clips.denoise import Denoised, Gate, noise_of, opener
 from soundvid.clips.motion import find_motion
 from soundvid.clips.plan import Planned, consecutive_windows, random_windows, span_windows, split_by_time, time_parts
 from soundvid.errors import RecipeError, StoreError
@@ -30,12 +30,13 @@ from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
 from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
-from soundvid.media.pair import beside, check_length, sound_alone
-from soundvid.media.source import MediaError, Source, examine
+from soundvid.media.pair import beside, check_length
+from soundvid.media.source import MediaError, SoundTrack, Source, examine, examine_sound
 from soundvid.recipe import Denoise, NoiseFile, Recipe
 from soundvid.shards.tar import Sample, canonical_json, pack_sample
 
 RENDER_VERSION = 2  # raise it when the same source and recipe give other bytes
+MOTION = {"motion_share", "motion_in"}  # mean something where the crop is found from motion
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
 
 
@@ -65,7 +66,7 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "version": RENDER_VERSION,
         "clips": recipe.clips.model_dump(mode="json", exclude={"spans"}),
-        "video": recipe.video.model_dump(mode="json"),
+        "video": recipe.video.model_dump(mode="json", exclude=MOTION if recipe.video.crop != "motion" else None),
         "sound": recipe.sound.model_dump(mode="json"),
         "features": recipe.features.model_dump(mode="json"),
     }
@@ -262,7 +263,7 @@ class _Renderer:
     `heard` is where its sound is: the source itself, or the file beside it. `facts` is what was found out on the way.
     """
 
-    def __init__(self, source: Source, heard: Source, task: Task, alive: Callable[[], None]) -> None:
+    def __init__(self, source: Source, heard: Source | SoundTrack, task: Task, alive: Callable[[], None]) -> None:
         self.source, self.task = source, task
         self.facts: dict[str, Any] = {}
         settings = task.settings
@@ -293,14 +294,11 @@ class _Renderer:
         self.facts |= {"crop_box": list(motion.box), "motion_map": base64.b64encode(motion.jpeg()).decode()}
         return motion.box
 
-    def _sound(self, heard: Source, alive: Callable[[], None]) -> Sound | Denoised:
+    def _sound(self, heard: Source | SoundTrack, alive: Callable[[], None]) -> Sound | Denoised:
         """The source's sound, behind the gate where the recipe has one."""
         sound = self.task.settings["sound"]
         channel = None if sound["channel"] == "mix" else sound["channel"] - 1
-
-        def make() -> Sound:
-            return Sound(heard, self.rate, alive, channel=channel)
-
+        make = opener(heard, self.rate, channel, alive)
         if sound["denoise"] is None:
             return make()
         options = Denoise.model_validate(sound["denoise"])
@@ -449,7 +447,7 @@ def _media_facts(source: Source) -> dict[str, Any]:
     }
 
 
-def _sound_facts(source: Source) -> dict[str, Any]:
+def _sound_facts(source: Source | SoundTrack) -> dict[str, Any]:
     sound = source.sound
     return {
         "sound_codec": sound.codec if sound else "",
@@ -459,13 +457,13 @@ def _sound_facts(source: Source) -> dict[str, Any]:
     }
 
 
-def _heard(source: Source, task: Task, part: Part, alive: Callable[[], None]) -> Source:
+def _heard(source: Source, task: Task, part: Part, alive: Callable[[], None]) -> Source | SoundTrack:
     """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock."""
     if task.sound is None:
         return source
     rule = task.settings["pair"]
     try:
-        alone = sound_alone(task.sound, alive)
+        alone = examine_sound(task.sound, alive)
     except MediaError as error:
         raise MediaError(error.code, f"the sound file {task.sound.name}: {error.message}") from error
     heard, offset = beside(source, alone, rule["offset"], alive)
@@ -567,3 +565,11 @@ def _check_unchanged(task: Task) -> None:
             raise MediaError("vanished", "the file went away while it was read") from error
         if (info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino) != stamp:
             raise MediaError("changed", "the file changed while it was read: it is taken again in the next build")
+    settings = task.settings
+    if "noise_sha256" in settings:
+        try:
+            same = sha256_of(Path(settings["sound"]["denoise"]["profile"]["file"])) == settings["noise_sha256"]
+        except RecipeError as error:
+            raise MediaError("vanished", str(error)) from error
+        if not same:
+            raise MediaError("changed", "the noise recording changed since the build began: give the command again")

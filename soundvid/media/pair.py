@@ -1,22 +1,20 @@
 """Sound that lies in a file of its own beside the video: opening it, and finding where it begins.
 
-A pair is a `Source` like any other: the pictures' file, and one whose clock is shifted so that both share the zero of
-the first picture.
+A pair is a `Source` like any other, and a `SoundTrack` whose clock is shifted so that both share the zero of the
+first picture.
 """
 
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
-import av
 import numpy as np
 import scipy.fft
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound
-from soundvid.media.source import MediaError, SoundInfo, Source, VideoInfo, open_media, silent
+from soundvid.media.source import MediaError, SoundTrack, Source, silent
 
 MEASURE = 60  # seconds of both tracks that are compared
 MEASURE_RATE = 16000
@@ -32,62 +30,9 @@ class Offset:
     likeness: float | None  # the correlation's peak in times its rms; None: given, or nothing to compare with
 
 
-def sound_alone(path: Path, alive: Callable[[], None] = silent) -> Source:
-    """A file's sound as a source whose zero is its own beginning; its pictures, if any, are not looked at.
-
-    Raises MediaError (`no_sound` beside those of `open_media`).
-    """
-    with open_media(path) as container:
-        stream = container.streams.best("audio")
-        context = stream.codec_context if isinstance(stream, av.AudioStream) else None
-        if not isinstance(stream, av.AudioStream) or context is None or not context.sample_rate:
-            raise MediaError("no_sound", "holds no sound that this FFmpeg can decode")
-        tracks = len(container.streams.audio)
-        info = SoundInfo(stream.index, context.codec.canonical_name, context.sample_rate, context.channels, tracks)
-        name = container.format.name
-        start, stop = _extent(container, stream, alive)
-    nothing = VideoInfo(
-        index=-1,
-        codec="",
-        width=0,
-        height=0,
-        pixel_aspect=Fraction(1),
-        rotation=0,
-        orientation=(1, 0, 0, 1),
-        pixel_format="",
-        frames=0,
-        shortest=Fraction(0),
-        longest=Fraction(0),
-        keyframes=(),
-        step=Fraction(0),
-        interlaced=False,
-        streams=0,
-    )
-    return Source(path, name, start, stop - start, nothing, info, False, info.streams)
-
-
-def _extent(
-    container: av.container.InputContainer, stream: av.AudioStream, alive: Callable[[], None]
-) -> tuple[Fraction, Fraction]:
-    """When the stream's first packet begins and its last one ends, seconds on the file's axis."""
-    tick = stream.time_base or Fraction(1, 1000)
-    first = last = None
-    try:
-        for packet in container.demux(stream):
-            alive()
-            if packet.size and packet.pts is not None:
-                first = packet.pts if first is None else min(first, packet.pts)
-                last = max(last or 0, packet.pts + (packet.duration or 0))
-    except (av.error.FFmpegError, OSError):
-        pass  # cut off: what was read before the cut is what there is
-    if first is None or last is None:
-        raise MediaError("no_sound", "its sound track is empty")
-    return first * tick, last * tick
-
-
 def beside(
-    video: Source, sound: Source, given: float | None, alive: Callable[[], None] = silent
-) -> tuple[Source, Offset]:
+    video: Source, sound: SoundTrack, given: float | None, alive: Callable[[], None] = silent
+) -> tuple[SoundTrack, Offset]:
     """`sound` on the clock of `video`, and the offset that puts it there: the given one, else the measured one.
 
     Raises MediaError (`sound_offset`) where it has to be measured and the two tracks are not alike.
@@ -101,14 +46,14 @@ def beside(
     return replace(sound, zero=sound.zero - offset.seconds), offset
 
 
-def measured(video: Source, sound: Source, alive: Callable[[], None] = silent) -> Offset:
+def measured(video: Source, sound: SoundTrack, alive: Callable[[], None] = silent) -> Offset:
     """How long after the first picture `sound` begins, by its likeness to the video's own track.
 
     Generalised cross-correlation with phase transform (Knapp and Carter, 1976) of their first minute at 16 kHz: every
     frequency counts the same, so that a dull or noisy track of the camera does. The offset is where its peak is, to a
     sixteenth of a millisecond. What is unlike has peaks of five times the rms by chance.
     """
-    own, other = (_beginning(s, alive) for s in (video, sound))
+    own, other = _beginning(video, alive), _beginning(sound, alive)
     size = scipy.fft.next_fast_len(len(own) + len(other))
     spectrum = scipy.fft.rfft(own, size) * np.conj(scipy.fft.rfft(other, size))
     likeness = np.abs(scipy.fft.irfft(spectrum / np.maximum(np.abs(spectrum), 1e-12), size))
@@ -127,13 +72,13 @@ def measured(video: Source, sound: Source, alive: Callable[[], None] = silent) -
     return Offset(Fraction(int(lags[peak]), MEASURE_RATE), value)
 
 
-def _beginning(source: Source, alive: Callable[[], None]) -> np.ndarray:
+def _beginning(source: Source | SoundTrack, alive: Callable[[], None]) -> np.ndarray:
     seconds = min(source.duration, Fraction(MEASURE))
     with closing(Sound(source, MEASURE_RATE, alive)) as sound:
         return sound.read(0, half_up(seconds * MEASURE_RATE)).samples.astype(np.float64)
 
 
-def check_length(video: Source, sound: Source, offset: Offset, tolerance: float | None) -> None:
+def check_length(video: Source, sound: SoundTrack, offset: Offset, tolerance: float | None) -> None:
     """Raises MediaError (`sound_length`) where the sound file does not end where the pictures do."""
     if tolerance is None:
         return

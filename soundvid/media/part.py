@@ -10,6 +10,7 @@ a hole is an error and never zeros.
 import hashlib
 import json
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -18,6 +19,9 @@ from typing import Any
 
 MAGIC = b"soundvid part 1\n"
 EDGE = 1 << 16  # bytes at the original's beginning and end that say which file it is
+ENDING = ".ranges"  # of the names of parts
+LONGEST_HEAD = 16 << 20  # bytes
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
 
 Spans = tuple[tuple[float, float], ...]
@@ -66,18 +70,27 @@ def identity_of(size: int, beginning: bytes, end: bytes, salt: str = "") -> str:
 
 
 def read_head(path: Path) -> Head | None:
-    """The head of a part; None where the file is no part. Raises ValueError where a part's head is damaged."""
+    """The head of a part; None where the file is no part. Raises ValueError where a part's head is damaged.
+
+    Only a file that we named so is one: what a server sends must not say of itself which content it is.
+    """
+    if path.suffix != ENDING:
+        return None
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             return None
-        line = file.readline()
+        line = file.readline(LONGEST_HEAD)
         try:
             values = json.loads(line)
             values["ranges"] = tuple((int(a), int(b)) for a, b in values["ranges"])
             values["held"] = tuple((float(a), float(b)) for a, b in values["held"])
-            return Head(**{**values, "offset": file.tell()})
-        except (ValueError, KeyError, TypeError) as error:
+            head = Head(**{**values, "offset": file.tell()})
+            edges = [0, *(place for span in head.ranges for place in span), head.size]
+            if edges != sorted(edges) or not all(_SHA256.fullmatch(d) for d in (head.identity, head.payload)):
+                raise ValueError("no ranges of a file, or not its hashes")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"{path}: the head of this part is damaged") from error
+        return head
 
 
 def write_part(target: Path, head: Head, read: Callable[[int, int], bytes]) -> None:
@@ -95,11 +108,26 @@ def write_part(target: Path, head: Head, read: Callable[[int, int], bytes]) -> N
         os.fsync(file.fileno())
 
 
-class PartReader:
+class Seekable:
+    """A place in a file of `size` bytes, as FFmpeg moves it."""
+
+    size: int
+    place = 0
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.size}[whence]
+        self.place = max(0, base + place)
+        return self.place
+
+    def tell(self) -> int:
+        return self.place
+
+
+class PartReader(Seekable):
     """A part as the file it is of, for FFmpeg: reads at most up to the next hole, and raises where it begins in one."""
 
     def __init__(self, path: Path, head: Head) -> None:
-        self.head, self.place = head, 0
+        self.head, self.size = head, head.size
         self._starts = [a for a, _ in head.ranges]
         self._offsets: list[int] = []
         offset = head.offset
@@ -114,7 +142,7 @@ class PartReader:
             os.close(self._file)
 
     def read(self, amount: int) -> bytes:
-        if self.place >= self.head.size:
+        if self.place >= self.size:
             return b""
         number = bisect_right(self._starts, self.place) - 1
         start, stop = self.head.ranges[number] if number >= 0 else (0, 0)
@@ -128,14 +156,6 @@ class PartReader:
         data = os.pread(self._file, min(amount, stop - self.place), self._offsets[number] + self.place - start)
         self.place += len(data)
         return data
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.head.size}[whence]
-        self.place = max(0, base + place)
-        return self.place
-
-    def tell(self) -> int:
-        return self.place
 
 
 def content_digest(path: Path) -> str:

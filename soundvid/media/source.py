@@ -36,6 +36,7 @@ CONTAINERS = (
 # Containers that time packets by decoding order alone; their pictures' own times are FFmpeg's guess.
 UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
+DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 
 
@@ -104,12 +105,13 @@ class Source:
 
 @dataclass(frozen=True)
 class SoundTrack:
-    """The sound of any file, with or without a picture. `zero` (seconds on the file's axis) is its first sample."""
+    """The sound of any file, with or without a picture. `zero` (seconds on the file's axis) is its first sample:
+    that of a decoder, for what an encoder put before it (AAC, MP3 and Opus do) is not heard."""
 
     path: Path
     zero: Fraction
+    duration: Fraction  # seconds from zero to the end of the last packet
     sound: SoundInfo
-    seconds: float | None  # the file's length as the container states it
     stated: Fraction | None  # the track's own length where it is exact: a block of AAC may decode to more
 
 
@@ -138,7 +140,7 @@ def _head(path: Path) -> Head | None:
     except FileNotFoundError as error:
         raise MediaError("vanished", "the file is no longer there") from error
     except ValueError as error:
-        raise MediaError("not_media", "a part of a video whose head is damaged: remove it and sync again") from error
+        raise MediaError("not_media", DAMAGED_HEAD) from error
 
 
 def open_stream(file: Any) -> av.container.InputContainer:
@@ -188,8 +190,12 @@ def choose_streams(
     return video, sound if sound in sounds else (sounds[0] if sounds else None)
 
 
-def examine_sound(path: Path) -> SoundTrack:
-    """The sound of a sound file, or of a video.
+def silent() -> None:
+    """Nobody waits for a sign of life."""
+
+
+def examine_sound(path: Path, alive: Callable[[], None] = silent) -> SoundTrack:
+    """The sound of a sound file, or of a video; every packet of it is looked at. `alive` is called now and then.
 
     Raises MediaError (`not_media`, `no_sound`, `unknown_codec`, `no_samples`, `vanished`, `empty_file`, `unreadable`).
     """
@@ -200,28 +206,55 @@ def examine_sound(path: Path) -> SoundTrack:
             raise
         raise MediaError("not_media", "not a sound file FFmpeg can open, or its header is broken or cut off") from error
     with container:
-        if not container.streams.audio:
-            raise MediaError("no_sound", "has no sound track")
-        usable = [s for s in container.streams.audio if _usable(s) and s.codec_context.sample_rate]
-        if not usable:
-            raise MediaError("unknown_codec", "the sound's codec is unknown to this FFmpeg")
-        best = container.streams.best("audio")
-        stream = best if best in usable else usable[0]
+        stream = _only_sound(container)
         context = stream.codec_context
-        info = SoundInfo(stream.index, context.codec.canonical_name, context.sample_rate, context.channels, len(usable))
-        length = None if container.duration is None else container.duration / av.time_base
+        tracks = len(container.streams.audio)
+        info = SoundInfo(stream.index, context.codec.canonical_name, context.sample_rate, context.channels, tracks)
         stated = None
         if container.format.name in SEEKABLE and stream.duration and stream.time_base:
             stated = Fraction(stream.duration) * stream.time_base
-        for frame in decode_safely(container, stream, []):
-            time = frame_time(frame)
-            if time is not None and frame.samples:
-                return SoundTrack(path, time, info, length, stated)
-    raise MediaError("no_samples", "its sound track is empty, or nothing in it can be decoded")
+        zero = _first_sample(container, stream, alive)
+    with open_media(path) as container:
+        end = _last_end(container, info.index, alive)
+    if zero is None or end is None:
+        raise MediaError("no_samples", "its sound track is empty, or nothing in it can be decoded")
+    return SoundTrack(path, zero, max(end - zero, Fraction(0)), info, stated)
 
 
-def silent() -> None:
-    """Nobody waits for a sign of life."""
+def _only_sound(container: av.container.InputContainer) -> av.AudioStream:
+    """The sound of a file whose pictures do not matter. Raises MediaError (`no_sound`, `unknown_codec`)."""
+    if not container.streams.audio:
+        raise MediaError("no_sound", "has no sound track")
+    usable = [s for s in container.streams.audio if _usable(s) and s.codec_context.sample_rate]
+    if not usable:
+        raise MediaError("unknown_codec", "the sound's codec is unknown to this FFmpeg")
+    best = container.streams.best("audio")
+    return best if best in usable else usable[0]
+
+
+def _first_sample(
+    container: av.container.InputContainer, stream: av.AudioStream, alive: Callable[[], None]
+) -> Fraction | None:
+    """When the first sample that can be decoded is heard, seconds on the file's axis."""
+    for frame in decode_safely(container, stream, [], alive):
+        time = frame_time(frame)
+        if time is not None and frame.samples:
+            return time
+    return None
+
+
+def _last_end(container: av.container.InputContainer, index: int, alive: Callable[[], None]) -> Fraction | None:
+    """When the last packet of a stream ends, seconds on the file's axis."""
+    stream, last = container.streams[index], None
+    try:
+        for packet in container.demux(stream):
+            alive()
+            if packet.size and packet.pts is not None:
+                end = packet.pts + (packet.duration or 0)
+                last = end if last is None else max(last, end)
+    except (av.error.FFmpegError, OSError):
+        pass  # cut off: what was read before the cut is what there is
+    return None if last is None else last * (stream.time_base or Fraction(1, 1000))
 
 
 def decode_safely(
@@ -442,7 +475,10 @@ def examine(path: Path, alive: Callable[[], None] = silent) -> Source:
     with open_media(path) as container:
         head = _head(path)
         if head is not None:
-            return source_of(head.source, path)
+            try:
+                return source_of(head.source, path)
+            except (ValueError, KeyError, TypeError, ArithmeticError) as error:
+                raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
         stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), alive)
     zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, alive)

@@ -45,10 +45,8 @@ def audit(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = N
     with Catalogue(store) as catalogue, catalogue.lock():
         for policy, sources in groups(catalogue, recipe):
             session = Session(catalogue, policy, watcher)
-            pairs = session.follow(sources)
-            for source, _ in pairs:
-                session.lister.recall(source)
-            due = [e for e in catalogue.entries(("fetched",), [f.id for _, f in pairs]) if e.source_id not in findings]
+            ids = session.recall(sources)
+            due = [e for e in catalogue.entries(("fetched",), ids) if e.source_id not in findings]
             watcher.phase("auditing", len(due))
             for entry in due:
                 url = session.lister.whole.get(entry.source_id, entry.url)

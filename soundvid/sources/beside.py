@@ -26,6 +26,7 @@ def find_sounds(source: FolderSource, files: list[Path]) -> Pairs:
     pairs = Pairs()
     if source.sound_file is None:
         return pairs
+    videos: set[Path] = set()
     for path in files:
         if path.suffix.lower() in ENDINGS:
             continue
@@ -40,6 +41,10 @@ def find_sounds(source: FolderSource, files: list[Path]) -> Pairs:
         else:
             message = f"there is no sound file for it: sound_file is {source.sound_file!r}"
             pairs.troubles[path] = Trouble("rejected", "no_sound_file", message, False, "find")
+            continue
+        videos.add(path)
+    # A pattern such as {stem}.* may meet other videos: none of them is to vanish for that.
+    pairs.taken.difference_update(videos)
     return pairs
 
 
@@ -47,7 +52,8 @@ def _candidates(video: Path, rule: str) -> list[Path]:
     stem = glob.escape(video.stem)
     if rule == "beside":
         near = [video.parent / name for name in glob.glob(f"{stem}.*", root_dir=video.parent)]
-        return sorted(path for path in near if path.stem == video.stem and path.suffix.lower() in ENDINGS)
-    named = glob.glob(rule.replace("{stem}", stem), root_dir=video.parent)
-    paths = {Path(os.path.normpath(video.parent / name)) for name in named}
-    return sorted(path for path in paths if path.is_file() and path != video)
+        paths = {path for path in near if path.stem == video.stem and path.suffix.lower() in ENDINGS}
+    else:
+        named = glob.glob(rule.replace("{stem}", stem), root_dir=video.parent)
+        paths = {Path(os.path.normpath(video.parent / name)) for name in named}
+    return sorted(path for path in paths if path.is_file() and path != video)  # a pipe would never end

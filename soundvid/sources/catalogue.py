@@ -379,9 +379,8 @@ class Catalogue:
         if entry is None:
             raise SourcesError(f"{source_id}: no such source in {self.folder}; 'soundvid sources list' names them")
         message = f"removed on {now()[:10]}: {' '.join(reason.split())[:300]}"
-        self._update(
-            source_id, state="removed", code="removed", message=message, retryable=0, file=None, ended_at=now()
-        )
+        gone = {"file": None, "held": None, "retryable": 0, "ended_at": now()}
+        self._update(source_id, state="removed", code="removed", message=message, **gone)
         shutil.rmtree(self.folder / source_id, ignore_errors=True)
         for part in self.incoming.glob(f"{source_id}.*"):
             shutil.rmtree(part) if part.is_dir() else part.unlink()

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from soundvid.addresses import clean_address
-from soundvid.media.part import Spans, Whole, merged
+from soundvid.media.part import ENDING, Spans, Whole, merged
 from soundvid.recipe_sources import Download
 from soundvid.sources.arrival import check, page_problem, settle
 from soundvid.sources.catalogue import Catalogue, now
@@ -38,7 +38,6 @@ from soundvid.sources.wishes import suffices
 STORE_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the disk quota is used up"}
 STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be written"}
 _MANIFEST = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<MPD\b", re.S)  # DASH
-PART = "ranges"  # the ending of files that are parts
 Moved = Callable[[int, int | None, float], None]
 
 
@@ -187,7 +186,7 @@ class _Fetch:
         """The wanted parts of the file at `url`; None where it is to be fetched whole."""
         if self.job.wishes is None:
             return None
-        target = self.catalogue.incoming / f"{self.name}.{PART}"
+        target = self.catalogue.incoming / f"{self.name}{ENDING}"
         old = self._standing()
         try:
             head = fetch_part(
@@ -353,7 +352,7 @@ class _Fetch:
             "id": self.media_id,
             "fetched_at": now(),
             "has_sound": found.has_sound,
-            "file": f"original.{found.ending}" + (f".{PART}" if partly else ""),
+            "file": f"original.{found.ending}" + (ENDING if partly else ""),
             "yt_dlp": VERSION,
         } | ({"part_bytes": found.size} if partly else {})
         standing = self._standing()

@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from soundvid.media.part import EDGE, Head, PartReader, Spans, Whole, identity_of, merged, read_head, write_part
+from soundvid.media.part import (
+    EDGE,
+    Head,
+    PartReader,
+    Seekable,
+    Spans,
+    Whole,
+    identity_of,
+    merged,
+    read_head,
+    write_part,
+)
 from soundvid.sources.arrival import looks_like_text
 from soundvid.sources.problems import FetchProblem
 from soundvid.sources.transfer import NotMedia, patiently, validator
@@ -141,7 +152,8 @@ class Remote:
             if self.fetched > self.most:
                 raise Whole("finding the wanted parts would read most of it")
         self._spool.seek(self._places[block] + place % BLOCK)
-        return self._spool.read(min(amount, BLOCK - place % BLOCK))
+        # The file's last block is short, and another one may lie behind it in the spool.
+        return self._spool.read(min(amount, BLOCK - place % BLOCK, self.size - place))
 
     def bytes(self, place: int, amount: int) -> bytes:
         """Exactly `amount` bytes from `place` on, or up to the end."""
@@ -151,14 +163,14 @@ class Remote:
         return bytes(found)
 
 
-class _Handle:
+class _Handle(Seekable):
     """A place in a remote file, as FFmpeg reads it. Trouble is raised once and stays with the remote file."""
 
     def __init__(self, remote: Remote) -> None:
-        self.remote, self.place = remote, 0
+        self.remote, self.size = remote, remote.size
 
     def read(self, amount: int) -> bytes:
-        if self.remote.trouble is not None or self.place >= self.remote.size:
+        if self.remote.trouble is not None or self.place >= self.size:
             return b""
         try:
             data = self.remote.held(self.place, amount)
@@ -167,14 +179,6 @@ class _Handle:
             raise
         self.place += len(data)
         return data
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.place, os.SEEK_END: self.remote.size}[whence]
-        self.place = max(0, base + place)
-        return self.place
-
-    def tell(self) -> int:
-        return self.place
 
 
 def _bytes(reader: PartReader, place: int, amount: int) -> bytes:

@@ -125,6 +125,13 @@ class Session:
         self.followed = [f.id for _, f in pairs]
         return pairs
 
+    def recall(self, sources: Iterable[WebSource]) -> list[int]:
+        """The followed things of these sources, whose whole addresses are known then without asking anybody."""
+        pairs = self.follow(sources)
+        for source, _ in pairs:
+            self.lister.recall(source)
+        return self.followed
+
     def ask(self, pairs: list[tuple[WebSource, Followed]], result: SyncResult) -> None:
         """Ask every followed thing for what is new; one that does not answer is told and passed over."""
         self.watcher.phase("listing", len(pairs))
@@ -157,6 +164,10 @@ class Session:
         held = {e.source_id: e for one in self.followed for e in self.catalogue.parts(one)}
         wishes = self.wishes(held)
         return [e for name, e in held.items() if not suffices(e.held, wishes[name])]
+
+    def failed(self, followed: list[int]) -> list[Entry]:
+        """What could not be fetched, parts that could not grow included."""
+        return self.catalogue.entries(("failed",), followed) + [e for e in self.lacking() if e.code]
 
     def wishes(self, names: Iterable[str]) -> dict[str, Spans | None]:
         """What is needed of these sources, by all that names them here."""
@@ -301,14 +312,12 @@ def fetch(store: Path, recipe: Recipe, source_ids: Iterable[str], watcher: Watch
     wanted = set(source_ids)
     with Catalogue(store) as catalogue, catalogue.lock(wait=LONGEST_TURN):
         named = filter(None, map(catalogue.entry, sorted(wanted)))
-        if all(e.state in ("fetched", "removed") for e in named):
+        if all(e.state == "removed" or (e.state == "fetched" and e.held is None) for e in named):
             return 0
         session = Session(catalogue, Policy.of(recipe), watcher)
-        pairs = session.follow(recipe.web_sources)
-        for source, _ in pairs:
-            session.lister.recall(source)
-        due = {e.source_id: e for e in session.due([f.id for _, f in pairs], at=time.time())}
-        for entry in catalogue.entries(("failed",), [f.id for _, f in pairs]):
+        ids = session.recall(recipe.web_sources)
+        due = {e.source_id: e for e in session.due(ids, at=time.time())}
+        for entry in session.failed(ids):
             if _can_succeed(entry):
                 due.setdefault(entry.source_id, entry)
         return session.fetch([e for name, e in sorted(due.items()) if name in wanted])
@@ -346,13 +355,9 @@ def retry(
         concerned: list[int] = []
         for policy, sources in groups(catalogue, recipe):
             session = Session(catalogue, policy, watcher)
-            pairs = session.follow(sources)
-            for source, _ in pairs:
-                session.lister.recall(source)
-            ids = [f.id for _, f in pairs if f.id not in concerned]
+            ids = [one for one in session.recall(sources) if one not in concerned]
             concerned += ids
-            failed = catalogue.entries(("failed",), ids) + [e for e in session.lacking() if e.code]
-            due = [e for e in failed if everything or (e.code in codes if codes else _can_succeed(e))]
+            due = [e for e in session.failed(ids) if everything or (e.code in codes if codes else _can_succeed(e))]
             result.tried += session.fetch(due)
         result.states = catalogue.states(concerned)
     return result

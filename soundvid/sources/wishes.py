@@ -18,9 +18,10 @@ class Wishes:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Wishes":
-        """Plans other than spans, and splits by time, rest on the whole video."""
+        """Plans other than spans, splits by time, a crop from motion and noise reduction rest on the whole video."""
         clips = recipe.clips
-        parts = clips.plan == "spans" and recipe.splits.by != "time" and recipe.download.ranges
+        prepared = recipe.splits.by == "time" or recipe.video.crop == "motion" or recipe.sound.denoise is not None
+        parts = clips.plan == "spans" and not prepared and recipe.download.ranges
         return cls(parts, tuple((s.source, s.start, s.stop) for s in clips.spans) if parts else ())
 
     def stored(self) -> dict[str, Any]:

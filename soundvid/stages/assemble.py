@@ -168,7 +168,7 @@ def _verified(context: Context, candidate: Candidate) -> bool:
 # -- release
 
 
-def release(context: Context, *, keep_parts: bool = True) -> tuple[Release, str]:
+def release(context: Context) -> tuple[Release, str]:
     """Publish the candidate; returns the version and what kind of change it was (`none`: nothing new).
 
     A second call finds what the first one did. Raises DatasetError where the candidate is not whole: its checks are

@@ -10,7 +10,6 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,9 +54,7 @@ class Candidate:
     @property
     def digest(self) -> str:
         """The same for the same samples in the same shards, the same ledger and recipe: what a version is."""
-        told = ("kind", "name", "key", "outcome", "code")
-        ends = sorted([r.get(name) or "" for name in told] for r in self.ledger)
-        what = [[s.sha256 for s in self.shards], self.manifest["recipe"], ends]
+        what = [[s.sha256 for s in self.shards], self.manifest["recipe"], sorted(essence(self.ledger))]
         return hashlib.sha256(canonical_json(what)).hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -205,6 +202,18 @@ def _check_channels(context: Context, entries: list[Entry]) -> None:
         context.warn(f"the sounds differ in channels ({told}): several are mixed to one; sound.channel takes one alone")
 
 
+# What of a ledger's row makes another version where it changes. With the settings: a version in which they are those
+# of an older recipe tells no later build that this one's work is done.
+ESSENCE = (
+    *("kind", "name", "outcome", "code", "source_id", "key", "settings"),
+    *("licence", "caption", "condition", "uploader", "channel", "upload_date"),
+)
+
+
+def essence(ledger: list[Row]) -> set[tuple[str, ...]]:
+    return {tuple(str(r.get(name) or "") for name in ESSENCE) for r in ledger}
+
+
 def change_of(context: Context, rows: list[Row], ledger: list[Row]) -> str:
     """What kind of version this is, seen from the newest one."""
     if context.previous is None:
@@ -215,22 +224,6 @@ def change_of(context: Context, rows: list[Row], ledger: list[Row]) -> str:
         return "major"
     if len(new) > len(old):
         return "minor"
-
-    def essence(rows: list[Row]) -> set[tuple[Any, ...]]:
-        told = (
-            "kind",
-            "name",
-            "outcome",
-            "code",
-            "key",
-            "licence",
-            "caption",
-            "condition",
-            "uploader",
-            "channel",
-            "upload_date",
-        )
-        return {tuple(r.get(k) for k in told) for r in rows}
 
     # Where videos come from and how they are fetched leaves its traces in the ledger, or none.
     apart = ("sources", "download", "training")

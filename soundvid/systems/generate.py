@@ -150,7 +150,7 @@ def generate(
     AAC; ceil(seconds * fps) pictures cover it. `pixels` a side (made even) scale the pictures up or down. Of the image
     the networks see what they saw of the pictures they were trained on, the middle of the papers' crop; with `whole`
     the whole centred square.
-    `progress` gets seconds done and seconds in all, where the file states them. Raises SoundvidError.
+    `progress` gets seconds done and seconds in all. Raises SoundvidError.
     """
     check_target(target, image, sound)
     if pixels is not None and pixels > LARGEST_SIDE:
@@ -168,7 +168,7 @@ def generate(
                     for picture in model.draw(features[start : start + CHUNK]):
                         movie.picture(picture)
                     movie.sound(reading.beside(movie.pictures))
-                    progress(float(movie.pictures / fps), track.seconds)
+                    progress(float(movie.pictures / fps), float(track.duration))
             movie.sound(reading.beside(None))
             if not movie.samples:
                 raise SoundvidError(f"{sound}: its sound track is empty")
