@@ -42,8 +42,8 @@ def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> d
         cursor: dict[str, Any] = json.loads(context.cursor or "{}")
         begun = context.instance.get_latest_materialization_event(listing.key_of(recipe)) is not None
         ask = bool(recipe.web_sources) and begun and time.time() - cursor.get("asked_at", 0) >= project.ask_seconds
-        work = store.context(recipe)
         try:
+            work = store.context(recipe)
             made = listing.refresh(work, batch=division.batch, ask=ask, wait=0)
         except SoundvidError as error:  # somebody else is syncing, or a disk is not mounted: the next tick looks again
             return dg.SkipReason(str(error))
