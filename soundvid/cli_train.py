@@ -83,6 +83,10 @@ def train(
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the preset; repeatable.")
     ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", exists=True, dir_okay=False, help="lip_sync: begin from wav2lip's public wav2lip.pth."),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that read data.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
@@ -102,6 +106,10 @@ def train(
     chosen = wanted.training
     asked = [f"{k}={json.dumps(v)}" for k, v in (chosen.set if system in (None, chosen.system) else {}).items()]
     asked += [f"{k}={v}" for k, v in (("steps", steps), ("batch", batch)) if v is not None]
+    if init is not None:
+        if (system or chosen.system) != "lip_sync":
+            raise SoundvidError(f"--init {init}: only lip_sync begins from weights of others (--system lip_sync)")
+        asked.append(f"generator.init={json.dumps(str(init))}")
 
     with _interrupted():
         from soundvid.training import launch
