@@ -65,7 +65,7 @@ def ceiling(device: torch.device) -> float:
 
 def make(config: Config, device: torch.device, compiled: bool) -> SoundToVideo:
     torch.manual_seed(0)
-    system = definition.stage().make(config, {"bins": BINS}, None)
+    system = definition.stage().make(config, {"bins": BINS, "fps": "30"}, None)
     assert isinstance(system, SoundToVideo)
     system.to(device)
     if device.type == "cuda":
