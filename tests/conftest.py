@@ -1,6 +1,7 @@
 """What the tests share: small videos made on the spot, the real media where they are, and ways to build."""
 
 import os
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -68,6 +69,26 @@ def media() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("SOUNDVID_MEDIA does not name the folder of real videos")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A real Chromium, logging its console and what it asks the network for; skipped where there is none."""
+    if not shutil.which("chromium") or not shutil.which("chromedriver"):
+        pytest.skip("no chromium with chromedriver on this machine")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                 "--disable-background-networking", "--disable-component-update", "--window-size=1280,1600",
+                 "--autoplay-policy=no-user-gesture-required", "--hide-scrollbars",
+                 f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
 
 
 def cli(*arguments: str | Path, cwd: Path | None = None, **options) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,6 @@ folder that is to have the browser's pictures.
 """
 
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -32,27 +31,11 @@ def live(tmp_path_factory):
     assert world.alive() == []
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("no chromium with chromedriver on this machine")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-                 "--disable-background-networking", "--disable-component-update", "--window-size=1400,900",
-                 "--hide-scrollbars", f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
-
-
 class Page:
     """What a person does with the UI."""
 
     def __init__(self, driver, live: Live) -> None:
+        driver.set_window_size(1400, 900)
         self.driver, self.live = driver, live
 
     def open(self, path: str) -> None:

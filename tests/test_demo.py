@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -78,25 +77,6 @@ def test_the_demo_trains_evaluates_and_generates(demo):
     film, source = examine(demo / "generated.mp4"), examine(demo / "videos" / "hand" / "drum.mp4")
     assert film.sound is not None
     assert film.duration == source.duration == 20
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("no chromium with chromedriver on this machine")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-                 "--disable-background-networking", "--disable-component-update", "--window-size=1280,1600",
-                 "--autoplay-policy=no-user-gesture-required",
-                 f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):  # fmt: skip
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
 
 
 def test_the_report_plays_in_a_browser(demo, browser):
