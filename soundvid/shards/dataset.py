@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from soundvid.disk import held, to_disk
 from soundvid.errors import DatasetError
 from soundvid.shards.tar import Member, Piece, Sample, write_tar
 
@@ -157,21 +157,12 @@ class Dataset:
     def lock(self) -> Iterator[None]:
         """Hold the dataset for one build; a second one is refused and told who holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / ".lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-                raise DatasetError(
-                    f"{self.name}: {holder} is building this dataset at the moment; wait until it is done"
-                ) from error
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+        def refused(holder: str) -> Exception:
+            return DatasetError(f"{self.name}: {holder} is building this dataset at the moment; wait until it is done")
+
+        with held(self.folder / ".lock", refused):
             yield
-        finally:
-            os.close(handle)
 
     @contextmanager
     def tending(self) -> Iterator[None]:
@@ -258,10 +249,10 @@ class Dataset:
                 path.write_bytes(content)
             else:
                 pq.write_table(content, path, compression="zstd", write_statistics=True)
-            sync(path)
-        sync(self.shards)
+            to_disk(path)
+        to_disk(self.shards)
         os.replace(temporary, self.versions / name)
-        sync(self.versions)
+        to_disk(self.versions)
         self._point(name)
         return Release(self.versions / name, version)
 
@@ -282,15 +273,6 @@ class _Hashing:
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         return self.file.write(data)
-
-
-def sync(path: Path) -> None:
-    """Bring a file or folder to the disk, so that a rename after it cannot outlive it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def datasets(store: Path) -> list[Dataset]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soundvid.disk import to_disk
 from soundvid.sources.problems import FetchProblem
 
 # A wall's page says so; anything else that is text where a video should be is just broken.
@@ -98,25 +99,17 @@ def settle(file: Path, folder: Path, record: dict[str, Any], *, instead: str | N
     (temporary / "source.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    _to_disk(temporary / "source.json")
+    to_disk(temporary / "source.json")
     os.replace(file, temporary / name)
-    _to_disk(temporary / name)
-    _to_disk(temporary)
+    to_disk(temporary / name)
+    to_disk(temporary)
     if instead is not None and (folder / instead).is_file():
         for moved in (name, "source.json"):
             os.replace(temporary / moved, folder / moved)
         temporary.rmdir()
-        _to_disk(folder)
+        to_disk(folder)
         return folder / name
     shutil.rmtree(folder, ignore_errors=True)  # what a damaged store may have left; whole ones are never fetched again
     os.replace(temporary, folder)
-    _to_disk(folder.parent)
+    to_disk(folder.parent)
     return folder / name
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

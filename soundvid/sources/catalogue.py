@@ -7,11 +7,9 @@
 An address is stored without its credentials. One process writes at a time; reading is free.
 """
 
-import fcntl
 import json
 import os
 import shutil
-import socket
 import sqlite3
 import threading
 import time
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from soundvid.addresses import clean_address
+from soundvid.disk import held
 from soundvid.sources.problems import FetchProblem, SourcesError
 from soundvid.sources.rows import LEARNT, RECORDED, SCHEMA, STATES, Entry, Followed, Listed, entry_of, followed_row
 
@@ -78,29 +77,15 @@ class Catalogue:
     def lock(self, wait: float = 0.0) -> Iterator[None]:
         """Hold the catalogue for writing; a second writer waits so many seconds, then is refused and told who holds
         it."""
-        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        until = time.monotonic() + wait
-        try:
-            try:
-                while True:
-                    try:
-                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if time.monotonic() >= until:
-                            raise
-                        time.sleep(0.05)
-            except BlockingIOError as error:
-                holder = os.pread(handle, 200, 0).decode(errors="replace").strip() or "another process"
-                raise SourcesError(
-                    f"{self.folder}: {holder} is working on these sources at the moment; wait until it is done"
-                ) from error
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+        def refused(holder: str) -> Exception:
+            return SourcesError(
+                f"{self.folder}: {holder} is working on these sources at the moment; wait until it is done"
+            )
+
+        with held(self.folder / ".lock", refused, wait=wait):
             self._recover()
             yield
-        finally:
-            os.close(handle)
 
     def _recover(self) -> None:
         """Bring catalogue and files together again after a kill. Only under the lock."""

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from soundvid.disk import to_disk
 from soundvid.errors import SoundvidError
-from soundvid.shards.dataset import sync
 from soundvid.training.system import System
 
 FORMAT = 1
@@ -95,8 +95,8 @@ def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], st
             _save(whole, hidden / f"{name}.safetensors")
     (hidden / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}), encoding="utf-8")
     for path in hidden.iterdir():
-        sync(path)
-    sync(hidden)
+        to_disk(path)
+    to_disk(hidden)
     target = folder / folder_name(step)
     if target.exists():
         old = folder / f".old-{target.name}"
@@ -105,7 +105,7 @@ def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], st
         shutil.rmtree(old)
     else:
         os.replace(hidden, target)
-    sync(folder)
+    to_disk(folder)
     return target
 
 
