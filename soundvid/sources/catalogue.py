@@ -22,7 +22,18 @@ from typing import Any
 from soundvid.addresses import clean_address
 from soundvid.disk import held
 from soundvid.sources.problems import FetchProblem, SourcesError
-from soundvid.sources.rows import LEARNT, RECORDED, SCHEMA, STATES, Entry, Followed, Listed, entry_of, followed_row
+from soundvid.sources.rows import (
+    LATER,
+    LEARNT,
+    RECORDED,
+    SCHEMA,
+    STATES,
+    Entry,
+    Followed,
+    Listed,
+    entry_of,
+    followed_row,
+)
 
 
 def now() -> str:
@@ -43,8 +54,10 @@ class Catalogue:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
-            if "held" not in {row["name"] for row in self._db.execute("PRAGMA table_info(entries)")}:
-                self._db.execute("ALTER TABLE entries ADD COLUMN held TEXT")  # a store from before there were parts
+            for table, column in LATER:
+                name = column.partition(" ")[0]
+                if name not in {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}:
+                    self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         except sqlite3.Error as error:
             raise SourcesError(f"{self.folder / 'catalogue.db'}: cannot be opened ({error})") from error
 
@@ -143,10 +156,16 @@ class Catalogue:
         rows = self._rows("SELECT * FROM followed WHERE kind = ? AND address = ?", (kind, clean))
         return followed_row(rows[0]) if rows else None
 
+    def again(self, followed: Followed) -> Followed:
+        """A followed thing as it stands now."""
+        return followed_row(self._rows("SELECT * FROM followed WHERE id = ?", (followed.id,))[0])
+
     def all_followed(self) -> list[Followed]:
         return [followed_row(row) for row in self._rows("SELECT * FROM followed ORDER BY id")]
 
-    def listed_until(self, followed: int, problem: FetchProblem | None, etag: str = "", modified: str = "") -> None:
+    def listed_until(
+        self, followed: int, problem: FetchProblem | None, etag: str = "", modified: str = "", reached: str = "all"
+    ) -> None:
         """Note how a listing ended: the cursor moves only where it succeeded."""
         with self.together() as db:
             if problem is not None:
@@ -154,9 +173,9 @@ class Catalogue:
                 db.execute("UPDATE followed SET code = ?, message = ? WHERE id = ?", values)
             else:
                 db.execute(
-                    "UPDATE followed SET code = '', message = '', etag = ?, last_modified = ?, synced_at = ? "
-                    "WHERE id = ?",
-                    (etag, modified, now(), followed),
+                    "UPDATE followed SET code = '', message = '', etag = ?, last_modified = ?, synced_at = ?, "
+                    "reached = ? WHERE id = ?",
+                    (etag, modified, now(), reached, followed),
                 )
 
     def known(self, source_ids: list[str], followed: int) -> set[str]:
@@ -180,6 +199,8 @@ class Catalogue:
         with self.together() as db:
             if replace:
                 db.execute("DELETE FROM members WHERE followed = ?", (followed,))
+            # Until the listing has ended well, what follows these may be missing: see listed_until.
+            db.execute("UPDATE followed SET reached = '' WHERE id = ?", (followed,))
             for item in listed:
                 alias = db.execute("SELECT source_id FROM aliases WHERE alias = ?", (item.source_id,)).fetchone()
                 name = alias[0] if alias else item.source_id

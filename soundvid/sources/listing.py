@@ -1,9 +1,11 @@
 """Following: what a playlist, channel, feed, search or list names that the catalogue does not know yet."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
+from typing import TypeVar
 
 from soundvid.addresses import clean_address
 from soundvid.recipe_sources import ChannelSource, ListSource, UrlSource, WebSource
@@ -19,6 +21,7 @@ from soundvid.sources.web import MOST_TEXT, Web
 BATCH = 500  # videos that are in memory at a time
 ENOUGH_KNOWN = 30  # known ones in a row, after which a channel's older videos are not asked for
 MOST_PAGES = 200  # of a paged feed
+T = TypeVar("T")
 
 
 class Lister:
@@ -35,7 +38,7 @@ class Lister:
         """
         try:
             if source.kind == "feed":
-                return patiently(self.web.options, lambda: self._feed(source, followed))
+                return patiently(self.web.options, lambda: self._feed(source, self.catalogue.again(followed)))
             if isinstance(source, UrlSource):
                 return self._take(followed, [Listed(source.url, *identify(source.url))], replace=True)
             if isinstance(source, ListSource):
@@ -72,16 +75,19 @@ class Lister:
 
     def _feed(self, source: WebSource, followed: Followed) -> int:
         """Read a feed's new items. All of its first page is read (items may stand in any order, and reading is
-        cheap), further pages only while they bring something new."""
+        cheap), further pages only while they bring something new, or where an earlier listing broke off."""
         headers = {"Accept-Encoding": "gzip, deflate", "Accept": "application/rss+xml, application/atom+xml, */*;q=0.5"}
-        if not self._credentials_due(followed):
+        whole = followed.reached == "all"
+        if whole and not self._credentials_due(followed):
             headers |= {"If-None-Match": followed.etag} if followed.etag else {}
             headers |= {"If-Modified-Since": followed.last_modified} if followed.last_modified else {}
         url: str | None = source.address
         new, etag, modified = 0, followed.etag, followed.last_modified
+        asked: set[str] = set()
         for page in range(MOST_PAGES):
-            if url is None:
+            if url is None or url in asked:
                 break
+            asked.add(url)
             fresh = 0
             with self.web.open(url, headers=headers) as reply:
                 if reply.status == 304:
@@ -109,7 +115,7 @@ class Lister:
                         fresh += len(unknown)
             new += fresh
             headers = {k: v for k, v in headers.items() if not k.startswith("If-")}
-            url = reader.next_page if fresh else None
+            url = reader.next_page if fresh or not whole else None
         self.catalogue.listed_until(followed.id, None, etag, modified)
         return new
 
@@ -120,22 +126,28 @@ class Lister:
 
     def _site(self, source: WebSource, followed: Followed) -> int:
         newest = source.newest if isinstance(source, ChannelSource) else None
-        in_a_row, new = 0, 0
+        wanted, new = str(newest or "all"), 0
+        covered = followed.reached == "all" or (
+            newest is not None and followed.reached.isdecimal() and int(followed.reached) >= newest
+        )
+        in_a_row: Counter[int] = Counter()  # known ones, by the tab they stand in
+        enough: set[int] = set()
         with Site(self.web.options, self.jar) as site:
-            found = itertools.islice(site.entries(source.address), newest)
+            found = itertools.islice(site.entries(source.address, enough), newest)
             for batch in _batches(found, 50):
-                known = self.catalogue.known([i.source_id for i in batch], followed.id)
-                unknown = [i for i in batch if i.source_id not in known]
+                known = self.catalogue.known([i.source_id for _, i in batch], followed.id)
+                unknown = [i for _, i in batch if i.source_id not in known]
                 new += self._take(followed, unknown) if unknown else 0
-                for item in batch:
-                    in_a_row = in_a_row + 1 if item.source_id in known else 0
-                # Channels list the newest first. Playlists may grow at either end, so they are read to theirs.
-                if isinstance(source, ChannelSource) and in_a_row >= ENOUGH_KNOWN:
-                    break
-        self.catalogue.listed_until(followed.id, None)
+                for tab, item in batch:
+                    in_a_row[tab] = in_a_row[tab] + 1 if item.source_id in known else 0
+                # Channels list the newest first, in each of their tabs. Playlists may grow at either end, so they
+                # are read to theirs; and so is a channel whose listing broke off, or of which more is wanted now.
+                if isinstance(source, ChannelSource) and covered:
+                    enough |= {t for t, n in in_a_row.items() if n >= ENOUGH_KNOWN and (t == 0 or newest is None)}
+        self.catalogue.listed_until(followed.id, None, reached=followed.reached if covered else wanted)
         return new
 
 
-def _batches(items: Iterator[Listed], size: int = BATCH) -> Iterator[list[Listed]]:
+def _batches(items: Iterator[T], size: int = BATCH) -> Iterator[list[T]]:
     while batch := list(itertools.islice(items, size)):
         yield batch

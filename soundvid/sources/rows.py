@@ -14,7 +14,8 @@ CREATE TABLE IF NOT EXISTS followed (
     id INTEGER PRIMARY KEY, kind TEXT NOT NULL, address TEXT NOT NULL, policy TEXT NOT NULL DEFAULT '{}',
     etag TEXT NOT NULL DEFAULT '', last_modified TEXT NOT NULL DEFAULT '', synced_at TEXT,
     code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
-    reviewed TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '', UNIQUE (kind, address));
+    reviewed TEXT NOT NULL DEFAULT '', reviewed_at TEXT NOT NULL DEFAULT '', reached TEXT NOT NULL DEFAULT '',
+    UNIQUE (kind, address));
 CREATE TABLE IF NOT EXISTS entries (
     source_id TEXT PRIMARY KEY, extractor TEXT NOT NULL, media_id TEXT NOT NULL, url TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'listed', code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
@@ -31,6 +32,7 @@ CREATE TABLE IF NOT EXISTS members (
 CREATE INDEX IF NOT EXISTS members_by_source ON members (source_id);
 CREATE TABLE IF NOT EXISTS aliases (alias TEXT PRIMARY KEY, source_id TEXT NOT NULL) WITHOUT ROWID;
 """
+LATER = (("entries", "held TEXT"), ("followed", "reached TEXT NOT NULL DEFAULT ''"))  # older stores lack these columns
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Followed:
     message: str
     reviewed: str  # the policy under which its rejections were last looked at, and when that was
     reviewed_at: str
+    reached: str  # how deep it is listed without a gap: 'all', a number of the newest, '' where that is not known
 
 
 # What is learnt of a video before it is here, and what is recorded once it is.

@@ -4,7 +4,8 @@ yt-dlp gets one way to the network, ours: a request handler whose connections an
 guard. No shell, no external program fetches or changes anything; its cookies stay in memory.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -115,34 +116,44 @@ class Site:
 
     # -- what is there
 
-    def entries(self, address: str) -> Iterator[Listed]:
-        """The videos of a playlist, channel or search, lazily, a page at a time. Raises FetchProblem."""
+    def entries(self, address: str, enough: Collection[int] = ()) -> Iterator[tuple[int, Listed]]:
+        """The videos of a playlist, channel or search, lazily, a page at a time, each with the number of its list.
+
+        A channel's tabs are lists of their own, from 1; 0 is what was asked for. A list is left as soon as its number
+        is in `enough`. Raises FetchProblem.
+        """
         try:
-            yield from self._walk(self._ydl.extract_info(address, download=False, process=False), address, _DEPTH)
+            info = self._ydl.extract_info(address, download=False, process=False)
+            yield from self._walk(info, address, _DEPTH, itertools.count(), enough)
         except FetchProblem:
             raise
         except Exception as error:  # extractors fail in every way there is
             raise self._problem(error, address) from error
 
-    def _walk(self, info: dict[str, Any] | None, address: str, depth: int) -> Iterator[Listed]:
+    def _walk(
+        self, info: dict[str, Any] | None, address: str, depth: int, numbers: Iterator[int], enough: Collection[int]
+    ) -> Iterator[tuple[int, Listed]]:
         info = info or {}
         kind = info.get("_type", "video")
         if kind in ("url", "url_transparent") and depth == _DEPTH:
             key = info.get("ie_key")
             inner = self._ydl.extract_info(info["url"], download=False, ie_key=key, process=False)
-            yield from self._walk(inner, info["url"], depth - 1)
+            yield from self._walk(inner, info["url"], depth - 1, numbers, enough)
         elif kind in ("playlist", "multi_video", "compat_list"):
+            number = next(numbers)
             for _, entry in PlaylistEntries(self._ydl, info)[:]:
+                if number in enough:
+                    return
                 nested = entry and entry.get("_type") in ("url", "playlist") and _is_list(entry)
                 if nested and depth > 0:
                     if entry["_type"] == "url":
                         key = entry.get("ie_key")
                         entry = self._ydl.extract_info(entry["url"], download=False, ie_key=key, process=False)
-                    yield from self._walk(entry, address, depth - 1)
+                    yield from self._walk(entry, address, depth - 1, numbers, enough)
                 elif entry and (listed := _listed(entry, info)):
-                    yield listed
+                    yield number, listed
         elif listed := _listed(info, {}):
-            yield listed
+            yield 0, listed
 
     def extract(self, url: str) -> dict[str, Any]:
         """All facts and formats of one video. Raises FetchProblem, also where there are several."""

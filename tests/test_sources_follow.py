@@ -1,0 +1,83 @@
+"""Following without gaps: nothing is missed where a listing broke off, more is wanted, or a channel has tabs."""
+
+from soundvid.sources.catalogue import Catalogue
+from soundvid.sources.sync import sync
+from tests.catalogues import recipe_of
+from tests.test_sources_paths import ATOM, ENCLOSED, ENTRY
+from tests.test_sources_sites import watch
+
+NOTHING = {"max_seconds": 0.5, "retries": 0}  # the videos last longer: listed, and none of them fetched
+
+
+def channel(web, count: int, name: str = "c", size: int = 20) -> None:
+    """A channel of `count` videos, `size` on a page."""
+    names = [f"{name}{i}" for i in range(count)]
+    for video in names:
+        watch(web, video, license="CC BY")
+    web.api |= {f"{name}-{p}": names[p * size : (p + 1) * size] for p in range(-(-count // size))}
+
+
+def test_a_channel_whose_listing_broke_off_is_read_to_its_end(web, tmp_path):
+    channel(web, 160)
+    recipe = recipe_of({"channel": f"{web.url}/channel/c"}, download=NOTHING)
+    web.gone.add("/api/c-5")
+    assert sync(tmp_path, recipe).unlisted
+    web.gone.clear()
+    assert sync(tmp_path, recipe).total == 160
+    # Broken off again later, with more new ones than stand on one page: the first of them hide the others.
+    web.api |= {f"c-{p + 4}": web.api[f"c-{p}"] for p in reversed(range(8))}
+    for p in range(4):
+        names = [f"new{p}-{i}" for i in range(20)]
+        for name in names:
+            watch(web, name, license="CC BY")
+        web.api[f"c-{p}"] = names
+    web.gone.add("/api/c-3")
+    assert sync(tmp_path, recipe).unlisted
+    web.gone.clear()
+    assert sync(tmp_path, recipe).total == 240
+    web.asked.clear()
+    assert sync(tmp_path, recipe).new == 0 and len(web.asked) <= 4, "a whole listing is not read to its end again"
+
+
+def test_more_of_a_channel_is_listed_where_more_is_wanted(web, tmp_path):
+    channel(web, 100)
+    for newest, total in ((40, 40), (60, 60), (50, 60), (None, 100), (40, 100)):
+        recipe = recipe_of({"channel": f"{web.url}/channel/c", "newest": newest}, download=NOTHING)
+        assert sync(tmp_path, recipe).total == total, newest
+
+
+def test_every_tab_of_a_channel_is_followed(web, tmp_path):
+    channel(web, 100, "long")
+    channel(web, 40, "shorts")
+    web.api["ada"] = ["long", "shorts"]
+    recipe = recipe_of({"channel": f"{web.url}/home/ada"}, download=NOTHING)
+    assert sync(tmp_path, recipe).total == 140
+    watch(web, "fresh", license="CC BY")
+    web.api["shorts-0"] = ["fresh", *web.api["shorts-0"]]
+    web.asked.clear()
+    assert sync(tmp_path, recipe).new == 1, "the first tab's known videos hid what is new in the second"
+    assert "/api/long-4" not in web.paths(), "the first tab was read to its end although it is known"
+
+
+def test_a_paged_feed_whose_listing_broke_off_is_read_to_its_end(web, tmp_path):
+    for number in range(4):
+        following = f'<link rel="next" href="/text/p{number + 1}"/>' if number < 3 else ""
+        entry = ENTRY.format(name=f"film{number}", day=1, video=ENCLOSED.format(name=f"film{number}"))
+        web.texts[f"p{number}"] = ATOM.format(head=following, entries=entry)
+    recipe = recipe_of({"feed": f"{web.url}/text/p0"}, download=NOTHING)
+    web.gone.add("/text/p2")
+    assert sync(tmp_path, recipe).unlisted
+    web.gone.clear()
+    assert sync(tmp_path, recipe).total == 4
+    web.asked.clear()
+    assert sync(tmp_path, recipe).new == 0 and [p for _, p, _ in web.asked if p.startswith("/text")] == ["/text/p0"]
+
+
+def test_a_store_from_before_the_cursor_knew_its_depth_is_read_once_more(web, tmp_path):
+    channel(web, 100)
+    recipe = recipe_of({"channel": f"{web.url}/channel/c"}, download=NOTHING)
+    sync(tmp_path, recipe)
+    with Catalogue(tmp_path) as catalogue, catalogue.together() as db:
+        db.execute("ALTER TABLE followed DROP COLUMN reached")
+        db.execute("DELETE FROM members WHERE source_id LIKE 'loopbacktube_c9_'")
+    assert sync(tmp_path, recipe).total == 100
