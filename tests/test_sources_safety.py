@@ -345,3 +345,26 @@ def test_ten_thousand_entries_and_three_new_are_three_downloads(web, tmp_path):
     assert (result.new, result.tried, len(watcher.ended)) == (3, 3, 3)
     assert sorted(web.paths()) == ["/feed.xml", *(f"/v/film{i}.mp4?new={i}" for i in range(3))]
     assert result.states == {"fetched": 3, "rejected": 9997}
+
+
+@pytest.mark.parametrize("address", ["http://[half/x.mp4", "http://films.example:99999/x.mp4"])
+def test_what_is_no_address_is_one_rejected_row_and_never_the_end_of_a_sync(web, tmp_path, address):
+    web.items = [Item(address), Item(f"{web.url}/v/film0.mp4")]
+    (tmp_path / "list.csv").write_text(f"url\n{address}?listed\n{web.url}/v/film1.mp4\n")
+    web.api["astray"] = address  # a redirect
+    sources = [{"feed": f"{web.url}/feed.xml"}, {"list": str(tmp_path / "list.csv")}]
+    recipe = recipe_of(*sources, {"feed": f"{web.url}/api/astray"}, {"url": f"{web.url}/api/astray"})
+    result = sync(tmp_path / "store", recipe)
+    assert result.unlisted == [f"{web.url}/api/astray"]
+    assert result.states["fetched"] == 2
+    assert {(e.state, e.code) for e in entries(tmp_path / "store")} == {("fetched", ""), ("rejected", "address")}
+
+
+@pytest.mark.parametrize("asked_for", ["9" * 30, "9" * 400, "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_nobody_makes_a_sync_wait_for_ever(web, tmp_path, asked_for):
+    """Such a time is no date: it must not spoil the list of all sources."""
+    web.retry_after = asked_for
+    sync(tmp_path, recipe_of({"url": f"{web.url}/429/film0.mp4"}))
+    assert only(tmp_path).next_attempt - time.time() <= 7 * 24 * 3600
+    said = cli("sources", "list", "--store", tmp_path)
+    assert said.returncode == 0 and "rate_limit" in said.stdout, said.stderr

@@ -48,6 +48,7 @@ class Web:
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
     sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
     lock: threading.Lock = field(default_factory=threading.Lock)
+    retry_after: str = "7200"  # of /429/
     drip: float = 0.2  # seconds between the bytes of /drip/
     pace: float = 0.0  # seconds after every 16 KiB of /v/: gives a kill something to hit
     url: str = ""
@@ -162,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("404", "410", "403", "401", "451", "503"):
             self._send(int(fault), b"<html><title>error</title></html>", {"Content-Type": "text/html"})
         elif fault == "429":
-            self._send(429, b"slow down", {"Retry-After": "7200"})
+            self._send(429, b"slow down", {"Retry-After": self.web.retry_after})
         elif fault == "patience":  # asks for a second, then answers
             self._send(429, b"slow down", {"Retry-After": "1"}) if earlier < 1 else self._file(name)
         elif fault == "500twice":

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urljoin
 from xml.parsers import expat
 
-from soundvid.sources.identity import MEDIA_ENDINGS, WEB, canonical, ending
+from soundvid.sources.identity import MEDIA_ENDINGS, WEB, canonical, ending, joined
 from soundvid.sources.problems import FetchProblem
 from soundvid.sources.rows import Listed
 from soundvid.sources.site import identify
@@ -80,7 +79,7 @@ class FeedReader:
                 self._item.videos.append(attributes)
 
     def _link(self, attributes: dict[str, str]) -> None:
-        rel, target = attributes.get("rel", "alternate"), urljoin(self.url, attributes["href"])
+        rel, target = attributes.get("rel", "alternate"), joined(self.url, attributes["href"])
         if self._item is None:
             if rel == "next":
                 self.next_page = target
@@ -119,7 +118,7 @@ class FeedReader:
         page = item.page or known.get("link", "")
         video = next((v for v in item.videos if _is_video(v)), None)
         if video is not None:
-            url = urljoin(self.url, video["url"])
+            url = joined(self.url, video["url"])
             extractor, media_id = WEB, canonical(url)
         elif page.startswith(("http://", "https://")) and not item.videos:
             url = page

@@ -172,6 +172,7 @@ class _Fetch:
         """A file's address is fetched as it is; a page goes to yt-dlp, unless a file should have been there."""
         part = self.catalogue.incoming / f"{self.name}.part"
         url = self.job.url
+        self.web.guard.check(url)
         try:
             if (some := self._some(url)) is not None:
                 return some

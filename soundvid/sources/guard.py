@@ -46,7 +46,11 @@ class Guard:
 
     def check(self, url: str) -> None:
         """Refuse other schemes and, without asking any name server, addresses that are plainly private."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise AddressRefused(f"{url}: not an address ({error})") from error
         if parts.scheme.lower() not in ("http", "https"):
             raise AddressRefused(f"{url}: only http and https are fetched, not {parts.scheme or 'nothing'}:")
         host = parts.hostname

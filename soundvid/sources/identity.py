@@ -3,7 +3,7 @@
 import hashlib
 import re
 from pathlib import PurePosixPath
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from soundvid.addresses import clean_address
 
@@ -16,7 +16,24 @@ MEDIA_ENDINGS = frozenset(
 
 def ending(url: str) -> str:
     """The file ending an address has, lower case, without the dot."""
-    return PurePosixPath(unquote(urlsplit(url).path)).suffix[1:].lower()
+    return PurePosixPath(unquote(urlsplit(url).path)).suffix[1:].lower() if is_address(url) else ""
+
+
+def is_address(url: str) -> bool:
+    """Whether it can be read as an address; `http://[half` cannot."""
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
+
+
+def joined(base: str, target: str) -> str:
+    """What `target` names on the page `base`; as it is where it is no address: the guard refuses it then."""
+    try:
+        return urljoin(base, target)
+    except ValueError:
+        return target
 
 
 def canonical(url: str) -> str:

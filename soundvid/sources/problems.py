@@ -54,7 +54,8 @@ class FetchProblem(Exception):
     def __init__(self, code: str, message: str, *, wait: float | None = None) -> None:
         self.code, self.kind = code, KINDS[code]
         self.message = " ".join(scrub(message).split())[:400]
-        self.wait = wait  # seconds the other side asked for
+        # Seconds the other side asked for; nobody is believed who asks for ten thousand years.
+        self.wait = None if wait is None else min(wait, LONGEST_WAIT)
         super().__init__(self.message)
 
     def delay(self, attempts: int) -> float | None:

@@ -10,7 +10,7 @@ from functools import cache
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import yt_dlp
 from yt_dlp.downloader.dash import DashSegmentsFD
@@ -24,7 +24,7 @@ from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, Play
 
 from soundvid.recipe_sources import Download
 from soundvid.sources.guard import Guard
-from soundvid.sources.identity import MEDIA_ENDINGS, WEB, canonical, ending
+from soundvid.sources.identity import MEDIA_ENDINGS, WEB, canonical, ending, is_address, joined
 from soundvid.sources.problems import FetchProblem, problem_of_status, said
 from soundvid.sources.rights import header_opt_out
 from soundvid.sources.rows import Listed
@@ -301,7 +301,7 @@ def _guarded_handler(site: Site) -> Any:
 
         def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
             try:
-                site.guard.check(urljoin(req.full_url, headers.get("location") or headers.get("uri") or ""))
+                site.guard.check(joined(req.full_url, headers.get("location") or headers.get("uri") or ""))
             except FetchProblem as problem:
                 site.refused = problem
                 raise
@@ -351,7 +351,7 @@ def _extractors() -> list[Any]:
 
 def identify(url: str) -> tuple[str, str]:
     """Extractor and id of an address without asking the network: a site's own, or `web` and the address."""
-    if ending(url) not in MEDIA_ENDINGS:
+    if is_address(url) and ending(url) not in MEDIA_ENDINGS:
         for extractor in _extractors():
             if extractor.suitable(url):
                 key = extractor.ie_key()

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import Request, getproxies, proxy_bypass
 
 import urllib3
@@ -26,6 +26,7 @@ import soundvid
 from soundvid.addresses import credentials_of, without_user
 from soundvid.recipe_sources import Download
 from soundvid.sources.guard import AddressRefused, Guard
+from soundvid.sources.identity import joined
 from soundvid.sources.problems import FetchProblem, SourcesError, problem_of_status
 
 MOST_REDIRECTS = 10
@@ -202,11 +203,11 @@ class Web:
 
         Raises FetchProblem for refused addresses, redirect loops, other statuses and the network.
         """
+        self.guard.check(url)
         asked: list[str] = []
         origin = urlsplit(url)
         credentials = credentials_of(url)
         while True:
-            self.guard.check(url)
             if len(asked) > most or asked.count(url) > 1:
                 raise FetchProblem("broken", f"{asked[0]}: redirects in a circle ({len(asked)} times)")
             asked.append(url)
@@ -221,7 +222,8 @@ class Web:
                         raise problem_of_status(raw.status, place.hostname or url, retry_after(raw.headers))
                     yield Reply(raw, url)
                     return
-                url = urljoin(url, target)
+                url = joined(url, target)
+                self.guard.check(url)
             finally:
                 raw.close()
 
