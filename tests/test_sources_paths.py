@@ -10,6 +10,7 @@ import pytest
 from soundvid.media.source import examine
 from soundvid.recipe_sources import Download
 from soundvid.sources import web as transport
+from soundvid.sources.feed import FeedReader
 from soundvid.sources.problems import FetchProblem, SourcesError
 from soundvid.sources.sync import sync
 from soundvid.sources.web import Pace, load_jar
@@ -44,6 +45,22 @@ def test_an_atom_feed_names_videos_pages_and_terms(web, tmp_path):
     assert {t: e.upload_date for t, e in found.items()} == {f"film{i}": f"2026-11-0{i + 1}" for i in range(3)}
     assert {(e.uploader, e.channel, e.licence) for e in found.values()} == {("Ada", "Ada's films", "creative-commons")}
     assert found["film1"].promised == 2 and found["film2"].url.endswith("/page/film2.mp4.html")
+
+
+def test_a_feeds_pages_count_whatever_stands_beside_them():
+    """YouTube's feeds name a Flash player beside each video's page, others a picture; a podcast's sound is no video."""
+    page = '<entry><link rel="alternate" href="https://www.youtube.com/watch?v=dQw4w9WgXc{n}"/>{beside}</entry>'
+    beside = [
+        '<media:group><media:content url="https://www.youtube.com/v/x?version=3" type="application/x-shockwave-flash"/>'
+        '<media:thumbnail url="https://i.example/x.jpg"/></media:group>',
+        '<media:content url="https://i.example/x.jpg" medium="image"/>',
+        '<link rel="enclosure" type="audio/mpeg" href="https://h.example/x.mp3"/>',
+        '<link rel="enclosure" href="https://h.example/x.mp3"/>',
+    ]
+    items = "".join(page.format(n=n, beside=b) for n, b in enumerate(beside))
+    reader = FeedReader("https://www.youtube.com/feeds/videos.xml")
+    found = [*reader.feed(ATOM.format(head="", entries=items).encode()), *reader.feed(b"", final=True)]
+    assert [i.source_id for i in found] == ["youtube_dQw4w9WgXc0", "youtube_dQw4w9WgXc1"]
 
 
 def test_pages_of_a_feed_are_read_while_they_bring_something_new(web, tmp_path):

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from xml.parsers import expat
 
+from soundvid.sources.beside import ENDINGS
 from soundvid.sources.identity import MEDIA_ENDINGS, WEB, canonical, ending, joined
 from soundvid.sources.problems import FetchProblem
 from soundvid.sources.rows import Listed
@@ -120,7 +121,8 @@ class FeedReader:
         if video is not None:
             url = joined(self.url, video["url"])
             extractor, media_id = WEB, canonical(url)
-        elif page.startswith(("http://", "https://")) and not item.videos:
+        elif page.startswith(("http://", "https://")) and not any(_is_sound(v) for v in item.videos):
+            # Pictures and players beside it say nothing: YouTube's feeds name a Flash player that is long gone.
             url = page
             extractor, media_id = identify(url)
         else:
@@ -139,6 +141,11 @@ class FeedReader:
             ),
             title=known.get("title", ""),
         )
+
+
+def _is_sound(attributes: dict[str, str]) -> bool:
+    told = attributes.get("type", "") or attributes.get("medium", "")
+    return told.startswith("audio") or (not told and f".{ending(attributes['url'])}" in ENDINGS)
 
 
 def _is_video(attributes: dict[str, str]) -> bool:
