@@ -368,3 +368,24 @@ def test_nobody_makes_a_sync_wait_for_ever(web, tmp_path, asked_for):
     assert only(tmp_path).next_attempt - time.time() <= 7 * 24 * 3600
     said = cli("sources", "list", "--store", tmp_path)
     assert said.returncode == 0 and "rate_limit" in said.stdout, said.stderr
+
+
+def test_a_page_or_feed_that_drips_is_given_up(web, tmp_path):
+    """Each byte comes within any time-out; the whole would take hours."""
+    web.drip = 0.1
+    web.texts["page"], web.texts["feed"] = "<html>" + " " * 1000, "<rss>" + " " * 1000
+    recipe = recipe_of(
+        {"url": f"{web.url}/drippage/page"},
+        {"feed": f"{web.url}/drippage/feed"},
+        download={"timeout": 0.5, "retries": 0},
+    )
+    assert sync(tmp_path, recipe).unlisted == [f"{web.url}/drippage/feed"]
+    assert only(tmp_path).code == "network" and "too slow" in only(tmp_path).message
+
+
+def test_comments_before_a_page_are_read_once(web, tmp_path):
+    """In a process of its own: an expression that runs wild cannot be stopped from within."""
+    web.texts["page"] = "<!---->" * 4000 + "x"
+    file = written(recipe_of({"url": f"{web.url}/text/page"}), tmp_path / "web.yaml")
+    assert cli("sources", "sync", file, "--store", tmp_path / "store").returncode == 0
+    assert only(tmp_path / "store").state in ("failed", "rejected")

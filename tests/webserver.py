@@ -187,6 +187,11 @@ class _Handler(BaseHTTPRequestHandler):
             for byte in self._bytes(name):
                 self._write(bytes([byte]))
                 time.sleep(self.web.drip)
+        elif fault == "drippage":  # a page or a feed, whose beginning tells which, a byte at a time
+            self._begin(200, {"Content-Length": "100000", "Content-Type": "text/html"})
+            for byte in self.web.texts[name].encode():
+                self._write(bytes([byte]))
+                time.sleep(self.web.drip)
         elif fault == "slowhead":  # a header that never ends, each byte well within any time-out
             self._write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
             while True:

@@ -14,7 +14,7 @@ from soundvid.sources.problems import FetchProblem
 # A wall's page says so; anything else that is text where a video should be is just broken.
 _WALL = re.compile(
     r"captcha|cf-chl|challenge-platform|not a (?:bot|robot)|are you (?:a )?human|verify you|unusual traffic"
-    r"|<input[^>]+type=[\"']?password|log ?in|sign ?in|access denied",
+    r"|<input[^<>]+type=[\"']?password|log ?in|sign ?in|access denied",
     re.IGNORECASE,
 )
 _TEXT_TYPES = ("text/", "application/json", "application/xml", "application/xhtml+xml", "application/problem+json")

@@ -37,7 +37,10 @@ from soundvid.sources.wishes import suffices
 # What the operating system says when the store, not the video, is in trouble.
 STORE_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the disk quota is used up"}
 STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be written"}
-_MANIFEST = re.compile(r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<MPD\b", re.S)  # DASH
+# What a document begins with; (?>...): once read it is not read in another way, which would take for ever.
+_BEFORE = r"\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
+_MANIFEST = re.compile(_BEFORE + r"<MPD\b", re.S)  # DASH
+_PAGE = re.compile(_BEFORE + "<(?:!doctype html|html|head|body)", re.I | re.S)
 Moved = Callable[[int, int | None, float], None]
 
 
@@ -214,9 +217,7 @@ class _Fetch:
     def _text(self, found: NotMedia) -> Path | Entry:
         host = urlsplit(found.url).hostname or ""
         playlist = found.text.lstrip("\ufeff \t\r\n").startswith("#EXTM3U") or _MANIFEST.match(found.text)
-        html = re.match(
-            r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype html|html|head|body)", found.text, re.I | re.S
-        )
+        html = _PAGE.match(found.text)
         if not playlist and (
             html is None or ending(found.url) in MEDIA_ENDINGS or ending(self.job.url) in MEDIA_ENDINGS
         ):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from soundvid.addresses import clean_address
 from soundvid.recipe_sources import ChannelSource, ListSource, UrlSource, WebSource
@@ -16,7 +17,7 @@ from soundvid.sources.rows import Followed, Listed
 from soundvid.sources.site import Site, identify
 from soundvid.sources.table import read_list
 from soundvid.sources.transfer import patiently
-from soundvid.sources.web import MOST_TEXT, Web
+from soundvid.sources.web import MOST_TEXT, Pace, Web
 
 BATCH = 500  # videos that are in memory at a time
 ENOUGH_KNOWN = 30  # known ones in a row, after which a channel's older videos are not asked for
@@ -95,12 +96,13 @@ class Lister:
                 if page == 0:
                     etag, modified = reply.headers.get("ETag", ""), reply.headers.get("Last-Modified", "")
                 reader = FeedReader(reply.url)
-                read = 0
+                read, pace = 0, Pace(self.web.options, urlsplit(reply.url).hostname or "")
 
                 def items() -> Iterator[Listed]:
                     nonlocal read
                     while piece := reply.read():
                         read += len(piece)
+                        pace.count(len(piece))  # noqa: B023
                         if read > MOST_TEXT:
                             raise FetchProblem("too_large", f"the feed has more than {MOST_TEXT:,} bytes")
                         yield from reader.feed(piece)  # noqa: B023

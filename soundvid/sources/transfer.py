@@ -122,14 +122,15 @@ def _attempt(
         if total is not None and total > most:
             raise FetchProblem("too_large", f"{total:,} bytes; download.max_bytes allows {most:,}")
         piece = reply.read()
+        pace = Pace(web.options, host)
         if not have and looks_like_text(piece, reply.content_type):
             while len(piece) < CHUNK and (more := reply.read()):
                 piece += more
+                pace.count(len(more))
             raise NotMedia(reply.url, reply.content_type, piece.decode("utf-8", "replace"), dict(reply.headers))
         if not have:
             discard(part)
             _marks(part).write_text(json.dumps({"validator": validator(reply.headers)}), encoding="utf-8")
-        pace = Pace(web.options, host)
         with part.open("ab" if have else "wb") as file:
             while piece:
                 file.write(piece)
