@@ -1,10 +1,13 @@
 """Following without gaps: nothing is missed where a listing broke off, more is wanted, or a channel has tabs."""
 
+from soundvid.sources.audit import audit
 from soundvid.sources.catalogue import Catalogue
-from soundvid.sources.sync import sync
-from tests.catalogues import recipe_of
+from soundvid.sources.held import held
+from soundvid.sources.sync import retry, sync
+from tests.catalogues import entries, only, recipe_of
 from tests.test_sources_paths import ATOM, ENCLOSED, ENTRY
 from tests.test_sources_sites import watch
+from tests.webserver import Item
 
 NOTHING = {"max_seconds": 0.5, "retries": 0}  # the videos last longer: listed, and none of them fetched
 
@@ -81,3 +84,53 @@ def test_a_store_from_before_the_cursor_knew_its_depth_is_read_once_more(web, tm
         db.execute("ALTER TABLE followed DROP COLUMN reached")
         db.execute("DELETE FROM members WHERE source_id LIKE 'loopbacktube_c9_'")
     assert sync(tmp_path, recipe).total == 100
+
+
+TOKEN = "token=t0ken-planted-4711"
+
+
+def test_a_feeds_credentials_are_asked_for_again_where_they_are_needed(web, tmp_path):
+    """The catalogue has none: retry, audit and a change of terms have to hear them from the feed, which has not changed."""
+    web.items = [Item(f"{web.url}/token/film{i}.mp4?{TOKEN}", licence="All rights reserved") for i in (1, 2)]
+    feed = {"feed": f"{web.url}/feed.xml"}
+    web.gone.add("/token/film1.mp4")
+    sync(tmp_path, recipe_of(feed, download={"allow_licences": ["own"]}))
+    assert {e.code for e in entries(tmp_path)} == {"licence"}
+    assert sync(tmp_path, recipe_of(feed)).states == {"fetched": 1, "failed": 1}
+    web.gone.clear()
+    assert retry(tmp_path, recipe_of(feed), codes=["gone"]).states == {"fetched": 2}
+    assert {f.code for f in audit(tmp_path, recipe_of(feed))} == {"ok"}
+
+
+def test_without_its_credentials_a_video_is_left_alone_and_not_called_private(web, tmp_path):
+    recipe = recipe_of({"url": f"{web.url}/token/film1.mp4?{TOKEN}"})
+    web.gone.add("/token/film1.mp4")
+    assert sync(tmp_path, recipe).states == {"failed": 1}
+    web.gone.clear()
+    assert retry(tmp_path, codes=["gone"]).tried == 0 and only(tmp_path).code == "gone"
+    assert retry(tmp_path, recipe, codes=["gone"]).states == {"fetched": 1}
+    assert [(f.code, f.is_rot) for f in audit(tmp_path)] == [("unknown", False)] and not only(tmp_path).rot
+
+
+def test_saying_that_a_feeds_videos_are_ones_own_lets_them_in(web, tmp_path):
+    """It is what the message of the rejection says is to be done; and it is said for one recipe, not for all."""
+    web.items = [Item(f"{web.url}/v/film0.mp4", licence="All rights reserved")]
+    feed, strict = {"feed": f"{web.url}/feed.xml"}, {"allow_licences": ["own"]}
+    assert sync(tmp_path, recipe_of(feed, download=strict)).states == {"rejected": 1}
+    own = recipe_of(feed | {"licence": "own"}, download=strict)
+    assert sync(tmp_path, own).states == {"fetched": 1}
+    (mine,), (theirs,) = held(own, tmp_path), held(recipe_of(feed, download=strict), tmp_path)
+    assert mine.trouble is None and mine.licence == "own"
+    assert theirs.trouble is not None and (theirs.trouble.code, theirs.licence) == ("licence", "reserved")
+
+
+def test_who_was_not_tried_has_not_failed_to_come(web, tmp_path):
+    """A host that refuses is left in peace; that must not use up the tries of videos that were never asked for."""
+    (tmp_path / "list.csv").write_text("url\n" + "".join(f"{web.url}/403/film0.mp4?n={i}\n" for i in range(9)))
+    recipe = recipe_of({"list": str(tmp_path / "list.csv")}, download={"parallel": 1})
+    store = tmp_path / "store"
+    assert sync(store, recipe).tried == 5
+    assert sorted(e.attempts for e in entries(store)) == [0] * 4 + [1] * 5
+    for _ in range(9):
+        retry(store, recipe, codes=["rate_limit"])
+    assert all(e.retryable for e in entries(store) if e.code == "rate_limit")

@@ -23,7 +23,8 @@ _PASSING = ("network", "rate_limit", "bot_wall", "live")  # says nothing about t
 
 @dataclass(frozen=True)
 class Finding:
-    """What re-checking one address found. `code` is `ok`, a class of failure, or `changed`, `licence`, `opt_out`."""
+    """What re-checking one address found. `code` is `ok`, a class of failure, or `changed`, `licence`, `opt_out`,
+    or `unknown` where it could not be asked."""
 
     source_id: str
     url: str
@@ -32,7 +33,7 @@ class Finding:
 
     @property
     def is_rot(self) -> bool:
-        return self.code not in ("ok", *_PASSING)
+        return self.code not in ("ok", "unknown", *_PASSING)
 
 
 def audit(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = None) -> list[Finding]:
@@ -47,10 +48,15 @@ def audit(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = N
             session = Session(catalogue, policy, watcher)
             ids = session.recall(sources)
             due = [e for e in catalogue.entries(("fetched",), ids) if e.source_id not in findings]
+            whole = session.addresses(due)
             watcher.phase("auditing", len(due))
             for entry in due:
-                url = session.lister.whole.get(entry.source_id, entry.url)
-                finding = _check(entry, url, session.fetcher.web, session.options, session.jar)
+                url = whole.get(entry.source_id)
+                finding = Finding(
+                    entry.source_id, entry.url, "unknown", "its address needs credentials: give its recipe"
+                )
+                if url is not None:
+                    finding = _check(entry, url, session.fetcher.web, session.options, session.jar)
                 findings[entry.source_id] = finding
                 catalogue.audited(entry.source_id, f"{finding.code}: {finding.message}" if finding.is_rot else None)
                 watcher.source(entry.source_id, finding.code, finding.message)

@@ -190,6 +190,11 @@ class Catalogue:
             found |= {row["alias"] for row in aliases if row["source_id"] in real}
         return found
 
+    def real_name(self, source_id: str) -> str:
+        """The name of an entry that was renamed since, see rename."""
+        rows = self._rows("SELECT source_id FROM aliases WHERE alias = ?", (source_id,))
+        return str(rows[0][0]) if rows else source_id
+
     def list_members(self, followed: int, listed: list[Listed], *, replace: bool = False) -> int:
         """Put listed videos in, each as one entry whatever lists name it; returns how many entries are new.
 
@@ -330,15 +335,17 @@ class Catalogue:
             held=json.dumps(record["held"]) if record.get("held") is not None else None,
         )
 
-    def ended(self, source_id: str, problem: FetchProblem, record: dict[str, Any] | None = None) -> Entry:
-        """The entry's fetch ended in a problem; what was learnt of it on the way is kept.
+    def ended(
+        self, source_id: str, problem: FetchProblem, record: dict[str, Any] | None = None, *, tried: bool = True
+    ) -> Entry:
+        """The entry's fetch ended in a problem; what was learnt of it on the way is kept. Only tries are counted.
 
         Where parts of the video are here and more was wanted, they stay: the problem stands with them.
         """
         entry = self.entry(source_id)
         assert entry is not None
-        attempts = entry.attempts + 1
-        delay = problem.delay(attempts)
+        attempts = entry.attempts + tried
+        delay = problem.delay(attempts if tried else min(attempts, 1))
         kept = {k: v for k, v in (record or {}).items() if k in LEARNT and v is not None}
         self._update(
             source_id,

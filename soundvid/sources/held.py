@@ -8,6 +8,7 @@ from soundvid.sources.catalogue import Catalogue
 from soundvid.sources.fetch import judge
 from soundvid.sources.found import Found, Origin, Trouble, group_of
 from soundvid.sources.problems import SourcesError
+from soundvid.sources.rights import UNSTATED, licence_name
 from soundvid.sources.rows import Entry
 from soundvid.sources.wishes import Wishes, suffices
 
@@ -36,7 +37,8 @@ def held(recipe: Recipe, store: Path) -> list[Found]:
 def _found(
     recipe: Recipe, source: WebSource, entry: Entry, members: list[tuple[float, float, str]], catalogue: Catalogue
 ) -> Found:
-    licence = "own" if source.licence == "own" else entry.licence or "unstated"
+    stated = licence_name(entry.licence_stated) if entry.licence == "own" else entry.licence or UNSTATED
+    licence = "own" if source.licence == "own" else stated  # whose it is, is said by each recipe for itself
     trouble = None
     if entry.state == "fetched":
         known = {k: getattr(entry, k) for k in ("opt_out", "duration", "bytes")}

@@ -57,10 +57,14 @@ class Lister:
             for item in read_list(Path(source.list)):
                 self._remember([item])
 
+    def learn(self, source: WebSource, followed: Followed) -> None:
+        """Learn a feed's addresses with credentials again, which only it can tell. Raises FetchProblem."""
+        patiently(self.web.options, lambda: self._feed(source, followed, again=True))
+
     def _remember(self, items: list[Listed]) -> None:
         for item in items:
             if clean_address(item.url) != item.url:
-                self.whole[item.source_id] = item.url
+                self.whole[self.catalogue.real_name(item.source_id)] = item.url
 
     def _take(self, followed: Followed, items: list[Listed], *, replace: bool = False) -> int:
         self._remember(items)
@@ -74,12 +78,13 @@ class Lister:
         items = list(read_list(Path(source.list)))
         return self._take(followed, items, replace=True)
 
-    def _feed(self, source: WebSource, followed: Followed) -> int:
+    def _feed(self, source: WebSource, followed: Followed, *, again: bool = False) -> int:
         """Read a feed's new items. All of its first page is read (items may stand in any order, and reading is
-        cheap), further pages only while they bring something new, or where an earlier listing broke off."""
+        cheap), further pages only while they bring something new, or where an earlier listing broke off.
+        `again`: all of it, also where it has not changed."""
         headers = {"Accept-Encoding": "gzip, deflate", "Accept": "application/rss+xml, application/atom+xml, */*;q=0.5"}
-        whole = followed.reached == "all"
-        if whole and not self._credentials_due(followed):
+        whole = followed.reached == "all" and not again
+        if whole:
             headers |= {"If-None-Match": followed.etag} if followed.etag else {}
             headers |= {"If-Modified-Since": followed.last_modified} if followed.last_modified else {}
         url: str | None = source.address
@@ -120,11 +125,6 @@ class Lister:
             url = reader.next_page if fresh or not whole else None
         self.catalogue.listed_until(followed.id, None, etag, modified)
         return new
-
-    def _credentials_due(self, followed: Followed) -> bool:
-        """Whether something that is due can be fetched only with an address that the feed has to tell again."""
-        due = self.catalogue.entries(("listed", "failed"), [followed.id])
-        return any(e.redacted and e.retryable for e in due)
 
     def _site(self, source: WebSource, followed: Followed) -> int:
         newest = source.newest if isinstance(source, ChannelSource) else None

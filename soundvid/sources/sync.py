@@ -116,13 +116,14 @@ class Session:
         self.hosts = _Hosts(self.options.sleep_between)
         self.own: set[int] = set()
         self.followed: list[int] = []
+        self.pairs: list[tuple[WebSource, Followed]] = []
         self.digest = hashlib.sha256(repr(policy).encode()).hexdigest()
 
     def follow(self, sources: Iterable[WebSource]) -> list[tuple[WebSource, Followed]]:
         """The followed things of these sources, made where they are new."""
         pairs = [(s, self.catalogue.follow(s.kind, s.address, self.policy.stored(s))) for s in sources]
         self.own |= {f.id for s, f in pairs if s.licence == "own"}
-        self.followed = [f.id for _, f in pairs]
+        self.followed, self.pairs = [f.id for _, f in pairs], pairs
         return pairs
 
     def recall(self, sources: Iterable[WebSource]) -> list[int]:
@@ -151,7 +152,7 @@ class Session:
             for entry in self.catalogue.pages(("listed", "failed"), one):
                 if entry.state == "listed" or (entry.retryable and entry.next_attempt <= at):
                     due[entry.source_id] = entry
-            for entry in self.catalogue.to_review(one, self.digest, BY_POLICY):
+            for entry in self.catalogue.to_review(one, self._judged_by(one), BY_POLICY):
                 if self._takes(entry):
                     due[entry.source_id] = entry
         for entry in self.lacking():
@@ -181,7 +182,10 @@ class Session:
     def reviewed(self, followed: list[int]) -> None:
         """Note that all rejections stand under this policy, so that the next sync need not look at them."""
         for one in followed:
-            self.catalogue.note_review(one, self.digest)
+            self.catalogue.note_review(one, self._judged_by(one))
+
+    def _judged_by(self, followed: int) -> str:
+        return f"{self.digest} own" if followed in self.own else self.digest
 
     def _takes(self, entry: Entry) -> bool:
         """Whether the reason for which an entry was rejected is none under this policy."""
@@ -196,6 +200,26 @@ class Session:
 
     def is_own(self, entry: Entry) -> bool:
         return bool(self.own) and not self.own.isdisjoint(self.catalogue.followed_of(entry.source_id))
+
+    def addresses(self, entries: list[Entry]) -> dict[str, str]:
+        """Their whole addresses. Those whose credentials are nowhere to be had are left out, and that is told."""
+        whole = self.lister.whole
+        lost = {e.source_id for e in entries if e.redacted and e.source_id not in whole}
+        naming = {one for name in lost for one in self.catalogue.followed_of(name)}
+        for source, followed in self.pairs:
+            if source.kind == "feed" and followed.id in naming:
+                try:
+                    self.lister.learn(source, followed)
+                except FetchProblem as problem:
+                    self.watcher.warn(f"feed {followed.address}: could not be asked again: {problem.message}")
+        lost -= whole.keys()
+        if lost and not self.options.netrc and self.jar is None:
+            self.watcher.warn(
+                f"{len(lost)} videos are left alone: their addresses need credentials, which only the recipe or list "
+                "that names them has: give it"
+            )
+            entries = [e for e in entries if e.source_id not in lost]
+        return {e.source_id: whole.get(e.source_id, e.url) for e in entries}
 
     def refuse(self, due: list[Entry]) -> list[Entry]:
         """Reject what the terms and lengths that its listing told rule out, in one go; returns the others."""
@@ -213,19 +237,21 @@ class Session:
     def fetch(self, due: list[Entry]) -> int:
         """Fetch entries, several at a time; returns how many were tried. Raises StoreError where the disk is full."""
         due = self.refuse(due)
+        whole = self.addresses(due)
+        due = [e for e in due if e.source_id in whole]
         self.watcher.phase("fetching", len(due))
         wishes = self.wishes(e.source_id for e in due)
-        jobs = [Job(e, self.lister.whole.get(e.source_id, e.url), self.is_own(e), wishes[e.source_id]) for e in due]
+        jobs = [Job(e, whole[e.source_id], self.is_own(e), wishes[e.source_id]) for e in due]
         tried = 0
         with ThreadPoolExecutor(max_workers=self.options.parallel) as pool:
-            waiting: dict[Future[Entry], Job] = {pool.submit(self._one, job): job for job in jobs}
+            waiting: dict[Future[tuple[Entry, bool]], Job] = {pool.submit(self._one, job): job for job in jobs}
             try:
                 while waiting:
                     done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in done:
                         waiting.pop(future)
-                        entry = future.result()
-                        tried += 1
+                        entry, asked = future.result()
+                        tried += asked
                         # A part that could not grow stays, and its growing has failed.
                         self.watcher.source(
                             entry.source_id, "failed" if entry.code and entry.held else entry.state, entry.message
@@ -243,19 +269,21 @@ class Session:
                 self.fetcher.close()
         return tried
 
-    def _one(self, job: Job) -> Entry:
+    def _one(self, job: Job) -> tuple[Entry, bool]:
+        """How one fetch ended, and whether it was tried."""
         entry, stop = job.entry, self.fetcher.stop
         host = urlsplit(entry.url).hostname or ""
-        self.hosts.wait(host, stop)
+        if not self.hosts.closed(host):
+            self.hosts.wait(host, stop)
         if stop.is_set():
             raise Stopped
         if self.hosts.closed(host):
             problem = FetchProblem("rate_limit", f"not tried: {host} refused {ENOUGH_REFUSALS} others in a row")
-            return self.catalogue.ended(entry.source_id, problem)
+            return self.catalogue.ended(entry.source_id, problem, tried=False), False
         name = entry.source_id
         ended = self.fetcher.fetch(job, lambda have, total, speed: self.watcher.moved(name, have, total, speed))
         self.hosts.note(host, ended)
-        return ended
+        return ended, True
 
 
 def _limit_lifted(message: str, options: Download) -> bool:
