@@ -259,8 +259,9 @@ def remove(
     from soundvid.sources.sync import remove as run
 
     for source_id in source_ids:
-        entry = run(store, source_id, reason)
-        print(f"{source_id}: {entry.message}; datasets lose it with their next build (a MAJOR version)")
+        for entry in run(store, source_id, reason):
+            same = "" if entry.source_id == source_id else f" (the same content as {source_id})"
+            print(f"{entry.source_id}: {entry.message}{same}; datasets lose it with their next build (a MAJOR version)")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from soundvid.sources.catalogue import Catalogue
 from soundvid.sources.held import held
 from soundvid.sources.sync import retry, sync
 from tests.catalogues import entries, only, recipe_of
+from tests.conftest import cli
 from tests.test_sources_paths import ATOM, ENCLOSED, ENTRY
 from tests.test_sources_sites import watch
 from tests.webserver import Item
@@ -90,7 +91,7 @@ TOKEN = "token=t0ken-planted-4711"
 
 
 def test_a_feeds_credentials_are_asked_for_again_where_they_are_needed(web, tmp_path):
-    """The catalogue has none: retry, audit and a change of terms have to hear them from the feed, which has not changed."""
+    """The catalogue has none: retry, audit and a change of terms hear them from the feed, unchanged as it is."""
     web.items = [Item(f"{web.url}/token/film{i}.mp4?{TOKEN}", licence="All rights reserved") for i in (1, 2)]
     feed = {"feed": f"{web.url}/feed.xml"}
     web.gone.add("/token/film1.mp4")
@@ -134,3 +135,23 @@ def test_who_was_not_tried_has_not_failed_to_come(web, tmp_path):
     for _ in range(9):
         retry(store, recipe, codes=["rate_limit"])
     assert all(e.retryable for e in entries(store) if e.code == "rate_limit")
+
+
+def test_a_removed_video_is_gone_under_all_its_addresses(web, tmp_path):
+    sources = [{"url": f"{web.url}/v/film{name}"} for name in ("0.mp4", "0.mp4?mirror=2", "1.mp4")]
+    assert sync(tmp_path, recipe_of(*sources)).states == {"fetched": 3}
+    named = next(e for e in entries(tmp_path) if e.url.endswith("film0.mp4"))
+    said = cli("sources", "remove", named.source_id, "--reason", "the owner asked", "--store", tmp_path)
+    assert said.returncode == 0 and f"the same content as {named.source_id}" in said.stdout
+    assert sync(tmp_path, recipe_of(*sources)).states == {"fetched": 1, "removed": 2}
+    kept = [p.name for p in (tmp_path / "sources").iterdir() if p.is_dir() and not p.name.startswith(".")]
+    assert kept == [e.source_id for e in entries(tmp_path) if e.url.endswith("film1.mp4")]
+
+
+def test_addresses_that_turn_out_to_be_one_video_fetch_it_once(web, films, tmp_path):
+    web.pace = 0.02
+    watch(web, "abc")
+    sources = [{"url": f"{web.url}/short/abc-{i}"} for i in range(4)]
+    assert sync(tmp_path, recipe_of(*sources, download={"parallel": 4})).states == {"fetched": 1}
+    assert only(tmp_path).source_id == "loopbacktube_abc" and web.count("/v/film0.mp4") == 1
+    assert (tmp_path / "sources" / only(tmp_path).file).read_bytes() == (films / "film0.mp4").read_bytes()

@@ -383,21 +383,28 @@ class Catalogue:
             db.execute("UPDATE aliases SET source_id = ? WHERE source_id = ?", (new, old))
         return new
 
-    def remove(self, source_id: str, reason: str) -> Entry:
-        """Delete a source's file and leave a tombstone, so that it is never fetched again.
+    def remove(self, source_id: str, reason: str) -> list[Entry]:
+        """Delete a source's file and leave a tombstone, so that it is never fetched again. The same content under
+        other addresses goes with it. Returns the tombstones, the one that was named first.
 
-        The catalogue is told first: a kill in between leaves a file that the next command deletes.
+        The catalogue is told first: a kill in between leaves files that the next command deletes.
         """
         entry = self.entry(source_id)
         if entry is None:
             raise SourcesError(f"{source_id}: no such source in {self.folder}; 'soundvid sources list' names them")
+        query = "SELECT source_id FROM entries WHERE sha256 = ? AND state = 'fetched' AND source_id != ? ORDER BY 1"
+        names = [source_id, *(row[0] for row in self._rows(query, (entry.sha256, source_id)))]
         message = f"removed on {now()[:10]}: {' '.join(reason.split())[:300]}"
         gone = {"file": None, "held": None, "retryable": 0, "ended_at": now()}
-        self._update(source_id, state="removed", code="removed", message=message, **gone)
-        shutil.rmtree(self.folder / source_id, ignore_errors=True)
-        for part in self.incoming.glob(f"{source_id}.*"):
-            shutil.rmtree(part) if part.is_dir() else part.unlink()
-        return self.entry(source_id) or entry
+        with self.together():
+            for name in names:
+                self._update(name, state="removed", code="removed", message=message, **gone)
+        for name in names:
+            if (self.folder / name).exists():
+                shutil.rmtree(self.folder / name)
+            for part in self.incoming.glob(f"{name}.*"):
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
+        return [stone for name in names if (stone := self.entry(name)) is not None]
 
     def audited(self, source_id: str, rot: str | None) -> None:
         """What re-checking an address found; None where it still answers."""

@@ -5,6 +5,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -41,7 +42,7 @@ STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be wr
 _BEFORE = r"\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
 _MANIFEST = re.compile(_BEFORE + r"<MPD\b", re.S)  # DASH
 _PAGE = re.compile(_BEFORE + "<(?:!doctype html|html|head|body)", re.I | re.S)
-Moved = Callable[[int, int | None, float], None]
+Moved = Callable[[str, int, int | None, float], None]  # source id, bytes so far, bytes in all, bytes a second
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,13 @@ class Fetcher:
 
         self._local = threading.local()
         self._sites: list[Site] = []
+        self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
+
+    def turn(self, name: str) -> threading.Lock:
+        """What is held while a source is fetched: two addresses may turn out to be one video."""
+        with self._lock:
+            return self._turns.setdefault(name, threading.Lock())
 
     def site(self) -> Site:
         """This thread's conversation with yt-dlp: making one costs more than asking it."""
@@ -128,11 +136,16 @@ class _Fetch:
         def counted(have: int, total: int | None, speed: float) -> None:
             if fetcher.stop.is_set():
                 raise Stopped
-            moved(have, total, speed)
+            moved(self.name, have, total, speed)
 
         self.moved = counted
 
     def run(self) -> Entry:
+        with ExitStack() as self.turn:
+            self.turn.enter_context(self.fetcher.turn(self.name))
+            return self._run()
+
+    def _run(self) -> Entry:
         try:
             done = self._site_known() if self.extractor != WEB else self._plain()
             return done if isinstance(done, Entry) else self._arrive(done)
@@ -266,6 +279,8 @@ class _Fetch:
             if extractor != WEB and listed.source_id != self.name:
                 self.name = self.catalogue.rename(self.name, listed)
                 self.extractor, self.media_id = extractor, media_id
+                self.turn.close()
+                self.turn.enter_context(self.fetcher.turn(self.name))
 
     def _take_facts(self, info: dict[str, Any], site: Site) -> None:
         self._learn_licence(info.get("license"))

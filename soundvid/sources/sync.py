@@ -280,8 +280,7 @@ class Session:
         if self.hosts.closed(host):
             problem = FetchProblem("rate_limit", f"not tried: {host} refused {ENOUGH_REFUSALS} others in a row")
             return self.catalogue.ended(entry.source_id, problem, tried=False), False
-        name = entry.source_id
-        ended = self.fetcher.fetch(job, lambda have, total, speed: self.watcher.moved(name, have, total, speed))
+        ended = self.fetcher.fetch(job, self.watcher.moved)
         self.hosts.note(host, ended)
         return ended, True
 
@@ -395,7 +394,10 @@ def _can_succeed(entry: Entry) -> bool:
     return entry.retryable and entry.not_before <= time.time()
 
 
-def remove(store: Path, source_id: str, reason: str) -> Entry:
-    """Take a video out of the store for good: no file, a tombstone, and never fetched again."""
+def remove(store: Path, source_id: str, reason: str) -> list[Entry]:
+    """Take a video out of the store for good: no file, a tombstone, and never fetched again.
+
+    The same content under other addresses goes with it; returns the tombstones, the one that was named first.
+    """
     with Catalogue(store) as catalogue, catalogue.lock():
         return catalogue.remove(source_id, reason)

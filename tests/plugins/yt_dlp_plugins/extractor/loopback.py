@@ -15,6 +15,17 @@ class LoopbackTubeIE(InfoExtractor):
         return {"id": video_id, "title": video_id, **facts}
 
 
+class LoopbackTubeShortIE(InfoExtractor):
+    """Short addresses of the same videos; they name them only where they are asked."""
+
+    _VALID_URL = r"(?P<base>http://127\.0\.0\.1:\d+)/short/(?P<id>[\w-]+)"
+
+    def _real_extract(self, url):
+        base, short = self._match_valid_url(url).group("base", "id")
+        video_id = short.rpartition("-")[0]
+        return self.url_result(f"{base}/watch/{video_id}", LoopbackTubeIE, video_id)
+
+
 class LoopbackTubeChannelIE(InfoExtractor):
     _VALID_URL = r"(?P<base>http://127\.0\.0\.1:\d+)/channel/(?P<id>[\w-]+)"
 
