@@ -155,3 +155,24 @@ def test_addresses_that_turn_out_to_be_one_video_fetch_it_once(web, films, tmp_p
     assert sync(tmp_path, recipe_of(*sources, download={"parallel": 4})).states == {"fetched": 1}
     assert only(tmp_path).source_id == "loopbacktube_abc" and web.count("/v/film0.mp4") == 1
     assert (tmp_path / "sources" / only(tmp_path).file).read_bytes() == (films / "film0.mp4").read_bytes()
+
+
+def test_audit_calls_nothing_rotten_that_is_there(web, films, tmp_path):
+    """Servers that know no HEAD, or answer it as they like; a playlist is shorter than its film."""
+    paths = ["headless/film1.mp4", "emptyhead/film2.mp4", "hls/film0/index.m3u8", "page/film3.mp4.html"]
+    recipe = recipe_of(*({"url": f"{web.url}/{p}"} for p in paths))
+    assert sync(tmp_path, recipe).states == {"fetched": 4}
+    before = web.sent.total()
+    assert {f.code for f in audit(tmp_path, recipe)} == {"ok"}
+    assert web.sent.total() - before <= 2, "a file was fetched to find out whether it is there"
+    web.gone |= {"/headless/film1.mp4", "/page/film3.mp4.html"}
+    assert sorted(f.code for f in audit(tmp_path, recipe)) == ["gone", "gone", "ok", "ok"]
+
+
+def test_audit_leaves_a_host_in_peace_that_refuses(web, films, tmp_path):
+    recipe = recipe_of(*({"url": f"{web.url}/v/film0.mp4?n={i}"} for i in range(9)), download={"retries": 0})
+    assert sync(tmp_path, recipe).states == {"fetched": 9}
+    web.asked.clear()
+    web.refusing = True
+    found = [f.code for f in audit(tmp_path, recipe)]
+    assert found.count("rate_limit") == 5 and found.count("unknown") == 4 and len(web.asked) == 5

@@ -48,6 +48,7 @@ class Web:
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
     sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
     lock: threading.Lock = field(default_factory=threading.Lock)
+    refusing: bool = False  # answers 429 to everything
     retry_after: str = "7200"  # of /429/
     drip: float = 0.2  # seconds between the bytes of /drip/
     pace: float = 0.0  # seconds after every 16 KiB of /v/: gives a kill something to hit
@@ -124,7 +125,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str, query: dict[str, list[str]], earlier: int) -> None:
         head, _, rest = path.lstrip("/").partition("/")
-        if path in self.web.gone:
+        if self.web.refusing:
+            self._send(429, b"slow down")
+        elif path in self.web.gone:
             self._send(404, b"gone")
         elif path == "/feed.xml":
             self._feed()
@@ -192,6 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
             for byte in self.web.texts[name].encode():
                 self._write(bytes([byte]))
                 time.sleep(self.web.drip)
+        elif fault == "headless":  # knows no HEAD
+            self._send(405, b"") if self.command == "HEAD" else self._file(name)
+        elif fault == "emptyhead":  # answers HEAD as if the file were empty
+            self._send(200, b"") if self.command == "HEAD" else self._file(name)
         elif fault == "slowhead":  # a header that never ends, each byte well within any time-out
             self._write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
             while True:

@@ -1,22 +1,21 @@
 """Do the addresses still answer? Rot is reported and nothing is deleted: what was fetched stays what it is."""
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
-from http.cookiejar import CookieJar
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from soundvid.recipe import Recipe
-from soundvid.recipe_sources import Download
 from soundvid.sources.catalogue import Catalogue
 from soundvid.sources.identity import WEB
 from soundvid.sources.problems import FetchProblem
 from soundvid.sources.rights import header_opt_out, licence_name
 from soundvid.sources.rows import Entry
-from soundvid.sources.site import Site
 from soundvid.sources.sync import Session, groups
 from soundvid.sources.transfer import patiently
 from soundvid.sources.watcher import Watcher
-from soundvid.sources.web import Web
+from soundvid.sources.web import Reply, Web
 
 _PASSING = ("network", "rate_limit", "bot_wall", "live")  # says nothing about the video itself
 
@@ -56,43 +55,67 @@ def audit(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = N
                     entry.source_id, entry.url, "unknown", "its address needs credentials: give its recipe"
                 )
                 if url is not None:
-                    finding = _check(entry, url, session.fetcher.web, session.options, session.jar)
+                    finding = _check(entry, url, session)
                 findings[entry.source_id] = finding
-                catalogue.audited(entry.source_id, f"{finding.code}: {finding.message}" if finding.is_rot else None)
+                if finding.code == "ok" or finding.is_rot:  # trouble that passes takes back nothing
+                    rot = f"{finding.code}: {finding.message}" if finding.is_rot else None
+                    catalogue.audited(entry.source_id, rot)
                 watcher.source(entry.source_id, finding.code, finding.message)
                 watcher.step()
+            session.fetcher.close()
     return [findings[name] for name in sorted(findings)]
 
 
-def _check(entry: Entry, url: str, web: Web, options: Download, jar: CookieJar | None) -> Finding:
-    look: Callable[[], tuple[str, str]]
-    if entry.extractor == WEB:
-        look = lambda: _check_address(entry, url, web)  # noqa: E731
-    else:
-        look = lambda: _check_site(entry, url, options, jar)  # noqa: E731
+def _check(entry: Entry, url: str, session: Session) -> Finding:
+    web, site = session.fetcher.web, session.fetcher.site
+
+    def look() -> tuple[str, str]:
+        return _check_address(entry, url, web) if entry.extractor == WEB else _check_site(entry, site().extract(url))
+
+    host = urlsplit(entry.url).hostname or ""
+    if session.hosts.closed(host):
+        return Finding(entry.source_id, entry.url, "unknown", f"not asked: {host} refused others in a row")
+    session.hosts.wait(host, session.fetcher.stop)
     try:
-        code, message = patiently(options, look)
+        code, message = patiently(session.options, look)
     except FetchProblem as problem:
         code, message = problem.code, problem.message
+    session.hosts.note(host, code)
     return Finding(entry.source_id, entry.url, code, message)
 
 
 def _check_address(entry: Entry, url: str, web: Web) -> tuple[str, str]:
-    with web.open(url, method="HEAD") as reply:
-        opt_out = header_opt_out(reply.headers)
-        if opt_out and not entry.opt_out:
-            return "opt_out", f"its site opts out since it was fetched ({opt_out})"
-        page = reply.content_type.startswith("text/html")
-        if page and not (entry.format_id or ""):
-            return "broken", "a page answers where the video was"
-        if not page and reply.length is not None and entry.bytes and reply.length != entry.bytes:
-            return "changed", f"has {reply.length:,} bytes now; {entry.bytes:,} were fetched"
+    try:
+        with web.open(url, method="HEAD") as reply:
+            found = _look(entry, reply)
+    except FetchProblem as problem:
+        if problem.status is None or problem.code in ("gone", "rate_limit"):
+            raise
+        found = problem.code, problem.message
+    if found[0] in ("ok", "opt_out"):
+        return found
+    # Many servers answer HEAD wrongly or not at all: what they send is what counts, and its first byte tells.
+    with web.open(url, headers={"Range": "bytes=0-0"}) as reply:
+        return _look(entry, reply)
+
+
+def _look(entry: Entry, reply: Reply) -> tuple[str, str]:
+    opt_out = header_opt_out(reply.headers)
+    if opt_out and not entry.opt_out:
+        return "opt_out", f"its site opts out since it was fetched ({opt_out})"
+    if entry.format_id:  # a page or a playlist names the video: its own length says nothing
+        return "ok", "answers"
+    if reply.content_type.startswith("text/html"):
+        return "broken", "a page answers where the video was"
+    part = re.fullmatch(r"bytes \S+/(\d+)", reply.headers.get("Content-Range", "").strip())
+    packed = reply.headers.get("Content-Encoding", "identity") != "identity"
+    length = int(part[1]) if part else None if packed else reply.length
+    if length is not None and entry.bytes and length != entry.bytes:
+        return "changed", f"has {length:,} bytes now; {entry.bytes:,} were fetched"
     return "ok", "answers"
 
 
-def _check_site(entry: Entry, url: str, options: Download, jar: CookieJar | None) -> tuple[str, str]:
-    with Site(options, jar) as site:
-        info = site.extract(url)
+def _check_site(entry: Entry, info: dict[str, Any]) -> tuple[str, str]:
     stated = licence_name(info.get("license"))
     if entry.licence != "own" and stated != (entry.licence or "unstated"):
         return "licence", f"its licence is '{stated}' now; it was '{entry.licence}'"

@@ -51,8 +51,9 @@ BY_POLICY = ("licence", "opt_out", "too_large", "too_long", "address")
 class FetchProblem(Exception):
     """Why one video, or one listing, could not be had. The message is one line without credentials."""
 
-    def __init__(self, code: str, message: str, *, wait: float | None = None) -> None:
+    def __init__(self, code: str, message: str, *, wait: float | None = None, status: int | None = None) -> None:
         self.code, self.kind = code, KINDS[code]
+        self.status = status  # of HTTP, where that is all that was said
         self.message = " ".join(scrub(message).split())[:400]
         # Seconds the other side asked for; nobody is believed who asks for ten thousand years.
         self.wait = None if wait is None else min(wait, LONGEST_WAIT)
@@ -100,4 +101,4 @@ def problem_of_status(status: int, what: str, wait: float | None = None) -> Fetc
     """The problem that an HTTP status is."""
     codes = {401: "private", 402: "private", 403: "bot_wall", 404: "gone", 410: "gone", 429: "rate_limit", 451: "geo"}
     code = codes.get(status) or ("network" if status >= 500 or status in (408, 425) else "broken")
-    return FetchProblem(code, f"{what}: the server answered {status}", wait=wait)
+    return FetchProblem(code, f"{what}: the server answered {status}", wait=wait, status=status)

@@ -95,9 +95,9 @@ class _Hosts:
             self._next[host] = turn + self.pause
         stop.wait(max(0.0, turn - time.monotonic()))
 
-    def note(self, host: str, entry: Entry) -> None:
+    def note(self, host: str, code: str) -> None:
         with self._lock:
-            refused = entry.code in ("bot_wall", "rate_limit")
+            refused = code in ("bot_wall", "rate_limit")
             self._refusals[host] = self._refusals[host] + 1 if refused else 0
 
     def closed(self, host: str) -> bool:
@@ -281,7 +281,7 @@ class Session:
             problem = FetchProblem("rate_limit", f"not tried: {host} refused {ENOUGH_REFUSALS} others in a row")
             return self.catalogue.ended(entry.source_id, problem, tried=False), False
         ended = self.fetcher.fetch(job, self.watcher.moved)
-        self.hosts.note(host, ended)
+        self.hosts.note(host, ended.code)
         return ended, True
 
 
