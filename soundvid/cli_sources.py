@@ -129,6 +129,7 @@ def add(
     from soundvid.recipe_sources import WEB_KINDS, Download
     from soundvid.sources.catalogue import Catalogue
     from soundvid.sources.sync import Policy, Session, SyncResult
+    from soundvid.sources.table import read_list
     from soundvid.sources.watcher import Watcher
 
     if kind not in WEB_KINDS:
@@ -146,6 +147,10 @@ def add(
     except ValidationError as error:
         problem = error.errors()[0]
         raise RecipeError(scrub(f"{problem.get('input')}: {problem['msg'].removeprefix('Value error, ')}")) from error
+    if kind == "list":
+        for path in given:  # what cannot be read is not followed
+            for _ in read_list(Path(path)):
+                pass
     result = SyncResult()
     with Catalogue(store) as catalogue, catalogue.lock():
         session = Session(catalogue, Policy(options, policy.pixels), Watcher())

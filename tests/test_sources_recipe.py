@@ -12,6 +12,7 @@ from soundvid.recipe import load
 from soundvid.recipe_sources import ChannelSource, FolderSource, ListSource, SearchSource
 from soundvid.sources.catalogue import Catalogue
 from soundvid.sources.problems import SourcesError
+from soundvid.sources.rows import Listed
 from soundvid.sources.sync import sync
 from soundvid.sources.table import read_list
 from tests.catalogues import entries, recipe_of
@@ -130,3 +131,40 @@ def test_a_feed_that_does_not_answer_is_told_and_the_others_go_on(web, tmp_path)
     assert result.unlisted == [f"{web.url}/404/feed.xml"] and result.states == {"fetched": 1}
     with Catalogue(tmp_path) as catalogue:
         assert [f.code for f in catalogue.all_followed()] == ["gone", ""]
+
+
+def test_a_list_that_cannot_be_read_does_not_keep_the_others_from_being_followed(web, tmp_path):
+    store, listed = ("--store", tmp_path / "s"), tmp_path / "l.csv"
+    mistyped = cli("sources", "add", tmp_path / "no.csv", "--kind", "list", *store)
+    assert mistyped.returncode == 1 and len(mistyped.stderr.strip().splitlines()) == 1
+    listed.write_text(f"url\n{web.url}/v/film1.mp4\n")
+    options = ("--licence", "own", "--allow-private-addresses", *store)
+    assert cli("sources", "add", listed, "--kind", "list", *options).returncode == 0
+    listed.unlink()
+    assert cli("sources", "add", f"{web.url}/v/film0.mp4", *options).returncode == 0
+    said = cli("sources", "sync", "--json", *store)
+    answer = json.loads(said.stdout)
+    assert said.returncode == 1 and answer["unlisted"] == [str(listed)], "a mistyped list is followed"
+    assert answer["states"]["fetched"] == 2, "what a list named before it was lost is in the catalogue"
+    for command in ("retry", "audit"):
+        assert cli("sources", command, *store).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("l.csv", 'url\n"http://h/a\n' + "a" * 200_000), ("l.jsonl", "[" * 100_000 + "\n")]
+)
+def test_a_list_that_is_damaged_is_told_in_one_line(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(SourcesError, match=name):
+        list(read_list(tmp_path / name))
+
+
+def test_trouble_with_the_store_is_told_in_one_line(web, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    said = cli("sources", "list", "--store", tmp_path / "file")
+    assert said.returncode == 1 and len(said.stderr.strip().splitlines()) == 1 and "Traceback" not in said.stderr
+    with Catalogue(tmp_path / "s") as catalogue:
+        followed = catalogue.follow("feed", "http://h/f", {})
+        catalogue._db.execute("PRAGMA max_page_count = 1")  # the disk is full
+        with pytest.raises(SourcesError, match="full"):
+            catalogue.list_members(followed.id, [Listed(f"http://h/{i}", "web", f"{i}") for i in range(500)])

@@ -44,7 +44,7 @@ def audit(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = N
     findings: dict[str, Finding] = {}
     with Catalogue(store) as catalogue, catalogue.lock():
         for policy, sources in groups(catalogue, recipe):
-            session = Session(catalogue, policy, watcher)
+            session = Session(catalogue, policy, watcher, strict=recipe is not None)
             ids = session.recall(sources)
             due = [e for e in catalogue.entries(("fetched",), ids) if e.source_id not in findings]
             whole = session.addresses(due)

@@ -46,10 +46,10 @@ class Catalogue:
     def __init__(self, store: Path) -> None:
         self.folder = Path(os.path.abspath(store)) / "sources"
         self.incoming = self.folder / ".incoming"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._depth = 0
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.folder / "catalogue.db", timeout=30, check_same_thread=False)
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -60,6 +60,8 @@ class Catalogue:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         except sqlite3.Error as error:
             raise SourcesError(f"{self.folder / 'catalogue.db'}: cannot be opened ({error})") from error
+        except OSError as error:
+            raise SourcesError(f"{store}: no store can be made there ({error.strerror})") from error
 
     def __enter__(self) -> "Catalogue":
         return self
@@ -79,12 +81,20 @@ class Catalogue:
                 else:
                     with self._db:
                         yield self._db
+            except sqlite3.Error as error:
+                raise self._trouble(error) from error
             finally:
                 self._depth -= 1
 
     def _rows(self, query: str, values: Iterable[Any] = ()) -> list[sqlite3.Row]:
         with self._lock:
-            return self._db.execute(query, tuple(values)).fetchall()
+            try:
+                return self._db.execute(query, tuple(values)).fetchall()
+            except sqlite3.Error as error:
+                raise self._trouble(error) from error
+
+    def _trouble(self, error: sqlite3.Error) -> SourcesError:
+        return SourcesError(f"{self.folder / 'catalogue.db'}: {error}; mend that and give the command again")
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:

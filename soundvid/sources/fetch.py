@@ -2,7 +2,6 @@
 
 import errno
 import re
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from soundvid.sources.arrival import check, page_problem, settle
 from soundvid.sources.catalogue import Catalogue, now
 from soundvid.sources.formats import choose_formats
 from soundvid.sources.identity import MEDIA_ENDINGS, WEB, ending
-from soundvid.sources.problems import FetchProblem
+from soundvid.sources.problems import FetchProblem, SourcesError
 from soundvid.sources.ranges import fetch_part
 from soundvid.sources.rights import (
     UNSTATED,
@@ -158,7 +157,7 @@ class _Fetch:
             if error.errno in STORE_ERRORS:
                 raise
             return self.catalogue.ended(self.name, transport_problem(error, self.job.entry.url), self.record)
-        except (Stopped, sqlite3.Error):
+        except (Stopped, SourcesError):  # the catalogue cannot be written: nothing can be told it
             raise
         except Exception as error:  # a defect of an extractor, or of ours: this entry says so, the others go on
             broken = FetchProblem("broken", f"{type(error).__name__}: {error}")

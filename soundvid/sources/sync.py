@@ -107,8 +107,9 @@ class _Hosts:
 class Session:
     """One sync under one policy. The catalogue's lock is held by whoever makes it."""
 
-    def __init__(self, catalogue: Catalogue, policy: Policy, watcher: Watcher) -> None:
+    def __init__(self, catalogue: Catalogue, policy: Policy, watcher: Watcher, *, strict: bool = True) -> None:
         self.catalogue, self.policy, self.watcher = catalogue, policy, watcher
+        self.strict = strict  # a list that cannot be read ends it: it is the recipe's, and somebody looks at it
         self.options = policy.options
         self.jar = load_jar(self.options)
         self.fetcher = Fetcher(catalogue, self.options, policy.pixels, self.jar)
@@ -129,9 +130,17 @@ class Session:
     def recall(self, sources: Iterable[WebSource]) -> list[int]:
         """The followed things of these sources, whose whole addresses are known then without asking anybody."""
         pairs = self.follow(sources)
-        for source, _ in pairs:
-            self.lister.recall(source)
+        for source, followed in pairs:
+            try:
+                self.lister.recall(source)
+            except SourcesError as error:
+                self._unread(followed, error)
         return self.followed
+
+    def _unread(self, followed: Followed, error: SourcesError) -> None:
+        if self.strict:
+            raise error
+        self.watcher.warn(f"{followed.kind}: passed over: {error}")
 
     def ask(self, pairs: list[tuple[WebSource, Followed]], result: SyncResult) -> None:
         """Ask every followed thing for what is new; one that does not answer is told and passed over."""
@@ -142,6 +151,10 @@ class Session:
             except FetchProblem as problem:
                 result.unlisted.append(followed.address)
                 self.watcher.warn(f"{followed.kind} {followed.address}: could not be listed: {problem.message}")
+            except SourcesError as error:
+                self._unread(followed, error)
+                self.catalogue.listed_until(followed.id, FetchProblem("broken", str(error)))
+                result.unlisted.append(followed.address)
             self.watcher.step()
 
     def due(self, followed: list[int], *, at: float) -> list[Entry]:
@@ -307,7 +320,7 @@ def sync(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = No
     with Catalogue(store) as catalogue, catalogue.lock():
         concerned: list[int] = []
         for policy, sources in groups(catalogue, recipe):
-            session = Session(catalogue, policy, watcher)
+            session = Session(catalogue, policy, watcher, strict=recipe is not None)
             pairs = session.follow(sources)
             session.ask(pairs, result)
             ids = [f.id for _, f in pairs]
@@ -381,7 +394,7 @@ def retry(
     with Catalogue(store) as catalogue, catalogue.lock():
         concerned: list[int] = []
         for policy, sources in groups(catalogue, recipe):
-            session = Session(catalogue, policy, watcher)
+            session = Session(catalogue, policy, watcher, strict=recipe is not None)
             ids = [one for one in session.recall(sources) if one not in concerned]
             concerned += ids
             due = [e for e in session.failed(ids) if everything or (e.code in codes if codes else _can_succeed(e))]

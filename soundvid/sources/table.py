@@ -26,6 +26,8 @@ def read_list(path: Path) -> Iterator[Listed]:
             yield _listed(path, number, row)
     except OSError as error:
         raise SourcesError(f"{path}: the list cannot be read ({error.strerror or error})") from error
+    except csv.Error as error:
+        raise SourcesError(f"{path}: not readable as CSV ({error}): is a quotation mark missing?") from error
     except UnicodeDecodeError as error:
         raise SourcesError(f"{path}: the list is not UTF-8") from error
 
@@ -44,7 +46,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SourcesError(f"{path}:{number}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise SourcesError(f"{path}:{number}: not a JSON object")
