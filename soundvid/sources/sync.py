@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -254,15 +255,16 @@ class Session:
         due = [e for e in due if e.source_id in whole]
         self.watcher.phase("fetching", len(due))
         wishes = self.wishes(e.source_id for e in due)
-        jobs = [Job(e, whole[e.source_id], self.is_own(e), wishes[e.source_id]) for e in due]
-        tried = 0
+        jobs = (Job(e, whole[e.source_id], self.is_own(e), wishes[e.source_id]) for e in due)
+        tried, free = 0, 2 * self.options.parallel
         with ThreadPoolExecutor(max_workers=self.options.parallel) as pool:
-            waiting: dict[Future[tuple[Entry, bool]], Job] = {pool.submit(self._one, job): job for job in jobs}
+            waiting: set[Future[tuple[Entry, bool]]] = set()
             try:
-                while waiting:
+                # A few at a time: to wait for one of ten thousand costs ten thousand looks, each time.
+                while waiting := waiting | {pool.submit(self._one, job) for job in islice(jobs, free - len(waiting))}:
                     done, _ = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
                     for future in done:
-                        waiting.pop(future)
+                        waiting.discard(future)
                         entry, asked = future.result()
                         tried += asked
                         # A part that could not grow stays, and its growing has failed.
