@@ -19,7 +19,7 @@ _MAYBE = frozenset("key sig sid auth session policy code st se sp sv sr verify t
 _LOOKS_SECRET = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_\-+/=%~]{20,}")
 _ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
 _HEADER = re.compile(r"(?i)\b((?:set-)?cookie|(?:proxy-)?authorization)(['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+")
-_LOOSE = re.compile(r"(?i)\b(access_token|api_?key|token|password|passwd|secret|signature|sessionid)=[^\s&;,'\"]+")
+_LOOSE = re.compile(rf"(?i)(?<![a-z0-9_-])({'|'.join(map(re.escape, sorted(_SECRET)))})=[^\s&;,'\"]+")
 
 
 def _is_secret(name: str, value: str) -> bool:

@@ -135,6 +135,16 @@ def test_retry_takes_only_what_can_succeed(web, tmp_path):
     assert set(web.paths()) == {"/404/film0.mp4"}
 
 
+def test_a_class_that_was_rejected_can_be_tried_again_where_somebody_asks(web, films, tmp_path):
+    """A new yt-dlp may read what the old one could not."""
+    recipe = recipe_of({"url": f"{web.url}/text/page"})
+    web.texts["page"] = "<html><body>no video yet</body></html>"
+    assert sync(tmp_path, recipe).states == {"rejected": 1} and only(tmp_path).code == "unsupported"
+    web.texts["page"] = '<html><body><video src="/v/film0.mp4"></video></body></html>'
+    assert retry(tmp_path, recipe).tried == 0
+    assert retry(tmp_path, recipe, codes=["unsupported"]).states == {"fetched": 1}
+
+
 def test_a_build_downloads_and_tells_the_origin_and_the_failures(web, tmp_path):
     web.items = [
         Item(f"{web.url}/v/film0.mp4", licence="https://creativecommons.org/licenses/by/4.0/"),

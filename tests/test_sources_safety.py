@@ -124,6 +124,8 @@ def test_addresses_lose_their_secrets_and_nothing_else(address, clean):
 
 def test_cookies_and_authorisations_in_messages_are_masked():
     text = FetchProblem("broken", "sent Cookie: a=b; c=d\nAuthorization: Basic eHl6 and token=abc").message
+    loose = FetchProblem("broken", "no such /x?v=1&auth_token=abc1&client_secret=abc2&api-key=abc3&jwt=abc4").message
+    assert "v=1" in loose and "abc" not in loose
     assert "a=b" not in text and "eHl6" not in text and "abc" not in text
 
 
@@ -191,6 +193,23 @@ def test_opt_outs_and_licences_are_read():
     assert page_rights(page, "http://h/").opt_out and page_rights(page, "http://h/").licence == "http://h/by"
     assert licence_name("CC0 1.0") == "public-domain" and licence_name("CC BY-SA 4.0") == "creative-commons"
     assert licence_name("") == licence_name(None) == "unstated" and licence_name("MIT") == "other"
+
+
+@pytest.mark.parametrize(
+    ("stated", "name"),
+    [
+        ("This is not in the public domain", "reserved"),
+        ("All rights reserved. Creative Commons does not apply", "reserved"),
+        ("Not released under a Creative Commons licence", "reserved"),
+        ("No Copyright - Public Domain", "public-domain"),
+        ("No known copyright restrictions", "public-domain"),
+        ("© Ada, CC BY 4.0", "creative-commons"),
+        ("Some rights reserved (CC-BY-NC)", "creative-commons"),
+        ("https://creativecommons.org/licenses/by/4.0/", "creative-commons"),
+    ],
+)
+def test_a_licence_that_is_denied_is_none(stated, name):
+    assert licence_name(stated) == name
 
 
 def test_opt_outs_are_honoured_unless_the_recipe_says_otherwise(web, tmp_path):

@@ -15,6 +15,13 @@ _CREATIVE_COMMONS = re.compile(
     r"creativecommons\.org/licenses|creative[ -]?commons|\bcc[ -]by\b|\battribution(?:-| )(?:share|non|no)",
     re.IGNORECASE,
 )
+# What takes back the words that follow or precede it: "not in the public domain", "all rights reserved, no CC".
+_DENIED = re.compile(
+    r"all rights reserved|\b(?:not|no|never|non)[ -]"
+    r"(?:(?:in|under|a|an|the|any|of|available|released|licen[cs]ed)[ -])*"
+    r"(?:public[ -]?domain|creative[ -]?commons|cc[ -]?(?:by|0|zero)\b)",
+    re.IGNORECASE,
+)
 _RESERVED = re.compile(r"all rights reserved|\bnone\b|copyright|standard .*licen[cs]e|©", re.IGNORECASE)
 OPT_OUTS = ("noai", "noimageai")
 
@@ -24,6 +31,8 @@ def licence_name(stated: str | None) -> str:
     text = (stated or "").strip()
     if not text or text.lower() in ("unknown", UNSTATED):
         return UNSTATED
+    if _DENIED.search(text):
+        return "reserved"
     if _PUBLIC_DOMAIN.search(text):
         return "public-domain"
     if _CREATIVE_COMMONS.search(text):

@@ -400,6 +400,7 @@ def retry(
             ids = [one for one in session.recall(sources) if one not in concerned]
             concerned += ids
             due = [e for e in session.failed(ids) if everything or (e.code in codes if codes else _can_succeed(e))]
+            due += [e for e in catalogue.entries(("rejected",), ids) if e.code in codes - {"removed"}]
             result.tried += session.fetch(due)
         result.states = catalogue.states(concerned)
     return result
