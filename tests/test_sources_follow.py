@@ -176,3 +176,16 @@ def test_audit_leaves_a_host_in_peace_that_refuses(web, films, tmp_path):
     web.refusing = True
     found = [f.code for f in audit(tmp_path, recipe)]
     assert found.count("rate_limit") == 5 and found.count("unknown") == 4 and len(web.asked) == 5
+
+
+def test_adding_again_with_other_terms_lets_in_what_was_rejected(web, tmp_path):
+    """On the command line alone, as somebody does it who has no recipe yet."""
+    web.items = [Item(f"{web.url}/v/film0.mp4")]
+    add = ("sources", "add", f"{web.url}/feed.xml", "--kind", "feed", "--allow-private-addresses", "--store", tmp_path)
+    said = [cli(*add), cli("sources", "sync", "--store", tmp_path)]
+    assert only(tmp_path).code == "licence" and "licence" in said[1].stderr
+    said += [cli(*add, "--licence", "own"), cli("sources", "sync", "--store", tmp_path)]
+    assert [s.returncode for s in said] == [0] * 4 and (only(tmp_path).state, only(tmp_path).licence) == (
+        "fetched",
+        "own",
+    )
