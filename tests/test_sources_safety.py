@@ -171,6 +171,12 @@ def test_a_name_that_resolves_to_a_private_address_is_refused(monkeypatch):
         Guard(allow_private=False).connect(("films.example", 80))
 
 
+def test_a_proxy_in_ones_own_network_needs_no_port_to_be_meant():
+    assert Guard(allow_private=False, proxy="http://127.0.0.1").resolve("127.0.0.1", 80)
+    with pytest.raises(AddressRefused):
+        Guard(allow_private=False, proxy="http://127.0.0.1").resolve("127.0.0.1", 81)
+
+
 @pytest.mark.parametrize(
     "address",
     "127.0.0.1 10.1.1.1 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 ::1 fe80::1 fd00::1 224.0.0.1 "

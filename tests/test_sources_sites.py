@@ -104,6 +104,9 @@ def test_the_lowest_format_with_sound_that_has_the_pixels_is_chosen():
     assert [f["height"] for f in choose_formats(formats, (900, 900), None)] == [1080, None]  # two, to be joined
     assert [f["height"] for f in choose_formats(formats[:2], (900, 900), None)] == [360]  # the largest there is
     assert [f["height"] for f in choose_formats(formats, (286, 286), 200)] == [144]
+    untold = [form(None), form(144), form(360)]  # a format of which nobody says how high it is may be too low
+    assert [f["height"] for f in choose_formats(untold, (286, 286), None)] == [360]
+    assert [f["height"] for f in choose_formats(untold[:2], (286, 286), None)] == [None]
     portrait = [form(640, width=360), form(426, width=240)]
     assert choose_formats(portrait, (286, 286), None)[0]["width"] == 360  # width counts as well
     with pytest.raises(FetchProblem, match="encrypted"):

@@ -31,15 +31,18 @@ def choose_formats(
 
     def enough(form: dict[str, Any]) -> bool:
         width, height = form.get("width"), form.get("height")
-        return (width is None or width >= pixels[0]) and (height is None or height >= pixels[1])
+        return (width is None or width >= pixels[0]) and height is not None and height >= pixels[1]
+
+    def untold(form: dict[str, Any]) -> bool:
+        return form.get("height") is None
 
     both = sorted((f for f in fitting if f.get("acodec") != "none"), key=size)
     silent = sorted((f for f in fitting if f.get("acodec") == "none"), key=size) if sounds else []
     voice = max(
         sounds, key=lambda f: (f.get("abr") or f.get("tbr") or 0, f["protocol"] in ("http", "https")), default=None
     )
-    for group in (both, silent):
-        if chosen := next((f for f in group if enough(f)), None):
+    for group, fits in ((both, enough), (both, untold), (silent, enough), (silent, untold)):
+        if chosen := next(filter(fits, group), None):
             return [chosen] if group is both else [chosen, voice] if voice else [chosen]
     best = max([*both, *silent], key=lambda f: (f.get("height") or 0, f in both), default=fitting[-1])
     return [best] if voice is None or best.get("acodec") != "none" else [best, voice]

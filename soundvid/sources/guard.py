@@ -13,6 +13,7 @@ from urllib.request import getproxies
 
 from soundvid.sources.problems import FetchProblem
 
+_PORTS = {"http": 80, "https": 443}  # of proxies that are named without one
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -42,7 +43,8 @@ class Guard:
         self.allow_private = allow_private
         # A proxy was named by the user, in the recipe or the environment: it may well be in their own network.
         named = [proxy] if proxy else [v for k, v in getproxies().items() if k in ("http", "https", "all")]
-        self.proxies = {(urlsplit(p).hostname, urlsplit(p).port) for p in named if "://" in p}
+        parts = [urlsplit(p) for p in named if "://" in p]
+        self.proxies = {(p.hostname, p.port or _PORTS.get(p.scheme.lower(), 1080)) for p in parts}
 
     def check(self, url: str) -> None:
         """Refuse other schemes and, without asking any name server, addresses that are plainly private."""
