@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,11 +16,14 @@ import pytest
 import soundfile
 
 from soundvid.builder import build
+from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.decode import Sound
 from soundvid.media.source import examine_sound
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
+from soundvid.reports.generated import gallery
 from soundvid.reports.run_page import load_run, measures, verdict, write_run_page
+from soundvid.shards.load import load
 from soundvid.systems.generate import generate, load_model
 from tests.conftest import RATE, cli, toy_recipe
 from tests.test_report import Page
@@ -223,6 +227,31 @@ def test_the_papers_figures_are_there(page):
     assert "A fixed sound with several images" in seen.text
     assert "A fixed image with several sounds" in seen.text
     assert seen.text.count("sound of another clip") == 2
+
+
+class Grey:
+    """A model that answers every row of sound with a flat picture."""
+
+    spectrogram, window, size, crop = Spectrogram(RATE, Fraction(30)), 30, 32, 1.0
+
+    def listen(self, rows: np.ndarray) -> np.ndarray:
+        return rows[:, :1]
+
+    def look(self, picture: np.ndarray) -> None: ...
+
+    def draw(self, features: np.ndarray) -> np.ndarray:
+        return np.full((len(features), self.size, self.size, 3), 90, np.uint8)
+
+
+def test_a_sound_of_another_length_has_pictures_of_its_own(toys, tmp_path):
+    """Clips of a list of spans have many lengths: each strip shows the middles of its own sound's stretches."""
+    spans = [{"source": f"toy{i}.mp4", "start": 0.5, "stop": 0.5 + s} for i, s in enumerate((2, 4, 0.2))]
+    build(toy_recipe(toys, clips={"plan": "spans", "spans": spans}), store=tmp_path, workers=1)
+    drawn = gallery(load("toy", store=tmp_path), Grey())
+    shown = {c.sound_name.partition(" ")[0]: c.shown for c in drawn.one_image}
+    assert shown == {"toy0": [10, 30, 50], "toy1": [10, 30, 50, 70, 90, 110], "toy2": [3]}
+    for panel in (*drawn.one_sound, *drawn.one_image):
+        assert [len(s.cells) for s in panel.strips] == [len(panel.shown)] * 2
 
 
 def test_a_run_that_has_hardly_begun_has_a_page(run, tmp_path):
