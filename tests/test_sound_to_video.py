@@ -233,6 +233,19 @@ def test_a_moving_average_lags_behind():
         ),
         ({"frames_per_step": 1, "chunk": 1}, "greater than or equal to 2"),
         ({"seed": 2**64}, "less than"),
+        ({"alpha": 0.0, "squared": 0.0}, "nothing to learn from"),
+        ({"generator": "unet", "size": 64}, "output residual needs generator film"),
+        ({"discriminator_hears": True}, "discriminator_hears needs"),
+        (
+            {
+                "discriminator_hears": True,
+                "gamma": 1.0,
+                "video_discriminator": "3d",
+                "chunk": 16,
+                "frames_per_step": 16,
+            },
+            "discriminator_hears needs video_discriminator stacked",
+        ),
     ],
 )
 def test_a_config_that_no_network_can_follow_is_told_before_training(changes, told):
