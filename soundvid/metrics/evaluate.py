@@ -133,9 +133,9 @@ def evaluate(
             for (i, partner, _), video in zip(swapped, again, strict=True):
                 swap.add(i, partner, video)
             tell(chosen.stop, len(names))
-    if features is not None and len(train) >= len(names):
-        for i in range(len(names)):
-            tally.add_floor(train.video(i * len(train) // len(names)))
+    if features is not None:
+        for i in _apart(train, names):
+            tally.add_floor(train.video(i))
     count = min(len(train), baselines.MEAN_CLIPS)
     notes = (COPY_NOTE, MEAN_NOTE.format(count=count), *_sets_note(tally), *notes)
     tables = [Table(f"Quality on '{split}'", tally.rows(), notes)]
@@ -144,6 +144,13 @@ def evaluate(
         tables.append(Table(f"Swapped sound on '{split}'", swap.rows(name, tally), (pairing,)))
     sources = len({n.source for n in names})
     return Evaluation(split, len(names), sources, tuple(tables), context or {}, tuple(tally.per_clip()))
+
+
+def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:
+    """As many clips of `train` as were measured, spread over those that were not; none where there are too few."""
+    measured = {n.key for n in names}
+    free = [i for i in range(len(train)) if train.name(i).key not in measured]
+    return [free[i * len(free) // len(names)] for i in range(len(names))] if len(free) >= len(names) else []
 
 
 def _sets_note(tally: Tally) -> list[str]:

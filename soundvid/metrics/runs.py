@@ -6,6 +6,7 @@ package, with the options of `evaluate_run` below; it is called instead.
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +52,10 @@ def evaluate_run(
     else:
         found = _evaluate(run, split, clips, batch, device, truth, progress, features, without, notes)
     found.context.update(about(run, path, which))
+    note = used(run, split, which)
+    if note is not None:
+        first, *rest = found.tables
+        found = replace(found, tables=(replace(first, notes=(*first.notes, note)), *rest))
     if save:
         try:
             found.save(Path(path))
@@ -113,6 +118,16 @@ def networks(require: Sequence[str], device: str) -> tuple[Features | None, str 
     entry = weights.REGISTRY["i3d"]
     note = f"fvd, kvd: weights {path.name}, sha256 {weights.sha256(path)} (registry: {entry.sha256}), {entry.origin}"
     return i3d.features(i3d.load(path), device), None, [note]
+
+
+def used(run: OpenRun, split: str, which: Which) -> str | None:
+    """What a table must say of clips that are not new to the run: it learnt from them, or was chosen by them."""
+    splits = run.config.splits
+    if split == splits["train"]:
+        return f"the run learnt from the clips of '{split}': these numbers say nothing about other clips"
+    if split == splits["validation"] and which == "best":
+        return f"the best checkpoint was chosen on clips of '{split}': on others expect a little less"
+    return None
 
 
 def about(run: OpenRun, path: str | Path, which: str) -> dict[str, Any]:
