@@ -18,7 +18,7 @@ from soundvid.errors import SoundvidError
 from soundvid.shards.load import Clips, EmptySplit, load
 from soundvid.training import checkpoint, parallel
 from soundvid.training.log import Watcher
-from soundvid.training.loop import Loop, Outcome, seed_everything
+from soundvid.training.loop import Loop, Outcome, progress_of, seed_everything
 from soundvid.training.run import (
     RunConfig,
     RunError,
@@ -127,11 +127,11 @@ def _train_stage(
     several = len(definition.stages) > 1
     if resume:
         config, record = continued(folder, stage, request, wanted)
-        state = checkpoint.read_state(checkpoint.pointed(folder.checkpoints, "last"))
-        progress = state["progress"]
-        if progress["done"] and progress["step"] >= config.steps:
-            watcher.say(f"{folder.path}: {stage.name} is trained already ({progress['step']} steps)")
-            return Outcome(progress["step"], "steps", progress["best"], 0.0)
+        newest = checkpoint.pointed(folder.checkpoints, "last")
+        progress = progress_of(checkpoint.read_state(newest), newest)
+        if progress.done and progress.step >= config.steps:
+            watcher.say(f"{folder.path}: {stage.name} is trained already ({progress.step} steps)")
+            return Outcome(progress.step, "steps", progress.best, 0.0)
         clips, held_out = _clips(record.dataset, record.version, Path(record.store), record.splits, config.subjects)
     else:
         preset = request.preset or request.usual_preset or definition.default_preset
