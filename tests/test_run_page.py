@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from soundvid.builder import build
+from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.decode import Sound
 from soundvid.media.source import examine_sound
@@ -122,6 +123,18 @@ def test_generate_with_a_trained_run(run, tmp_path):
         assert video.frames == 51
     heard = Sound(examine_sound(target), RATE).read(0, 2 * RATE).samples
     assert int(np.argmax(np.abs(heard) > 0.3)) / RATE == pytest.approx(0.8, abs=0.001)
+
+
+def test_networks_that_give_no_numbers_make_no_video(run, tmp_path):
+    """Weights that overflow: one line, as an evaluation says it, and no black film."""
+    model = load_model(run, "last", "cpu")
+    with torch.no_grad():
+        model.system.networks["generator"].leave.weight.fill_(float("nan"))  # type: ignore[attr-defined]
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.float32), RATE)
+    with pytest.raises(SoundvidError, match="not finite"):
+        generate(model, tmp_path / "a.png", tmp_path / "a.wav", tmp_path / "v.mp4")
+    assert not (tmp_path / "v.mp4").exists()
 
 
 def test_pictures_in_windows_are_those_the_system_makes_in_one(run, tmp_path):
