@@ -7,13 +7,14 @@ import pytest
 
 import soundvid
 from soundvid.errors import SoundvidError
-from soundvid.metrics.table import Evaluation, Table
+from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.metrics.weights import VARIABLE
 from tests.conftest import cli, toy_recipe, toy_video
 
 torch = pytest.importorskip("torch")
 
-from soundvid.metrics.runs import evaluate_run  # noqa: E402  it needs torch
+from soundvid.metrics import runs  # noqa: E402  it needs torch
+from soundvid.metrics.runs import evaluate_run  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,31 @@ def test_what_cannot_be_measured_is_one_line(run, split, options, words, monkeyp
     with pytest.raises(SoundvidError, match=words) as caught:
         evaluate_run(run, split, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_required_is_computed_or_it_is_one_line(run, monkeypatch):
+    """Weights alone are not enough: clips that are too short for FVD's network, and systems that do not measure it."""
+
+    def features(video):
+        assert len(video) >= 30
+        return video.mean((0, 1, 2))
+
+    monkeypatch.setattr(runs, "networks", lambda require, device: (features, None, []))
+    found = evaluate_run(run, "val", require=["fvd"], save=False)
+    assert found.tables[0].row("sound_to_video tiny")["fvd"].value is not None
+    monkeypatch.setattr(runs, "FEWEST", 31)  # the clips have 30
+    found = evaluate_run(run, "val", save=False)
+    assert found.tables[0].row("sound_to_video tiny")["fvd"].text() == "not computed: clips of fewer than 31 frames"
+    with pytest.raises(SoundvidError, match="--require fvd: not computed: clips of fewer than 31 frames"):
+        evaluate_run(run, "val", require=["fvd"], save=False)
+
+    import soundvid.systems.sound_to_video as system
+
+    rows = [Row("other", "system", [Measure("l1", 0.1)])]
+    other = lambda *_, **__: Evaluation("val", 6, 2, (Table("Other", rows),))  # noqa: E731
+    monkeypatch.setattr(system, "evaluate", other, raising=False)
+    with pytest.raises(SoundvidError, match="--require fvd: not computed: no measure of this system"):
+        evaluate_run(run, "val", require=["fvd"], save=False)
 
 
 def test_a_system_may_bring_its_own_way_of_measuring(run, monkeypatch):

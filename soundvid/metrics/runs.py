@@ -17,6 +17,7 @@ import soundvid
 from soundvid.errors import SoundvidError
 from soundvid.metrics import weights
 from soundvid.metrics.evaluate import CentreClips, evaluate
+from soundvid.metrics.i3d import FEWEST
 from soundvid.metrics.table import Evaluation
 from soundvid.metrics.tally import ClipName, Features
 from soundvid.systems.registry import SYSTEMS
@@ -51,6 +52,11 @@ def evaluate_run(
         found = own(run, split, clips=clips, batch=batch, device=device, truth=truth, progress=progress)
     else:
         found = _evaluate(run, split, clips, batch, device, truth, progress, features, without, notes)
+    for metric in require:
+        given = [m for t in found.tables for r in t.rows if r.kind == "system" for m in r.measures if m.name == metric]
+        missing = next((m.missing for m in given if m.value is None), None if given else "no measure of this system")
+        if missing is not None:
+            raise SoundvidError(f"--require {metric}: not computed: {missing}")
     found.context.update(about(run, path, which))
     note = used(run, split, which)
     if note is not None:
@@ -82,6 +88,8 @@ def _evaluate(
     size, crop = int(config["size"]), float(config.get("crop", 256 / 286))
     measured = CentreClips(run.clips(split), size, crop, most=clips)
     train = CentreClips(run.clips(run.config.splits["train"]), size, crop)
+    if features is not None and min(r["frames"] for c in (measured, train) for r in c.clips.rows) < FEWEST:
+        features, without = None, f"clips of fewer than {FEWEST} frames"
 
     def predict(images: Tensor, spectrogram: Tensor) -> Tensor:
         return run.system.generate(images.to(device), spectrogram.to(device))
