@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 import soundvid
-from soundvid.errors import SoundvidError
+from soundvid.errors import DatasetError, SoundvidError
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.metrics.weights import VARIABLE
 from tests.conftest import cli, toy_recipe, toy_video
@@ -129,6 +130,25 @@ def test_what_is_required_is_computed_or_it_is_one_line(run, monkeypatch):
     monkeypatch.setattr(system, "evaluate", other, raising=False)
     with pytest.raises(SoundvidError, match="--require fvd: not computed: no measure of this system"):
         evaluate_run(run, "val", require=["fvd"], save=False)
+
+
+def test_a_lost_shard_of_val_is_no_empty_val_to_dagster(run, tmp_path, monkeypatch):
+    """metric_report goes on to another split where one is empty, never where its clips are lost."""
+    pytest.importorskip("dagster_pipes")
+    from unittest.mock import Mock
+
+    from assets.trainer import _evaluate
+
+    monkeypatch.delenv(VARIABLE, raising=False)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run.parent / "store", tmp_path / "store")
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace(str(run.parent / "store"), str(tmp_path / "store")))
+    for shard in (tmp_path / "store" / "datasets" / "toy" / "shards").glob("val-*.tar"):
+        shard.unlink()
+    with pytest.raises(DatasetError, match="the shard is missing"):
+        _evaluate(Mock(), {"run": str(tmp_path / "run"), "clips": 2})
+    assert not (tmp_path / "run" / "evaluation" / "train.json").exists()
 
 
 def test_a_system_may_bring_its_own_way_of_measuring(run, monkeypatch):
