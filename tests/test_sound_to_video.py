@@ -67,6 +67,18 @@ def test_a_step_reaches_every_weight(preset):
     assert {"l1", "loss", "motion_ratio", "generator_gradient"} <= set(metrics)
 
 
+def test_the_gradient_of_each_network_is_told():
+    """Together they are the norm that the optimiser saw; clipping comes after."""
+    system = SoundToVideo(small("paper_ja", clip=1e-6), FACTS)
+    metrics = system.training_step(batch(), 0)
+    for whole, parts in (
+        ("generator_gradient", ("encoder", "generator")),
+        ("discriminator_gradient", ("image_discriminator", "video_discriminator")),
+    ):
+        norms = torch.stack([metrics[f"gradient_{name}"] for name in parts])
+        assert (norms > 0).all() and float(norms.norm()) == pytest.approx(float(metrics[whole]), rel=1e-5)
+
+
 def test_discriminators_do_not_learn_in_the_generators_step():
     """Their gradient is their own loss's alone."""
     system = SoundToVideo(

@@ -160,6 +160,7 @@ class SoundToVideo(System):
         whole = sum(pulls.values())
         assert isinstance(whole, Tensor)
         metrics["generator_gradient"] = self.update("generator", (made * whole).sum(), clip=config.clip)
+        metrics |= self.gradients
         if len(pulls) > 1:
             norms = {k: v.norm() for k, v in pulls.items()}
             sum_of = torch.stack(list(norms.values())).sum().clamp(min=1e-20)
