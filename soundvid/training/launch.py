@@ -202,7 +202,8 @@ def _splits(
         except EmptySplit:
             continue
         return {"train": "train", "validation": split}
-    watcher.say(f"{name}: no clips are held out (val and test are empty): 'best' is judged on training clips")
+    why = "val and test lack clips of a subject" if subjects else "val and test are empty"
+    watcher.say(f"{name}: no clips are held out ({why}): 'best' is judged on training clips")
     return {"train": "train", "validation": "train"}
 
 

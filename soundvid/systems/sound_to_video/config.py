@@ -16,7 +16,9 @@ class Config(Options):
 
     # What a step sees
     frames: int = Field(
-        100, ge=2, description="contiguous pictures of a clip that are learnt; paper (en 3.2): 100 of 120"
+        100,
+        ge=2,
+        description="contiguous pictures of a clip that are learnt; paper (en 3.2): 100 of 120; ja 4.2: T = 120",
     )
     frames_per_step: int | None = Field(
         None,
@@ -25,7 +27,9 @@ class Config(Options):
         "chunks (of 100: 100 in chunks of 5, 96 of 16; papers: all). A CPU takes fewer; the sound encoder hears the "
         "whole clip all the same",
     )
-    crop: float = Field(256 / 286, gt=0, le=1, description="side of the random square; paper (en 3.2): 256 of 286")
+    crop: float = Field(
+        256 / 286, gt=0, le=1, description="side of the random square; en 3.2: 256 of 286; ja: none is named"
+    )
     size: int = Field(64, ge=16, multiple_of=16, description="pixels of a generated side; papers: 64")
     input_frame: Literal["first", "window", "random"] = Field(
         "first",
