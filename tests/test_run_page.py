@@ -5,6 +5,9 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -123,6 +126,23 @@ def test_generate_with_a_trained_run(run, tmp_path):
         assert video.frames == 51
     heard = Sound(examine_sound(target), RATE).read(0, 2 * RATE).samples
     assert int(np.argmax(np.abs(heard) > 0.3)) / RATE == pytest.approx(0.8, abs=0.001)
+
+
+def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000 * 7200, np.int16), 8000)  # two hours: it does not end before
+    out = tmp_path / "out"
+    out.mkdir()
+    asked = [sys.executable, "-m", "soundvid", "generate", run, "--image", tmp_path / "a.png", "--sound",
+             tmp_path / "a.wav", "--out", out / "v.mp4", "--checkpoint", "last", "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not any(out.iterdir()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.strip() == "stopped; nothing was written"
+    assert list(out.iterdir()) == []
 
 
 def test_networks_that_give_no_numbers_make_no_video(run, tmp_path):
