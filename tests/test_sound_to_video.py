@@ -170,6 +170,16 @@ def test_the_normaliser_is_kept():
     assert torch.equal(other.mean, system.mean) and torch.equal(other.deviation, system.deviation)
 
 
+@pytest.mark.parametrize("preset", ["paper_ja", "recommended"])
+def test_sound_is_heard_alike_in_bfloat16(preset):
+    """A network trained in bfloat16 hears what it will hear when it generates, in float32."""
+    system = SoundToVideo(small(preset), FACTS)
+    spectrogram = torch.from_numpy(np.abs(noise((2, 30, 735))))
+    with torch.autocast("cpu", torch.bfloat16):
+        heard = system.heard(spectrogram)
+    assert heard.dtype == torch.float32 and torch.equal(heard, system.heard(spectrogram))
+
+
 @pytest.fixture(scope="module")
 def clips(toys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("s2v")
