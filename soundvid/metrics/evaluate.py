@@ -156,10 +156,14 @@ def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:
 def _sets_note(tally: Tally) -> list[str]:
     if tally.features is None:
         return []
-    return [
-        f"fvd and kvd with N = {len(tally.clips)} on each side; with few clips fvd is mostly bias: compare it with the "
-        f"floor of the same N ({len(tally.floor)} clips of the training split), not with other papers"
-    ] + ([f"fvd: fewer than {frechet.ENOUGH} clips say little"] if len(tally.clips) < frechet.ENOUGH else [])
+    floor = (
+        f"compare it with the floor of the same N ({len(tally.floor)} training clips), not with other papers"
+        if tally.floor
+        else "there is no floor of the same N to compare it with"
+    )
+    return [f"fvd and kvd with N = {len(tally.clips)} on each side; with few clips fvd is mostly bias: {floor}"] + (
+        [f"fvd: fewer than {frechet.ENOUGH} clips say little"] if len(tally.clips) < frechet.ENOUGH else []
+    )
 
 
 def generate(predict: Predict, images: Sequence[np.ndarray], spectrograms: Sequence[np.ndarray]) -> list[np.ndarray]:
