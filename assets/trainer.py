@@ -89,9 +89,9 @@ def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
 
 
 def _evaluate(pipes: PipesContext, told: dict[str, Any]) -> None:
-    from soundvid.errors import DatasetError
     from soundvid.metrics.runs import evaluate_run
     from soundvid.reports.run_page import write_run_page
+    from soundvid.shards.load import EmptySplit
     from soundvid.training.launch import choose_device
 
     run = Path(told["run"])
@@ -107,7 +107,7 @@ def _evaluate(pipes: PipesContext, told: dict[str, Any]) -> None:
         try:
             found = evaluate_run(run, split, clips=told["clips"], device=device, progress=progress)
             break
-        except DatasetError as error:  # a small dataset has no such split
+        except EmptySplit as error:  # a small dataset has no such split
             if split == "train":
                 raise
             pipes.log.info(str(error))

@@ -1,6 +1,8 @@
 """`soundvid generate` and `soundvid report`: what a trained run makes, and its page."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,9 +72,9 @@ def generate(
     check_target(target, image, sound)
     read_picture(image, 64)
     open_sound(sound)
-    model = load_model(run, "last" if checkpoint == "last" else "best", device)
-    with _bar() as progress:
+    with stoppable(), _bar() as progress:
         bar = progress.add_task("generating", total=None)
+        model = load_model(run, "last" if checkpoint == "last" else "best", device)
         made = make(
             model,
             image,
@@ -107,9 +109,9 @@ def _speak(
     given = video or image
     if given is not None:
         check_target(target, given, sound)
-    opened = open_trained(run, "last" if checkpoint == "last" else "best", device)
-    with _bar() as progress:
+    with stoppable(), _bar() as progress:
         bar = progress.add_task("generating", total=None)
+        opened = open_trained(run, "last" if checkpoint == "last" else "best", device)
         made = make(
             opened, sound, target, video=video, image=image, box=place, scale=scale, whole_box=whole,
             progress=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -154,9 +156,19 @@ def report(run: RunArgument, checkpoint: CheckpointOption = "best", as_json: Jso
 
     need_torch()
     check_checkpoint(checkpoint)
-    with err.status("drawing the page"):
+    with stoppable(), err.status("drawing the page"):
         page = write_run_page(run, "last" if checkpoint == "last" else "best")
     print(json.dumps({"page": str(page)}) if as_json else page)
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """A line for a Ctrl-C: what is written appears whole, or not at all."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("stopped; nothing was written")
+        raise typer.Exit(130) from None
 
 
 def check_checkpoint(name: str) -> None:

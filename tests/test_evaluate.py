@@ -173,12 +173,16 @@ def test_distances_of_sets_stand_beside_their_floor_or_say_why_not():
     def features(video):
         return np.array([video.mean(), video.std(), np.abs(np.diff(video.astype(float), axis=0)).mean()])
 
-    table = evaluate(stage.predictor(), stage, train=Stage(9), features=features).tables[0]
+    table = evaluate(stage.predictor(), stage, train=Stage(15), features=features).tables[0]
     assert table.row("generated")["fvd"].value == pytest.approx(0, abs=1e-6)
     assert table.row("mean frame")["fvd"].value > 1 and table.row("mean frame")["fvd"].n == 6
     assert table.row("real against real")["fvd"].value > 0
-    few = evaluate(stage.predictor(), stage, train=Stage(4), features=features).tables[0]
-    assert few.row("real against real")["fvd"].text() == ("not computed: needs 6 real clips of another split")
+    assert any("floor of the same N (6 training clips)" in note for note in table.notes)
+    # Clips against themselves would be a floor of 0: of nine clips only three are not measured themselves.
+    for few in (Stage(4), stage, Stage(9)):
+        table = evaluate(stage.predictor(), stage, train=few, features=features).tables[0]
+        assert table.row("real against real")["fvd"].text() == "not computed: needs 6 other real clips"
+        assert any("there is no floor of the same N" in note for note in table.notes)
     without = evaluate(copy, stage, train=stage, without_features="weights missing").tables[0]
     assert without.row("generated")["fvd"].text() == "not computed: weights missing"
 

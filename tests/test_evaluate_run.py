@@ -2,18 +2,20 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 import soundvid
-from soundvid.errors import SoundvidError
-from soundvid.metrics.table import Evaluation, Table
+from soundvid.errors import DatasetError, SoundvidError
+from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.metrics.weights import VARIABLE
 from tests.conftest import cli, toy_recipe, toy_video
 
 torch = pytest.importorskip("torch")
 
-from soundvid.metrics.runs import evaluate_run  # noqa: E402  it needs torch
+from soundvid.metrics import runs  # noqa: E402  it needs torch
+from soundvid.metrics.runs import evaluate_run  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,21 @@ def test_fewer_clips_are_spread_over_the_split(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("split", "which", "told"),
+    [
+        ("train", "last", ["the run learnt from the clips of 'train'"]),
+        ("val", "best", ["the best checkpoint was chosen on clips of 'val'"]),
+        ("val", "last", []),
+    ],
+)
+def test_clips_that_are_not_new_to_the_run_are_said_to_be_so(run, split, which, told, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    notes = evaluate_run(run, split, which=which, clips=2, save=False).tables[0].notes
+    found = [n for n in notes if "learnt" in n or "chosen" in n]
+    assert [n.partition(":")[0] for n in found] == told
+
+
+@pytest.mark.parametrize(
     ("split", "options", "words"),
     [
         ("test", {}, "'test' is empty .*train 6, val 6"),
@@ -88,6 +105,50 @@ def test_what_cannot_be_measured_is_one_line(run, split, options, words, monkeyp
     with pytest.raises(SoundvidError, match=words) as caught:
         evaluate_run(run, split, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_required_is_computed_or_it_is_one_line(run, monkeypatch):
+    """Weights alone are not enough: clips that are too short for FVD's network, and systems that do not measure it."""
+
+    def features(video):
+        assert len(video) >= 30
+        return video.mean((0, 1, 2))
+
+    monkeypatch.setattr(runs, "networks", lambda require, device: (features, None, []))
+    found = evaluate_run(run, "val", require=["fvd"], save=False)
+    assert found.tables[0].row("sound_to_video tiny")["fvd"].value is not None
+    monkeypatch.setattr(runs, "FEWEST", 31)  # the clips have 30
+    found = evaluate_run(run, "val", save=False)
+    assert found.tables[0].row("sound_to_video tiny")["fvd"].text() == "not computed: clips of fewer than 31 frames"
+    with pytest.raises(SoundvidError, match="--require fvd: not computed: clips of fewer than 31 frames"):
+        evaluate_run(run, "val", require=["fvd"], save=False)
+
+    import soundvid.systems.sound_to_video as system
+
+    rows = [Row("other", "system", [Measure("l1", 0.1)])]
+    other = lambda *_, **__: Evaluation("val", 6, 2, (Table("Other", rows),))  # noqa: E731
+    monkeypatch.setattr(system, "evaluate", other, raising=False)
+    with pytest.raises(SoundvidError, match="--require fvd: not computed: no measure of this system"):
+        evaluate_run(run, "val", require=["fvd"], save=False)
+
+
+def test_a_lost_shard_of_val_is_no_empty_val_to_dagster(run, tmp_path, monkeypatch):
+    """metric_report goes on to another split where one is empty, never where its clips are lost."""
+    pytest.importorskip("dagster_pipes")
+    from unittest.mock import Mock
+
+    from assets.trainer import _evaluate
+
+    monkeypatch.delenv(VARIABLE, raising=False)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(run.parent / "store", tmp_path / "store")
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace(str(run.parent / "store"), str(tmp_path / "store")))
+    for shard in (tmp_path / "store" / "datasets" / "toy" / "shards").glob("val-*.tar"):
+        shard.unlink()
+    with pytest.raises(DatasetError, match="the shard is missing"):
+        _evaluate(Mock(), {"run": str(tmp_path / "run"), "clips": 2})
+    assert not (tmp_path / "run" / "evaluation" / "train.json").exists()
 
 
 def test_a_system_may_bring_its_own_way_of_measuring(run, monkeypatch):

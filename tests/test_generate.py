@@ -278,6 +278,20 @@ def test_wide_tall_and_tiny_pictures_give_their_middle(tmp_path):
     assert np.all(read_picture(tmp_path / "dot.png", 16) == 9)
 
 
+def test_a_sample_that_is_no_number_is_silence_and_damage(tmp_path):
+    """A float track may hold NaN and infinity: they are silent, the rest is heard as it is, and it is said."""
+    sound = np.full((RATE, 2), 0.25, np.float32)
+    soundfile.write(tmp_path / "clean.wav", sound, RATE, subtype="FLOAT")
+    sound[[5000, 30000], [0, 1]] = np.nan, np.inf
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    for rate in (RATE, 48000):
+        clean, heard = (Sound(examine_sound(tmp_path / f), rate).read(0, rate).samples for f in ("clean.wav", "a.wav"))
+        assert np.isfinite(heard).all()
+        assert 2 <= np.count_nonzero(np.abs(heard - clean) > 0.01) < 100
+    made = generate(Meter(), photo(tmp_path / "a.png"), tmp_path / "a.wav", tmp_path / "v.mp4")
+    assert (made.frames, made.damage) == (30, 2)
+
+
 # -- mistakes
 
 

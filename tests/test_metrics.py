@@ -200,6 +200,13 @@ def test_frechet_distance_has_its_closed_forms():
     assert frechet.gaussian_distance(m1, s1, m1, s2) == pytest.approx(want)
 
 
+def test_a_set_is_not_apart_from_itself():
+    """Fewer samples than dimensions: a singular covariance, whose rounding must not make a distance negative."""
+    for seed in range(20):
+        few = np.random.default_rng(seed).standard_normal((10, 50))
+        assert 0 <= frechet.frechet_distance(few, few) < 1e-4
+
+
 def test_frechet_distance_of_samples_uses_n_minus_1_and_is_biased_upwards():
     x = np.array([[0.0], [2.0]])
     y = np.array([[0.0], [4.0]])  # variances 2 and 8 over N - 1; means 1 and 2

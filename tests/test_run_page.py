@@ -5,7 +5,11 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -15,11 +19,15 @@ import pytest
 import soundfile
 
 from soundvid.builder import build
+from soundvid.errors import SoundvidError
+from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.decode import Sound
 from soundvid.media.source import examine_sound
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
+from soundvid.reports.generated import gallery
 from soundvid.reports.run_page import load_run, measures, verdict, write_run_page
+from soundvid.shards.load import load
 from soundvid.systems.generate import generate, load_model
 from tests.conftest import RATE, cli, toy_recipe
 from tests.test_report import Page
@@ -118,6 +126,35 @@ def test_generate_with_a_trained_run(run, tmp_path):
         assert video.frames == 51
     heard = Sound(examine_sound(target), RATE).read(0, 2 * RATE).samples
     assert int(np.argmax(np.abs(heard) > 0.3)) / RATE == pytest.approx(0.8, abs=0.001)
+
+
+def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000 * 7200, np.int16), 8000)  # two hours: it does not end before
+    out = tmp_path / "out"
+    out.mkdir()
+    asked = [sys.executable, "-m", "soundvid", "generate", run, "--image", tmp_path / "a.png", "--sound",
+             tmp_path / "a.wav", "--out", out / "v.mp4", "--checkpoint", "last", "--device", "cpu"]  # fmt: skip
+    with subprocess.Popen(asked, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not any(out.iterdir()):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert told.strip() == "stopped; nothing was written"
+    assert list(out.iterdir()) == []
+
+
+def test_networks_that_give_no_numbers_make_no_video(run, tmp_path):
+    """Weights that overflow: one line, as an evaluation says it, and no black film."""
+    model = load_model(run, "last", "cpu")
+    with torch.no_grad():
+        model.system.networks["generator"].leave.weight.fill_(float("nan"))  # type: ignore[attr-defined]
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.float32), RATE)
+    with pytest.raises(SoundvidError, match="not finite"):
+        generate(model, tmp_path / "a.png", tmp_path / "a.wav", tmp_path / "v.mp4")
+    assert not (tmp_path / "v.mp4").exists()
 
 
 def test_pictures_in_windows_are_those_the_system_makes_in_one(run, tmp_path):
@@ -223,6 +260,31 @@ def test_the_papers_figures_are_there(page):
     assert "A fixed sound with several images" in seen.text
     assert "A fixed image with several sounds" in seen.text
     assert seen.text.count("sound of another clip") == 2
+
+
+class Grey:
+    """A model that answers every row of sound with a flat picture."""
+
+    spectrogram, window, size, crop = Spectrogram(RATE, Fraction(30)), 30, 32, 1.0
+
+    def listen(self, rows: np.ndarray) -> np.ndarray:
+        return rows[:, :1]
+
+    def look(self, picture: np.ndarray) -> None: ...
+
+    def draw(self, features: np.ndarray) -> np.ndarray:
+        return np.full((len(features), self.size, self.size, 3), 90, np.uint8)
+
+
+def test_a_sound_of_another_length_has_pictures_of_its_own(toys, tmp_path):
+    """Clips of a list of spans have many lengths: each strip shows the middles of its own sound's stretches."""
+    spans = [{"source": f"toy{i}.mp4", "start": 0.5, "stop": 0.5 + s} for i, s in enumerate((2, 4, 0.2))]
+    build(toy_recipe(toys, clips={"plan": "spans", "spans": spans}), store=tmp_path, workers=1)
+    drawn = gallery(load("toy", store=tmp_path), Grey())
+    shown = {c.sound_name.partition(" ")[0]: c.shown for c in drawn.one_image}
+    assert shown == {"toy0": [10, 30, 50], "toy1": [10, 30, 50, 70, 90, 110], "toy2": [3]}
+    for panel in (*drawn.one_sound, *drawn.one_image):
+        assert [len(s.cells) for s in panel.strips] == [len(panel.shown)] * 2
 
 
 def test_a_run_that_has_hardly_begun_has_a_page(run, tmp_path):

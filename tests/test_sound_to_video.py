@@ -67,6 +67,18 @@ def test_a_step_reaches_every_weight(preset):
     assert {"l1", "loss", "motion_ratio", "generator_gradient"} <= set(metrics)
 
 
+def test_the_gradient_of_each_network_is_told():
+    """Together they are the norm that the optimiser saw; clipping comes after."""
+    system = SoundToVideo(small("paper_ja", clip=1e-6), FACTS)
+    metrics = system.training_step(batch(), 0)
+    for whole, parts in (
+        ("generator_gradient", ("encoder", "generator")),
+        ("discriminator_gradient", ("image_discriminator", "video_discriminator")),
+    ):
+        norms = torch.stack([metrics[f"gradient_{name}"] for name in parts])
+        assert (norms > 0).all() and float(norms.norm()) == pytest.approx(float(metrics[whole]), rel=1e-5)
+
+
 def test_discriminators_do_not_learn_in_the_generators_step():
     """Their gradient is their own loss's alone."""
     system = SoundToVideo(
@@ -158,6 +170,16 @@ def test_the_normaliser_is_kept():
     assert torch.equal(other.mean, system.mean) and torch.equal(other.deviation, system.deviation)
 
 
+@pytest.mark.parametrize("preset", ["paper_ja", "recommended"])
+def test_sound_is_heard_alike_in_bfloat16(preset):
+    """A network trained in bfloat16 hears what it will hear when it generates, in float32."""
+    system = SoundToVideo(small(preset), FACTS)
+    spectrogram = torch.from_numpy(np.abs(noise((2, 30, 735))))
+    with torch.autocast("cpu", torch.bfloat16):
+        heard = system.heard(spectrogram)
+    assert heard.dtype == torch.float32 and torch.equal(heard, system.heard(spectrogram))
+
+
 @pytest.fixture(scope="module")
 def clips(toys, tmp_path_factory):
     folder = tmp_path_factory.mktemp("s2v")
@@ -233,6 +255,19 @@ def test_a_moving_average_lags_behind():
         ),
         ({"frames_per_step": 1, "chunk": 1}, "greater than or equal to 2"),
         ({"seed": 2**64}, "less than"),
+        ({"alpha": 0.0, "squared": 0.0}, "nothing to learn from"),
+        ({"generator": "unet", "size": 64}, "output residual needs generator film"),
+        ({"discriminator_hears": True}, "discriminator_hears needs"),
+        (
+            {
+                "discriminator_hears": True,
+                "gamma": 1.0,
+                "video_discriminator": "3d",
+                "chunk": 16,
+                "frames_per_step": 16,
+            },
+            "discriminator_hears needs video_discriminator stacked",
+        ),
     ],
 )
 def test_a_config_that_no_network_can_follow_is_told_before_training(changes, told):

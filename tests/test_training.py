@@ -15,6 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from safetensors import safe_open  # noqa: E402
+
 from soundvid.builder import build  # noqa: E402
 from soundvid.errors import SoundvidError  # noqa: E402
 from soundvid.shards.load import load  # noqa: E402
@@ -425,6 +427,44 @@ def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new
         open_run(tmp_path / "run", "last")
     assert told in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def _without(*keys: str):
+    return lambda tensors: [tensors.pop(k) for k in keys]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("optimizers", _without("generator.0.exp_avg"), "missing: generator.0.exp_avg"),
+        ("optimizers", _without(*(f"generator.0.{f}" for f in ("exp_avg", "exp_avg_sq", "step"))), "were written"),
+        ("optimizers", lambda t: t.update({"critic.0.exp_avg": torch.zeros(1)}), "foreign: critic.0.exp_avg"),
+        ("optimizers", lambda t: t.update({"critic.0.step": t.pop("generator.0.step")}), "foreign: critic.0.step"),
+        ("optimizers", lambda t: t.update({"x": t.pop("generator.0.step")}), "foreign: x"),
+        ("optimizers", lambda t: t.update({"generator.999.step": t.pop("generator.0.step")}), "foreign: generator.999"),
+        ("optimizers", lambda t: t.update({"generator.0.exp_avg": torch.zeros(1)}), "another shape: generator.0.exp"),
+        ("random-0", _without("numpy"), "not the states of the random generators (KeyError: 'numpy')"),
+        ("state", lambda s: s["progress"].update(novelty=1), "not the progress of a run"),
+        ("state", lambda s: s["progress"].pop("step"), "is at step 0, the checkpoint is of 3"),
+    ],
+)
+def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, told):
+    """Moments, random states and progress that are foreign, missing or misshapen: one line, and no step is made."""
+    path = copied(trained, tmp_path / "run")
+    if file == "state":
+        state = json.loads((path / "state.json").read_text())
+        change(state)
+        (path / "state.json").write_text(json.dumps(state))
+    else:
+        file = path / f"{file}.safetensors"
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        tensors = checkpoint.read_tensors(file)
+        change(tensors)
+        checkpoint.save_file(tensors, file, metadata)
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        launch.train(request(store, tmp_path / "run", steps=4, preset=None, resume=True))
+    assert told in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -465,7 +465,13 @@ class Sound:
                     "sound_changes_rate",
                     f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
                 )
-            yield time - self.source.zero, self.mix(frame)
+            samples = self.mix(frame)
+            if not np.isfinite(
+                samples
+            ).all():  # a float track may hold anything, and one NaN spoils all it is mixed with
+                self.damage.append((time, "samples that are no numbers"))
+                samples = np.where(np.isfinite(samples), samples, np.float32(0))
+            yield time - self.source.zero, samples
 
     def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Give each block its native sample number; see the class for the rule."""

@@ -133,9 +133,9 @@ def evaluate(
             for (i, partner, _), video in zip(swapped, again, strict=True):
                 swap.add(i, partner, video)
             tell(chosen.stop, len(names))
-    if features is not None and len(train) >= len(names):
-        for i in range(len(names)):
-            tally.add_floor(train.video(i * len(train) // len(names)))
+    if features is not None:
+        for i in _apart(train, names):
+            tally.add_floor(train.video(i))
     count = min(len(train), baselines.MEAN_CLIPS)
     notes = (COPY_NOTE, MEAN_NOTE.format(count=count), *_sets_note(tally), *notes)
     tables = [Table(f"Quality on '{split}'", tally.rows(), notes)]
@@ -146,13 +146,24 @@ def evaluate(
     return Evaluation(split, len(names), sources, tuple(tables), context or {}, tuple(tally.per_clip()))
 
 
+def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:
+    """As many clips of `train` as were measured, spread over those that were not; none where there are too few."""
+    measured = {n.key for n in names}
+    free = [i for i in range(len(train)) if train.name(i).key not in measured]
+    return [free[i * len(free) // len(names)] for i in range(len(names))] if len(free) >= len(names) else []
+
+
 def _sets_note(tally: Tally) -> list[str]:
     if tally.features is None:
         return []
-    return [
-        f"fvd and kvd with N = {len(tally.clips)} on each side; with few clips fvd is mostly bias: compare it with the "
-        f"floor of the same N ({len(tally.floor)} clips of the training split), not with other papers"
-    ] + ([f"fvd: fewer than {frechet.ENOUGH} clips say little"] if len(tally.clips) < frechet.ENOUGH else [])
+    floor = (
+        f"compare it with the floor of the same N ({len(tally.floor)} training clips), not with other papers"
+        if tally.floor
+        else "there is no floor of the same N to compare it with"
+    )
+    return [f"fvd and kvd with N = {len(tally.clips)} on each side; with few clips fvd is mostly bias: {floor}"] + (
+        [f"fvd: fewer than {frechet.ENOUGH} clips say little"] if len(tally.clips) < frechet.ENOUGH else []
+    )
 
 
 def generate(predict: Predict, images: Sequence[np.ndarray], spectrograms: Sequence[np.ndarray]) -> list[np.ndarray]:

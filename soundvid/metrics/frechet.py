@@ -38,7 +38,8 @@ def gaussian_distance(m1: np.ndarray, s1: np.ndarray, m2: np.ndarray, s2: np.nda
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ s2 @ root), 0)).sum()
     apart = np.asarray(m1) - np.asarray(m2)
-    return float(apart @ apart + np.trace(s1) + np.trace(s2) - 2 * cross)
+    # Never below 0, where rounding would put the distance of a set from itself.
+    return max(0.0, float(apart @ apart + np.trace(s1) + np.trace(s2) - 2 * cross))
 
 
 def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:

@@ -6,6 +6,7 @@ package, with the options of `evaluate_run` below; it is called instead.
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import soundvid
 from soundvid.errors import SoundvidError
 from soundvid.metrics import weights
 from soundvid.metrics.evaluate import CentreClips, evaluate
+from soundvid.metrics.i3d import FEWEST
 from soundvid.metrics.table import Evaluation
 from soundvid.metrics.tally import ClipName, Features
 from soundvid.systems.registry import SYSTEMS
@@ -50,7 +52,16 @@ def evaluate_run(
         found = own(run, split, clips=clips, batch=batch, device=device, truth=truth, progress=progress)
     else:
         found = _evaluate(run, split, clips, batch, device, truth, progress, features, without, notes)
+    for metric in require:
+        given = [m for t in found.tables for r in t.rows if r.kind == "system" for m in r.measures if m.name == metric]
+        missing = next((m.missing for m in given if m.value is None), None if given else "no measure of this system")
+        if missing is not None:
+            raise SoundvidError(f"--require {metric}: not computed: {missing}")
     found.context.update(about(run, path, which))
+    note = used(run, split, which)
+    if note is not None:
+        first, *rest = found.tables
+        found = replace(found, tables=(replace(first, notes=(*first.notes, note)), *rest))
     if save:
         try:
             found.save(Path(path))
@@ -77,6 +88,8 @@ def _evaluate(
     size, crop = int(config["size"]), float(config.get("crop", 256 / 286))
     measured = CentreClips(run.clips(split), size, crop, most=clips)
     train = CentreClips(run.clips(run.config.splits["train"]), size, crop)
+    if features is not None and min(r["frames"] for c in (measured, train) for r in c.clips.rows) < FEWEST:
+        features, without = None, f"clips of fewer than {FEWEST} frames"
 
     def predict(images: Tensor, spectrogram: Tensor) -> Tensor:
         return run.system.generate(images.to(device), spectrogram.to(device))
@@ -113,6 +126,16 @@ def networks(require: Sequence[str], device: str) -> tuple[Features | None, str 
     entry = weights.REGISTRY["i3d"]
     note = f"fvd, kvd: weights {path.name}, sha256 {weights.sha256(path)} (registry: {entry.sha256}), {entry.origin}"
     return i3d.features(i3d.load(path), device), None, [note]
+
+
+def used(run: OpenRun, split: str, which: Which) -> str | None:
+    """What a table must say of clips that are not new to the run: it learnt from them, or was chosen by them."""
+    splits = run.config.splits
+    if split == splits["train"]:
+        return f"the run learnt from the clips of '{split}': these numbers say nothing about other clips"
+    if split == splits["validation"] and which == "best":
+        return f"the best checkpoint was chosen on clips of '{split}': on others expect a little less"
+    return None
 
 
 def about(run: OpenRun, path: str | Path, which: str) -> dict[str, Any]:

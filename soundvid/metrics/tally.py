@@ -275,7 +275,7 @@ class Tally:
         if self.features is None:
             return []
         if len(self.floor) != len(self.clips):
-            missing = f"needs {len(self.clips)} real clips of another split"
+            missing = f"needs {len(self.clips)} other real clips"
             return [self._no_distance(key, missing) for key in frechet.DEFINITIONS]
         return self._distances(self.videos[REAL].features, self.floor)
 

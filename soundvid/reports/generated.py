@@ -16,7 +16,7 @@ import numpy as np
 from soundvid.media.encode import encode_jpeg
 from soundvid.media.movie import MovieWriter
 from soundvid.metrics.motion import motion_energy
-from soundvid.reports.figures import Row, data_uri, spread, time_ticks, waveform
+from soundvid.reports.figures import Row, data_uri, sheet_frames, spread, time_ticks, waveform
 from soundvid.shards.load import Augment, Clips
 from soundvid.systems.generate import CHUNK, Model
 
@@ -63,6 +63,7 @@ class Cross:
     sound_name: str
     wave: str
     strips: list[Strip]
+    shown: list[int]  # numbers of the pictures in a strip, from 0
     own: bool  # image and sound belong together
 
 
@@ -92,7 +93,6 @@ class Gallery:
     split: str
     clips: int  # in the split
     fps: float
-    shown: list[int]  # numbers of the pictures in a strip, from 0
     pairs: list[Pair]
     one_sound: list[Cross]
     one_image: list[Cross]
@@ -102,19 +102,17 @@ def gallery(clips: Clips, model: Model) -> Gallery:
     """Draw everything from the clips of a split."""
     chosen = spread(clips.rows, max(PAIRS, ACROSS + 1), Counter())
     seen = [load_clip(clips, clips.rows.index(row), model) for row in chosen]
-    shown = list(range(EVERY // 2, len(seen[0].pictures), EVERY)) or [0]
-    pairs = [_pair(model, clip, clip, shown) for clip in seen[:PAIRS]]
+    pairs = [_pair(model, clip, clip) for clip in seen[:PAIRS]]
     others = [(a, b) for a, b in zip(seen, seen[1:] + seen[:1], strict=True) if a is not b]
-    pairs += [_pair(model, image, sound, shown) for image, sound in others[:SWAPPED]]
+    pairs += [_pair(model, image, sound) for image, sound in others[:SWAPPED]]
     first, across = seen[0], seen[: ACROSS + 1]
     return Gallery(
         split=clips.split,
         clips=len(clips),
         fps=float(model.spectrogram.fps),
-        shown=shown,
         pairs=pairs,
-        one_sound=[_cross(model, image, first, shown) for image in across],
-        one_image=[_cross(model, first, sound, shown) for sound in across],
+        one_sound=[_cross(model, image, first) for image in across],
+        one_image=[_cross(model, first, sound) for sound in across],
     )
 
 
@@ -140,8 +138,13 @@ def imagine(model: Model, picture: np.ndarray, rows: np.ndarray, numbers: Sequen
 # -- drawing
 
 
-def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
-    made = imagine(model, image.pictures[0], sound.rows)
+def shown_of(count: int) -> list[int]:
+    """Numbers of the pictures in a strip of `count`: every 20th, each in the middle of its stretch of the sound."""
+    return sheet_frames(count, max(1, round(count / EVERY)))
+
+
+def _pair(model: Model, image: Clip, sound: Clip) -> Pair:
+    made, shown = imagine(model, image.pictures[0], sound.rows), shown_of(len(sound.rows))
     strips = [_strip("real", "real", sound.pictures, shown), _strip("generated", "generated", made, shown)]
     moves = {"real": motion_energy(sound.pictures), "generated": motion_energy(made)}
     top = max(float(m.max(initial=0)) for m in moves.values()) or 1.0
@@ -163,7 +166,8 @@ def _pair(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Pair:
     )
 
 
-def _cross(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Cross:
+def _cross(model: Model, image: Clip, sound: Clip) -> Cross:
+    shown = shown_of(len(sound.rows))
     made = imagine(model, image.pictures[0], sound.rows, shown)
     return Cross(
         image=jpeg(image.pictures[0]),
@@ -174,6 +178,7 @@ def _cross(model: Model, image: Clip, sound: Clip, shown: Sequence[int]) -> Cros
             _strip("real", "real", sound.pictures, shown),
             _strip("generated", "generated", made, range(len(made))),
         ],
+        shown=shown,
         own=image is sound,
     )
 
@@ -183,7 +188,7 @@ def _name(clip: Clip) -> str:
 
 
 def _strip(name: str, kind: str, pictures: np.ndarray, shown: Sequence[int]) -> Strip:
-    return Strip(name, kind, [jpeg(pictures[min(i, len(pictures) - 1)]) for i in shown])
+    return Strip(name, kind, [jpeg(pictures[i]) for i in shown])
 
 
 def jpeg(picture: np.ndarray) -> str:

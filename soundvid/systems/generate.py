@@ -86,6 +86,8 @@ class Trained:
         with torch.inference_mode():
             chosen = torch.from_numpy(features).to(self.system.device)[None]
             made = self.system.networks["generator"](self.image, chosen)[0].float()
+            if not bool(torch.isfinite(made).all()):
+                raise SoundvidError("generate: the networks gave pictures that are not finite numbers; trained well?")
             return made.add_(1).mul_(127.5).round_().clamp_(0, 255).byte().movedim(1, -1).cpu().numpy()
 
 

@@ -222,16 +222,28 @@ def optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> tuple[dict[str, Te
 def fill_optimizers(
     optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor], groups: Mapping[str, Any], where: Path
 ) -> None:
+    """Load `optimizer_tensors`. Raises CheckpointError, one line, on foreign, missing or misshapen ones."""
     if set(groups) != set(optimizers):
         raise CheckpointError(f"{where}: optimisers {', '.join(groups)}; expected {', '.join(optimizers)}")
+    parameters = {n: [p for group in o.param_groups for p in group["params"]] for n, o in optimizers.items()}
     states: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in optimizers}
+    fields: dict[str, set[str]] = {name: set() for name in optimizers}
     for key, tensor in tensors.items():
-        name, parameter, field = key.split(".", 2)
-        states[name].setdefault(int(parameter), {})[field] = tensor
+        name, number, field = (*key.split(".", 2), "", "")[:3]
+        place = int(number) if number.isdecimal() else -1
+        if not field or not 0 <= place < len(parameters.get(name, ())):
+            raise CheckpointError(f"{where}: a state of no optimiser here (foreign: {key})")
+        if tensor.dim() and tensor.shape != parameters[name][place].shape:
+            raise CheckpointError(f"{where}: the state of optimiser '{name}' does not fit (another shape: {key})")
+        states[name].setdefault(place, {})[field] = tensor
+        fields[name].add(field)
     for name, optimizer in optimizers.items():
+        missing = [f"{name}.{i}.{f}" for i, state in states[name].items() for f in sorted(fields[name] - set(state))]
+        if missing:
+            raise CheckpointError(f"{where}: the state of optimiser '{name}' does not fit (missing: {missing[0]})")
         try:
             optimizer.load_state_dict({"state": states[name], "param_groups": groups[name]})
-        except ValueError as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: the state of optimiser '{name}' does not fit ({error})") from error
 
 
@@ -271,12 +283,16 @@ def load_random(path: Path, rank: int) -> None:
     file = path / f"random-{rank}.safetensors"
     tensors = read_tensors(file)
     with safe_open(file, "pt") as opened:
-        values = json.loads(opened.metadata()["values"])
-    set_random_state(tensors, values)
+        told = opened.metadata()
+    try:
+        set_random_state(tensors, json.loads(told["values"]))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(f"{file}: not the states of the random generators ({problem})") from error
 
 
 def system_files(system: System, averages: Mapping[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A system as `write` takes it: tensors by file, and JSON."""
+    """A system as `write` takes it: tensors by file, and JSON. `moments`: how many tensors the optimisers have."""
     optimizers, groups = optimizer_tensors(system.optimizers)
     files = {"networks": flat(system.networks), "average": flat(averages), "optimizers": optimizers}
-    return files, {"system": system.state(), "groups": groups}
+    return files, {"system": system.state(), "groups": groups, "moments": len(optimizers)}

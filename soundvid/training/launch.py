@@ -18,7 +18,7 @@ from soundvid.errors import SoundvidError
 from soundvid.shards.load import Clips, EmptySplit, load
 from soundvid.training import checkpoint, parallel
 from soundvid.training.log import Watcher
-from soundvid.training.loop import Loop, Outcome, seed_everything
+from soundvid.training.loop import Loop, Outcome, progress_of, seed_everything
 from soundvid.training.run import (
     RunConfig,
     RunError,
@@ -127,11 +127,11 @@ def _train_stage(
     several = len(definition.stages) > 1
     if resume:
         config, record = continued(folder, stage, request, wanted)
-        state = checkpoint.read_state(checkpoint.pointed(folder.checkpoints, "last"))
-        progress = state["progress"]
-        if progress["done"] and progress["step"] >= config.steps:
-            watcher.say(f"{folder.path}: {stage.name} is trained already ({progress['step']} steps)")
-            return Outcome(progress["step"], "steps", progress["best"], 0.0)
+        newest = checkpoint.pointed(folder.checkpoints, "last")
+        progress = progress_of(checkpoint.read_state(newest), newest)
+        if progress.done and progress.step >= config.steps:
+            watcher.say(f"{folder.path}: {stage.name} is trained already ({progress.step} steps)")
+            return Outcome(progress.step, "steps", progress.best, 0.0)
         clips, held_out = _clips(record.dataset, record.version, Path(record.store), record.splits, config.subjects)
     else:
         preset = request.preset or request.usual_preset or definition.default_preset
@@ -202,7 +202,8 @@ def _splits(
         except EmptySplit:
             continue
         return {"train": "train", "validation": split}
-    watcher.say(f"{name}: no clips are held out (val and test are empty): 'best' is judged on training clips")
+    why = "val and test lack clips of a subject" if subjects else "val and test are empty"
+    watcher.say(f"{name}: no clips are held out ({why}): 'best' is judged on training clips")
     return {"train": "train", "validation": "train"}
 
 

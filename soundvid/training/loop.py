@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +58,19 @@ class Progress:
     done: bool = False
     flops: int | None = None  # of a step, on each device
     history: list[float] = field(default_factory=list)  # the monitored metric at each validation
+
+
+def progress_of(state: dict[str, Any], where: Path) -> Progress:
+    """Progress of a checkpoint's state. Raises CheckpointError, one line, where it is not one of this soundvid's."""
+    try:
+        progress = Progress(**state["progress"])
+    except TypeError as error:
+        raise checkpoint.CheckpointError(f"{where / 'state.json'}: not the progress of a run ({error})") from error
+    if progress.step != state["step"]:
+        raise checkpoint.CheckpointError(
+            f"{where / 'state.json'}: its progress is at step {progress.step}, the checkpoint is of {state['step']}"
+        )
+    return progress
 
 
 class Loop:
@@ -214,8 +228,12 @@ class Loop:
             checkpoint.fill(self.averages, checkpoint.read_tensors(path / "average.safetensors"), path)
         optimizers = checkpoint.read_tensors(path / "optimizers.safetensors")
         checkpoint.fill_optimizers(self.system.optimizers, optimizers, state["groups"], path)
+        if len(optimizers) != state.get("moments", len(optimizers)):  # a parameter without them would begin anew
+            raise checkpoint.CheckpointError(
+                f"{path / 'optimizers.safetensors'}: {len(optimizers)} tensors; {state['moments']} were written"
+            )
         checkpoint.fill_state(self.system, state["system"], path)
-        self.progress = Progress(**state["progress"])
+        self.progress = progress_of(state, path)
         if self.progress.step > self.config.steps:
             raise checkpoint.CheckpointError(
                 f"{path}: it is at step {self.progress.step} already, past the {self.config.steps} that are asked for"

@@ -5,7 +5,8 @@ early stopping, several GPUs and resuming, and knows nothing about pictures or s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -42,6 +43,7 @@ class System(ABC):
     networks: dict[str, nn.Module]
     optimizers: dict[str, Optimizer]
     call: dict[str, nn.Module]
+    gradients: Mapping[str, Tensor] = MappingProxyType({})  # norm of each network's, at its newest `update`, unclipped
 
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> Metrics:
@@ -75,15 +77,27 @@ class System(ABC):
             raise ValueError(f"{self.name} has no state of its own, and was given {', '.join(sorted(state))}")
 
     def update(self, optimizer: str, loss: Tensor, *, clip: float | None = None) -> Tensor:
-        """Backward through `loss` and one step of an optimiser; returns the norm of its gradient (float32)."""
+        """Backward through `loss` and one step of an optimiser; returns the norm of its gradient (float32).
+
+        `gradients` then holds that of each network that learnt.
+        """
         chosen = self.optimizers[optimizer]
         chosen.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
         parallel.average([p.grad for p in parameters if p.grad is not None])
+        self.gradients = {**self.gradients, **self._norms({id(p) for p in parameters})}
         norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"), foreach=True)
         chosen.step()
         return norm.detach()
+
+    def _norms(self, chosen: set[int]) -> Metrics:
+        """Norm of the gradient of each network, as far as its parameters are chosen (by their id)."""
+        found = {
+            name: [p.grad for p in network.parameters() if id(p) in chosen and p.grad is not None]
+            for name, network in self.networks.items()
+        }
+        return {f"gradient_{n}": torch.stack(torch._foreach_norm(grads)).norm() for n, grads in found.items() if grads}
 
     @property
     def device(self) -> torch.device:

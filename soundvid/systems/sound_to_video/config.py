@@ -16,15 +16,20 @@ class Config(Options):
 
     # What a step sees
     frames: int = Field(
-        100, ge=2, description="contiguous pictures of a clip that are learnt; paper (en 3.2): 100 of 120"
+        100,
+        ge=2,
+        description="contiguous pictures of a clip that are learnt; paper (en 3.2): 100 of 120; ja 4.2: T = 120",
     )
     frames_per_step: int | None = Field(
         None,
         ge=2,
-        description="of those, how many a step generates, in chunks at random places; null: all, as in the papers. A "
-        "CPU takes fewer; the sound encoder hears the whole clip all the same",
+        description="of those, how many a step generates, in chunks at random places; null: all that fill whole "
+        "chunks (of 100: 100 in chunks of 5, 96 of 16; papers: all). A CPU takes fewer; the sound encoder hears the "
+        "whole clip all the same",
     )
-    crop: float = Field(256 / 286, gt=0, le=1, description="side of the random square; paper (en 3.2): 256 of 286")
+    crop: float = Field(
+        256 / 286, gt=0, le=1, description="side of the random square; en 3.2: 256 of 286; ja: none is named"
+    )
     size: int = Field(64, ge=16, multiple_of=16, description="pixels of a generated side; papers: 64")
     input_frame: Literal["first", "window", "random"] = Field(
         "first",
@@ -72,7 +77,9 @@ class Config(Options):
         "Gamma_T), or all (ja 3.4: 'every tau frames')",
     )
     discriminator_hears: bool = Field(
-        False, description="the video discriminator is told the sound, and real pictures with wrong sound are fakes too"
+        False,
+        description="the video discriminator (stacked) is told the sound, and real pictures with wrong sound are "
+        "fakes too",
     )
     # Losses and optimiser
     adversarial: Literal["bce", "saturating", "hinge"] = Field(
@@ -102,6 +109,12 @@ class Config(Options):
         of_step = min(self.frames, self.frames_per_step or self.frames)
         if self.chunk > of_step:
             raise ValueError(f"chunk {self.chunk} is longer than the {of_step} frames of a step")
+        if not (self.alpha or self.squared or self.beta or self.gamma):
+            raise ValueError("alpha, squared, beta and gamma are all 0: there is nothing to learn from")
+        if self.output == "residual" and self.generator != "film":
+            raise ValueError("output residual needs generator film: the U-Net gives the picture itself")
+        if self.discriminator_hears and not (self.gamma and self.video_discriminator == "stacked"):
+            raise ValueError("discriminator_hears needs video_discriminator stacked and a gamma above 0")
         if self.generator == "unet" and self.size != 64:
             raise ValueError("the U-Net goes down to 1x1 from 64x64: size must be 64 (generator film takes others)")
         if self.video_discriminator == "3d" and self.gamma and self.size < 64:

@@ -109,11 +109,12 @@ class SoundToVideo(System):
         return torch.log1p(rows) if self.config.scale == "log1p" else torch.log(rows + FLOOR)
 
     def heard(self, spectrogram: Tensor) -> Tensor:
-        """Magnitudes as stored, `B N bins`, as the networks take them."""
-        rows = self._scaled(spectrogram.float())
-        if not self.config.normalise:
-            return rows
-        return (rows - self.mean.to(rows.device)) / self.deviation.to(rows.device)
+        """Magnitudes as stored, `B N bins`, as the networks take them: float32, whatever precision they work in."""
+        with torch.autocast(spectrogram.device.type, enabled=False):
+            rows = self._scaled(spectrogram.float())
+            if not self.config.normalise:
+                return rows
+            return (rows - self.mean.to(rows.device)) / self.deviation.to(rows.device)
 
     # -- generating
 
@@ -160,6 +161,7 @@ class SoundToVideo(System):
         whole = sum(pulls.values())
         assert isinstance(whole, Tensor)
         metrics["generator_gradient"] = self.update("generator", (made * whole).sum(), clip=config.clip)
+        metrics |= self.gradients
         if len(pulls) > 1:
             norms = {k: v.norm() for k, v in pulls.items()}
             sum_of = torch.stack(list(norms.values())).sum().clamp(min=1e-20)
