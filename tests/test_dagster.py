@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -199,6 +200,38 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     changed = bench.tick(calm.cursor)
     assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy0"]
     assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
+
+
+def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
+    """One look of the automation: what it asks for, and its memory for the next."""
+    keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
+    selection = dg.AssetSelection.assets(*keys)
+    told = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor)
+    return {key.path[-1] for key in keys if told.get_num_requested(key)}, told.cursor
+
+
+def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tmp_path, instance):
+    """Between a request for shards and the next look: too late for those shards, and there at the look."""
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")), tmp_path / "s", instance)
+    bench.make("source_catalogue")
+    first, second = bench.partitions()
+    nothing, cursor = asked(bench, None)
+    assert nothing == set()
+    assert bench.make(*STAGES, partition=first).success
+    both, cursor = asked(bench, cursor)
+    assert both == {"shards", "release"}  # in one run
+    assert bench.make("shards", "release").success
+    assert bench.make(*STAGES, partition=second).success
+    again, cursor = asked(bench, cursor)
+    assert again == {"shards", "release"}
+    assert bench.make("shards", "release").success
+    calm, cursor = asked(bench, cursor)
+    assert calm == set()
+    assert [r.name for r in Dataset(tmp_path / "s", "toy").releases()] == ["1.0.0", "1.1.0"]
+    assert bench.make("shards").success  # by hand, and alone
+    alone, cursor = asked(bench, cursor)
+    assert alone == {"release"}
+    assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]  # whether or not its run succeeded
 
 
 def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path, instance):
