@@ -248,6 +248,45 @@ def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path
     assert [r.partition_key.split("-")[0] for r in grown.run_requests] == ["web_film1"]
 
 
+def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(films, web, tmp_path, instance):
+    """Both schedules as the daemon fires them, and what they ask for."""
+    late = web.folder / "late.mp4"
+    late.write_text("<html>be back soon</html>")
+    bench = Bench(
+        recipe_of(*({"url": f"{web.url}/v/{n}"} for n in ("film0.mp4", "late.mp4"))), tmp_path / "s", instance
+    )
+    name = bench.recipe.name
+
+    def fire(schedule: str) -> list[dg.RunRequest]:
+        context = dg.build_schedule_context(instance, resources=bench.resources)
+        return list(bench.defs.get_repository_def().get_schedule_def(schedule).evaluate_tick(context).run_requests)
+
+    assert fire(f"nightly__{name}") == fire(f"weekly__{name}") == []  # before the first click
+    assert all(r.success for r in bench.everything())
+    dataset = Dataset(tmp_path / "s", name)
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+    assert len(fire(f"nightly__{name}")) == len(fire(f"weekly__{name}")) == 1
+    assert bench.make("source_catalogue", "shards", "release").success  # what the night asks for
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+
+    shutil.copy(web.folder / "film1.mp4", late)  # well again; and the other one was deleted at its site
+    web.gone.add("/v/film0.mp4")
+    try:
+        week = bench.defs.get_repository_def().get_job(f"weekly__{name}").execute_in_process(instance=instance)
+    finally:
+        late.unlink()
+    assert week.success
+    (output,) = [e for e in week.all_node_events if e.event_type_value == "STEP_OUTPUT"]
+    assert {k: v.value for k, v in output.step_output_data.metadata.items()} == {"tried": 1, "audited": 2, "rot": 1}
+    (request,) = bench.tick().run_requests
+    assert request.partition_key.startswith("web_late")
+    assert bench.make(*STAGES, partition=request.partition_key).success
+    assert bench.make("shards", "release").success
+    assert [r.name for r in dataset.releases()] == ["1.0.0", "1.1.0"]
+    rows = [r for r in dataset.release().ledger() if r["kind"] == "source"]
+    assert {r["outcome"] for r in rows} == {"kept"}  # rot is told, and nothing is deleted
+
+
 def test_batches_are_processed_as_one_and_told_in_a_table(toys, tmp_path, instance):
     videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
     (videos / "page.mp4").write_text("<html>")
