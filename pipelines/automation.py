@@ -14,12 +14,15 @@ def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     `eager()` will not do: it waits while a single video is missing, its `newly_missing` would ask for shards before
     there is any clip, and it forgets what came while shards were being made, because their own update counts as having
     handled it. Here only a request counts: at worst shards are made once more and are the same.
+    `any_deps_updated()` will not do either: it has no time of its own, so that what ended between a request and the
+    next look would count as requested, and a video that came then would wait for the night. `newly_updated()` knows
+    when, and the later of the two wins.
     A video that is registered and not processed yet does not hold the others up.
     """
     made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, "spectrograms"]))
     condition = dg.AutomationCondition
     return (
-        condition.any_deps_updated().since(condition.newly_requested())
+        condition.any_deps_match(condition.newly_updated()).since(condition.newly_requested())
         & condition.any_deps_match(~condition.missing()).allow(made)
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()
@@ -27,9 +30,17 @@ def shards_when(recipe: Recipe) -> dg.AutomationCondition:
 
 
 def release_when() -> dg.AutomationCondition:
-    """The shards are new, and whole."""
+    """The shards are made now, in the same run, whose checks stop it where they fail; or are newer, and whole.
+
+    Newer than the last request, which may have failed, and than the last release. Two conditions, because either has a
+    time of its own and `newly_requested() | newly_updated()` has none (see above).
+    """
     condition = dg.AutomationCondition
-    return condition.eager() & condition.all_deps_blocking_checks_passed()
+    updated = condition.any_deps_match(condition.newly_updated())
+    together = condition.any_deps_match(condition.will_be_requested())
+    newer = updated.since(condition.newly_requested()) & updated.since(condition.newly_updated())
+    whole = condition.all_deps_blocking_checks_passed() & ~condition.any_deps_in_progress()
+    return ((together | (newer & whole)) & ~condition.in_progress()).with_label("the shards are new")
 
 
 def freshness(project: Project) -> dg.FreshnessPolicy:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -201,6 +202,38 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
 
 
+def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
+    """One look of the automation: what it asks for, and its memory for the next."""
+    keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
+    selection = dg.AssetSelection.assets(*keys)
+    told = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor)
+    return {key.path[-1] for key in keys if told.get_num_requested(key)}, told.cursor
+
+
+def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tmp_path, instance):
+    """Between a request for shards and the next look: too late for those shards, and there at the look."""
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")), tmp_path / "s", instance)
+    bench.make("source_catalogue")
+    first, second = bench.partitions()
+    nothing, cursor = asked(bench, None)
+    assert nothing == set()
+    assert bench.make(*STAGES, partition=first).success
+    both, cursor = asked(bench, cursor)
+    assert both == {"shards", "release"}  # in one run
+    assert bench.make("shards", "release").success
+    assert bench.make(*STAGES, partition=second).success
+    again, cursor = asked(bench, cursor)
+    assert again == {"shards", "release"}
+    assert bench.make("shards", "release").success
+    calm, cursor = asked(bench, cursor)
+    assert calm == set()
+    assert [r.name for r in Dataset(tmp_path / "s", "toy").releases()] == ["1.0.0", "1.1.0"]
+    assert bench.make("shards").success  # by hand, and alone
+    alone, cursor = asked(bench, cursor)
+    assert alone == {"release"}
+    assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]  # whether or not its run succeeded
+
+
 def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path, instance):
     from tests.webserver import Item
 
@@ -213,6 +246,45 @@ def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path
     cursor = calm.cursor.replace('"asked_at": ', '"asked_at": -')  # the time to ask again has come
     grown = bench.tick(cursor)
     assert [r.partition_key.split("-")[0] for r in grown.run_requests] == ["web_film1"]
+
+
+def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(films, web, tmp_path, instance):
+    """Both schedules as the daemon fires them, and what they ask for."""
+    late = web.folder / "late.mp4"
+    late.write_text("<html>be back soon</html>")
+    bench = Bench(
+        recipe_of(*({"url": f"{web.url}/v/{n}"} for n in ("film0.mp4", "late.mp4"))), tmp_path / "s", instance
+    )
+    name = bench.recipe.name
+
+    def fire(schedule: str) -> list[dg.RunRequest]:
+        context = dg.build_schedule_context(instance, resources=bench.resources)
+        return list(bench.defs.get_repository_def().get_schedule_def(schedule).evaluate_tick(context).run_requests)
+
+    assert fire(f"nightly__{name}") == fire(f"weekly__{name}") == []  # before the first click
+    assert all(r.success for r in bench.everything())
+    dataset = Dataset(tmp_path / "s", name)
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+    assert len(fire(f"nightly__{name}")) == len(fire(f"weekly__{name}")) == 1
+    assert bench.make("source_catalogue", "shards", "release").success  # what the night asks for
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+
+    shutil.copy(web.folder / "film1.mp4", late)  # well again; and the other one was deleted at its site
+    web.gone.add("/v/film0.mp4")
+    try:
+        week = bench.defs.get_repository_def().get_job(f"weekly__{name}").execute_in_process(instance=instance)
+    finally:
+        late.unlink()
+    assert week.success
+    (output,) = [e for e in week.all_node_events if e.event_type_value == "STEP_OUTPUT"]
+    assert {k: v.value for k, v in output.step_output_data.metadata.items()} == {"tried": 1, "audited": 2, "rot": 1}
+    (request,) = bench.tick().run_requests
+    assert request.partition_key.startswith("web_late")
+    assert bench.make(*STAGES, partition=request.partition_key).success
+    assert bench.make("shards", "release").success
+    assert [r.name for r in dataset.releases()] == ["1.0.0", "1.1.0"]
+    rows = [r for r in dataset.release().ledger() if r["kind"] == "source"]
+    assert {r["outcome"] for r in rows} == {"kept"}  # rot is told, and nothing is deleted
 
 
 def test_batches_are_processed_as_one_and_told_in_a_table(toys, tmp_path, instance):

@@ -17,8 +17,7 @@ from math import ceil, log2
 from pathlib import Path
 
 import numpy as np
-import scipy.fft
-import scipy.ndimage
+import scipy  # its parts load when they are first used: half a second that most processes need not spend
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound, Stretch

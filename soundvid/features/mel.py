@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
-import scipy.fft
+import scipy  # its parts load when they are first used: half a second that most processes need not spend
 import soxr
 
 from soundvid.media.clock import half_up

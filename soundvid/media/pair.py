@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
-import scipy.fft
+import scipy  # its parts load when they are first used: half a second that most processes need not spend
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound
