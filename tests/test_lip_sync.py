@@ -38,6 +38,7 @@ from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.run import open_run
 from soundvid.training.system import count
 from tests import puppet
+from tests.training import tensors
 
 torch.set_num_threads(1)
 FPS = Fraction(25)
@@ -434,11 +435,34 @@ def test_the_sync_loss_counts_once_the_expert_is_convinced():
     for probability, weight in ((0.3, 0.0), (0.9, 0.03), (0.3, 0.03)):  # -log 0.3 = 1.2, -log 0.9 = 0.1
         expert.probability = probability
         with torch.no_grad():
-            system.validation_step(batch)
-        system._settle_sync()
+            found = system.validation_step(batch)
+        system.validated({name: float(value) for name, value in found.items()})
         assert system.sync_weight == weight
     assert system.state() == {"sync_counts": True}
     assert LipSyncSystem(config, {}).sync_weight == 0.0
+
+
+def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
+    """Two and two steps are four, where the sync loss began to count at the validation after the second."""
+
+    def train(out, steps, resume):
+        values = (
+            "expert.steps=1", "generator.sync_weight=0.03", "generator.sync_below=1000", "generator.chance=1000",
+            f"generator.steps={steps}", "generator.validate_every=2", "generator.fall=false", "generator.frames=10",
+        )  # fmt: skip
+        launch.train(
+            launch.Request(
+                "lip_sync", out, "puppet", puppets, values=values, resume=resume, workers=0, device="cpu",
+                preset=None if resume else "tiny",
+            )
+        )  # fmt: skip
+        return tensors(out / "generator", steps)
+
+    straight = train(tmp_path / "four", 4, False)
+    train(tmp_path / "two", 2, False)
+    assert train(tmp_path / "two", 4, True) == straight
+    log = open_run(tmp_path / "two").folder.log()
+    assert [row["sync_weight"] for row in log if row["kind"] == "train"][-1] > 0
 
 
 def test_the_stages_are_expert_then_generator():
