@@ -5,7 +5,6 @@ Every example is a function of (seed, epoch, index). Pictures are decoded once a
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ import numpy as np
 
 from soundvid.errors import DatasetError
 from soundvid.features.mel import Mel
-from soundvid.media.clock import HALF, half_up
 from soundvid.shards.load import Clips, View, load
 from soundvid.systems.lip_sync.networks import SIZE, WINDOW
 from soundvid.training.stage import Examples, Purpose
@@ -203,14 +201,6 @@ def as_floats(pictures: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255
 
 
-def columns(mel: Mel, frames: Sequence[int] | range, fps: Fraction) -> np.ndarray:
-    """The mel column in the middle of each frame's share of time, [k, k + 1) / fps: int64 `T`.
-
-    At 25 fps it is the middle of what `Mel.window_about` gives for the frame: both forms hear the same moment.
-    """
-    return np.array([half_up((k + HALF) * mel.columns_per_second / fps) for k in frames], np.int64)
-
-
 def stretch(
     mel_of: Mel, mel: np.ndarray, first: int, frames: int, fps: Fraction, margin: int
 ) -> tuple[np.ndarray, ...]:
@@ -218,7 +208,7 @@ def stretch(
 
     Returns (80, C) and int64 `frames`; C depends on `frames` and `fps` alone. Outside the sound there is silence.
     """
-    centres = columns(mel_of, range(first, first + frames), fps)
+    centres = np.array([mel_of.column(k, fps) for k in range(first, first + frames)], np.int64)
     wide = int(frames * mel_of.columns_per_second / fps) + 2 + 2 * margin
     start = int(centres[0]) - margin
     out = np.full((mel.shape[0], wide), mel_of.silence, np.float32)
