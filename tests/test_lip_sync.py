@@ -13,6 +13,7 @@ from soundvid import builder
 from soundvid.errors import DatasetError, SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.media.stored import decode_rgb
+from soundvid.metrics.lip_sync import Example, _Expert
 from soundvid.recipe import Recipe
 from soundvid.shards.load import load
 from soundvid.systems.lip_sync import definition
@@ -314,6 +315,31 @@ def test_evaluation_puts_the_puppet_beside_what_costs_nothing(trained):
     assert made["ssim"].value > mean["ssim"].value
     assert any("Sync expert" in t.title for t in found.tables)
     assert {line["row"] for line in found.per_clip} == {"generated", "mean frame", "reference repeated", "real"}
+
+
+def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
+    """An expert that is timid with strangers tells nothing at one half, though it prefers the right sound."""
+    frames = 50
+
+    class Timid(torch.nn.Module):
+        def forward(self, mel, mouths):  # the brightness of the mouth is the place in time, as is the mel's
+            stranger = mouths[:, 0, 0, 0] > 0.9
+            apart = (mouths[:, :, 1:].mean((1, 2, 3)) - mel.mean((1, 2, 3))).abs() * frames
+            return torch.exp(-0.7 * apart) * torch.where(stranger, 0.4, 1.0)
+
+    real = np.repeat(np.rint(np.arange(frames) / frames * 255).astype(np.uint8), 96 * 96 * 3).reshape(-1, 96, 96, 3)
+    mel = np.broadcast_to((np.arange(160) / 3.2 - 0.5) / frames, (80, 160)).astype(np.float32)
+    asked = _Expert(Timid(), 3, torch.device("cpu"))
+    for condition, corner in (("unseen", 255), ("seen", 0)):
+        video = real.copy()
+        video[:, 48, 0] = corner
+        row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps": "25"}
+        asked.ask(Example(row, video, video[::-1], video, mel, 0), Mel(), 0)
+    table = asked.table()
+    seen, unseen = table.row("real", "seen"), table.row("real", "unseen")
+    assert (seen["accuracy"].value, seen["preferred"].value) == (1, 1)
+    assert (unseen["accuracy"].value, unseen["preferred"].value) == (0.5, 1)
+    assert table.row("generated", "seen")["preferred"].value < 0.6
 
 
 def test_the_runs_page_shows_pairs_kymographs_and_the_expert(trained):
