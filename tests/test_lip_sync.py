@@ -247,6 +247,44 @@ def test_the_generator_does_not_see_the_half_that_it_paints(puppets):
     assert np.array_equal(example["mels"][2], example["mel"])
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("loudness_db", 6.0, "sound"), ("mel_noise", 0.2, "sound"), ("masked_bands", 40, "sound"),
+        ("masked_columns", 8, "sound"), ("brightness", 0.4, "pictures"), ("moved_pixels", 8, "pictures"),
+    ],
+)  # fmt: skip
+def test_every_alteration_alone_reaches_every_form_in_training_only(puppets, field, value, what):
+    """It alters the sound or the pictures, whichever it is of, and nothing else."""
+    of = {"sound": ("mel", "mels", "heard"), "pictures": ("frames", "reference")}
+    kinds = (
+        (ExpertExamples, EXPERT_PRESETS["tiny"]),
+        (PaperExamples, PRESETS["paper"]),
+        (StretchExamples, PRESETS["tiny"]),
+    )
+    for kind, plain in kinds:
+        changed = plain.model_copy(update={field: value})
+        for split, purpose in (("train", "train"), ("val", "validation")):
+            clips = load("puppet", split=split, store=puppets)
+            pairs = [
+                (kind(plain, clips, purpose).example(i, 0), kind(changed, clips, purpose).example(i, 0)) for i in (0, 1)
+            ]
+            differ = {k for a, b in pairs for k in a if not np.array_equal(a[k], b[k])}
+            assert differ == ({k for k in pairs[0][0] if k in of[what]} if purpose == "train" else set())
+
+
+def test_every_window_of_the_expert_has_another_to_be_told_from(puppets):
+    """Also in the middle of the shortest clips that it takes."""
+    clips, config = load("puppet", split="train", store=puppets), EXPERT_PRESETS["recommended"]
+    rows = clips.rows
+    clips.rows = [{**row, "frames": 9} for row in rows]
+    with pytest.raises(DatasetError, match="9 pictures, 10 are needed"):
+        ExpertExamples(config, clips, "train")
+    clips.rows = [{**row, "frames": 10} for row in rows]
+    examples = ExpertExamples(config, clips, "train")
+    assert {float(examples.example(i, 0)["label"]) for i in range(100)} == {0.0, 1.0}
+
+
 def test_half_of_the_experts_pairs_belong_together_and_the_others_are_apart(puppets):
     config = EXPERT_PRESETS["tiny"].model_copy(update={"visits": 40})
     examples = ExpertExamples(config, load("puppet", split="train", store=puppets), "train")
@@ -389,7 +427,7 @@ def test_datasets_that_cannot_be_learnt_from_say_why(puppets, tmp_path):
     clips = load("puppet", split="train", store=puppets)
     longer = PRESETS["paper"]
     clips.rows = [{**row, "frames": 4} for row in clips.rows]
-    with pytest.raises(DatasetError, match="4 pictures, a window takes 5"):
+    with pytest.raises(DatasetError, match="4 pictures, 5 are needed"):
         PaperExamples(longer, clips, "train")
     clips.rows = [{**row, "frames": 50, "peak_dbfs": -90.0} for row in clips.rows]
     with pytest.raises(DatasetError, match="silent"):

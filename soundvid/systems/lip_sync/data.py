@@ -104,13 +104,13 @@ class Pieces:
         return out
 
     def check(self, frames: int) -> None:
-        """Raise DatasetError, one line, where a clip is too short for windows of `frames`, or all are silent."""
+        """Raise DatasetError, one line, where a clip has less than `frames` pictures, or all are silent."""
         where = f"{self.clips.name}@{self.clips.version}"
         for row in self.clips.rows:
             if row["frames"] < frames:
                 raise DatasetError(
-                    f"{where}: clip {row['key']} has {row['frames']} pictures, a window takes {frames}: build longer "
-                    "clips (clips.seconds) or leave out what is shorter"
+                    f"{where}: clip {row['key']} has {row['frames']} pictures, {frames} are needed: build longer clips "
+                    "(clips.seconds) or leave out what is shorter (clips.last_seconds)"
                 )
         if all(row["peak_dbfs"] <= SILENT_DBFS for row in self.clips.rows):
             raise DatasetError(
@@ -240,7 +240,7 @@ class ExpertExamples(_Windows):
     def __init__(self, config: "ExpertConfig", clips: Clips, purpose: Purpose) -> None:
         super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
         self.config = config
-        self.pieces.check(WINDOW + config.least_shift)
+        self.pieces.check(WINDOW + 2 * config.least_shift - 1)  # so that one in the middle has another beside it
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """`frames` uint8 `5 3 96 96`, `mel` float32 `1 80 16`, `label` float32."""
@@ -286,13 +286,18 @@ class PaperExamples(_Windows):
         pieces = self.pieces
         first = int(random.integers(pieces.frames(clip) - WINDOW + 1))
         other, place = other_window(pieces, clip, first, WINDOW, random)
-        (mel, before), fps = pieces.mel(clip), pieces.fps(clip)
-        mels = [pieces.mel_of.window_about(mel, before + first + k, fps) for k in range(WINDOW)]
+        pictures = pieces.pictures(clip)[first : first + WINDOW]
+        reference = pieces.pictures(other)[place : place + WINDOW]
+        (whole, before), fps, half = pieces.mel(clip), pieces.fps(clip), pieces.mel_of.context // 2
+        mel, centres = stretch(pieces.mel_of, whole, before + first, WINDOW, fps, half)
+        if self.purpose == "train":
+            (pictures, reference), mel = altered_together(self.config, random, [pictures, reference], mel)
+        mels = np.stack([mel[:, c - half : c + half] for c in centres])[:, None]  # as Mel.window_about has them
         return {
-            "frames": np.ascontiguousarray(pieces.pictures(clip)[first : first + WINDOW].transpose(0, 3, 1, 2)),
-            "reference": np.ascontiguousarray(pieces.pictures(other)[place : place + WINDOW].transpose(0, 3, 1, 2)),
-            "mels": np.stack(mels)[:, None],
-            "mel": pieces.mel_of.window_of(mel, before + first, fps)[None],
+            "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+            "reference": np.ascontiguousarray(reference.transpose(0, 3, 1, 2)),
+            "mels": mels,
+            "mel": mels[WINDOW // 2],  # Mel.window_of the five
         }
 
 
@@ -386,8 +391,9 @@ def altered_together(
     mel = mel.copy()
     if config.loudness_db:  # the mel's 8 units are 100 dB
         mel += np.float32(random.normal() * config.loudness_db * 0.08)
+    if config.mel_noise:
         mel += random.standard_normal(mel.shape, np.float32) * np.float32(config.mel_noise)
-        np.clip(mel, -4, 4, out=mel)
+    np.clip(mel, -4, 4, out=mel)
     for axis, most in ((0, config.masked_bands), (1, config.masked_columns)):
         if most:
             wide = int(random.integers(most + 1))
