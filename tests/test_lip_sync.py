@@ -18,7 +18,7 @@ from soundvid.recipe import Recipe
 from soundvid.shards.load import load
 from soundvid.systems.lip_sync import definition
 from soundvid.systems.lip_sync.basis import BasisGenerator
-from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS
+from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, ExpertConfig
 from soundvid.systems.lip_sync.data import (
     ExpertExamples,
     PaperExamples,
@@ -28,6 +28,7 @@ from soundvid.systems.lip_sync.data import (
     reference_pictures,
     stretch,
 )
+from soundvid.systems.lip_sync.expert import ExpertSystem
 from soundvid.systems.lip_sync.generate import choose_box, generate, parse_box, soft_mask
 from soundvid.systems.lip_sync.make import Maker
 from soundvid.systems.lip_sync.networks import Generator, Quality, SyncExpert, without_lower_half
@@ -353,6 +354,34 @@ def test_evaluation_puts_the_puppet_beside_what_costs_nothing(trained):
     assert made["ssim"].value > mean["ssim"].value
     assert any("Sync expert" in t.title for t in found.tables)
     assert {line["row"] for line in found.per_clip} == {"generated", "mean frame", "reference repeated", "real"}
+
+
+@pytest.mark.parametrize("form", ["small", "wav2lip"])
+def test_the_contrast_is_learnt_by_either_expert_and_under_torch_compile(form):
+    """Where `contrast` is given it is part of the loss, whatever stands in for the network's call."""
+
+    class Compiled(torch.nn.Module):  # as torch.compile's wrapper: another class, which calls the network
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *given):
+            return self.inner(*given)
+
+    random = torch.Generator().manual_seed(0)
+    batch = {
+        "frames": torch.randint(0, 255, (4, 5, 3, 96, 96), dtype=torch.uint8, generator=random),
+        "mel": torch.randn(4, 1, 80, 16, generator=random),
+        "label": torch.tensor([1.0, 1.0, 1.0, 0.0]),
+    }
+    losses = []
+    for contrast, compiled in ((0.0, False), (5.0, False), (5.0, True)):
+        torch.manual_seed(0)
+        system = ExpertSystem(ExpertConfig(form=form, contrast=contrast), {})
+        if compiled:
+            system.call = {"expert": Compiled(system.networks["expert"])}
+        losses.append(float(system.training_step(batch, 0)["loss"]))
+    assert losses[0] + 1 < losses[1] == losses[2]
 
 
 def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
