@@ -12,6 +12,7 @@ import torch
 from soundvid import builder
 from soundvid.errors import DatasetError, SoundvidError
 from soundvid.features.mel import Mel
+from soundvid.media.encode import write_movie
 from soundvid.media.stored import decode_rgb
 from soundvid.metrics.lip_sync import Example, _Expert
 from soundvid.recipe import Recipe
@@ -476,6 +477,28 @@ def test_a_box_comes_from_the_user_the_recipe_or_the_middle(tmp_path):
     assert choose_box(None, [0, 0, 20, 20], (96, 80), tmp_path) == (0, 0, 20, 20)
     assert choose_box(None, [90, 0, 20, 20], (96, 80), tmp_path) == (8, 0, 80, 80)
     assert choose_box(None, "motion", (96, 80), tmp_path) == (8, 0, 80, 80)
+
+
+def test_a_run_of_crop_motion_looks_for_what_moves_in_a_film(trained, tmp_path):
+    """It learnt from boxes found so; the centred square of a film would show it something else."""
+
+    def canvas(opening):
+        picture = np.full((160, 256, 3), 90, np.uint8)
+        picture[64:, 160:] = puppet.draw(opening, 150.0)
+        return picture
+
+    level = puppet.loudness(3.0, 4)
+    film = tmp_path / "corner.mp4"
+    write_movie(film, (canvas(o) for o in level), FPS, puppet.speech(level, 4), puppet.RATE, crf=12)
+    run = open_run(trained)
+    run.config.data.update(crop="motion", motion_share=0.9, motion_in="lower_half")
+    found = generate(run, film, tmp_path / "made.mp4", video=film)
+    x, y, w, h = found.box
+    assert w == h and x <= 190 and x + w >= 226  # the mouth is 32 wide and up to 24 high about (208, 134)
+    assert y + h / 2 <= 128 and y + h >= 140 and x > 100
+    assert any("what moves lies in the box" in note for note in found.notes)
+    still = generate(run, film, tmp_path / "still.mp4", image=film)
+    assert still.box == (48, 0, 160, 160) and any("centred square; --box" in note for note in still.notes)
 
 
 def test_the_old_picture_fades_into_the_new_one_under_a_soft_edge():

@@ -224,7 +224,10 @@ class _Windows(Examples):
     def __init__(self, clips: Clips, purpose: Purpose, seed: int, visits: int, cache_megabytes: int) -> None:
         self.pieces = Pieces(clips, cache_megabytes=cache_megabytes)
         self.purpose, self.seed, self.visits = purpose, seed, visits
-        self.facts = {"fps": str(clips.fps), "crop": clips.manifest["recipe"]["video"]["crop"]}
+        video = clips.manifest["recipe"]["video"]
+        self.facts = {"fps": str(clips.fps), "crop": video["crop"]}
+        if video["crop"] == "motion":  # generating looks for the box of a film as the build did
+            self.facts |= {"motion_share": video["motion_share"], "motion_in": video["motion_in"]}
 
     def __len__(self) -> int:
         return len(self.pieces) * self.visits
