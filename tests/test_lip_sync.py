@@ -156,6 +156,19 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
         system.prepare(None)
 
 
+def test_weights_that_do_not_fit_are_told_before_the_expert_is_trained(puppets, tmp_path):
+    (tmp_path / "text.pth").write_text("no weights")
+    torch.save({"state_dict": SyncExpert().state_dict()}, tmp_path / "expert.pth")
+    for name, told in (("text", "damaged"), ("expert", "another network")):
+        request = launch.Request(
+            "lip_sync", tmp_path / "run", "puppet", puppets, preset="paper", workers=0, device="cpu",
+            values=("expert.steps=1", "expert.batch=1", f"generator.init={tmp_path / name}.pth"),
+        )  # fmt: skip
+        with pytest.raises(CheckpointError, match=told):
+            launch.train(request)
+        assert not (tmp_path / "run" / "expert").exists()
+
+
 # -- one clock
 
 
@@ -403,7 +416,7 @@ def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
         video[:, 48, 0] = corner
         row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps": "25"}
         asked.ask(Example(row, video, video[::-1], video, mel, 0), Mel(), 0)
-    table = asked.table()
+    table = asked.table("test")
     seen, unseen = table.row("real", "seen"), table.row("real", "unseen")
     assert (seen["accuracy"].value, seen["preferred"].value) == (1, 1)
     assert (unseen["accuracy"].value, unseen["preferred"].value) == (0.5, 1)

@@ -130,7 +130,7 @@ def evaluate(
         Table(f"Table 2: lower half, up to {PAPERS_CLIPS} clips a condition", _only(first, PAPERS), notes),
         Table("Lower half, other measures", _without(everything, PAPERS)),
     ]
-    tables += [asked.table()] if asked is not None else []
+    tables += [asked.table(split)] if asked is not None else []
     lines = [{**line, "condition": c} for c in conditions for line in tallies[False, c].per_clip()]
     return Evaluation(split, count, len({r["source_id"] for r in rows}), tuple(tables), {}, tuple(lines))
 
@@ -215,7 +215,7 @@ class _Expert:
                 told.append(self.network(mel, mouths_of(torch.from_numpy(frames).to(self.device))).cpu().numpy())
         return np.concatenate(told)
 
-    def table(self) -> Table:
+    def table(self, split: str) -> Table:
         """Seen and unseen speakers apart: an expert that tells the one can be at chance with the other."""
         rows = []
         for condition in sorted(self.told, key=lambda c: (c != "seen", c)):
@@ -230,8 +230,8 @@ class _Expert:
                     measures.append(Measure(what, value, "", low, high, count, boot.sources, better, told, missing))
                 rows.append(Row(name, "real" if name == "real" else "system", measures, condition))
         notes = (
-            "the expert never saw these clips; where it is at chance on real pictures, it can say nothing of generated "
-            "ones",
+            ("the expert learnt from these clips" if split == "train" else "the expert did not learn from these clips")
+            + "; where it is at chance on real pictures, it can say nothing of generated ones",
             "windows that overlap share their sound, and pauses sound alike: no expert tells every pair",
         )
         return Table("Sync expert: do five frames and 200 ms of sound belong together?", rows, notes)

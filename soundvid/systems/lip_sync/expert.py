@@ -11,7 +11,7 @@ from torch.nn import functional
 from soundvid.systems.lip_sync.basis import block
 from soundvid.systems.lip_sync.config import ExpertConfig
 from soundvid.systems.lip_sync.networks import WINDOW, SyncExpert, mouths_of
-from soundvid.systems.lip_sync.weights import begin_from
+from soundvid.systems.lip_sync.weights import KeyReport, begin_from
 from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.system import Batch, Metrics, System
 
@@ -154,9 +154,13 @@ def adam(network: nn.Module, rate: float, decay: float, betas: tuple[float, floa
     return torch.optim.AdamW(groups, rate, betas)
 
 
-def begin(network: nn.Module, form: str, path: str) -> None:
-    """Fill a network of wav2lip's form from `path` and tell on stderr which keys were found. Raises CheckpointError."""
+def filled(network: nn.Module, form: str, path: str) -> KeyReport:
+    """Fill a network of wav2lip's form from `path`. Raises CheckpointError."""
     if form != "wav2lip":
         raise CheckpointError(f"{path}: init takes wav2lip's own weights, which fit the form 'wav2lip' (preset paper)")
-    inner = network.network if isinstance(network, PublishedExpert) else network
-    print(begin_from(inner, Path(path)).text(), file=sys.stderr)
+    return begin_from(network.network if isinstance(network, PublishedExpert) else network, Path(path))
+
+
+def begin(network: nn.Module, form: str, path: str) -> None:
+    """`filled`, telling on stderr which keys were found."""
+    print(filled(network, form, path).text(), file=sys.stderr)
