@@ -36,13 +36,6 @@ class Motion:
         return encode_jpeg(np.repeat(both[:height, :width, None], 3, axis=2), 4)
 
 
-def displayed(source: Source) -> tuple[int, int]:
-    """Width and height of the picture as displayed: turned upright, with square pixels."""
-    video = source.video
-    width = half_up(Fraction(video.width) * video.pixel_aspect)
-    return (video.height, width) if video.orientation[0] == 0 else (width, video.height)
-
-
 def find_motion(
     source: Source,
     shape: tuple[int, int],
@@ -58,7 +51,7 @@ def find_motion(
     Energy is the variance over time of the smoothed grey level, less the picture's median (that of its noise).
     The box has even edges. Raises MediaError (`no_motion`).
     """
-    width, height = displayed(source)
+    width, height = source.displayed
     scale = Fraction(min(LONGEST, max(width, height)), max(width, height))
     small = tuple(max(SMALLEST_CROP, half_up(side * scale) & ~1) for side in (width, height))
     total, squares, count = _sums(source, (small[0], small[1]), alive)
@@ -78,7 +71,7 @@ def _sums(source: Source, small: tuple[int, int], alive: Callable[[], None]) -> 
     count = min(SAMPLE, slots)
     total = np.zeros((small[1], small[0]), np.int64)
     squares = np.zeros_like(total)
-    whole = displayed(source)
+    whole = source.displayed
     framing = Framing(small[0], small[1], (0, 0, whole[0], whole[1]))
     with closing(Pictures(source, rate, framing, alive)) as pictures:
         for i in range(count):

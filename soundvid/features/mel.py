@@ -5,8 +5,8 @@ pre-emphasis 0.97, periodic Hann window of 800, hop 200 (80 columns a second), m
 7,600 Hz, 20 dB reference, floor -100 dB, scaled to [-4, 4] and clipped. It is computed from a sample's FLAC when it
 is loaded (2 ms of CPU for a clip of 5 s), so nothing of it is stored.
 
-The public code picks columns by one rule in training and by another, 40 ms later, in inference. Here `first_column`
-is the only rule, for training, evaluation and generation.
+The public code picks columns by one rule in training and by another, 40 ms later, in inference. Here `Mel.column` is
+the only rule, for training, evaluation and generation, at any frame rate.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ import numpy as np
 import scipy  # its parts load when they are first used: half a second that most processes need not spend
 import soxr
 
-from soundvid.media.clock import half_up
+from soundvid.media.clock import HALF, half_up
 
 CHUNK = 4096  # columns that are transformed at a time: 26 MB, however long the sound is
 
@@ -42,7 +42,8 @@ class Mel:
     reference_db: float = 20.0
     floor_db: float = -100.0
     limit: float = 4.0
-    context: int = 16  # columns a network sees at once: 200 ms, five frames at 25 fps
+    context: int = 16  # columns a network sees at once: 200 ms, as long as five frames at 25 fps
+    frames: int = 5  # frames that the sync expert compares with `context` columns
 
     @property
     def columns_per_second(self) -> Fraction:
@@ -87,33 +88,28 @@ class Mel:
             share = (level - self.floor_db) / -self.floor_db  # 0 at the floor, 1 at the reference
             yield np.clip(2 * self.limit * share - self.limit, -self.limit, self.limit).astype(np.float32)
 
-    def first_column(self, frame: int, fps: Fraction) -> int:
-        """The column of the moment at which frame `frame` (counted from the sound's beginning) is shown.
+    def column(self, frame: int, fps: Fraction) -> int:
+        """The column in the middle of frame `frame`'s share of time, [frame, frame + 1) / fps, from the sound's start.
 
-        Column c hears the sound about c * hop / rate seconds, frame k is shown at k / fps: the nearest column.
+        Column c hears the sound about c * hop / rate seconds: the nearest one.
         """
-        return half_up(frame * self.columns_per_second / fps)
+        return half_up((frame + HALF) * self.columns_per_second / fps)
 
-    def window_of(self, mel: np.ndarray, frame: int, fps: Fraction) -> np.ndarray:
-        """The `context` columns that belong to the frames from `frame` on: (bands, columns) -> (bands, context).
+    def window_about(self, mel: np.ndarray, frame: int, fps: Fraction) -> np.ndarray:
+        """The `context` columns about one frame: what the generator hears for it, (bands, columns) -> (bands, context).
 
-        At 25 fps these are five frames: what the sync expert compares with pictures frame .. frame + 4. Outside the
-        sound there is silence, so every frame has its window.
+        Outside the sound there is silence, so every frame has its window.
         """
-        first = self.first_column(frame, fps)
+        first = self.column(frame, fps) - self.context // 2
         out = np.full((mel.shape[0], self.context), self.silence, mel.dtype)
         low, high = max(first, 0), min(first + self.context, mel.shape[1])
         if high > low:
             out[:, low - first : high - first] = mel[:, low:high]
         return out
 
-    def window_about(self, mel: np.ndarray, frame: int, fps: Fraction) -> np.ndarray:
-        """The `context` columns about one frame: what the generator hears for picture `frame`, (bands, context).
-
-        It is the sync expert's window whose middle picture is this frame (at 25 fps that of frame - 2).
-        """
-        frames = half_up(Fraction(self.context) * fps / self.columns_per_second)
-        return self.window_of(mel, frame - frames // 2, fps)
+    def window_of(self, mel: np.ndarray, frame: int, fps: Fraction) -> np.ndarray:
+        """What the sync expert compares with the five frames from `frame` on: the columns about the middle one."""
+        return self.window_about(mel, frame + self.frames // 2, fps)
 
 
 def slaney_mel(hertz: np.ndarray) -> np.ndarray:

@@ -102,6 +102,13 @@ class Source:
     seekable: bool  # whether a seek lands on the picture that is asked for
     sound_streams: int  # sound tracks in the file, decodable or not
 
+    @property
+    def displayed(self) -> tuple[int, int]:
+        """Width and height of the picture as displayed: turned upright, with square pixels."""
+        video = self.video
+        width = half_up(Fraction(video.width) * video.pixel_aspect)
+        return (video.height, width) if video.orientation[0] == 0 else (width, video.height)
+
 
 @dataclass(frozen=True)
 class SoundTrack:

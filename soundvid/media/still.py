@@ -12,7 +12,6 @@ from soundvid.media.source import MediaError, examine
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28
-VIDEO_SIDE = 1024
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
@@ -84,11 +83,11 @@ def square(picture: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
 
 
 def _first_picture(path: Path) -> np.ndarray:
-    """The first picture of a video, its centred square at no more than VIDEO_SIDE pixels."""
+    """The first picture of a video, whole, in even numbers of pixels."""
     try:
         source = examine(path)
-        side = min(VIDEO_SIDE, source.video.width, source.video.height) // 2 * 2
-        pictures = Pictures(source, Fraction(30), Framing(side, side))
+        width, height = source.displayed
+        pictures = Pictures(source, Fraction(30), Framing(width - width % 2, height - height % 2))
         try:
             frame = pictures.at(0).frame
         finally:

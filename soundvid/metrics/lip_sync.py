@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.metrics.bootstrap import Bootstrap
-from soundvid.metrics.table import Evaluation, Kind, Measure, Row, Table
+from soundvid.metrics.table import Better, Evaluation, Kind, Measure, Row, Table
 from soundvid.metrics.tally import ClipName, Tally
 
 if TYPE_CHECKING:
-    from soundvid.systems.lip_sync.data import Pieces
     from soundvid.training.run import OpenRun
 
 GENERATED, MEAN, HELD = "generated", "mean frame", "reference repeated"
@@ -26,13 +26,15 @@ PAPERS = ("ssim", "nmse_energy", "nmse_variance", "mse")  # Table 2
 PAPERS_CLIPS = 5  # videos a condition, as the paper has them
 EVERY = 5  # frames between the windows that the expert is asked about
 ASK = 32  # windows at a time
-EXPERT = (
-    "share of pairs told right: windows of 5 frames, every 5 frames, with their own 200 ms of sound, and as many with "
-    "sound from another moment of the clip, at least {shift} frames off; chance is 0.5"
+PAIRS = (
+    "windows of 5 frames, every 5 frames, with their own 200 ms of sound, and as many with sound from another moment "
+    "of the clip, at least {shift} frame(s) off"
 )
-
-
-LOSS = "binary cross-entropy of the same pairs; chance is 0.693"
+EXPERT: dict[str, tuple[Better, str]] = {
+    "accuracy": ("higher", f"share of pairs told right at one half; chance is 0.5; pairs: {PAIRS}"),
+    "preferred": ("higher", "share of windows whose own sound is believed more than the other moment's; chance is 0.5"),
+    "loss": ("lower", "binary cross-entropy of the pairs; chance is 0.693"),
+}
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Every table of a lip_sync run; `clips` measures so many only, evenly spread. Raises SoundvidError, one line."""
-    from soundvid.systems.lip_sync.data import Pieces
-
     held = opened.clips(split)
-    pieces = Pieces(held)
     count = len(held) if clips is None else min(clips, len(held))
     chosen = [k * len(held) // count for k in range(count)]
     rows = [held.rows[i] for i in chosen]
@@ -119,7 +118,7 @@ def evaluate(
                 tallies[key] = Tally(KINDS, fps=float(held.fps), region=lower_half, seed=seed)
             tallies[key].add(name, example.real, made, spectrogram=sound)
         if asked is not None:
-            asked.ask(example, pieces, seed)
+            asked.ask(example, Mel(), seed)
         if progress is not None:
             progress(number + 1, count)
     conditions = sorted({condition for _, condition in tallies}, key=lambda c: (c != "seen", c))
@@ -131,7 +130,7 @@ def evaluate(
         Table(f"Table 2: lower half, up to {PAPERS_CLIPS} clips a condition", _only(first, PAPERS), notes),
         Table("Lower half, other measures", _without(everything, PAPERS)),
     ]
-    tables += [asked.table()] if asked is not None else []
+    tables += [asked.table(split)] if asked is not None else []
     lines = [{**line, "condition": c} for c in conditions for line in tallies[False, c].per_clip()]
     return Evaluation(split, count, len({r["source_id"] for r in rows}), tuple(tables), {}, tuple(lines))
 
@@ -177,27 +176,30 @@ class _Expert:
 
     def __init__(self, network: Any, shift: int, device: Any) -> None:
         self.network, self.shift, self.device = network, shift, device
-        self.right: dict[str, list[float]] = {"real": [], GENERATED: []}
-        self.lost: dict[str, list[float]] = {"real": [], GENERATED: []}
-        self.sources: list[str] = []
+        self.told: dict[str, list[tuple[str, dict[str, list[float]]]]] = {}  # by condition: source, values by name
 
-    def ask(self, example: Example, pieces: "Pieces", seed: int) -> None:
+    def ask(self, example: Example, mel_of: Mel, seed: int) -> None:
         """Windows of a clip with their own sound, and with that of another moment."""
-        last, fps = len(example.real) - EVERY, pieces.fps(0)
-        firsts = range(0, last + 1, EVERY)
+        from soundvid.systems.lip_sync.networks import WINDOW
+
+        last = len(example.real) - WINDOW
+        if last < 0:
+            return
         random = np.random.default_rng([seed, example.row["start_frame"]])
-        pairs = [(k, k, 1.0) for k in firsts]
-        for k in firsts:
-            others = [m for m in range(last + 1) if abs(m - k) >= self.shift]
-            pairs += [(k, int(random.choice(others)), 0.0)] if others else []
-        mels = [pieces.mel_of.window_of(example.mel, example.before + m, fps) for _, m, _ in pairs]
-        labels = np.array([label for _, _, label in pairs])
+        own = range(0, last + 1, EVERY)
+        others = {k: [m for m in range(last + 1) if abs(m - k) >= self.shift] for k in own}
+        other = {k: int(random.choice(moments)) for k, moments in others.items() if moments}
+        shown, heard = [*own, *other], [*own, *other.values()]
+        mels = [mel_of.window_of(example.mel, example.before + m, example.fps) for m in heard]
+        labels = np.arange(len(shown)) < len(own)
+        found = {}
         for name, video in (("real", example.real), (GENERATED, example.generated)):
-            told = self._probability(video, [k for k, _, _ in pairs], mels)
-            self.right[name].append(float(((told > 0.5) == (labels > 0.5)).mean()))
-            sure = np.clip(np.where(labels > 0.5, told, 1 - told), 1e-6, 1)
-            self.lost[name].append(float(-np.log(sure).mean()))
-        self.sources.append(example.row["source_id"])
+            told = self._probability(video, shown, mels)
+            sure = np.clip(np.where(labels, told, 1 - told), 1e-6, 1)
+            true, false = told[[own.index(k) for k in other]], told[len(own) :]
+            preferred = np.mean((true > false) + 0.5 * (true == false)) if other else np.nan
+            found[name] = [float(v) for v in (((told > 0.5) == labels).mean(), preferred, -np.log(sure).mean())]
+        self.told.setdefault(example.condition, []).append((example.row["source_id"], found))
 
     def _probability(self, video: np.ndarray, firsts: list[int], mels: list[np.ndarray]) -> np.ndarray:
         import torch
@@ -213,20 +215,26 @@ class _Expert:
                 told.append(self.network(mel, mouths_of(torch.from_numpy(frames).to(self.device))).cpu().numpy())
         return np.concatenate(told)
 
-    def table(self) -> Table:
-        boot, rows = Bootstrap(self.sources), []
-        for name in self.right:
-            measures = []
-            for what, values, better in (("accuracy", self.right[name], "higher"), ("loss", self.lost[name], "lower")):
-                definition = (
-                    EXPERT.format(shift=self.shift) if what == "accuracy" else "binary cross-entropy; chance is 0.693"
-                )
-                value, low, high = boot.mean(values)
-                side: Any = better
-                measures.append(Measure(what, value, "", low, high, len(values), boot.sources, side, definition))
-            rows.append(Row(name, "real" if name == "real" else "system", measures))
-        note = "the expert never saw these clips; at chance on real pictures, it can say nothing of generated ones"
-        return Table("Sync expert: do five frames and 200 ms of sound belong together?", rows, (note,))
+    def table(self, split: str) -> Table:
+        """Seen and unseen speakers apart: an expert that tells the one can be at chance with the other."""
+        rows = []
+        for condition in sorted(self.told, key=lambda c: (c != "seen", c)):
+            boot = Bootstrap([source for source, _ in self.told[condition]])
+            for name in ("real", GENERATED):
+                values = np.array([found[name] for _, found in self.told[condition]]).T
+                measures = []
+                for (what, (better, told)), each in zip(EXPERT.items(), values, strict=True):
+                    count, told = int((~np.isnan(each)).sum()), told.format(shift=self.shift)
+                    value, low, high = boot.mean(each) if count else (None, None, None)
+                    missing = "" if count else "clips too short"
+                    measures.append(Measure(what, value, "", low, high, count, boot.sources, better, told, missing))
+                rows.append(Row(name, "real" if name == "real" else "system", measures, condition))
+        notes = (
+            ("the expert learnt from these clips" if split == "train" else "the expert did not learn from these clips")
+            + "; where it is at chance on real pictures, it can say nothing of generated ones",
+            "windows that overlap share their sound, and pauses sound alike: no expert tells every pair",
+        )
+        return Table("Sync expert: do five frames and 200 ms of sound belong together?", rows, notes)
 
 
 def _expert(opened: "OpenRun", device: str) -> _Expert | None:

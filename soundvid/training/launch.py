@@ -95,6 +95,9 @@ def _stages(
         raise RunError(f"{request.out}: the run there is not one of {definition.name}")
     parallel.barrier()  # the first process writes config.json soon: a slow one must not take it for an older run's
     values = parse_values(request.values, definition)
+    if not begun:
+        for stage in definition.stages:
+            stage.check(_config(definition, stage, request, values))
     done: list[Trained] = []
     for number, stage in enumerate(definition.stages):
         folder = RunFolder(request.out / stage.name if several else request.out)
@@ -104,6 +107,20 @@ def _stages(
         if outcome.reason == "stopped":
             break
     return done
+
+
+def _preset(definition: Definition, request: Request) -> str:
+    return request.preset or request.usual_preset or definition.default_preset
+
+
+def _wanted(stage: Stage, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What was asked for of a stage: by its name, or of all."""
+    return values.get("", {}) | values.get(stage.name, {})
+
+
+def _config(definition: Definition, stage: Stage, request: Request, values: dict[str, dict[str, Any]]) -> Options:
+    """The config of a stage that begins."""
+    return configured(stage, _preset(definition, request), _wanted(stage, values))
 
 
 def _left(minutes: float, done: Sequence[Trained]) -> float:
@@ -122,11 +139,10 @@ def _train_stage(
     world: int,
     watcher: Watcher,
 ) -> Outcome:
-    wanted = values.get("", {}) | values.get(stage.name, {})
     resume = folder.config_path.is_file() and bool(checkpoint.checkpoints(folder.checkpoints))
     several = len(definition.stages) > 1
     if resume:
-        config, record = continued(folder, stage, request, wanted)
+        config, record = continued(folder, stage, request, _wanted(stage, values))
         newest = checkpoint.pointed(folder.checkpoints, "last")
         progress = progress_of(checkpoint.read_state(newest), newest)
         if progress.done and progress.step >= config.steps:
@@ -134,8 +150,7 @@ def _train_stage(
             return Outcome(progress.step, "steps", progress.best, 0.0)
         clips, held_out = _clips(record.dataset, record.version, Path(record.store), record.splits, config.subjects)
     else:
-        preset = request.preset or request.usual_preset or definition.default_preset
-        config = configured(stage, preset, wanted)
+        config = _config(definition, stage, request, values)
         name, _, version = request.dataset.partition("@")
         splits = _splits(name, version or None, request.store, config.subjects, watcher)
         clips, held_out = _clips(name, version or None, request.store, splits, config.subjects)
@@ -145,7 +160,7 @@ def _train_stage(
         record = RunConfig(
             system=definition.name,
             stage=stage.name,
-            preset=preset,
+            preset=_preset(definition, request),
             config=config.model_dump(mode="json"),
             data=examples.facts,
             dataset=clips.name,

@@ -305,7 +305,6 @@ class Loop:
         """Look at held-out clips; True where they never looked better. The first process decides for all."""
         if self.validation is None:
             return False
-        outcome = torch.zeros(1, device=self.device, dtype=torch.float64)
         numbers: Numbers = {}
         if self.rank == 0:
             sums: dict[str, float] = defaultdict(float)
@@ -317,9 +316,9 @@ class Loop:
                         sums[name] += float(metric) * size
                         counts[name] += size
             numbers = {name: total / counts[name] for name, total in sums.items()}
-            outcome[0] = numbers[self.system.monitor]
-        parallel.share([outcome])
-        value = float(outcome.item())
+        numbers = parallel.told(numbers)
+        self.system.validated(numbers)
+        value = numbers[self.system.monitor]
         progress = self.progress
         better = math.isfinite(value) and (progress.best is None or value < progress.best)
         progress.history.append(value)

@@ -58,6 +58,15 @@ def share(tensors: Sequence[Tensor]) -> None:
         dist.broadcast(tensor.detach(), 0)
 
 
+def told(numbers: dict[str, float]) -> dict[str, float]:
+    """The numbers that the first process has."""
+    if not active():
+        return numbers
+    held = [numbers]
+    dist.broadcast_object_list(held, 0)
+    return held[0]
+
+
 def any_of(flag: bool, device: torch.device) -> bool:
     """True in all processes where it is in one."""
     if not active():

@@ -63,6 +63,8 @@ class Stage:
     examples: Callable[[Any, Clips, Purpose], Examples]  # (config, clips, purpose)
     make: Callable[[Any, dict[str, Any], Path | None], System]
     # (config, facts, run): `run` is the folder that holds the folders of the stages before; None where there is none
+    check: Callable[[Any], None] = lambda config: None
+    # (config): raises SoundvidError where a new run cannot begin so (weights that do not fit): before any stage trains
 
     @property
     def config(self) -> type[Options]:

@@ -53,6 +53,12 @@ class System(ABC):
     def validation_step(self, batch: Batch) -> Metrics:
         """Measure on a held-out batch, without learning; holds the metric that `monitor` names."""
 
+    def validated(self, numbers: dict[str, float]) -> None:  # noqa: B027
+        """Hear what a validation found: the means of `validation_step`, the same in all processes.
+
+        Called before the step's checkpoint is written, so what is learnt from it belongs into `state`.
+        """
+
     def prepare(self, examples: "Examples") -> None:  # noqa: B027
         """Look at the training data before the first step, for what must be measured on it (a normaliser).
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soundvid.shards.load import Clips
-from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, LipSyncConfig
+from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, ExpertConfig, LipSyncConfig
 from soundvid.systems.lip_sync.data import ExpertExamples, PaperExamples, StretchExamples
-from soundvid.systems.lip_sync.expert import ExpertSystem
-from soundvid.systems.lip_sync.system import LipSyncSystem, find_expert
+from soundvid.systems.lip_sync.expert import ExpertSystem, filled, make_expert
+from soundvid.systems.lip_sync.system import LipSyncSystem, find_expert, make_generator
 from soundvid.training.run import OpenRun
 from soundvid.training.stage import Definition, Examples, Purpose, Stage
 
@@ -27,12 +27,19 @@ def _make_generator(config: LipSyncConfig, facts: dict[str, Any], run: Path | No
     return LipSyncSystem(config, facts, find_expert(config, run))
 
 
+def _check(config: ExpertConfig | LipSyncConfig) -> None:
+    """Weights to begin from have to fit; the generator's, too, before the expert's hours."""
+    if config.init:
+        network = make_expert(config) if isinstance(config, ExpertConfig) else make_generator(config)
+        filled(network, config.form, config.init)
+
+
 definition = Definition(
     name="lip_sync",
     summary="speech -> real-time MRI of the vocal tract, or lips: a sync expert, then a generator",
     stages=(
-        Stage("expert", EXPERT_PRESETS, ExpertExamples, _make_expert),
-        Stage("generator", PRESETS, _examples, _make_generator),
+        Stage("expert", EXPERT_PRESETS, ExpertExamples, _make_expert, _check),
+        Stage("generator", PRESETS, _examples, _make_generator, _check),
     ),
 )
 

@@ -5,7 +5,6 @@ Every example is a function of (seed, epoch, index). Pictures are decoded once a
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ import numpy as np
 
 from soundvid.errors import DatasetError
 from soundvid.features.mel import Mel
-from soundvid.media.clock import HALF, half_up
 from soundvid.shards.load import Clips, View, load
 from soundvid.systems.lip_sync.networks import SIZE, WINDOW
 from soundvid.training.stage import Examples, Purpose
@@ -106,13 +104,13 @@ class Pieces:
         return out
 
     def check(self, frames: int) -> None:
-        """Raise DatasetError, one line, where a clip is too short for windows of `frames`, or all are silent."""
+        """Raise DatasetError, one line, where a clip has less than `frames` pictures, or all are silent."""
         where = f"{self.clips.name}@{self.clips.version}"
         for row in self.clips.rows:
             if row["frames"] < frames:
                 raise DatasetError(
-                    f"{where}: clip {row['key']} has {row['frames']} pictures, a window takes {frames}: build longer "
-                    "clips (clips.seconds) or leave out what is shorter"
+                    f"{where}: clip {row['key']} has {row['frames']} pictures, {frames} are needed: build longer clips "
+                    "(clips.seconds) or leave out what is shorter (clips.last_seconds)"
                 )
         if all(row["peak_dbfs"] <= SILENT_DBFS for row in self.clips.rows):
             raise DatasetError(
@@ -203,14 +201,6 @@ def as_floats(pictures: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255
 
 
-def columns(mel: Mel, frames: Sequence[int] | range, fps: Fraction) -> np.ndarray:
-    """The mel column in the middle of each frame's share of time, [k, k + 1) / fps: int64 `T`.
-
-    At 25 fps it is the middle of what `Mel.window_about` gives for the frame: both forms hear the same moment.
-    """
-    return np.array([half_up((k + HALF) * mel.columns_per_second / fps) for k in frames], np.int64)
-
-
 def stretch(
     mel_of: Mel, mel: np.ndarray, first: int, frames: int, fps: Fraction, margin: int
 ) -> tuple[np.ndarray, ...]:
@@ -218,7 +208,7 @@ def stretch(
 
     Returns (80, C) and int64 `frames`; C depends on `frames` and `fps` alone. Outside the sound there is silence.
     """
-    centres = columns(mel_of, range(first, first + frames), fps)
+    centres = np.array([mel_of.column(k, fps) for k in range(first, first + frames)], np.int64)
     wide = int(frames * mel_of.columns_per_second / fps) + 2 + 2 * margin
     start = int(centres[0]) - margin
     out = np.full((mel.shape[0], wide), mel_of.silence, np.float32)
@@ -234,7 +224,10 @@ class _Windows(Examples):
     def __init__(self, clips: Clips, purpose: Purpose, seed: int, visits: int, cache_megabytes: int) -> None:
         self.pieces = Pieces(clips, cache_megabytes=cache_megabytes)
         self.purpose, self.seed, self.visits = purpose, seed, visits
-        self.facts = {"fps": str(clips.fps), "crop": clips.manifest["recipe"]["video"]["crop"]}
+        video = clips.manifest["recipe"]["video"]
+        self.facts = {"fps": str(clips.fps), "crop": video["crop"]}
+        if video["crop"] == "motion":  # generating looks for the box of a film as the build did
+            self.facts |= {"motion_share": video["motion_share"], "motion_in": video["motion_in"]}
 
     def __len__(self) -> int:
         return len(self.pieces) * self.visits
@@ -250,7 +243,7 @@ class ExpertExamples(_Windows):
     def __init__(self, config: "ExpertConfig", clips: Clips, purpose: Purpose) -> None:
         super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
         self.config = config
-        self.pieces.check(WINDOW + config.least_shift)
+        self.pieces.check(WINDOW + 2 * config.least_shift - 1)  # so that one in the middle has another beside it
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """`frames` uint8 `5 3 96 96`, `mel` float32 `1 80 16`, `label` float32."""
@@ -296,13 +289,18 @@ class PaperExamples(_Windows):
         pieces = self.pieces
         first = int(random.integers(pieces.frames(clip) - WINDOW + 1))
         other, place = other_window(pieces, clip, first, WINDOW, random)
-        (mel, before), fps = pieces.mel(clip), pieces.fps(clip)
-        mels = [pieces.mel_of.window_about(mel, before + first + k, fps) for k in range(WINDOW)]
+        pictures = pieces.pictures(clip)[first : first + WINDOW]
+        reference = pieces.pictures(other)[place : place + WINDOW]
+        (whole, before), fps, half = pieces.mel(clip), pieces.fps(clip), pieces.mel_of.context // 2
+        mel, centres = stretch(pieces.mel_of, whole, before + first, WINDOW, fps, half)
+        if self.purpose == "train":
+            (pictures, reference), mel = altered_together(self.config, random, [pictures, reference], mel)
+        mels = np.stack([mel[:, c - half : c + half] for c in centres])[:, None]  # as Mel.window_about has them
         return {
-            "frames": np.ascontiguousarray(pieces.pictures(clip)[first : first + WINDOW].transpose(0, 3, 1, 2)),
-            "reference": np.ascontiguousarray(pieces.pictures(other)[place : place + WINDOW].transpose(0, 3, 1, 2)),
-            "mels": np.stack(mels)[:, None],
-            "mel": pieces.mel_of.window_of(mel, before + first, fps)[None],
+            "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
+            "reference": np.ascontiguousarray(reference.transpose(0, 3, 1, 2)),
+            "mels": mels,
+            "mel": mels[WINDOW // 2],  # Mel.window_of the five
         }
 
 
@@ -396,8 +394,9 @@ def altered_together(
     mel = mel.copy()
     if config.loudness_db:  # the mel's 8 units are 100 dB
         mel += np.float32(random.normal() * config.loudness_db * 0.08)
+    if config.mel_noise:
         mel += random.standard_normal(mel.shape, np.float32) * np.float32(config.mel_noise)
-        np.clip(mel, -4, 4, out=mel)
+    np.clip(mel, -4, 4, out=mel)
     for axis, most in ((0, config.masked_bands), (1, config.masked_columns)):
         if most:
             wide = int(random.integers(most + 1))

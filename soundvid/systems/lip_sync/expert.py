@@ -11,7 +11,7 @@ from torch.nn import functional
 from soundvid.systems.lip_sync.basis import block
 from soundvid.systems.lip_sync.config import ExpertConfig
 from soundvid.systems.lip_sync.networks import WINDOW, SyncExpert, mouths_of
-from soundvid.systems.lip_sync.weights import begin_from
+from soundvid.systems.lip_sync.weights import KeyReport, begin_from
 from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.system import Batch, Metrics, System
 
@@ -47,9 +47,11 @@ class SmallExpert(nn.Module):
         sound = functional.normalize(self.audio_encoder(mel).float(), dim=1)
         return sound, functional.normalize(self.face_encoder((mouths - self.rest) * MOTION).float(), dim=1)
 
-    def forward(self, mel: Tensor, mouths: Tensor) -> Tensor:
-        sound, mouth = self.embed(mel, mouths)
+    def belief(self, sound: Tensor, mouth: Tensor) -> Tensor:
         return torch.sigmoid(self.scale * (sound * mouth).sum(1) + self.offset)
+
+    def forward(self, mel: Tensor, mouths: Tensor) -> Tensor:
+        return self.belief(*self.embed(mel, mouths))
 
 
 class PublishedExpert(nn.Module):
@@ -59,9 +61,15 @@ class PublishedExpert(nn.Module):
         super().__init__()
         self.network = SyncExpert()
 
-    def forward(self, mel: Tensor, mouths: Tensor) -> Tensor:
+    def embed(self, mel: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
         sound, mouth = self.network(mel, mouths)
-        return (sound.float() * mouth.float()).sum(1)
+        return sound.float(), mouth.float()
+
+    def belief(self, sound: Tensor, mouth: Tensor) -> Tensor:
+        return (sound * mouth).sum(1)
+
+    def forward(self, mel: Tensor, mouths: Tensor) -> Tensor:
+        return self.belief(*self.embed(mel, mouths))
 
 
 def make_expert(config: ExpertConfig) -> nn.Module:
@@ -101,13 +109,13 @@ class ExpertSystem(System):
 
     def training_step(self, batch: Batch, step: int) -> Metrics:
         mel, mouths, belongs = batch["mel"], mouths_of(batch["frames"].float() / 255), batch["label"]
-        expert = self.call["expert"]
-        if self.config.contrast and isinstance(expert, SmallExpert):
+        if self.config.contrast:
+            expert: Any = self.networks["expert"]  # and not what torch.compile made of its probability
             sound, mouth = expert.embed(mel, mouths)
-            probability = torch.sigmoid(expert.scale * (sound * mouth).sum(1) + expert.offset)
+            probability = expert.belief(sound, mouth)
             loss = cross_entropy(probability, belongs) + self.config.contrast * contrast(sound, mouth, belongs > 0.5)
         else:
-            probability = expert(mel, mouths)
+            probability = self.call["expert"](mel, mouths)
             loss = cross_entropy(probability, belongs)
         told = {"loss": loss.detach(), "accuracy": accuracy(probability, belongs)}
         return told | {"gradient": self.update("expert", loss, clip=10.0)}
@@ -146,9 +154,13 @@ def adam(network: nn.Module, rate: float, decay: float, betas: tuple[float, floa
     return torch.optim.AdamW(groups, rate, betas)
 
 
-def begin(network: nn.Module, form: str, path: str) -> None:
-    """Fill a network of wav2lip's form from `path` and tell on stderr which keys were found. Raises CheckpointError."""
+def filled(network: nn.Module, form: str, path: str) -> KeyReport:
+    """Fill a network of wav2lip's form from `path`. Raises CheckpointError."""
     if form != "wav2lip":
         raise CheckpointError(f"{path}: init takes wav2lip's own weights, which fit the form 'wav2lip' (preset paper)")
-    inner = network.network if isinstance(network, PublishedExpert) else network
-    print(begin_from(inner, Path(path)).text(), file=sys.stderr)
+    return begin_from(network.network if isinstance(network, PublishedExpert) else network, Path(path))
+
+
+def begin(network: nn.Module, form: str, path: str) -> None:
+    """`filled`, telling on stderr which keys were found."""
+    print(filled(network, form, path).text(), file=sys.stderr)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from soundvid.clips.motion import find_motion
 from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
@@ -55,9 +57,10 @@ def generate(
 ) -> Made:
     """Write `target` (mp4): `video` (or `image`) speaking `sound`, as long as the sound.
 
-    `box` is where the face or vocal tract is; by default the recipe's, where it is a fixed one, else the largest
-    centred square. Its lower half is made anew, with `whole_box` all of it. A video shorter than the sound begins
-    again; of a longer one the rest is left out. `scale` enlarges the film. Raises SoundvidError with one line.
+    `box` is where the face or vocal tract is; by default the recipe's fixed one, or what moves in the film where the
+    recipe's box is found from motion, else the largest centred square. Its lower half is made anew, with `whole_box`
+    all of it. A video shorter than the sound begins again; of a longer one the rest is left out. `scale` enlarges the
+    film. Raises SoundvidError with one line.
     """
     given = video or image
     if given is None or (video is not None and image is not None):
@@ -69,7 +72,11 @@ def generate(
     try:
         mel, frames, notes = _heard(reading, mel_of, fps, sound)
         stage = _Film(video, fps) if video is not None else _Still(given)
-        place = choose_box(box, opened.config.data.get("crop"), stage.size, given)
+        recipes = opened.config.data.get("crop")
+        if box is None and recipes == "motion":
+            recipes, note = _moving(stage, opened.config.data, given)
+            notes.append(note)
+        place = choose_box(box, recipes, stage.size, given)
         maker, rest = _look(opened, stage, place)
         mask = soft_mask(place, stage.size, whole_box)
         if video is not None and frames > stage.count:
@@ -130,10 +137,7 @@ class _Film:
     def __init__(self, path: Path, fps: Fraction) -> None:
         self.source: Source = examine(path)
         self.fps = fps
-        video = self.source.video
-        turned = video.orientation[0] == 0
-        wide, high = round(video.width * video.pixel_aspect), video.height
-        wide, high = (high, wide) if turned else (wide, high)
+        wide, high = self.source.displayed
         self.size = (wide - wide % 2, high - high % 2)
         self.count = max(1, int(self.source.duration * fps))
         self._open()
@@ -150,6 +154,21 @@ class _Film:
             self.next = slot
             frame = self.reader.at(slot).frame
             yield frame.to_ndarray(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG")
+
+
+def _moving(stage: "_Film | _Still", facts: dict[str, Any], path: Path) -> tuple[list[int] | None, str]:
+    """The box that motion finds in a film, as it did in the recordings that the run learnt from; and what to tell."""
+    why = "one picture tells none"
+    if isinstance(stage, _Film):
+        lower = facts.get("motion_in") == "lower_half"
+        try:
+            box = find_motion(stage.source, (SIZE, SIZE), facts.get("motion_share", 0.9), lower=lower).box
+            return list(box), f"{path}: what moves lies in the box {','.join(map(str, box))}; --box takes another"
+        except MediaError as error:
+            if error.code != "no_motion":
+                raise
+            why = "nothing moves in it"
+    return None, f"{path}: the recipe's box is found from motion, {why}: the centred square; --box takes another"
 
 
 def choose_box(given: Box | None, recipes: object, size: tuple[int, int], path: Path) -> Box:

@@ -50,7 +50,6 @@ class LipSyncSystem(System):
             self.averaged = ()  # type: ignore[misc]
         self.expert = expert.eval().requires_grad_(False) if expert is not None else None
         self.sync_counts = False  # has the evaluated sync loss fallen below the threshold?
-        self._sync_seen: list[float] = []  # of the validation under way
 
     def prepare(self, examples: Any) -> None:
         """Begin from the public checkpoint where `init` names it, the basis form from how the videos move."""
@@ -88,7 +87,6 @@ class LipSyncSystem(System):
 
     def training_step(self, batch: Batch, step: int) -> Metrics:
         config, frames = self.config, batch["frames"].float() / 255
-        self._settle_sync()
         self._set_rate(step)
         made = self.made(batch)
         l1 = (made - frames).abs().mean()
@@ -136,7 +134,6 @@ class LipSyncSystem(System):
         }
         if self.expert is not None:
             metrics["sync"] = self.sync_loss(made, batch, place=0)
-            self._sync_seen.append(float(metrics["sync"]))
         return metrics
 
     def _at_rest(self, batch: Batch, frames: Tensor) -> Tensor:
@@ -166,11 +163,9 @@ class LipSyncSystem(System):
         probability = self.expert(mel, mouths_of(made[:, first : first + WINDOW]))
         return cross_entropy(probability, torch.ones_like(probability))
 
-    def _settle_sync(self) -> None:
-        """After a validation: the sync loss begins to count once its mean is below the threshold (and goes on)."""
-        if self._sync_seen:
-            self.sync_counts |= sum(self._sync_seen) / len(self._sync_seen) < self.config.sync_below
-            self._sync_seen = []
+    def validated(self, numbers: dict[str, float]) -> None:
+        """The sync loss begins to count once its mean over held-out clips is below the threshold (and goes on)."""
+        self.sync_counts |= numbers.get("sync", float("inf")) < self.config.sync_below
 
     def _set_rate(self, step: int) -> None:
         config = self.config
