@@ -21,6 +21,22 @@ settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests go to one worker, which makes its datasets and trainings once; so do all that start Dagster.
+
+    xdist's own `--dist loadgroup` groups nothing with pytest 9.2, and does not say so (pytest-xdist #1386).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "dagster" if "test_dagster" in file else file
+
+    return ByFile(config, log)
+
+
 def toy_video(path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[int, int] = (192, 160)) -> Path:
     """A small real H.264 + AAC video: a bright bar that wanders, and noise that gets louder with it."""
     random = np.random.default_rng(seed)

@@ -19,8 +19,6 @@ from tests.conftest import toy_recipe, toy_video
 from tests.dagster_world import CODE, STAGES, Bench
 from tests.test_build import assert_whole, copy
 
-pytestmark = pytest.mark.xdist_group("dagster")
-
 
 @pytest.fixture
 def instance():

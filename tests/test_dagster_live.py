@@ -16,8 +16,6 @@ from tests.conftest import toy_video
 from tests.dagster_world import STAGES, Live
 from tests.test_build import assert_whole
 
-pytestmark = pytest.mark.xdist_group("dagster")
-
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory):

@@ -18,8 +18,6 @@ from tests.conftest import toy_recipe
 from tests.dagster_world import CODE, Bench
 from tests.test_build import assert_whole, copy
 
-pytestmark = pytest.mark.xdist_group("dagster")
-
 
 def program(name: str) -> str:
     places = [shutil.which(name), *sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))]

@@ -15,7 +15,6 @@ from tests.test_build import copy
 from tests.training import QUIET, SMALL
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.xdist_group("dagster")
 
 
 @pytest.fixture
