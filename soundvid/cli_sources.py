@@ -165,6 +165,27 @@ def add(
 
 
 @app.command()
+def unfollow(
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="As 'list --followed' shows it.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Ask addresses no more. What was fetched from them stays; a recipe that names one follows it again."""
+    from soundvid.sources.catalogue import Catalogue
+
+    _must_be_there(store)
+    with Catalogue(store) as catalogue, catalogue.lock():
+        for address in addresses:
+            stay, gone = catalogue.unfollow(address)
+            print(f"{scrub(address)}: no longer followed; {stay} videos stay, {gone} that never came are forgotten")
+
+
+def _must_be_there(store: Path) -> None:
+    """Say that a store has no sources, in place of making an empty one where its name was mistyped."""
+    if not (store / "sources" / "catalogue.db").is_file():
+        raise RecipeError(f"{store}: no sources are in there; 'soundvid sources add' or a sync begins them (--store)")
+
+
+@app.command()
 def sync(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     """List what is new, fetch what is due. It can be killed at any time and given again: it goes on where it was."""
     from soundvid.sources.sync import sync as run
@@ -195,6 +216,7 @@ def retry(
     if unknown:
         raise RecipeError(f"--class {unknown.pop()}: the classes are {', '.join(KINDS)}")
     loaded = _recipe(recipe)
+    _must_be_there(store)
     with bars() as progress:
         result = run(store, loaded, _watcher(progress), codes=code or (), everything=everything)
     _tell(result, as_json)
@@ -217,6 +239,7 @@ def list_(
 
     if state is not None and state not in STATES:
         raise RecipeError(f"--state {state}: the states are {', '.join(STATES)}")
+    _must_be_there(store)
     with Catalogue(store) as catalogue:
         if followed:
             rows = [{k: v for k, v in asdict(f).items() if k != "policy"} for f in catalogue.all_followed()]
@@ -263,6 +286,7 @@ def remove(
     """Delete videos for good. A tombstone keeps them from being fetched again; the next build drops their clips."""
     from soundvid.sources.sync import remove as run
 
+    _must_be_there(store)
     for source_id in source_ids:
         for entry in run(store, source_id, reason):
             same = "" if entry.source_id == source_id else f" (the same content as {source_id})"
@@ -277,6 +301,7 @@ def audit(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: Js
     from soundvid.sources.audit import audit as run
 
     loaded = _recipe(recipe)
+    _must_be_there(store)
     with bars() as progress:
         findings = run(store, loaded, _watcher(progress))
     rotten = [f for f in findings if f.is_rot]

@@ -195,7 +195,12 @@ class Download(Strict):
         "The default takes what is free to use: what nobody allowed is a decision that a person has to make",
     )
     honour_opt_out: bool = Field(True, description="leave what says noai, noimageai or reserves text and data mining")
-    max_height: int | None = Field(None, ge=16, le=8640, description="lines at most; null: the least the recipe needs")
+    max_height: int | None = Field(
+        None,
+        ge=16,
+        le=8640,
+        description="lines at most, where a site offers several formats; null: the least the recipe needs",
+    )
     ranges: bool = Field(
         True,
         description="where the plan is spans: fetch only the bytes that the spans need, if the server answers ranges "

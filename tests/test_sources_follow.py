@@ -189,3 +189,29 @@ def test_adding_again_with_other_terms_lets_in_what_was_rejected(web, tmp_path):
         "fetched",
         "own",
     )
+
+
+def test_what_is_no_longer_followed_is_not_asked_and_loses_no_video(web, tmp_path):
+    store = tmp_path / "store"
+    web.items = [Item(f"{web.url}/v/film0.mp4"), Item(f"{web.url}/404/film1.mp4")]
+    web.texts |= {"other": web.feed().decode().replace("/v/film0.mp4", "/404/film2.mp4")}
+    feed, other = f"{web.url}/feed.xml", f"{web.url}/text/other"
+    sync(store, recipe_of({"feed": feed}, {"feed": other}))
+    assert [e.state for e in entries(store)] == ["fetched", "failed", "failed"]
+    done = cli("sources", "unfollow", feed, "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert "2 videos stay, 0" in done.stdout  # one is there, the other one is named by the other feed
+    asked = web.count("/feed.xml")
+    cli("sources", "sync", "--store", store)
+    assert web.count("/feed.xml") == asked
+    assert "0 videos stay, 2 that" in cli("sources", "unfollow", other, "--store", store).stdout
+    assert [e.state for e in entries(store)] == ["fetched"]
+    again = cli("sources", "unfollow", feed, "--store", store)
+    assert again.returncode == 1 and "not followed; 'soundvid sources list --followed'" in again.stderr
+
+
+def test_a_mistyped_store_is_not_made(tmp_path):
+    for command in (["list"], ["retry"], ["audit"], ["unfollow", "x"], ["remove", "x", "--reason", "y"]):
+        done = cli("sources", *command, "--store", tmp_path / "typo")
+        assert done.returncode == 1 and "no sources are in there" in done.stderr, done
+    assert not (tmp_path / "typo").exists()

@@ -166,6 +166,26 @@ class Catalogue:
         rows = self._rows("SELECT * FROM followed WHERE kind = ? AND address = ?", (kind, clean))
         return followed_row(rows[0]) if rows else None
 
+    def unfollow(self, address: str) -> tuple[int, int]:
+        """Forget what is followed at this address, and its entries that were never fetched and that nothing else names;
+        how many stay, and how many went. Raises SourcesError where nothing is followed there."""
+        clean = clean_address(address) if "://" in address else address
+        with self.together() as db:
+            ids = [row["id"] for row in self._rows("SELECT id FROM followed WHERE address = ?", (clean,))]
+            if not ids:
+                raise SourcesError(f"{clean}: not followed; 'soundvid sources list --followed' shows what is")
+            marks = ",".join("?" * len(ids))
+            ours = f"source_id IN (SELECT source_id FROM members WHERE followed IN ({marks}))"
+            (named,) = self._rows(f"SELECT COUNT(*) AS n FROM entries WHERE {ours}", ids)
+            gone = db.execute(
+                f"DELETE FROM entries WHERE {ours} AND state NOT IN ('fetched', 'removed') AND source_id NOT IN "
+                f"(SELECT source_id FROM members WHERE followed NOT IN ({marks}))",
+                (*ids, *ids),
+            ).rowcount
+            db.execute(f"DELETE FROM members WHERE followed IN ({marks})", ids)
+            db.execute(f"DELETE FROM followed WHERE id IN ({marks})", ids)
+        return named["n"] - gone, gone
+
     def again(self, followed: Followed) -> Followed:
         """A followed thing as it stands now."""
         return followed_row(self._rows("SELECT * FROM followed WHERE id = ?", (followed.id,))[0])
