@@ -69,6 +69,8 @@ class Web:
         Handler.web = web
 
         class Server(ThreadingHTTPServer):
+            request_queue_size = 128  # of 5, the default, a sync of 16 at once fills all; the next ones wait a second
+
             def handle_error(self, *_: object) -> None:
                 pass  # clients that hang up are part of the tests
 
