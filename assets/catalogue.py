@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from soundvid.recipe import Recipe
-from soundvid.stages.context import Context
-from soundvid.stages.videos import Video, list_videos, listing, save_listing
+from soundvid.builder.context import Context
+from soundvid.builder.state import Video, list_videos, listing, save_listing
+from soundvid.recipe.model import Recipe
 
 MOST_ROWS = 200  # of a table in the UI: it lives in the event log
 
@@ -30,7 +30,7 @@ def refresh(work: Context, *, batch: int | None, ask: bool, wait: float = 60.0) 
     """List the recipe's videos again; with `ask` its addresses are asked for what is new. Raises SoundvidError."""
     unlisted: list[str] = []
     if ask and work.recipe.web_sources:
-        from soundvid.sources.sync import ask as ask_addresses
+        from soundvid.sources.web.sync import ask as ask_addresses
 
         unlisted = ask_addresses(work.store, work.recipe, work.listener, wait=wait).unlisted
     before = set(listing(work))

@@ -8,9 +8,9 @@ import dagster as dg
 from assets import looks
 from assets.resources import Store
 from assets.videos import group_of
-from soundvid.recipe import Recipe
-from soundvid.stages import assemble as stages
-from soundvid.stages.videos import listing
+from soundvid.builder import candidate as stages
+from soundvid.builder.state import listing
+from soundvid.recipe.model import Recipe
 
 MEANING = {
     "hashes": "Every shard, old and new, still has the bytes that were written.",

@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 
+from soundvid.builder.candidate import Assembled
+from soundvid.builder.checks import example
+from soundvid.builder.context import Context
+from soundvid.builder.state import Record
 from soundvid.errors import SoundvidError
 from soundvid.reports.strips import contact_sheet, strip
-from soundvid.shards.dataset import Release
-from soundvid.stages.assemble import Assembled
-from soundvid.stages.context import Context
-from soundvid.stages.inspect import example
-from soundvid.stages.videos import Record
+from soundvid.store.dataset import Release
 
 MOST_ROWS = 100  # of a table: it lives in the event log
 Metadata = dict[str, Any]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from soundvid.recipe import Recipe
-from soundvid.stages.context import Context, Listener
+from soundvid.builder.context import Context, Listener
+from soundvid.recipe.model import Recipe
 
 
 class Store(dg.ConfigurableResource):

@@ -29,8 +29,8 @@ def main() -> None:
 
 
 def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
-    from soundvid.recipe import Recipe
-    from soundvid.training import launch
+    from soundvid.recipe.model import Recipe
+    from soundvid.runs import train
     from soundvid.training.log import Numbers, Watcher
 
     class Told(Watcher):
@@ -57,7 +57,7 @@ def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
             pipes.log.warning(text)
 
     usual = Recipe.model_validate(told["recipe"]).training
-    request = launch.Request(
+    request = train.Request(
         system=usual.system,
         out=Path(told["out"]),
         dataset=told["dataset"],
@@ -67,7 +67,7 @@ def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
         resume=True,
         minutes=told["minutes"],
     )
-    done = launch.train(request, Told())
+    done = train.train(request, Told())
     outcome = done[-1].outcome
     if outcome.reason == "stopped":
         raise SystemExit("stopped and saved; launched again, it goes on from there")
@@ -89,10 +89,10 @@ def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
 
 
 def _evaluate(pipes: PipesContext, told: dict[str, Any]) -> None:
-    from soundvid.metrics.runs import evaluate_run
     from soundvid.reports.run_page import write_run_page
-    from soundvid.shards.load import EmptySplit
-    from soundvid.training.launch import choose_device
+    from soundvid.runs.evaluate import evaluate_run
+    from soundvid.runs.train import choose_device
+    from soundvid.store.load import EmptySplit
 
     run = Path(told["run"])
     last = [0.0]

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from assets.resources import Runs, Store
 from assets.videos import group_of
-from soundvid.recipe import Recipe
+from soundvid.recipe.model import Recipe
 
 GPU_POOL = "gpu"  # one training at a time
 

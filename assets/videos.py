@@ -14,12 +14,12 @@ import dagster as dg
 from assets import catalogue as listing
 from assets import looks
 from assets.resources import Store
+from soundvid.builder import checks
+from soundvid.builder import state as stages
+from soundvid.builder.context import Context
 from soundvid.clips.render import RENDER_VERSION
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION
-from soundvid.recipe import Recipe
-from soundvid.stages import inspect
-from soundvid.stages import videos as stages
-from soundvid.stages.context import Context
+from soundvid.recipe.model import Recipe
 
 DOWNLOAD_POOL = "download"
 AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -72,7 +72,7 @@ def video_assets(
         partitions_def=partitions,
         code_version=str(RENDER_VERSION),
         kinds={"video"},
-        check_specs=_specs(recipe, "clips", partitions, inspect.CLIP_CHECKS),
+        check_specs=_specs(recipe, "clips", partitions, checks.CLIP_CHECKS),
         description="Planned, cut, cropped and resized: H.264 and FLAC of every clip, exact to the sample.",
     )
     def clips(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
@@ -81,7 +81,7 @@ def video_assets(
         return dg.MaterializeResult(
             data_version=_version([r.clips["digest"] for r in records]),
             metadata=looks.of_clips(work, records),
-            check_results=_results(inspect.clip_problems(work, records)),
+            check_results=_results(checks.clip_problems(work, records)),
         )
 
     @dg.asset(
@@ -90,7 +90,7 @@ def video_assets(
         partitions_def=partitions,
         code_version=str(SPECTROGRAM_VERSION),
         kinds={"numpy"},
-        check_specs=_specs(recipe, "spectrograms", partitions, inspect.ROW_CHECKS),
+        check_specs=_specs(recipe, "spectrograms", partitions, checks.ROW_CHECKS),
         description="One row of magnitudes for each picture, computed from the clips' FLAC and nothing else.",
     )
     def spectrograms(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
@@ -99,7 +99,7 @@ def video_assets(
         return dg.MaterializeResult(
             data_version=_version([r.spectrograms["digest"] for r in records]),
             metadata=looks.of_spectrograms(work, records),
-            check_results=_results(inspect.row_problems(work, records)),
+            check_results=_results(checks.row_problems(work, records)),
         )
 
     return [source_catalogue, source_videos, clips, spectrograms]
@@ -124,7 +124,7 @@ def _specs(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # partitions of checks are called a preview; without them all videos are one
         return [
-            dg.AssetCheckSpec(n, asset=key, description=inspect.MEANING[n], partitions_def=partitions) for n in names
+            dg.AssetCheckSpec(n, asset=key, description=checks.MEANING[n], partitions_def=partitions) for n in names
         ]
 
 

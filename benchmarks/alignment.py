@@ -21,10 +21,10 @@ FPS = Fraction(30)
 
 def ours(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement]]:
     """All cases through one build."""
-    from soundvid.builder import build
-    from soundvid.recipe import Recipe
-    from soundvid.shards.dataset import Dataset, sample_of
-    from soundvid.shards.tar import read_member
+    from soundvid.builder.build import build
+    from soundvid.recipe.model import Recipe
+    from soundvid.store.dataset import Dataset, sample_of
+    from soundvid.store.tar import read_member
 
     spans = [{"source": p.name, "start": float(s), "stop": float(s) + 4} for p in cases for s in STARTS]
     recipe = Recipe.model_validate(

@@ -116,7 +116,7 @@ def ours(folder: Path, videos: Path, clips: dict, workers: int = 2) -> tuple[Cos
     shutil.rmtree(store, ignore_errors=True)
     command = [sys.executable, "-m", "soundvid", "build", str(recipe), "--store", str(store), "--workers", str(workers)]
     cost = measure(command)
-    from soundvid.shards.dataset import Dataset
+    from soundvid.store.dataset import Dataset
 
     starts: dict[str, list[float]] = {}
     for row in Dataset(store, "cost").release().samples():

@@ -19,8 +19,8 @@ import soxr
 
 from soundvid.clips.denoise import Gate, noise_of, opener
 from soundvid.demo import mouth, stage
-from soundvid.media.source import MediaError, examine
-from soundvid.recipe import Denoise
+from soundvid.media.probe import MediaError, examine
+from soundvid.recipe.model import Denoise
 
 RATE = 16000
 INPUT_SNR = (-5, 0, 5, 10, 20)

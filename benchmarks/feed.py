@@ -24,8 +24,8 @@ download: {{allow_private_addresses: true, allow_licences: [creative-commons], s
 SYNC = """
 import json, resource, sys
 from pathlib import Path
-from soundvid.recipe import load
-from soundvid.sources.sync import sync
+from soundvid.recipe.model import load
+from soundvid.sources.web.sync import sync
 result = sync(Path(sys.argv[2]), load(sys.argv[1]))
 used = resource.getrusage(resource.RUSAGE_SELF)
 # Not ru_maxrss: that begins with what the parent had when it forked.
@@ -37,7 +37,7 @@ print(json.dumps({"new": result.new, "tried": result.tried, "states": result.sta
 
 def serve(folder: Path, pipe: Connection) -> None:
     """Show `folder`; each message says how many entries the feed has and how many of them are new and free."""
-    from tests.webserver import Item, Web
+    from tests.helpers.webserver import Item, Web
 
     with Web(folder) as web:
         pipe.send(web.url)

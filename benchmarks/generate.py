@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 run, image, sound, target, pixels, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))
-from soundvid.systems.generate import generate, load_model
+from soundvid.systems.sound_to_video.generate import generate, load_model
 model = load_model(Path(run), "last", "cpu")
 before = resource.getrusage(resource.RUSAGE_SELF)
 made = generate(model, Path(image), Path(sound), Path(target), pixels=int(pixels))

@@ -45,7 +45,7 @@ def decode(mp4: bytes, start: int, x: int, y: int) -> np.ndarray:
 
 
 def ours(store: Path, dataset: str) -> Any:
-    from soundvid.shards.load import Augment, load
+    from soundvid.store.load import Augment, load
 
     clips, augment = load(dataset, store=store), Augment()
     for index in np.random.default_rng(0).permutation(len(clips)):
@@ -55,7 +55,7 @@ def ours(store: Path, dataset: str) -> Any:
 
 
 def bare(store: Path, dataset: str) -> Any:
-    from soundvid.shards.load import load
+    from soundvid.store.load import load
 
     clips, random = load(dataset, store=store), np.random.default_rng(0)
     members = [clips.member(i, "mp4") for i in range(len(clips))]
@@ -65,7 +65,7 @@ def bare(store: Path, dataset: str) -> Any:
 
 
 def webdataset(store: Path, dataset: str) -> Any:
-    from soundvid.shards.load import load
+    from soundvid.store.load import load
 
     random = np.random.default_rng(0)
     for sample in load(dataset, store=store).stream():
@@ -89,7 +89,7 @@ KINDS = {"bare": bare, "soundvid": ours, "webdataset + PyAV": webdataset, "litda
 
 def members(place: tuple[str, str, int]) -> dict[str, bytes]:
     """A clip as litdata keeps it."""
-    from soundvid.shards.load import load
+    from soundvid.store.load import load
 
     store, dataset, index = place
     clips = load(dataset, store=store)
@@ -111,7 +111,7 @@ def litdata_python(store: Path, dataset: str) -> Path:
         (env / ".ready").touch()
     if not (CACHE / f"lit-{dataset}" / "index.json").exists():
         code = (
-            "import sys, litdata; from benchmarks.loader import members, CACHE; from soundvid.shards.load import load\n"
+            "import sys, litdata; from benchmarks.loader import members, CACHE; from soundvid.store.load import load\n"
             "if __name__ == '__main__':\n"
             "    store, name = sys.argv[1:]\n"
             "    places = [(store, name, i) for i in range(len(load(name, store=store)))]\n"
@@ -143,7 +143,7 @@ began = time.perf_counter()
 import torch, numpy
 imported = time.perf_counter()
 import soundvid
-from soundvid.shards.load import Augment
+from soundvid.store.load import Augment
 from torch.utils.data import DataLoader
 data = soundvid.load(sys.argv[2], store=sys.argv[1]).torch(Augment())
 batch = next(iter(DataLoader(data, batch_size=2, shuffle=True, num_workers=1)))

@@ -67,7 +67,7 @@ def main() -> None:
         shutil.rmtree(store, ignore_errors=True)
         command = [sys.executable, "-m", "soundvid", "build", str(recipe), "--store", str(store)]
         cost = measure([*command, "--workers", str(workers)])
-        from soundvid.shards.dataset import Dataset
+        from soundvid.store.dataset import Dataset
 
         count = Dataset(store, "memory").release().manifest["counts"]["samples"]
         spent = f"{cost.cpu:.0f} | {cost.wall:.0f} | {cost.cpu / cost.wall:.2f} of {os.cpu_count()}"

@@ -60,8 +60,8 @@ def tiny_videos(folder: Path, count: int, seconds: float, side: int) -> None:
 def through_dagster(home: Path, *, release: bool, idle: float = 0.0) -> None:
     """Inside the measured process: start the UI; with `release` click and wait for the version, else for so long."""
     from pipelines import ui
-    from soundvid.shards.dataset import Dataset
-    from tests.dagster_world import begin
+    from soundvid.store.dataset import Dataset
+    from tests.helpers.dagster_world import begin
 
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.ui", "--home", str(home)], stdout=subprocess.PIPE, text=True
@@ -82,24 +82,24 @@ def through_dagster(home: Path, *, release: bool, idle: float = 0.0) -> None:
 
 def stages(home: Path) -> None:
     """Inside the measured process: the same stages and checks as the assets call them, without Dagster."""
-    from soundvid.recipe import load
-    from soundvid.stages import assemble, inspect, videos
-    from soundvid.stages.context import Context
+    from soundvid.builder import candidate, checks, state
+    from soundvid.builder.context import Context
+    from soundvid.recipe.model import load
 
     tiny = load(home / "recipes" / "tiny.yaml")
 
     def context() -> Context:
         return Context(tiny, home / "staged")
 
-    listed = videos.list_videos(context())
-    videos.save_listing(context(), listed)
-    videos.examine(context(), listed)
+    listed = state.list_videos(context())
+    state.save_listing(context(), listed)
+    state.examine(context(), listed)
     keys = [v.key for v in listed]
-    videos.clips(context(), keys)
-    inspect.row_problems(context(), videos.spectrograms(context(), keys))
-    made = assemble.assemble(context(), listed)
-    assert not any(assemble.check(context(), made.candidate).values())
-    assemble.release(context())
+    state.clips(context(), keys)
+    checks.row_problems(context(), state.spectrograms(context(), keys))
+    made = candidate.assemble(context(), listed)
+    assert not any(candidate.check(context(), made.candidate).values())
+    candidate.release(context())
 
 
 def tick(home: Path) -> None:
@@ -110,7 +110,7 @@ def tick(home: Path) -> None:
     from assets.resources import Store
     from pipelines.definitions import build_defs
     from pipelines.project import Project
-    from soundvid.recipe import load
+    from soundvid.recipe.model import load
 
     tiny = load(home / "recipes" / "tiny.yaml")
     store = Store(path=str(home / "store"))

@@ -63,7 +63,7 @@ def squares(pictures: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
 def build(folder: Path, subjects: list[str], counts: list[int]) -> str:
     """The dataset of what was drawn; returns NAME@VERSION."""
     import soundvid
-    from soundvid.recipe import Recipe
+    from soundvid.recipe.model import Recipe
 
     pins = {
         f"{name_of(s, split, n)}.mp4": split
@@ -84,8 +84,8 @@ def build(folder: Path, subjects: list[str], counts: list[int]) -> str:
 
 def train(folder: Path, dataset: str, subject: str, preset: str, options: argparse.Namespace) -> Path:
     """Train, or go on training, by the function that `soundvid train` calls."""
-    from soundvid.cli_train import clock
-    from soundvid.training import launch
+    from soundvid.cli.train import clock
+    from soundvid.runs import train
     from soundvid.training.log import Numbers, Watcher
 
     class Lines(Watcher):
@@ -102,7 +102,7 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
         owner, colon, value = text.partition(":")
         values += [value] if colon and owner == preset else [] if colon else [text]
     out = folder / "runs" / f"{subject}-{preset}"
-    request = launch.Request(
+    request = train.Request(
         system="sound_to_video",
         out=out,
         dataset=dataset,
@@ -113,7 +113,7 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
         device=options.device,
         minutes=options.minutes,
     )
-    outcome = launch.train(request, Lines())[-1].outcome
+    outcome = train.train(request, Lines())[-1].outcome
     if outcome.reason == "stopped":
         raise SystemExit(130)
     print(f"- {subject}, {preset}: step {outcome.step} after {clock(outcome.seconds)} in this session", flush=True)
@@ -123,8 +123,8 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
 def measure(run: Path, subject: str, options: argparse.Namespace):
     """What `soundvid evaluate` measures, with the truth that only drawn sources have."""
     from soundvid.demo import events
-    from soundvid.metrics.runs import evaluate_run
     from soundvid.metrics.truth import drawn_truth
+    from soundvid.runs.evaluate import evaluate_run
 
     known = {
         name_of(subject, split, n): events("hand", options.seconds, seed_of(split, n), name=subject)

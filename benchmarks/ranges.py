@@ -10,9 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from soundvid.recipe import Recipe
-from soundvid.sources.catalogue import Catalogue
-from soundvid.sources.sync import sync
+from soundvid.recipe.model import Recipe
+from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.sync import sync
 
 PICTURES = ["-f", "lavfi", "-i", "testsrc2=s=480x360:r=30:d=60,noise=alls=8:allf=t"]
 SOUND = ["-f", "lavfi", "-i", "anoisesrc=d=60:r=44100:a=0.3"]
@@ -41,7 +41,7 @@ def make(folder: Path, name: str, minutes: int) -> None:
 
 
 def main() -> None:
-    from tests.webserver import Web
+    from tests.helpers.webserver import Web
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=int, default=20)

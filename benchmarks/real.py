@@ -32,8 +32,8 @@ def recipe(media: Path, subjects: list[str]) -> dict:
 
 def main() -> None:
     import soundvid
-    from soundvid.metrics.runs import evaluate_run
-    from soundvid.recipe import Recipe
+    from soundvid.recipe.model import Recipe
+    from soundvid.runs.evaluate import evaluate_run
 
     options = parser.parse_args()
     if options.media is None:

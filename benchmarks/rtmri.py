@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from soundvid import builder
-from soundvid.metrics.runs import evaluate_run
-from soundvid.recipe import Recipe, load
+from soundvid.builder.build import build
+from soundvid.recipe.model import Recipe, load
 from soundvid.reports.run_page import write_run_page
-from soundvid.shards.load import load as load_clips
+from soundvid.runs import train as run_training
+from soundvid.runs.evaluate import evaluate_run
+from soundvid.store.load import load as load_clips
 from soundvid.systems.lip_sync import definition
-from soundvid.training import launch
-from soundvid.training.feed import stack
+from soundvid.training.dataloader import stack
 from soundvid.training.log import Watcher
 
 BATCHES = {
@@ -63,7 +63,7 @@ def recipe(media: Path, seconds: float) -> Recipe:
 def steps_in(stage_name: str, preset: str, values: dict[str, Any], minutes: float, store: Path) -> int:
     """How many steps of a stage fit into so many minutes here: two to warm up, four timed."""
     stage = definition.stage(stage_name)
-    config = launch.configured(stage, preset, values)
+    config = run_training.configured(stage, preset, values)
     examples = stage.examples(config, load_clips("rtmri-bench", store=store), "train")
     system = stage.make(config, examples.facts, None)
     system.train()
@@ -100,10 +100,10 @@ def train(preset: str, args: argparse.Namespace, store: Path) -> Path:
             values += [f"{stage}.checkpoint_every={every}", f"{stage}.sample_every={5 * every}"]
         plan_path.write_text(json.dumps(values))
     began = time.monotonic()
-    request = launch.Request(
+    request = run_training.Request(
         "lip_sync", out, "rtmri-bench", store, preset=preset, values=tuple(values), resume=True, device="cpu", workers=0
     )
-    for trained in launch.train(request, Lines(preset)):
+    for trained in run_training.train(request, Lines(preset)):
         outcome = trained.outcome
         print(f"{preset} {trained.stage}: {outcome.reason} at step {outcome.step}, {outcome.seconds / 60:.1f} minutes")
     print(f"{preset}: {(time.monotonic() - began) / 60:.1f} minutes in all", flush=True)
@@ -123,7 +123,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     store = args.work / "store"
-    result = builder.build(recipe(args.media, args.seconds), store=store, workers=1)
+    result = build.build(recipe(args.media, args.seconds), store=store, workers=1)
     for split in ("train", "val", "test"):
         rows = load_clips("rtmri-bench", split=split, store=store).rows
         found: Counter[str] = Counter()

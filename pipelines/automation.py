@@ -5,7 +5,7 @@ from datetime import timedelta
 import dagster as dg
 
 from pipelines.project import Project
-from soundvid.recipe import Recipe
+from soundvid.recipe.model import Recipe
 
 
 def shards_when(recipe: Recipe) -> dg.AutomationCondition:

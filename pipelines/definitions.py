@@ -15,7 +15,7 @@ from pipelines.partitions import divide
 from pipelines.project import Project, home, read_project, read_recipes
 from pipelines.schedules import schedules
 from pipelines.sensors import new_videos_sensor
-from soundvid.recipe import Recipe
+from soundvid.recipe.model import Recipe
 
 
 def build_defs(

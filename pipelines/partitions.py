@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from pipelines.project import Project
-from soundvid.recipe import Recipe
+from soundvid.recipe.model import Recipe
 
 
 @dataclass(frozen=True)

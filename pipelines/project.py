@@ -17,8 +17,8 @@ import yaml
 from pydantic import Field, ValidationError
 
 from soundvid.errors import RecipeError
-from soundvid.recipe import Recipe, load
-from soundvid.recipe_sources import Strict
+from soundvid.recipe.model import Recipe, load
+from soundvid.recipe.sources import Strict
 
 
 class Project(Strict):
@@ -84,7 +84,7 @@ def _named(folder: Path, name: str) -> Path | str:
 def _demo(folder: Path) -> Recipe:
     """The recipe of `make demo` as it was built, with a folder beside it where more videos can be dropped."""
     from soundvid.demo.serve import addressed
-    from soundvid.recipe_sources import FolderSource
+    from soundvid.recipe.sources import FolderSource
 
     recipe = addressed(load("demo", base=folder / "videos"), folder / "videos")
     inbox = folder / "inbox"

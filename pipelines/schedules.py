@@ -6,8 +6,8 @@ from assets.catalogue import key_of
 from assets.resources import Store
 from assets.videos import DOWNLOAD_POOL, group_of
 from pipelines.project import Project
-from soundvid.recipe import Recipe
-from soundvid.stages.videos import forgive, listing
+from soundvid.builder.state import forgive, listing
+from soundvid.recipe.model import Recipe
 
 
 def schedules(recipe: Recipe, project: Project) -> tuple[list[dg.ScheduleDefinition], list[dg.JobDefinition]]:
@@ -32,8 +32,8 @@ def schedules(recipe: Recipe, project: Project) -> tuple[list[dg.ScheduleDefinit
     def retry_and_audit(context: dg.OpExecutionContext, store: Store) -> None:
         work = store.context(recipe, context.log)
         if recipe.web_sources:
-            from soundvid.sources.audit import audit
-            from soundvid.sources.sync import retry
+            from soundvid.sources.web.audit import audit
+            from soundvid.sources.web.sync import retry
 
             tried = retry(work.store, recipe, work.listener)
             findings = audit(work.store, recipe, work.listener)

@@ -19,9 +19,9 @@ from assets.resources import Store
 from assets.videos import group_of
 from pipelines.partitions import Division
 from pipelines.project import Project
+from soundvid.builder.state import Video, pending
 from soundvid.errors import SoundvidError
-from soundvid.recipe import Recipe
-from soundvid.stages.videos import Video, pending
+from soundvid.recipe.model import Recipe
 
 MOST = 500  # runs asked for in one tick
 STAGES = ("source_videos", "clips", "spectrograms")

@@ -6,15 +6,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from soundvid._version import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from soundvid.builder import BuildResult, Listener
-    from soundvid.recipe import Recipe
-    from soundvid.shards.load import Clips
-    from soundvid.shards.verify import Verification
+    from soundvid.builder.build import BuildResult, Listener
+    from soundvid.recipe.model import Recipe
+    from soundvid.store.load import Clips
+    from soundvid.store.verify import Verification
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "build", "load", "verify"]
 
 
@@ -31,12 +32,12 @@ def build(
     `recipe` is a Recipe, a built-in recipe's name or a YAML file; `sources` (folders, files) takes the
     place of the recipe's own. Raises SoundvidError with one line that says what to do.
     """
-    from soundvid import builder
-    from soundvid.recipe import Recipe, load
+    from soundvid.builder import build
+    from soundvid.recipe.model import Recipe, load
 
     given = [sources] if isinstance(sources, str | Path) else sources
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe, [str(s) for s in given or []])
-    return builder.build(chosen, store=Path(store), workers=workers, listener=listener)
+    return build.build(chosen, store=Path(store), workers=workers, listener=listener)
 
 
 def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "Verification":
@@ -44,8 +45,8 @@ def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "
 
     Raises DatasetError where there is no such dataset or version.
     """
-    from soundvid.shards.dataset import find
-    from soundvid.shards.verify import verify as check
+    from soundvid.store.dataset import find
+    from soundvid.store.verify import verify as check
 
     dataset, release = find(Path(store), name)
     return check(dataset, release, decode=decode)
@@ -65,6 +66,6 @@ def load(
     window or a crop only, `clips.torch(Augment())` is a torch dataset, `clips.stream()` plain WebDataset. Raises
     DatasetError with one line where the dataset, version, split or a shard is not there.
     """
-    from soundvid.shards.load import load as read
+    from soundvid.store.load import load as read
 
     return read(name, version, split, store=store, subjects=subjects)

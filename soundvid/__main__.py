@@ -1,6 +1,6 @@
 """`python -m soundvid` is the command line."""
 
-from soundvid.cli import main
+from soundvid.cli.app import main
 
 if __name__ == "__main__":
     main()

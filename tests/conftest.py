@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 
 from soundvid.media.encode import write_movie
-from soundvid.recipe import Recipe
-from tests.webserver import Web, make_hls
+from soundvid.recipe.model import Recipe
+from tests.helpers.webserver import Web, make_hls
 
 RATE = 44100
 # No test asserts a wall-clock time, and hypothesis would: a busy machine is no failure.

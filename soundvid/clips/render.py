@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
+from soundvid.clips.crop.motion import find_motion
 from soundvid.clips.denoise import Denoised, Gate, noise_of, opener
-from soundvid.clips.motion import find_motion
 from soundvid.clips.plan import Planned, consecutive_windows, random_windows, span_windows, split_by_time, time_parts
 from soundvid.errors import RecipeError, StoreError
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
 from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
-from soundvid.media.pair import beside, check_length
-from soundvid.media.source import MediaError, SoundTrack, Source, examine, examine_sound
-from soundvid.recipe import Denoise, NoiseFile, Recipe
-from soundvid.shards.tar import Sample, canonical_json, pack_sample
+from soundvid.media.probe import MediaError, SoundTrack, Source, examine, examine_sound
+from soundvid.media.sidecar import beside, check_length
+from soundvid.recipe.model import Denoise, NoiseFile, Recipe
+from soundvid.store.tar import Sample, canonical_json, pack_sample
 
 RENDER_VERSION = 2  # raise it when the same source and recipe give other bytes
 MOTION = {"motion_share", "motion_in"}  # mean something where the crop is found from motion
@@ -170,7 +170,7 @@ class Part:
     @classmethod
     def read(cls, folder: Path) -> "Part":
         """Load a part; raises ValueError or OSError where it is not whole."""
-        from soundvid.shards.tar import Member
+        from soundvid.store.tar import Member
 
         data = json.loads((folder / "part.json").read_bytes())
         clips = []

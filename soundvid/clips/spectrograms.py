@@ -15,8 +15,8 @@ from typing import Any
 
 from soundvid.clips.render import Part, spectrogram_of, storing
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION
-from soundvid.media.stored import decode_flac
-from soundvid.shards.tar import Member, canonical_json, pack_sample, read_member
+from soundvid.media.clip_codec import decode_flac
+from soundvid.store.tar import Member, canonical_json, pack_sample, read_member
 
 
 def spectrogram_settings(settings: dict[str, Any]) -> dict[str, Any]:

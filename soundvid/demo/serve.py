@@ -7,8 +7,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from soundvid.recipe import Recipe
-from soundvid.recipe_sources import Download, FolderSource, UrlSource
+from soundvid.recipe.model import Recipe
+from soundvid.recipe.sources import Download, FolderSource, UrlSource
 
 
 class _Quiet(SimpleHTTPRequestHandler):

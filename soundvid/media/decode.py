@@ -18,7 +18,7 @@ import numpy as np
 import soxr
 
 from soundvid.media.clock import HALF, first_slot, half_up
-from soundvid.media.source import (
+from soundvid.media.probe import (
     MediaError,
     SoundTrack,
     Source,

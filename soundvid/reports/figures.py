@@ -17,10 +17,10 @@ import numpy as np
 from markupsafe import Markup
 
 from soundvid.clips.plan import number
+from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.stored import decode_flac, decode_rgb, with_sound
-from soundvid.shards.dataset import SPLITS, Dataset, Release
-from soundvid.shards.tar import Member, read_member
+from soundvid.store.dataset import SPLITS, Dataset, Release
+from soundvid.store.tar import Member, read_member
 
 Row = dict[str, Any]
 

@@ -18,18 +18,18 @@ from typing import Any, Literal
 
 from soundvid.errors import SoundvidError
 from soundvid.metrics.table import Evaluation, Table, number
-from soundvid.recipe import built_in
+from soundvid.recipe.model import built_in
 from soundvid.reports.curves import Chart, chart, read
 from soundvid.reports.section import Section
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text
-from soundvid.shards.dataset import SPLITS, Release, find
+from soundvid.store.dataset import SPLITS, Release, find
 from soundvid.training.run import OpenRun, RunConfig, RunFolder, open_run, stages_of
 
 ROWS = 40  # warnings on the page
 # Modules with `sections(run: PageRun) -> list[Section]`, by system.
 SECTIONS = {
-    "sound_to_video": "soundvid.reports.sound_to_video",
-    "lip_sync": "soundvid.reports.lip_sync",
+    "sound_to_video": "soundvid.systems.sound_to_video.report",
+    "lip_sync": "soundvid.systems.lip_sync.report",
 }
 # What the loop itself tells of every system; everything else in a line of the log is the system's.
 OF_THE_LOOP = {"step", "kind", "step_seconds", "samples_per_second", "data_wait", "flops", "tflops_per_second"}

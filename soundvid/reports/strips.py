@@ -8,10 +8,10 @@ from collections import Counter
 import cv2
 import numpy as np
 
-from soundvid.media.stored import decode_flac, decode_rgb
+from soundvid.media.clip_codec import decode_flac, decode_rgb
 from soundvid.reports.figures import COLUMNS, Row, magma, sheet_frames, spectrogram, spread
-from soundvid.shards.dataset import Dataset
-from soundvid.shards.tar import Member, read_member
+from soundvid.store.dataset import Dataset
+from soundvid.store.tar import Member, read_member
 
 MOST = 15_000  # bytes; base64 makes 20,000 of them
 WIDTH = 560  # pixels

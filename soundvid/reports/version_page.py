@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from soundvid.recipe_sources import place_of
+from soundvid.recipe.sources import place_of
 from soundvid.reports.figures import FIGURE, Row, cards, decibel
-from soundvid.shards.dataset import SPLITS, Dataset, Release
+from soundvid.store.dataset import SPLITS, Dataset, Release
 
 ROWS = 200  # rows of a table
 MAPS = 40  # sources of which it is told how they were prepared, a picture each
@@ -253,7 +253,7 @@ def snippet(manifest: dict[str, Any]) -> str:
 @cache
 def environment() -> Environment:
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parent.parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -15,11 +15,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from soundvid.errors import RecipeError
-from soundvid.media.part import content_digest
-from soundvid.recipe import Recipe
-from soundvid.recipe_sources import FolderSource
-from soundvid.sources.beside import find_sounds
-from soundvid.sources.found import Found, group_of
+from soundvid.media.partial_file import content_digest
+from soundvid.recipe.model import Recipe
+from soundvid.recipe.sources import FolderSource
+from soundvid.sources.model import DiscoveredSource, group_of
+from soundvid.sources.sidecar import find_sounds
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ def stamp(path: Path) -> tuple[int, int, int, int]:
     return info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino
 
 
-def scan(recipe: Recipe, ignore: Path | None = None) -> list[Found]:
+def scan(recipe: Recipe, ignore: Path | None = None) -> list[DiscoveredSource]:
     """All files that the recipe's folders name, sorted; hidden ones, and those below `ignore`, left out.
 
     Raises RecipeError where a folder does not exist: an unmounted disk is no empty dataset.
     """
-    found: dict[Path, Found] = {}
+    found: dict[Path, DiscoveredSource] = {}
     for source in recipe.sources:
         if not isinstance(source, FolderSource):
             continue
@@ -69,15 +69,15 @@ def scan(recipe: Recipe, ignore: Path | None = None) -> list[Found]:
             if path not in found and path not in pairs.taken:
                 subject = source.subject or recipe.name
                 group = group_of(recipe, name, folder=os.path.dirname(name) or top, channel=os.path.basename(name))
-                found[path] = Found(
+                found[path] = DiscoveredSource(
                     path,
                     name,
                     subject,
                     source.licence,
                     group,
                     condition=source.condition,
-                    beside=pairs.sounds.get(path),
-                    trouble=pairs.troubles.get(path),
+                    sidecar=pairs.sounds.get(path),
+                    verdict=pairs.verdicts.get(path),
                 )
     return sorted(found.values(), key=lambda f: (f.name, str(f.path)))
 
@@ -113,13 +113,13 @@ def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, st
                 yield path, printable(os.path.relpath(path, root))
 
 
-def paired(found: list[Found], known: dict[Path, Identity | OSError]) -> dict[Path, Identity | OSError]:
+def paired(found: list[DiscoveredSource], known: dict[Path, Identity | OSError]) -> dict[Path, Identity | OSError]:
     """The identities of sources: of a pair that of both files, or why one of them could not be read."""
     of = dict(known)
     for item in found:
         own = known.get(item.path)
-        if item.beside is not None and isinstance(own, Identity):
-            sound = known[item.beside.path]
+        if item.sidecar is not None and isinstance(own, Identity):
+            sound = known[item.sidecar.path]
             of[item.path] = own.with_sound(sound) if isinstance(sound, Identity) else sound
     return of
 

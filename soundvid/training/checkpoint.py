@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from soundvid.disk import to_disk
 from soundvid.errors import SoundvidError
 from soundvid.training.system import System
+from soundvid.util.files import to_disk
 
 FORMAT = 1
 STATE = ("step", "system", "groups", "world", "progress")  # what state.json holds beside it

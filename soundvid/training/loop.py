@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from soundvid.errors import SoundvidError
-from soundvid.training import checkpoint, parallel, samples
-from soundvid.training.feed import batches, stack, to_device
+from soundvid.training import checkpoint, distributed, preview
+from soundvid.training.dataloader import batches, stack, to_device
 from soundvid.training.log import Log, Numbers, Watcher
 from soundvid.training.run import RunFolder
 from soundvid.training.sampler import Order
@@ -131,7 +131,7 @@ class Loop:
                 progress.step += 1
                 meter.add(metrics)
                 late = self.minutes is not None and time.monotonic() - began > self.minutes * 60
-                told = parallel.any_of(bool(stop), self.device), parallel.any_of(late, self.device)
+                told = distributed.any_of(bool(stop), self.device), distributed.any_of(late, self.device)
                 reason = "stopped" if told[0] else "minutes" if told[1] else reason
                 last = progress.step == config.steps or reason != "steps"
                 # Nothing is judged or saved that was not looked at.
@@ -160,7 +160,7 @@ class Loop:
     def _step(self, batch: Batch) -> Metrics:
         with self.autocast:
             metrics = self.system.training_step(batch, self.progress.step)
-        parallel.share(buffers(self.system.networks.values()))
+        distributed.share(buffers(self.system.networks.values()))
         if self.averages:
             # A young average forgets quickly, or it would stay what chance began with.
             decay = min(self.config.average_decay, (1 + self.progress.step) / (10 + self.progress.step))
@@ -200,13 +200,13 @@ class Loop:
             for average in self.averages.values():
                 average.requires_grad_(False)
         seed_everything(config.seed + RANK_SEED * self.rank)
-        parallel.barrier()
+        distributed.barrier()
         if resume:
             self._resume()
         else:
             self.system.prepare(self.train)
-            parallel.share([p for net in self.system.networks.values() for p in net.parameters()])
-            parallel.share(buffers(self.system.networks.values()))
+            distributed.share([p for net in self.system.networks.values() for p in net.parameters()])
+            distributed.share(buffers(self.system.networks.values()))
         self.system.train()
         if config.compile:
             self.system.call = {name: torch.compile(net) for name, net in self.system.networks.items()}  # type: ignore[misc]
@@ -244,7 +244,7 @@ class Loop:
         """A checkpoint of this step, by all processes together."""
         folder, step = self.folder.checkpoints, self.progress.step
         checkpoint.save_random(folder, step, self.rank)
-        parallel.barrier()
+        distributed.barrier()
         if self.rank == 0:
             files, state = checkpoint.system_files(self.system, self.averages)
             checkpoint.write(folder, step, files, {**state, "world": self.world, "progress": vars(self.progress)})
@@ -253,7 +253,7 @@ class Loop:
             if best is not None:
                 checkpoint.point(folder, "best", best)
             checkpoint.prune(folder, self.config.keep, best)
-        parallel.barrier()
+        distributed.barrier()
 
     # -- looking
 
@@ -316,7 +316,7 @@ class Loop:
                         sums[name] += float(metric) * size
                         counts[name] += size
             numbers = {name: total / counts[name] for name, total in sums.items()}
-        numbers = parallel.told(numbers)
+        numbers = distributed.told(numbers)
         self.system.validated(numbers)
         value = numbers[self.system.monitor]
         progress = self.progress
@@ -342,15 +342,15 @@ class Loop:
             rows = self.system.preview(to_device(batch, self.device))
         if not rows:
             return
-        picture = samples.grid(rows, batch.get("sound"))
-        samples.save(self.folder.samples / f"{checkpoint.folder_name(self.progress.step)}.png", picture)
+        picture = preview.grid(rows, batch.get("sound"))
+        preview.save(self.folder.samples / f"{checkpoint.folder_name(self.progress.step)}.png", picture)
         if self.log is not None:
             self.log.picture(self.progress.step, picture)
 
     def _stop_if_not_finite(self, meter: "Meter", batch: Batch) -> None:
         """A NaN stops the run, and leaves what led to it; the last checkpoint is from before it."""
         wrong = meter.not_finite()
-        if not parallel.any_of(bool(wrong), self.device):
+        if not distributed.any_of(bool(wrong), self.device):
             return
         dump = self.folder.path / f"nan-{checkpoint.folder_name(self.progress.step)}"
         if wrong:

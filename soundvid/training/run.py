@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-import soundvid
+from soundvid._version import __version__
 from soundvid.errors import SoundvidError
-from soundvid.shards.load import Clips, load
+from soundvid.store.load import Clips, load
 
 
 class RunError(SoundvidError):
@@ -208,7 +208,7 @@ def tools() -> dict[str, str]:
     import torch
 
     return {
-        "soundvid": soundvid.__version__,
+        "soundvid": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,

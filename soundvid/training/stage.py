@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from soundvid.errors import SoundvidError
-from soundvid.shards.load import Clips
+from soundvid.store.load import Clips
 from soundvid.training.system import System
 
 Purpose = Literal["train", "validation"]

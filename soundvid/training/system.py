@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from soundvid.training import parallel
+from soundvid.training import distributed
 
 if TYPE_CHECKING:
     from soundvid.training.stage import Examples
@@ -91,7 +91,7 @@ class System(ABC):
         chosen.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
-        parallel.average([p.grad for p in parameters if p.grad is not None])
+        distributed.average([p.grad for p in parameters if p.grad is not None])
         self.gradients = {**self.gradients, **self._norms({id(p) for p in parameters})}
         norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"), foreach=True)
         chosen.step()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundvid.shards.load import Clips
+from soundvid.store.load import Clips
 from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, ExpertConfig, LipSyncConfig
 from soundvid.systems.lip_sync.data import ExpertExamples, PaperExamples, StretchExamples
 from soundvid.systems.lip_sync.expert import ExpertSystem, filled, make_expert
@@ -46,6 +46,6 @@ definition = Definition(
 
 def evaluate(run: OpenRun, split: str, *, clips: int | None, device: str, progress: Any, **_: Any) -> "Evaluation":
     """What `soundvid evaluate` measures of a run: Table 2 by condition, and the sync expert."""
-    from soundvid.metrics import lip_sync  # metrics stand on the systems
+    from soundvid.systems.lip_sync import evaluate  # metrics stand on the systems
 
-    return lip_sync.evaluate(run, split, clips=clips, device=device, progress=progress)
+    return evaluate.evaluate(run, split, clips=clips, device=device, progress=progress)

@@ -13,7 +13,7 @@ import numpy as np
 
 from soundvid.errors import DatasetError
 from soundvid.features.mel import Mel
-from soundvid.shards.load import Clips, View, load
+from soundvid.store.load import Clips, View, load
 from soundvid.systems.lip_sync.networks import SIZE, WINDOW
 from soundvid.training.stage import Examples, Purpose
 

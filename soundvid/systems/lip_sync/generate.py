@@ -16,18 +16,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-from soundvid.clips.motion import find_motion
+from soundvid.clips.crop.motion import find_motion
 from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.decode import Framing, Pictures
-from soundvid.media.movie import MovieWriter
-from soundvid.media.source import MediaError, Source, examine
-from soundvid.media.still import read_whole_picture
-from soundvid.systems.generate import Generated, Reading, check_target, open_sound
+from soundvid.media.image import read_whole_picture
+from soundvid.media.probe import MediaError, Source, examine
+from soundvid.media.video_writer import MovieWriter
 from soundvid.systems.lip_sync.data import SILENT_DBFS
 from soundvid.systems.lip_sync.make import CHUNK, Maker
 from soundvid.systems.lip_sync.networks import SIZE
+from soundvid.systems.sound_to_video.generate import Generated, Reading, check_target, open_sound
 from soundvid.training.run import OpenRun
 
 SEEN = 120  # pictures of a video that make its reference

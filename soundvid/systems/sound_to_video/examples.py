@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from soundvid.errors import DatasetError
-from soundvid.shards.load import Augment, Clips, View
+from soundvid.store.load import Augment, Clips, View
 from soundvid.systems.sound_to_video.config import Config
 from soundvid.training.stage import Examples, Purpose
 

@@ -1,0 +1,316 @@
+"""`soundvid sources ...`: the catalogue of videos from the web on the command line."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from soundvid.errors import RecipeError
+from soundvid.util.redact import scrub
+
+app = typer.Typer(no_args_is_help=True, help="Videos from the web: what is followed, fetched, failed, and why.")
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+StoreOption = Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Where datasets live.")]
+RecipeArgument = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE]", help="A recipe; without one, everything that is followed.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+STORE = Path("store")
+MOST_LINES = 50  # of single videos: thousands of them would hide the sum
+_COLOURS = {"fetched": "green", "rejected": "yellow", "failed": "red", "removed": "dim"}
+
+
+def _recipe(name: str | None) -> Any:
+    from soundvid.recipe.model import load
+
+    return load(name) if name else None
+
+
+def bars() -> Progress:
+    """Progress of a sync: the whole, and for each download its speed and the time it still needs."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def _watcher(progress: Progress) -> Any:
+    from soundvid.util.progress import Watcher
+
+    class Screen(Watcher):
+        """Shows a sync as bars and says at once what was not fetched."""
+
+        def __init__(self) -> None:
+            self.bar: Any = None
+            self.moving: dict[str, Any] = {}
+            self.told = 0
+
+        def phase(self, name: str, total: int) -> None:
+            if self.bar is not None:
+                progress.remove_task(self.bar)
+            self.bar = progress.add_task(name, total=total, visible=total > 0, speed="")
+
+        def step(self) -> None:
+            progress.advance(self.bar)
+
+        def moved(self, name: str, have: int, total: int | None, speed: float) -> None:
+            if name not in self.moving:
+                self.moving[name] = progress.add_task(f"  {escape(name[-40:])}", total=None, speed="")
+            shown = f"{speed / 1e6:.1f} MB/s"
+            progress.update(self.moving[name], completed=have, total=total, speed=shown)
+
+        def source(self, name: str, outcome: str, message: str) -> None:
+            bar = self.moving.pop(name, None)
+            if bar is not None:
+                progress.remove_task(bar)
+            if outcome not in ("fetched", "ok") and self.told <= MOST_LINES:
+                self.told += 1
+                if self.told > MOST_LINES:
+                    progress.print("... and more: 'soundvid sources list' tells each")
+                    return
+                colour = _COLOURS.get(outcome, "red")
+                progress.print(f"[{colour}]{outcome}[/] {escape(name)}: {escape(message)}", soft_wrap=True)
+
+        def warn(self, message: str) -> None:
+            progress.print(f"[yellow]note[/] {escape(message)}", soft_wrap=True)
+
+    return Screen()
+
+
+def _answer(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _tell(result: Any, as_json: bool) -> None:
+    states = {name: result.states.get(name, 0) for name in ("fetched", "rejected", "failed", "listed", "removed")}
+    if as_json:
+        _answer({"new": result.new, "tried": result.tried, "states": states, "unlisted": result.unlisted})
+    else:
+        print(
+            f"{result.new} new, {result.tried} tried; of {result.total} now "
+            + ", ".join(f"{n} {state}" for state, n in states.items() if n)
+        )
+
+
+@app.command()
+def add(
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="An address, a list's path, or words.")],
+    kind: Annotated[str, typer.Option("--kind", help="url, playlist, channel, feed, search or list.")] = "url",
+    store: StoreOption = STORE,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Fetch as this recipe's 'download' section says.")
+    ] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="own: these videos are yours.")] = None,
+    allow_licence: Annotated[
+        list[str] | None, typer.Option("--allow-licence", help="Terms that are taken; repeatable; any: all.")
+    ] = None,
+    allow_private: Annotated[
+        bool, typer.Option("--allow-private-addresses", help="Take from loopback and private networks.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow addresses: they are listed now and fetched by the next sync. A recipe that names them does the same."""
+    from pydantic import ValidationError
+
+    from soundvid.recipe.sources import WEB_KINDS, Download
+    from soundvid.sources.web.catalogue import Catalogue
+    from soundvid.sources.web.sync import Policy, Session, SyncResult
+    from soundvid.sources.web.url_list import read_list
+    from soundvid.util.progress import Watcher
+
+    if kind not in WEB_KINDS:
+        raise RecipeError(f"--kind {kind}: a kind is one of {', '.join(WEB_KINDS)}")
+    policy = Policy.of(_recipe(recipe)) if recipe else Policy(Download())
+    changes: dict[str, Any] = {}
+    if allow_licence:
+        changes["allow_licences"] = allow_licence
+    if allow_private:
+        changes["allow_private_addresses"] = True
+    try:
+        options = Download.model_validate({**policy.options.model_dump(), **changes})
+        given = [str(Path(a).absolute()) if kind == "list" else a for a in addresses]
+        sources = [WEB_KINDS[kind].model_validate({kind: a, "licence": licence}) for a in given]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise RecipeError(scrub(f"{problem.get('input')}: {problem['msg'].removeprefix('Value error, ')}")) from error
+    if kind == "list":
+        for path in given:  # what cannot be read is not followed
+            for _ in read_list(Path(path)):
+                pass
+    result = SyncResult()
+    with Catalogue(store) as catalogue, catalogue.lock():
+        session = Session(catalogue, Policy(options, policy.pixels), Watcher())
+        pairs = session.follow(sources)
+        with bars() as progress:
+            session.watcher = _watcher(progress)
+            session.ask(pairs, result)
+        result.states = catalogue.states([f.id for _, f in pairs])
+    _tell(result, as_json)
+    if result.unlisted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def unfollow(
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="As 'list --followed' shows it.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Ask addresses no more. What was fetched from them stays; a recipe that names one follows it again."""
+    from soundvid.sources.web.catalogue import Catalogue
+
+    _must_be_there(store)
+    with Catalogue(store) as catalogue, catalogue.lock():
+        for address in addresses:
+            stay, gone = catalogue.unfollow(address)
+            print(f"{scrub(address)}: no longer followed; {stay} videos stay, {gone} that never came are forgotten")
+
+
+def _must_be_there(store: Path) -> None:
+    """Say that a store has no sources, in place of making an empty one where its name was mistyped."""
+    if not (store / "sources" / "catalogue.db").is_file():
+        raise RecipeError(f"{store}: no sources are in there; 'soundvid sources add' or a sync begins them (--store)")
+
+
+@app.command()
+def sync(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: JsonOption = False) -> None:
+    """List what is new, fetch what is due. It can be killed at any time and given again: it goes on where it was."""
+    from soundvid.sources.web.sync import sync as run
+
+    loaded = _recipe(recipe)
+    with bars() as progress:
+        result = run(store, loaded, _watcher(progress))
+    _tell(result, as_json)
+    if result.unlisted:
+        raise typer.Exit(1)
+
+
+@app.command()
+def retry(
+    recipe: RecipeArgument = None,
+    store: StoreOption = STORE,
+    code: Annotated[
+        list[str] | None, typer.Option("--class", help="Try this class although it may not succeed; repeatable.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Try all that failed.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Try failed videos again, those only that can succeed, without asking what is new."""
+    from soundvid.sources.web.errors import KINDS
+    from soundvid.sources.web.sync import retry as run
+
+    unknown = set(code or ()) - set(KINDS)
+    if unknown:
+        raise RecipeError(f"--class {unknown.pop()}: the classes are {', '.join(KINDS)}")
+    loaded = _recipe(recipe)
+    _must_be_there(store)
+    with bars() as progress:
+        result = run(store, loaded, _watcher(progress), codes=code or (), everything=everything)
+    _tell(result, as_json)
+
+
+@app.command(name="list")
+def list_(
+    store: StoreOption = STORE,
+    state: Annotated[
+        str | None, typer.Option("--state", help="Only listed, fetched, rejected, failed or removed.")
+    ] = None,
+    followed: Annotated[bool, typer.Option("--followed", help="What is followed, in place of the videos.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Every video of the catalogue: state, terms, where from; and why it is not there where it is not."""
+    from dataclasses import asdict
+
+    from soundvid.sources.web.catalogue import Catalogue
+    from soundvid.sources.web.rows import STATES
+
+    if state is not None and state not in STATES:
+        raise RecipeError(f"--state {state}: the states are {', '.join(STATES)}")
+    _must_be_there(store)
+    with Catalogue(store) as catalogue:
+        if followed:
+            rows = [{k: v for k, v in asdict(f).items() if k != "policy"} for f in catalogue.all_followed()]
+        else:
+            rows = [asdict(e) for e in catalogue.entries([state] if state else STATES)]
+    if as_json:
+        _answer({"followed" if followed else "sources": rows})
+        return
+    columns = (
+        ("kind", "address", "synced_at", "code", "message")
+        if followed
+        else ("state", "source_id", "licence", "seconds", "class", "next attempt", "message")
+    )
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold" if column in ("source_id", "address", "message") else "ellipsis")
+    for row in rows:
+        if not followed:
+            row |= {"seconds": f"{row['duration']:.1f}" if row["duration"] else "", "class": row["code"]}
+            if row["held"]:
+                row["seconds"] += f" ({sum(b - a for a, b in row['held']):.1f} held)"
+            row["next attempt"] = _when(row["next_attempt"])
+        table.add_row(*(escape(str(row[c] or "")) for c in columns))
+    out.print(table)
+    if not followed:
+        counts = Counter(r["state"] for r in rows)
+        err.print(f"{len(rows)} sources: " + (", ".join(f"{n} {s}" for s, n in sorted(counts.items())) or "none yet"))
+
+
+def _when(moment: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(moment).isoformat(" ", "minutes") if moment else ""
+
+
+@app.command()
+def remove(
+    source_ids: Annotated[
+        list[str], typer.Argument(metavar="SOURCE_ID...", help="As 'soundvid sources list' names it.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stays with the tombstone.")],
+    store: StoreOption = STORE,
+) -> None:
+    """Delete videos for good. A tombstone keeps them from being fetched again; the next build drops their clips."""
+    from soundvid.sources.web.sync import remove as run
+
+    _must_be_there(store)
+    for source_id in source_ids:
+        for entry in run(store, source_id, reason):
+            same = "" if entry.source_id == source_id else f" (the same content as {source_id})"
+            print(f"{entry.source_id}: {entry.message}{same}; datasets lose it with their next build (a MAJOR version)")
+
+
+@app.command()
+def audit(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: JsonOption = False) -> None:
+    """Ask whether fetched videos are still where they were. Nothing is deleted; exit 0 whatever is found."""
+    from dataclasses import asdict
+
+    from soundvid.sources.web.audit import audit as run
+
+    loaded = _recipe(recipe)
+    _must_be_there(store)
+    with bars() as progress:
+        findings = run(store, loaded, _watcher(progress))
+    rotten = [f for f in findings if f.is_rot]
+    if as_json:
+        _answer(
+            {"checked": len(findings), "rot": [asdict(f) for f in rotten], "findings": [asdict(f) for f in findings]}
+        )
+        return
+    counts = Counter(f.code for f in findings)
+    print(
+        f"{len(findings)} checked: " + (", ".join(f"{n} {code}" for code, n in counts.most_common()) or "none fetched")
+    )

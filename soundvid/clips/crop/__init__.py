@@ -1,0 +1,1 @@
+"""Which part of a source's pictures is shown."""

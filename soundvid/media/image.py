@@ -1,0 +1,98 @@
+"""One picture out of any file: a photograph, a drawing, or the first picture of a video."""
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from soundvid.errors import SoundvidError
+from soundvid.media.decode import Framing, Pictures
+from soundvid.media.probe import MediaError, examine
+
+LARGEST = 512 << 20  # bytes of a picture file
+MOST_PIXELS = 1 << 28
+_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
+
+
+def read_picture(path: Path, size: int, share: float = 1.0) -> np.ndarray:
+    """The centred square of a picture as uint8 (`size`, `size`, 3) RGB; see `read_whole_picture`.
+
+    The square's side is `share` of the picture's shorter one.
+    """
+    return square(read_whole_picture(path), size, share)
+
+
+def read_whole_picture(path: Path) -> np.ndarray:
+    """A picture as it is meant to be looked at: uint8 `H W 3` RGB.
+
+    PNG, JPEG, WebP, AVIF, BMP and TIFF of any size: turned as EXIF says, grey and 16 bits converted, what is
+    transparent laid on white. Of a video the first picture. Raises SoundvidError with one line.
+    """
+    try:
+        length = path.stat().st_size
+    except OSError as error:
+        raise SoundvidError(f"{path}: the image cannot be read ({os.strerror(error.errno or 0)})") from error
+    if path.is_dir():
+        raise SoundvidError(f"{path}: is a folder; --image takes one picture (or a video: its first picture is taken)")
+    if length == 0:
+        raise SoundvidError(f"{path}: the image is empty (0 bytes)")
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head.startswith(_MAGIC) or head[8:12] == b"WEBP" or head[4:12] in (b"ftypavif", b"ftypavis"):
+        if length > LARGEST:
+            raise SoundvidError(
+                f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit"
+            )
+        return _decode(path)
+    return _first_picture(path)
+
+
+def _decode(path: Path) -> np.ndarray:
+    """A picture file's pixels: uint8 `H W 3` RGB."""
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
+    import cv2
+
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    try:
+        # Only IMREAD_UNCHANGED keeps alpha, and it does not turn the picture; few turned pictures have any alpha.
+        colour = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise SoundvidError(f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels, or broken") from error
+    if colour is None:
+        raise SoundvidError(f"{path}: the image is broken or cut off")
+    if whole is not None and whole.ndim == 3 and whole.shape[2] == 4 and whole.shape[:2] == colour.shape[:2]:
+        top = {"uint8": 255.0, "uint16": 65535.0}.get(whole.dtype.name, 1.0)
+        alpha = (whole[..., 3:].astype(np.float32) / top).clip(0, 1)
+        # The unchanged picture's colours: behind full transparency the others hold rubbish.
+        laid = whole[..., :3].astype(np.float32) * (255 / top) * alpha + 255 * (1 - alpha)
+        colour = np.rint(laid).astype(np.uint8)
+    return np.ascontiguousarray(colour[..., ::-1])
+
+
+def square(picture: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
+    """The centred square of a picture (uint8 `H W 3`), `share` of its shorter side, at `size` pixels a side."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    side = max(1, round(share * min(height, width)))
+    top, left = (height - side) // 2, (width - side) // 2
+    cut = np.ascontiguousarray(picture[top : top + side, left : left + side])
+    return cv2.resize(cut, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+
+
+def _first_picture(path: Path) -> np.ndarray:
+    """The first picture of a video, whole, in even numbers of pixels."""
+    try:
+        source = examine(path)
+        width, height = source.displayed
+        pictures = Pictures(source, Fraction(30), Framing(width - width % 2, height - height % 2))
+        try:
+            frame = pictures.at(0).frame
+        finally:
+            pictures.close()
+    except MediaError as error:
+        reason = "is no image (PNG, JPEG, WebP ...) and no video" if error.code == "not_media" else error.message
+        raise SoundvidError(f"{path}: {reason}; give --image one picture") from error
+    return frame.to_ndarray(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG")

@@ -1,0 +1,149 @@
+"""Finding out what a file is without reading all of it: its head, its end, and the spans that are wanted.
+
+The file is read through FFmpeg as the build will read it later, so that whatever that needs has been asked for:
+a reader that keeps what it is asked for (see soundvid.sources.web.partial_download) then holds a part that gives the
+same clips.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fractions import Fraction
+from math import floor
+from pathlib import Path
+from typing import Any, cast
+
+import av
+
+from soundvid.media.clock import sample_at
+from soundvid.media.decode import Framing, Pictures, Sound, seek_sound
+from soundvid.media.partial_file import Spans, Whole, merged
+from soundvid.media.probe import (
+    SEEKABLE,
+    Source,
+    Stamps,
+    Streams,
+    all_stamps,
+    assemble,
+    describe,
+    first_picture,
+    open_stream,
+    silent,
+)
+
+MARGIN = 2.0  # seconds held on both sides of a span: more than any jump of `Pictures` and `Sound` needs
+WORTH = 0.5  # of the whole: from there on the whole is fetched
+_BLOCKS = Sound.LOOKAHEAD + 8  # of sound that are read beyond a span's end
+
+
+def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, float]]) -> Source:
+    """What `examine` would tell of the file, having read only what clips of `spans` (seconds on the clock) need.
+
+    `file` gives a fresh file object each time. Facts that only the whole file can tell (number of pictures, shortest
+    and longest distance) are of what was read, or the header's. Raises Whole, or MediaError as `examine` does.
+    """
+    opened = lambda: open_stream(file())  # noqa: E731
+    with opened() as container:
+        streams = describe(container)
+        if streams.container not in SEEKABLE:
+            raise Whole(f"{streams.container} has no index")
+        counted = container.streams[streams.index].frames
+    zero, first = first_picture(opened, streams.index, streams.nominal, silent)
+    with opened() as container:
+        end = _end(container, streams)
+    known = assemble(path, streams, [end], zero, first)
+    runs = []
+    for start, stop in _wanted(known, spans):
+        with opened() as container:
+            runs.append(_walk(container, known, start, stop))
+        if known.sound is not None:
+            with opened() as container:
+                if start > Sound.PREROLL:
+                    seek_sound(container, known, Fraction(start) - Sound.PREROLL)
+                _read_on(container, known, stop)
+    found = assemble(path, streams, [*runs, end], zero, first)
+    if sum(run.missing for run in [*runs, end]):
+        raise Whole("some of its pictures have no time stamps")
+    seen = [(max(run.times) - min(run.times), len(run.times) - 1) for run in [*runs, end] if len(run.times) > 1]
+    per_tick = Fraction(sum(n for _, n in seen), sum(ticks for ticks, _ in seen)) if seen else Fraction(0)
+    frames = counted or max(1, round(found.duration / streams.tick * per_tick))
+    return replace(found, video=replace(found.video, frames=frames))
+
+
+def _end(container: av.container.InputContainer, streams: Streams) -> Stamps:
+    """The stamps of the last pictures."""
+    video = cast(av.VideoStream, container.streams[streams.index])
+    if video.duration:
+        last = (video.start_time or 0) + video.duration
+    elif container.duration:
+        last = floor(Fraction(container.duration + (container.start_time or 0), 1_000_000) / streams.tick)
+    else:
+        raise Whole("its header does not say how long it is")
+    try:
+        container.seek(last, stream=video, backward=True)
+    except (av.error.FFmpegError, OSError) as error:
+        raise Whole("it has no index") from error
+    stamps = all_stamps(container, video)
+    if not stamps.times or abs(max(stamps.times) - last) * streams.tick > 2:
+        raise Whole("its end is not where its header says: cut off, or without an index")
+    return stamps
+
+
+def _wanted(source: Source, spans: Iterable[tuple[float, float]]) -> Spans:
+    """The spans with their margins, merged; those that reach beyond the end are left to the build to refuse."""
+    duration = float(source.duration)
+    inside = []
+    for start, stop in spans:
+        if abs(stop - duration) <= 1.0:
+            raise Whole("a span ends where the video does, and only the whole tells where that is exactly")
+        if stop < duration:
+            inside.append((max(0.0, start - MARGIN), stop + MARGIN))
+    wanted = merged(inside, gap=1.0)
+    if sum(b - a + MARGIN for a, b in wanted) > WORTH * duration:
+        raise Whole("most of it is wanted")
+    return wanted
+
+
+def _walk(container: av.container.InputContainer, source: Source, start: float, stop: float) -> Stamps:
+    """Read from the keyframe before `start` to `stop` seconds on the clock; the pictures' stamps."""
+    video = container.streams[source.video.index]
+    tick = video.time_base or Fraction(1, 1000)
+    if start > 0:
+        container.seek(floor((Fraction(start) + source.zero) / tick), stream=video, backward=True)
+    return _read_on(container, source, stop)
+
+
+def _read_on(container: av.container.InputContainer, source: Source, stop: float) -> Stamps:
+    """Read pictures and sound until both are beyond `stop` seconds on the clock, and some blocks of sound further."""
+    until = Fraction(stop) + source.zero
+    stamps = Stamps([], [])
+    wait = {source.video.index: 1, **({source.sound.index: _BLOCKS} if source.sound else {})}
+    for packet in container.demux([container.streams[i] for i in wait]):
+        index, stamp = packet.stream.index, packet.pts if packet.dts is None else packet.dts
+        if index == source.video.index:
+            stamps.add(packet, False)
+        if stamp is not None and packet.time_base is not None and stamp * packet.time_base > until:
+            wait[index] -= 1
+        if all(n <= 0 for n in wait.values()):
+            # Pictures behind `until` that have come are decoded early: others, shown before them, have not.
+            tick = container.streams[source.video.index].time_base or Fraction(1, 1000)
+            stamps.times = [t for t in stamps.times if t * tick <= until]
+            break
+    return stamps
+
+
+def try_out(source: Source, spans: Iterable[tuple[float, float]]) -> None:
+    """Decode the spans (seconds) of a part as a build would. Raises MediaError where bytes are lacking (`not_held`)."""
+    fps, rate = Fraction(30), 44100
+    places = [(floor(a * fps), floor(b * fps)) for a, b in merged(spans) if b < source.duration]
+    pictures = Pictures(source, fps, Framing(64, 64))
+    sound = Sound(source, rate) if source.sound is not None else None
+    try:
+        for start, stop in places:
+            pictures.at(start)
+            pictures.at(max(start, stop - 1))
+            if sound is not None:
+                sound.read(sample_at(start, rate, fps), sample_at(stop, rate, fps))
+    finally:
+        pictures.close()
+        if sound is not None:
+            sound.close()

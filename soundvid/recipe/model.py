@@ -1,0 +1,459 @@
+"""What to build, as typed configuration read from one YAML file.
+
+A recipe is strict: an unknown field or value is refused with its line, what was meant and what is allowed.
+Values that the papers leave open are named fields whose descriptions say so.
+"""
+
+import csv
+import difflib
+import re
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+
+from soundvid.errors import RecipeError
+from soundvid.recipe.sources import SOURCE_KINDS, AnySource, Condition, Download, ListSource, Strict, WebSource
+from soundvid.util.redact import scrub
+
+
+def _to_fraction(value: Any) -> Fraction:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Fraction)):
+        raise ValueError("a number of frames a second is needed, such as 30, 29.97 or 30000/1001")
+    try:
+        number = Fraction(str(value))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError("a number of frames a second is needed, such as 30, 29.97 or 30000/1001") from error
+    for whole in (24, 30, 48, 60, 120):  # 29.97 and 23.976 are names for these
+        if number.denominator != 1001 and abs(number - Fraction(whole * 1000, 1001)) < Fraction(1, 10000):
+            number = Fraction(whole * 1000, 1001)
+    number = number.limit_denominator(100_000)
+    if not 1 <= number <= 1000:
+        raise ValueError("frames a second must lie between 1 and 1000")
+    return number
+
+
+Rate = Annotated[Fraction, BeforeValidator(_to_fraction), PlainSerializer(str)]
+Even = Annotated[int, Field(ge=16, le=4096, multiple_of=2)]
+
+
+class Span(Strict):
+    """A part of a source that is to be a clip: seconds from its first picture."""
+
+    source: str = Field(description="the file's path below its folder, or its name")
+    start: float = Field(ge=0)
+    stop: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Span":
+        if self.stop <= self.start:
+            raise ValueError(f"the span of {self.source} stops at {self.stop} s, before it starts")
+        return self
+
+
+class Clips(Strict):
+    """Which windows of a source become clips, and when one is refused."""
+
+    plan: Literal["random", "consecutive", "spans"] = "random"
+    seconds: float = Field(4.0, gt=0, le=600, description="length of a clip; the papers cut 4 s")
+    clips_per_second: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="random: clips for each second of source. en Table 1 has frames = seconds x 120 in every "
+        "row, so its seconds are probably clips: about one cut for each second (a choice; the papers are silent)",
+    )
+    hop_seconds: float | None = Field(None, gt=0, description="consecutive: distance of starts; the clip's length")
+    last_seconds: float | None = Field(
+        None, gt=0, description="consecutive: what is left at the end is a shorter clip if it has so much; null: never"
+    )
+    spans: list[Span] = Field([], description="spans: the parts to cut, or the path of a CSV (source,start,stop)")
+    seed: int = 0
+    max_timing_error: float = Field(
+        0.1, gt=0, description="seconds a picture may be older than its frame: variable rates, freezes, lost frames"
+    )
+    max_missing_sound: float = Field(0.1, ge=0, description="seconds of a clip for which the track may lack sound")
+    silence_dbfs: float | None = Field(-60.0, le=0, description="clips whose peak stays below are refused; null: keep")
+    keep_blank: bool = Field(False, description="keep clips whose every picture is one flat colour, such as black")
+    keep_damaged: bool = Field(False, description="keep clips in which FFmpeg painted over broken pictures")
+
+    @model_validator(mode="after")
+    def _last_is_shorter(self) -> "Clips":
+        if self.last_seconds is not None and (self.plan != "consecutive" or self.last_seconds > self.seconds):
+            raise ValueError("'last_seconds' belongs to 'plan: consecutive' and is not above 'seconds'")
+        return self
+
+    @model_validator(mode="after")
+    def _spans_given(self) -> "Clips":
+        if self.spans and self.plan != "spans":
+            raise ValueError("'spans' and 'plan: spans' go together: give both or neither")
+        return self
+
+
+class Video(Strict):
+    """Pictures of a clip: H.264 in yuv420p, BT.709, limited range, no sound track."""
+
+    fps: Rate = Fraction(30)
+    width: Even = 286
+    height: Even = 286
+    timing: Literal["shown", "nearest"] = Field(
+        "shown",
+        description="shown: the last picture not after the frame's time and half a frame, as players and FFmpeg's fps "
+        "filter do; from slower sources pictures are late on average (14 fps: 16 ms). nearest: the nearest time stamp",
+    )
+    crop: Literal["centre", "motion"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
+        "centre",
+        description="centre: the largest centred area of the output's shape (the papers' square); motion: the smallest "
+        "one that holds `motion_share` of what moves; or a fixed box [x, y, width, height] in pixels as displayed",
+    )
+    motion_share: float = Field(0.9, gt=0, le=1, description="crop motion: share of the motion's energy in the box")
+    motion_in: Literal["box", "lower_half"] = Field(
+        "box",
+        description="crop motion: what has to hold it, the whole box or its lower half, which is what wav2lip paints "
+        "(the rtMRI paper crops so that the tongue lies there); as much of it as the picture's edges allow",
+    )
+    crf: int = Field(18, ge=0, le=40, description="x264 constant rate factor: 18 is 38.7 dB, 14-16 is high quality")
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    keyframe_every: int = Field(15, ge=1, description="frames: short groups make random access cheap")
+
+
+class NoiseFile(Strict):
+    """A recording of the noise alone."""
+
+    file: str = Field(description="path; a relative one counts from the recipe's folder")
+
+
+class Denoise(Strict):
+    """Noise reduction of a source's whole track, before it is cut. Nothing is moved, and nothing gets longer.
+
+    Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
+    soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
+    """
+
+    method: Literal["spectral_gating"] = "spectral_gating"
+    profile: Literal["none", "auto"] | Annotated[list[float], Field(min_length=2, max_length=2)] | NoiseFile = Field(
+        "auto",
+        description="auto: the quietest steady stretch while there are pictures, for then the scanner runs; [start, "
+        "stop] in seconds of each source; {file: PATH} a recording of the noise alone; none: a floor that follows the "
+        "sound (non-stationary). Where auto finds no steady stretch it is as none, and the ledger says so",
+    )
+    profile_seconds: float = Field(0.5, ge=0.1, le=30, description="auto: length of the stretch")
+    threshold: float = Field(1.5, ge=0, le=10, description="standard deviations above the noise's mean in dB")
+    reduction: float = Field(1.0, ge=0, le=1, description="share of what lies below that is taken away; 0: nothing")
+    window_seconds: float = Field(0.032, ge=0.004, le=0.25, description="of the transform; rounded to a power of two")
+    smooth_hz: float = Field(250.0, ge=0, description="the gate's edges are smoothed over so much; 0: not at all")
+    smooth_seconds: float = Field(0.05, ge=0, description="the same in time")
+    floor_seconds: float = Field(
+        2.0, gt=0, le=10, description="none: within so much to either side there is a moment without speech"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Denoise":
+        if isinstance(self.profile, list) and not 0 <= self.profile[0] < self.profile[1]:
+            raise ValueError(f"'profile' {self.profile} is no stretch: give [start, stop] in seconds")
+        return self
+
+
+class Sound(Strict):
+    """Sound of a clip: 16-bit mono FLAC."""
+
+    rate: int = Field(44100, ge=4000, le=192000)
+    channel: Literal["mix"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "mix", description="mix: the mean of two channels; or the number of one, where the other holds noise"
+    )
+    denoise: Denoise | None = Field(None, description="noise reduction before cutting; null: the sound as it is")
+
+
+class SpectrogramOptions(Strict):
+    """The framewise spectrogram, see soundvid.features.spectrogram."""
+
+    window: Literal["rectangular", "hann"] = "rectangular"
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+class Features(Strict):
+    spectrogram: SpectrogramOptions | None = SpectrogramOptions()
+
+
+class Splits(Strict):
+    """Who goes where. A group never lies in two splits; adding data never moves a clip."""
+
+    by: Literal["group", "time", "clip"] = Field(
+        "group",
+        description="group: whole groups; time: each source's time is cut in order, with a gap; clip: each for itself "
+        "(the rtMRI paper), so that neighbours stand in different splits and test figures flatter",
+    )
+    ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = Field(
+        {"train": 0.8, "val": 0.1, "test": 0.1}
+    )
+    group: Literal["source", "folder", "channel", "pattern"] = Field(
+        "source",
+        description="what stays together: a video, its folder, the channel that showed it (for a file: the video), "
+        "or what the pattern's (group) finds",
+    )
+    pattern: str | None = Field(None, description="regular expression on the path, with one (group)")
+    pins: dict[str, Literal["train", "val", "test"]] = Field(
+        {}, description="groups that lie wholly in one split, whatever `by`"
+    )
+    salt: str = ""
+    guard_seconds: float = Field(4.0, ge=0, description="time: seconds of nothing between two splits")
+
+    @model_validator(mode="after")
+    def _sound(self) -> "Splits":
+        if sum(self.ratios.values()) <= 0:
+            raise ValueError("at least one ratio must be above 0")
+        if (self.group == "pattern") != (self.pattern is not None):
+            raise ValueError("'pattern' and 'group: pattern' go together: give both or neither")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise ValueError(f"'pattern' is no regular expression: {error}") from error
+            if groups != 1:
+                raise ValueError(f"'pattern' needs exactly one (group), it has {groups}")
+        return self
+
+
+class ConditionRule(Strict):
+    """A label for the clips that meet everything it names; the first rule that fits counts."""
+
+    condition: Condition
+    group: str | None = Field(None, description="a group, as splits.group forms it")
+    pattern: str | None = Field(None, description="regular expression that is found in the source's path")
+    split: Literal["train", "val", "test"] | None = None
+
+    @model_validator(mode="after")
+    def _valid(self) -> "ConditionRule":
+        if self.pattern is not None:
+            try:
+                re.compile(self.pattern)
+            except re.error as error:
+                raise ValueError(f"'pattern' is no regular expression: {error}") from error
+        return self
+
+
+class Shards(Strict):
+    max_megabytes: int = Field(512, ge=1, le=8192)
+    max_shrink: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the newest version's samples that an unattended release may lose; when more are gone it "
+        "stops and a person decides. A build that a person starts is not stopped",
+    )
+
+
+class Training(Strict):
+    """What `soundvid train` does with this recipe's dataset unless it is told otherwise."""
+
+    system: str = "sound_to_video"
+    preset: str | None = Field(None, description="one of the system's; null: its own default")
+    set: dict[str, Any] = Field({}, description="fields of the preset to change, such as steps or batch")
+
+
+class Recipe(Strict):
+    """One dataset: where its videos are and what becomes of them."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    description: str = ""
+    sources: list[AnySource] = Field(min_length=1)
+    download: Download = Download()
+    clips: Clips = Clips()
+    video: Video = Video()
+    sound: Sound = Sound()
+    features: Features = Features()
+    splits: Splits = Splits()
+    conditions: list[ConditionRule] = Field(
+        [], description="labels under which test figures are told apart, such as seen and unseen speakers"
+    )
+    shards: Shards = Shards()
+    training: Training = Training()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if self.clips.plan == "spans" and not self.clips.spans and not any(type(s) is ListSource for s in self.sources):
+            raise ValueError("'spans' and 'plan: spans' go together: give both or neither, or a source 'list:'")
+        if self.clips.seconds * self.video.fps < 1:
+            raise ValueError("a clip holds less than one frame: raise clips.seconds or video.fps")
+        if Fraction(self.sound.rate) / self.video.fps < 2:
+            raise ValueError("less than two samples of sound for a frame: raise sound.rate or lower video.fps")
+        return self
+
+    @property
+    def web_sources(self) -> list[WebSource]:
+        return [s for s in self.sources if isinstance(s, WebSource)]
+
+    @property
+    def pixels_needed(self) -> tuple[int, int]:
+        """Width and height below which a video would have to be enlarged."""
+        if isinstance(self.video.crop, str):
+            return self.video.width, self.video.height
+        x, y, width, height = self.video.crop
+        return x + width, y + height
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip (plans other than spans)."""
+        from soundvid.media.clock import half_up
+
+        return half_up(Fraction(str(self.clips.seconds)) * self.video.fps)
+
+
+PAIRING = ("sound_file", "sound_offset", "sound_tolerance")  # of the recipe's folders; --source does not change it
+
+
+def built_in() -> dict[str, Path]:
+    """The recipes that come with soundvid, by name."""
+    folder = Path(str(resources.files("soundvid") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path | None = None) -> Recipe:
+    """Read a recipe: a built-in one by name or a YAML file by path; `sources` replaces its own.
+
+    Relative folders count from `base`; by default the recipe file's folder, for a built-in one the current.
+
+    Raises RecipeError with file, line and the allowed values.
+    """
+    path = Path(name_or_path)
+    own = built_in()
+    if str(name_or_path) in own:
+        path, base = own[str(name_or_path)], base or Path.cwd()
+    elif path.is_file():
+        base = base or path.resolve().parent
+    else:
+        close = difflib.get_close_matches(str(name_or_path), own, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise RecipeError(f"{name_or_path}: no such recipe file, and no built-in recipe ({', '.join(own)}){hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        data, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{where}: not readable as YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of fields such as name, sources, clips")
+    if sources:
+        declared = [s for s in data.get("sources") or [] if isinstance(s, dict)]
+        subject = _common(declared, "subject")
+        pairing = {name: _common(declared, name) for name in PAIRING if any(name in s for s in declared)}
+        data["sources"] = [
+            {"url": s, "subject": subject}
+            if "://" in s
+            else {"folder": str(Path(s).absolute()), "subject": subject, **pairing}
+            for s in sources
+        ]
+    clips = data.get("clips")
+    if isinstance(clips, dict) and isinstance(clips.get("spans"), str):
+        clips["spans"] = _read_spans(base / clips["spans"])
+    try:
+        recipe = Recipe.model_validate(data)
+    except ValidationError as error:
+        # An unknown field explains a missing one better than the other way round.
+        problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        line = _line(root, _without_tag(problem["loc"]))
+        raise RecipeError(f"{path}:{line}: {_explain(problem)}") from error
+    download = recipe.download
+    if download.cookies_file is not None:
+        path = base / Path(download.cookies_file).expanduser()
+        download = download.model_copy(update={"cookies_file": str(path)})
+    sources_there = [_resolved(s, base) for s in recipe.sources]
+    return recipe.model_copy(
+        update={"sources": sources_there, "download": download, "sound": _resolved_noise(recipe.sound, base)}
+    )
+
+
+def _common(sources: list[dict[str, Any]], name: str) -> Any:
+    """What all of a recipe's own sources say under `name`; None where they differ."""
+    values = [s.get(name) for s in sources]
+    return values[0] if values and all(v == values[0] for v in values) else None
+
+
+def _resolved_noise(sound: Sound, base: Path) -> Sound:
+    """The sound section with the path of its noise recording, where it has one, counted from the recipe's folder."""
+    if sound.denoise is None or not isinstance(sound.denoise.profile, NoiseFile):
+        return sound
+    profile = NoiseFile(file=str(base / Path(sound.denoise.profile.file).expanduser()))
+    return sound.model_copy(update={"denoise": sound.denoise.model_copy(update={"profile": profile})})
+
+
+def _resolved(source: Any, base: Path) -> Any:
+    """The source with its path, where it has one, counted from the recipe's folder."""
+    for field in ("folder", "list"):
+        if field in type(source).model_fields:
+            return source.model_copy(update={field: str(base / Path(getattr(source, field)).expanduser())})
+    return source
+
+
+def _read_spans(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise RecipeError(f"{path}: the list of spans cannot be read ({error.strerror})") from error
+    for number, row in enumerate(rows, start=2):
+        if not {"source", "start", "stop"} <= set(row):
+            raise RecipeError(f"{path}:{number}: a list of spans needs the columns source, start, stop")
+    return [{k: row[k] for k in ("source", "start", "stop")} for row in rows]
+
+
+def _line(node: yaml.Node | None, loc: tuple[int | str, ...]) -> int:
+    """The line of the YAML node that an error's location names, or of the nearest one above it."""
+    line = 1
+    for step in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _without_tag(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """An error's location as the file has it: pydantic puts a source's kind in as a step of its own."""
+    tagged = loc[:1] == ("sources",) and len(loc) > 2
+    return (*loc[:2], *loc[3:]) if tagged else loc
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
+    """The model whose field an error's location names."""
+    if loc[:1] == ("sources",) and len(loc) > 2:
+        return SOURCE_KINDS.get(str(loc[2]))
+    model: type[BaseModel] | None = Recipe
+    for step in loc[:-1]:
+        if model is None or isinstance(step, int):
+            continue
+        field = model.model_fields.get(step)
+        options = [field.annotation] if field else []
+        while options and not (isinstance(options[0], type) and issubclass(options[0], BaseModel)):
+            options = [*get_args(options[0]), *options[1:]]
+        model = options[0] if options else None  # type: ignore[assignment]
+    return model
+
+
+def _explain(problem: Any) -> str:
+    loc = problem["loc"]
+    name = ".".join(
+        str(p) for p in _without_tag(loc) if not (isinstance(p, str) and ("[" in p or p.startswith("literal")))
+    )
+    model = _model_at(loc)
+    if problem["type"] == "extra_forbidden":
+        allowed = sorted(model.model_fields) if model else []
+        close = difflib.get_close_matches(str(loc[-1]), allowed, 1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"unknown field '{name}'; {hint}allowed here: {', '.join(allowed)}"
+    if problem["type"] == "missing":
+        return f"the field '{name}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    given = problem.get("input")
+    shown = f" (it says {scrub(str(given)) if isinstance(given, str) else given!r})"
+    shown = shown if isinstance(given, (str, int, float, bool)) else ""
+    return f"{name}: {message}{shown}" if name else f"{message}"

@@ -1,0 +1,1 @@
+"""What a user does with a run: train, open, evaluate, generate, report."""

@@ -1,0 +1,209 @@
+"""From a predictor and clips to an Evaluation: every table of a run, in one pass and in bounded memory.
+
+Clips are measured whole and in the middle: all their frames, the centre crop, at the network's size. What was
+generated is rounded to 8 bits first, as it would be stored, so that real, generated and copied pictures are
+compared alike.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from soundvid.errors import SoundvidError
+from soundvid.metrics import baselines, frechet
+from soundvid.metrics.table import Evaluation, Kind, Table
+from soundvid.metrics.tally import ClipName, Features, OtherSounds, Tally
+from soundvid.systems.sound_to_video.swapped_sound import Swap
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from soundvid.store.load import Clips
+
+# (images `B 3 H W` in [-1, 1], raw spectrogram magnitudes `B N bins`) -> frames `B N 3 H W` in [-1, 1]
+Predict = Callable[["Tensor", "Tensor"], "Tensor"]
+MEAN_NOTE = "mean frame: mean of every picture of {count} clips of the training split, repeated"
+COPY_NOTE = "copy first frame: the input picture, which is the clip's first, repeated"
+
+
+class Measurable(Protocol):
+    """Clips as they are measured."""
+
+    @property
+    def fps(self) -> Fraction: ...
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> ClipName: ...
+
+    def video(self, index: int) -> np.ndarray:
+        """uint8 `T H W 3` at the network's size."""
+        ...
+
+    def spectrogram(self, index: int) -> np.ndarray:
+        """float32 `T bins`, raw magnitudes."""
+        ...
+
+
+@dataclass(frozen=True)
+class CentreClips:
+    """Clips of a dataset, centre crop, `size` x `size`. `crop` is the square's side as a share of the stored one."""
+
+    clips: "Clips"
+    size: int = 64
+    crop: float = 256 / 286
+    most: int | None = None  # measure so many clips only, spread evenly over the split
+
+    def _place(self, index: int) -> int:
+        return index if self.most is None else index * len(self.clips) // len(self)
+
+    @property
+    def fps(self) -> Fraction:
+        return self.clips.fps
+
+    def __len__(self) -> int:
+        return len(self.clips) if self.most is None else min(self.most, len(self.clips))
+
+    def name(self, index: int) -> ClipName:
+        row = self.clips.rows[self._place(index)]
+        return ClipName(row["key"], row["source_id"], row["start_frame"], row["frames"])
+
+    def video(self, index: int) -> np.ndarray:
+        from soundvid.store.load import Augment
+
+        row = self.clips.rows[self._place(index)]
+        view = Augment(crop=self.crop, size=self.size).centre(row["frames"], row["width"], row["height"])
+        return self.clips.read(self._place(index), view, spectrogram=False).frames
+
+    def spectrogram(self, index: int) -> np.ndarray:
+        return self.clips.spectrogram(self._place(index))
+
+
+def evaluate(
+    predict: Predict,
+    clips: Measurable,
+    *,
+    train: Measurable,
+    name: str = "generated",
+    split: str = "test",
+    batch: int = 2,
+    truth: Callable[[ClipName], Sequence[int] | None] | None = None,
+    features: Features | None = None,
+    without_features: str | None = None,
+    notes: Sequence[str] = (),
+    context: dict[str, Any] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Generate every clip from its first picture and its sound, and again with another clip's sound; measure both.
+
+    `train` gives the mean frame and, where there is a network for FVD, the real-against-real floor. `truth` knows the
+    frames of a drawn clip's events. `features` and `without_features` are Tally's. The same arguments give the same
+    numbers; random states are as they were afterwards. Raises SoundvidError where `predict` answers in another shape.
+    """
+    if not len(clips):
+        raise SoundvidError(f"evaluate: there is no clip in '{split}'")
+    mean = baselines.repeated(baselines.mean_frame(train.video, len(train)))
+    hears_nothing = {baselines.COPY: baselines.copy_first, baselines.MEAN: mean}
+    kinds: dict[str, Kind] = {name: "system", **dict.fromkeys(hears_nothing, "baseline")}
+    tally = Tally(kinds, fps=float(clips.fps), features=features, without_features=without_features, seed=seed)
+    swap = Swap()
+    names = [clips.name(i) for i in range(len(clips))]
+    others = OtherSounds(names, seed + 1)
+    partners = [next(iter(others.of(i, 1)), None) for i in range(len(names))]
+    tell = progress or (lambda done, total: None)
+    with fixed_random(seed):
+        for start in range(0, len(names), batch):
+            chosen = range(start, min(start + batch, len(names)))
+            real = [clips.video(i) for i in chosen]
+            sound = [clips.spectrogram(i) for i in chosen]
+            made = generate(predict, [v[0] for v in real], sound)
+            for i, video, spectrogram, generated in zip(chosen, real, sound, made, strict=True):
+                ours = {name: generated[: len(video)]}
+                copies = {other: make(video[0], len(video)) for other, make in hears_nothing.items()}
+                events = truth(names[i]) if truth is not None else None
+                tally.add(names[i], video, {**ours, **copies}, spectrogram=spectrogram, events=events)
+            swapped = [(i, p, v[0]) for i, v in zip(chosen, real, strict=True) if (p := partners[i]) is not None]
+            again = generate(predict, [v for _, _, v in swapped], [clips.spectrogram(p) for _, p, _ in swapped])
+            for (i, partner, _), video in zip(swapped, again, strict=True):
+                swap.add(i, partner, video)
+            tell(chosen.stop, len(names))
+    if features is not None:
+        for i in _apart(train, names):
+            tally.add_floor(train.video(i))
+    count = min(len(train), baselines.MEAN_CLIPS)
+    notes = (COPY_NOTE, MEAN_NOTE.format(count=count), *_sets_note(tally), *notes)
+    tables = [Table(f"Quality on '{split}'", tally.rows(), notes)]
+    if swap.pairs:
+        pairing = "each clip's first picture with the sound of a clip of another source, or of another moment"
+        tables.append(Table(f"Swapped sound on '{split}'", swap.rows(name, tally), (pairing,)))
+    sources = len({n.source for n in names})
+    return Evaluation(split, len(names), sources, tuple(tables), context or {}, tuple(tally.per_clip()))
+
+
+def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:
+    """As many clips of `train` as were measured, spread over those that were not; none where there are too few."""
+    measured = {n.key for n in names}
+    free = [i for i in range(len(train)) if train.name(i).key not in measured]
+    return [free[i * len(free) // len(names)] for i in range(len(names))] if len(free) >= len(names) else []
+
+
+def _sets_note(tally: Tally) -> list[str]:
+    if tally.features is None:
+        return []
+    floor = (
+        f"compare it with the floor of the same N ({len(tally.floor)} training clips), not with other papers"
+        if tally.floor
+        else "there is no floor of the same N to compare it with"
+    )
+    return [f"fvd and kvd with N = {len(tally.clips)} on each side; with few clips fvd is mostly bias: {floor}"] + (
+        [f"fvd: fewer than {frechet.ENOUGH} clips say little"] if len(tally.clips) < frechet.ENOUGH else []
+    )
+
+
+def generate(predict: Predict, images: Sequence[np.ndarray], spectrograms: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Videos (uint8 `N H W 3`) of pictures (uint8 `H W 3`) and spectrograms (`N bins`); one call a length of sound."""
+    import torch
+
+    made: dict[int, np.ndarray] = {}
+    lengths: dict[int, list[int]] = {}
+    for place, spectrogram in enumerate(spectrograms):
+        lengths.setdefault(len(spectrogram), []).append(place)
+    for count, places in lengths.items():
+        pictures = np.stack([images[p] for p in places]).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
+        sound = np.stack([spectrograms[p] for p in places]).astype(np.float32)
+        with torch.inference_mode():
+            frames = predict(torch.from_numpy(pictures), torch.from_numpy(sound)).float().cpu()
+        wanted = (len(places), count, *pictures.shape[1:])
+        if tuple(frames.shape) != wanted:
+            raise SoundvidError(f"evaluate: the predictor gave frames of shape {tuple(frames.shape)}, not {wanted}")
+        if not bool(torch.isfinite(frames).all()):
+            raise SoundvidError("evaluate: the predictor gave frames that are not finite numbers; was it trained well?")
+        stored = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+        made.update(zip(places, stored, strict=True))
+    return [made[place] for place in range(len(spectrograms))]
+
+
+@contextmanager
+def fixed_random(seed: int) -> Iterator[None]:
+    """Random numbers of Python, NumPy and torch (every device) from `seed`; the states before it come back after."""
+    import torch
+
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)

@@ -1,0 +1,1 @@
+"""What every package may use: atomic files, locks, hashing, redaction of secrets, progress callbacks."""

@@ -1,0 +1,327 @@
+"""The assets as Dagster runs them: the graph as it is meant, end states that are no failures, a gate that holds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from pipelines.definitions import build_defs
+from pipelines.project import Project, read_project, read_recipes
+from soundvid.errors import RecipeError
+from soundvid.store.dataset import Dataset
+from tests.build.test_build import assert_whole, copy
+from tests.conftest import toy_recipe, toy_video
+from tests.helpers.catalogues import recipe_of
+from tests.helpers.dagster_world import CODE, STAGES, Bench
+
+
+@pytest.fixture
+def instance():
+    with dg.instance_for_test() as made:
+        yield made
+
+
+def told(condition: dg.AutomationCondition) -> str:
+    """A condition with all that it is made of."""
+    inside = ", ".join(told(child) for child in condition.children)
+    return f"{condition.get_label() or condition.name}" + (f"({inside})" if inside else "")
+
+
+def graph(defs: dg.Definitions) -> str:
+    """All that the definitions promise, in lines that a person can compare."""
+    lines = []
+    for key in sorted(defs.resolve_asset_graph().get_all_asset_keys()):
+        node = defs.resolve_asset_graph().get(key)
+        spec = node.assets_def
+        lines.append(
+            f"{key.to_user_string()} group={node.group_name} code={node.code_version} "
+            f"partitions={getattr(node.partitions_def, 'name', None)} pools={sorted(node.pools or [])}"
+        )
+        lines += [
+            f"  <- {d.asset_key.to_user_string()} {type(d.partition_mapping).__name__ if d.partition_mapping else ''}"
+            for d in sorted(spec.specs_by_key[key].deps, key=lambda d: d.asset_key)
+        ]
+        condition = node.automation_condition
+        lines += [f"  when {told(condition)}"] if condition else []
+        policy = spec.specs_by_key[key].freshness_policy
+        lines += [f"  fresh {policy.fail_window.to_timedelta()}"] if policy else []
+    for check in sorted(defs.resolve_asset_graph().asset_check_keys):
+        spec = defs.resolve_asset_graph().get_check_spec(check)
+        lines.append(f"check {check.asset_key.to_user_string()}:{check.name}{' blocks' if spec.blocking else ''}")
+    lines += [f"sensor {s.name} {s.default_status.value}" for s in sorted(defs.sensors or [], key=lambda s: s.name)]
+    lines += [f"schedule {s.name} {s.cron_schedule}" for s in sorted(defs.schedules or [], key=lambda s: s.name)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def test_the_graph_is_what_it_was_meant_to_be(tmp_path):
+    """Every key, dependency, partition, pool, check and condition; a change here is a change for everybody's graph."""
+    recipes = [toy_recipe(tmp_path), recipe_of({"feed": "https://example.org/feed.xml"}, name="web-feed")]
+    told = graph(build_defs(recipes, Project(batches={"web-feed": 100})))
+    golden = Path(__file__).with_name("dagster_graph.txt")
+    assert told == golden.read_text(), f"if this is meant, write it to {golden.name}:\n{told}"
+
+
+def test_dagster_itself_finds_the_definitions_valid(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "toy.yaml").write_text("name: toy\nsources: [{folder: .}]\n")
+    home = {**os.environ, "SOUNDVID_HOME": str(tmp_path), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-m", "pipelines.definitions"]
+    done = subprocess.run(command, cwd=CODE, env=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Validation successful" in done.stdout + done.stderr
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("dg")), "check", "defs"], cwd=CODE, env=home, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_one_click_makes_a_version_and_a_second_one_makes_nothing(toys, tmp_path, instance):
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    dataset = Dataset(tmp_path / "s", "toy")
+    shards = {p.name: p.stat().st_mtime_ns for p in dataset.shards.iterdir()}
+    told = last(instance, "shards").metadata
+    assert told["version"].value == "1.0.0"
+    assert (told["kept videos"].value, told["new"].value, told["reused"].value) == (2, 2, 0)
+    assert told["contact sheet"].value.startswith("![contact sheet](data:image/webp;base64,")
+    assert len(told["contact sheet"].value) < 20_500
+    assert "pictures above spectrogram" in last(instance, "spectrograms").metadata
+    versions = data_versions(instance)
+    assert all(r.success for r in bench.everything())
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+    assert {p.name: p.stat().st_mtime_ns for p in dataset.shards.iterdir()} == shards
+    assert data_versions(instance) == versions
+    assert_whole(tmp_path / "s")
+
+
+def last(instance, asset: str) -> dg.AssetMaterialization:
+    event = instance.get_latest_materialization_event(dg.AssetKey(["toy", asset]))
+    assert event is not None and event.asset_materialization is not None
+    return event.asset_materialization
+
+
+def data_versions(instance) -> dict[str, str]:
+    tags = {a: last(instance, a).tags or {} for a in ("source_catalogue", *STAGES, "shards", "release")}
+    return {asset: tags[asset]["dagster/data_version"] for asset in tags}
+
+
+def test_broken_silent_and_removed_videos_are_records_and_the_dataset_is_released(films, web, tmp_path, instance):
+    from tests.media.test_media import ffmpeg
+
+    served = web.folder
+    if not (served / "mute.mp4").exists():
+        ffmpeg("-i", served / "film1.mp4", "-c:v", "copy", "-af", "volume=0", served / "mute.mp4")
+    sources = [
+        {"url": f"{web.url}/{path}"} for path in ("v/film0.mp4", "html/film2.mp4", "v/mute.mp4", "404/film3.mp4")
+    ]
+    bench = Bench(recipe_of(*sources, name="toy"), tmp_path / "s", instance)
+    results = bench.everything()
+    assert [r.success for r in results] == [True] * 6
+    rows = {Path(r["url"]).name: r for r in Dataset(tmp_path / "s", "toy").release().ledger() if r["kind"] == "source"}
+    assert {name: (r["outcome"], r["code"]) for name, r in rows.items()} == {
+        "film0.mp4": ("kept", ""),
+        "film2.mp4": ("failed", "broken"),
+        "mute.mp4": ("rejected", "no_clip_left"),
+        "film3.mp4": ("failed", "gone"),
+    }
+    left = last(instance, "shards").metadata["left out"].value.records
+    assert {r.data["reason"] for r in left} == {r["message"] for r in rows.values() if r["outcome"] != "kept"}
+    assert last(instance, "release").metadata["version"].value == "1.0.0"
+
+
+def test_trouble_that_passes_is_tried_again_by_dagster(films, web, tmp_path, instance, monkeypatch):
+    from assets import videos
+
+    monkeypatch.setattr(videos, "AGAIN", dg.RetryPolicy(max_retries=1, delay=0.1))
+    source = {"url": f"{web.url}/500twice/film0.mp4"}
+    recipe = recipe_of(source, name="toy", download={"retries": 0})
+    bench = Bench(recipe, tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    (partition,) = bench.partitions()
+    failed = bench.make(*STAGES, partition=partition)  # two answers are 500
+    assert not failed.success
+    assert [e.step_key for e in failed.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"] == [
+        "toy__source_videos"
+    ]
+    assert bench.make(*STAGES, partition=partition).success
+    assert bench.make("shards", "release").success
+
+
+def test_a_corrupted_shard_stops_the_release_and_is_named(toys, tmp_path, instance):
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    shard = next(Dataset(tmp_path / "s", "toy").shards.glob("*.tar"))
+    shard.chmod(0o644)
+    data = bytearray(shard.read_bytes())
+    data[2000] ^= 1
+    shard.write_bytes(data)
+    copy(toys, videos, "toy2.mp4")
+    *others, final = bench.everything()
+    assert all(r.success for r in others)
+    checks = {e.check_name: e for e in final.get_asset_check_evaluations()}
+    assert not checks["hashes"].passed
+    assert shard.name in checks["hashes"].description
+    assert [c for c in checks if not checks[c].passed] == ["hashes"]
+    assert final.asset_materializations_for_node("toy__shards")
+    assert not final.asset_materializations_for_node("toy__release")
+    alone = bench.make("release")  # in a run of its own no check stands before it
+    assert not alone.success
+    assert shard.name in str(alone.failure_data_for_node("toy__release").error)
+    assert Dataset(tmp_path / "s", "toy").release().name == "1.0.0"
+
+
+def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys, tmp_path, instance):
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    first = bench.tick()
+    assert "materialise source_catalogue" in str(first.skip_reason)
+    assert len(first.dynamic_partitions_requests[0].partition_keys) == 2
+    assert bench.make("source_catalogue").success
+    asked = bench.tick(first.cursor)
+    assert sorted(r.partition_key for r in asked.run_requests) == sorted(bench.partitions())
+    again = bench.tick(asked.cursor)
+    assert not again.run_requests
+    for partition in bench.partitions():
+        bench.make(*STAGES, partition=partition)
+    calm = bench.tick(again.cursor)
+    assert "nothing new" in str(calm.skip_reason)
+    # A file that changed is asked for again, one that went is deleted.
+    toy_video(videos / "toy0.mp4", seed=7)
+    (videos / "toy1.mp4").unlink()
+    changed = bench.tick(calm.cursor)
+    assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy0"]
+    assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
+
+
+def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
+    """One look of the automation: what it asks for, and its memory for the next."""
+    keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
+    selection = dg.AssetSelection.assets(*keys)
+    told = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor)
+    return {key.path[-1] for key in keys if told.get_num_requested(key)}, told.cursor
+
+
+def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tmp_path, instance):
+    """Between a request for shards and the next look: too late for those shards, and there at the look."""
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")), tmp_path / "s", instance)
+    bench.make("source_catalogue")
+    first, second = bench.partitions()
+    nothing, cursor = asked(bench, None)
+    assert nothing == set()
+    assert bench.make(*STAGES, partition=first).success
+    both, cursor = asked(bench, cursor)
+    assert both == {"shards", "release"}  # in one run
+    assert bench.make("shards", "release").success
+    assert bench.make(*STAGES, partition=second).success
+    again, cursor = asked(bench, cursor)
+    assert again == {"shards", "release"}
+    assert bench.make("shards", "release").success
+    calm, cursor = asked(bench, cursor)
+    assert calm == set()
+    assert [r.name for r in Dataset(tmp_path / "s", "toy").releases()] == ["1.0.0", "1.1.0"]
+    assert bench.make("shards").success  # by hand, and alone
+    alone, cursor = asked(bench, cursor)
+    assert alone == {"release"}
+    assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]  # whether or not its run succeeded
+
+
+def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path, instance):
+    from tests.helpers.webserver import Item
+
+    web.items = [Item(f"{web.url}/v/film0.mp4")]
+    bench = Bench(recipe_of({"feed": f"{web.url}/feed.xml"}, name="toy"), tmp_path / "s", instance, ask_seconds=1)
+    assert all(r.success for r in bench.everything())
+    calm = bench.tick()
+    assert not calm.run_requests
+    web.items.insert(0, Item(f"{web.url}/v/film1.mp4"))
+    cursor = calm.cursor.replace('"asked_at": ', '"asked_at": -')  # the time to ask again has come
+    grown = bench.tick(cursor)
+    assert [r.partition_key.split("-")[0] for r in grown.run_requests] == ["web_film1"]
+
+
+def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(films, web, tmp_path, instance):
+    """Both schedules as the daemon fires them, and what they ask for."""
+    late = web.folder / "late.mp4"
+    late.write_text("<html>be back soon</html>")
+    bench = Bench(
+        recipe_of(*({"url": f"{web.url}/v/{n}"} for n in ("film0.mp4", "late.mp4"))), tmp_path / "s", instance
+    )
+    name = bench.recipe.name
+
+    def fire(schedule: str) -> list[dg.RunRequest]:
+        context = dg.build_schedule_context(instance, resources=bench.resources)
+        return list(bench.defs.get_repository_def().get_schedule_def(schedule).evaluate_tick(context).run_requests)
+
+    assert fire(f"nightly__{name}") == fire(f"weekly__{name}") == []  # before the first click
+    assert all(r.success for r in bench.everything())
+    dataset = Dataset(tmp_path / "s", name)
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+    assert len(fire(f"nightly__{name}")) == len(fire(f"weekly__{name}")) == 1
+    assert bench.make("source_catalogue", "shards", "release").success  # what the night asks for
+    assert [r.name for r in dataset.releases()] == ["1.0.0"]
+
+    shutil.copy(web.folder / "film1.mp4", late)  # well again; and the other one was deleted at its site
+    web.gone.add("/v/film0.mp4")
+    try:
+        week = bench.defs.get_repository_def().get_job(f"weekly__{name}").execute_in_process(instance=instance)
+    finally:
+        late.unlink()
+    assert week.success
+    (output,) = [e for e in week.all_node_events if e.event_type_value == "STEP_OUTPUT"]
+    assert {k: v.value for k, v in output.step_output_data.metadata.items()} == {"tried": 1, "audited": 2, "rot": 1}
+    (request,) = bench.tick().run_requests
+    assert request.partition_key.startswith("web_late")
+    assert bench.make(*STAGES, partition=request.partition_key).success
+    assert bench.make("shards", "release").success
+    assert [r.name for r in dataset.releases()] == ["1.0.0", "1.1.0"]
+    rows = [r for r in dataset.release().ledger() if r["kind"] == "source"]
+    assert {r["outcome"] for r in rows} == {"kept"}  # rot is told, and nothing is deleted
+
+
+def test_batches_are_processed_as_one_and_told_in_a_table(toys, tmp_path, instance):
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    (videos / "page.mp4").write_text("<html>")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance, batches={"toy": 3})
+    assert all(r.success for r in bench.everything())
+    assert bench.partitions() == ["batch-00001"]
+    rows = {r.data["video"]: r.data["status"] for r in last(instance, "clips").metadata["each"].value.records}
+    assert rows == {"page.mp4": "rejected", "toy0.mp4": "kept", "toy1.mp4": "kept"}
+    assert last(instance, "shards").metadata["kept videos"].value == 2
+    shutil.copy(toys / "toy3.mp4", videos / "toy3.mp4")
+    assert [r.partition_key for r in bench.tick().run_requests] == ["batch-00002"]
+
+
+def test_a_project_file_with_a_typo_is_one_line(tmp_path):
+    (tmp_path / "soundvid.yaml").write_text("tick_second: 3\n")
+    with pytest.raises(RecipeError, match=r"soundvid\.yaml: tick_second: .*allowed are .*tick_seconds"):
+        read_project(tmp_path)
+    assert read_recipes(tmp_path, Project()) == []
+
+
+@pytest.mark.parametrize("path", ["pipelines/dagster.yaml", "docs/deploy/team.yaml", "docs/deploy/kubernetes.yaml"])
+def test_the_settings_we_give_are_ones_that_dagster_takes(path, tmp_path, monkeypatch):
+    """Dagster's own validation of the file, and of the launcher that it names."""
+    from dagster._config import process_config, resolve_to_config_type
+    from dagster._core.instance.config import dagster_instance_config
+
+    if "kubernetes" in path:
+        pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed")
+    shutil.copy(CODE / path, tmp_path / "dagster.yaml")
+    settings, _ = dagster_instance_config(str(tmp_path))
+    assert settings["telemetry"] == {"enabled": False}
+    assert settings["run_retries"]["retry_on_asset_or_op_failure"] is False
+    for name in ("DB", "USER", "PASSWORD", "HOST"):
+        monkeypatch.setenv(f"SOUNDVID_PG_{name}", "x")
+    if "run_launcher" in settings:
+        from dagster_k8s import K8sRunLauncher
+
+        schema = resolve_to_config_type(K8sRunLauncher.config_type())
+        done = process_config(schema, settings["run_launcher"]["config"])
+        assert done.success, done.errors

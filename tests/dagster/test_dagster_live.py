@@ -1,0 +1,161 @@
+"""Dagster really running: web server, daemon, sensors and run workers as `make ui` starts them, and a real browser.
+
+The tests share one running Dagster and go on from one another, as a working day does. SOUNDVID_SCREENSHOTS names a
+folder that is to have the browser's pictures.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from soundvid.store.dataset import Dataset
+from tests.build.test_build import assert_whole
+from tests.conftest import toy_video
+from tests.helpers.dagster_world import STAGES, Live
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory):
+    world = Live(tmp_path_factory.mktemp("live"))
+    for seed in range(2):
+        toy_video(world.home / "videos" / f"toy{seed}.mp4", seed=seed)
+    world.start(background=True)
+    yield world
+    if world.process is not None and world.process.poll() is None:
+        world.stop()
+    assert world.alive() == []
+
+
+class Page:
+    """What a person does with the UI."""
+
+    def __init__(self, driver, live: Live) -> None:
+        driver.set_window_size(1400, 900)
+        self.driver, self.live = driver, live
+
+    def open(self, path: str) -> None:
+        self.driver.get(f"{self.live.url}/{path}")
+
+    def find(self, xpath: str):
+        return self.live.wait(lambda: self.driver.find_elements("xpath", xpath), 60)[0]
+
+    def click(self, text: str) -> None:
+        place = f"//button[not(@disabled)][.//text()[starts-with(normalize-space(.), '{text}')]]"
+        self.find(place)
+        for _ in range(20):  # the page redraws itself while it loads
+            try:
+                self.find(place).click()
+                return
+            except Exception as error:
+                if type(error).__module__ != "selenium.common.exceptions":
+                    raise
+                time.sleep(0.2)
+        raise AssertionError(f"{text} cannot be clicked")
+
+    def colours(self) -> list[str]:
+        """The border colours of the graph's assets."""
+        script = """return [...document.querySelectorAll('rect, div')].map(e => getComputedStyle(e).borderColor)
+            .concat([...document.querySelectorAll('rect')].map(e => getComputedStyle(e).stroke))"""
+        return self.driver.execute_script(script)
+
+    def picture(self, name: str) -> None:
+        folder = os.environ.get("SOUNDVID_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.driver.save_screenshot(str(Path(folder) / f"{name}.png"))
+
+
+GREEN = "rgb(46, 204, 129)"
+
+
+def test_in_a_browser_the_whole_group_turns_green_and_shards_show_what_is_in_them(live, browser):
+    page = Page(browser, live)
+    live.wait(lambda: "videos are registered" in (live.home / "dagster" / "ui.log").read_text())
+    page.open("locations/soundvid/asset-groups/toy")
+    assert GREEN not in page.colours()
+    page.click("Materialize all")
+    page.click("All")
+    page.click("Launch backfill")
+    live.wait(lambda: live.versions() == ["1.0.0"], 180)
+    live.wait(live.settled)
+    page.open("locations/soundvid/asset-groups/toy")
+    live.wait(lambda: page.colours().count(GREEN) >= 6, 60)
+    time.sleep(1)  # for the picture only: the graph glides into its place
+    page.picture("graph")
+    page.open("assets/toy/shards")
+    row = page.find("//tr[.//*[text()='version']]")
+    assert "1.0.0" in row.text
+    page.picture("shards-table")
+    page.find("//tr[.//*[text()='contact sheet']]//*[text()='[Show Markdown]']").click()
+    sheet = page.find("//img[@alt='contact sheet']")
+    live.wait(lambda: browser.execute_script("return arguments[0].naturalWidth", sheet) > 100, 20)
+    time.sleep(1)
+    page.picture("shards")
+    assert "nothing" not in browser.title
+
+
+def test_a_video_dropped_into_the_folder_is_a_minor_version_and_a_removed_one_a_major(live):
+    if not live.versions():
+        live.begin()
+        live.wait(lambda: live.versions() == ["1.0.0"])
+    live.wait(live.settled)
+    before = live.made()
+    toy_video(live.home / ".third.mp4", seed=3)
+    (live.home / ".third.mp4").rename(live.home / "videos" / "third.mp4")
+    live.wait(lambda: live.versions() == ["1.0.0", "1.1.0"])
+    live.wait(live.settled)
+    new = live.made() - before
+    (third,) = {partition for _, partition in new if partition}
+    assert third.startswith("third-")
+    assert {k: n for k, n in new.items() if k[1]} == {(stage, third): 1 for stage in STAGES}
+    assert new["source_catalogue", None] == 1
+    before = live.made()
+    (live.home / "videos" / "third.mp4").unlink()
+    live.wait(lambda: live.versions() == ["1.0.0", "1.1.0", "2.0.0"])
+    live.wait(live.settled)
+    assert {asset for asset, _ in live.made() - before} == {"source_catalogue", "shards", "release"}
+    rows = Dataset(live.home / "store", "toy").release().samples()
+    assert {r["source_name"] for r in rows} == {"toy0.mp4", "toy1.mp4"}
+    print("versions:", live.versions())
+
+
+def test_killed_in_the_middle_it_goes_on_after_a_new_start_and_does_nothing_twice(live):
+    if not live.versions():
+        live.begin()
+        live.wait(live.versions)
+    live.wait(live.settled)
+    versions, before = live.versions(), live.made()
+    work = live.home / "store" / "datasets" / "toy" / "work"
+    toy_video(live.home / ".long.mp4", seconds=60, seed=9)
+    (live.home / ".long.mp4").rename(live.home / "videos" / "long.mp4")
+    live.wait(lambda: list(work.glob(".long*")))
+    live.kill()
+    assert not live.settled()  # a run is left that believes it is under way
+    live.start()
+    live.wait(lambda: len(live.versions()) > len(versions), 180)
+    live.wait(live.settled)
+    assert live.versions()[:-1] == versions
+    new = live.made() - before
+    assert all(count == 1 for (asset, _), count in new.items() if asset in ("clips", "spectrograms")), new
+    assert sorted(a for a, p in new if p and p.startswith("long-")) == sorted(STAGES)
+    with live.instance() as instance:
+        pools = {key: instance.event_log_storage.get_concurrency_info(key)
+                 for key in instance.event_log_storage.get_concurrency_keys()}  # fmt: skip
+    assert all(not info.active_run_ids and not info.pending_run_ids for info in pools.values()), pools
+    assert not list(work.glob(".long*"))
+    assert_whole(live.home / "store")
+
+
+def test_it_ends_cleanly_when_it_is_asked_and_refuses_a_second_one(live):
+    second = Live.__new__(Live)
+    second.__dict__ |= live.__dict__
+    with pytest.raises(AssertionError, match="Dagster is running on it already"):
+        second.start()
+    second.process.wait(30)
+    second.process.stdout.close()
+    assert live.alive()
+    assert live.stop(signal.SIGINT) == 0
+    assert live.alive() == []

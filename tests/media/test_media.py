@@ -1,0 +1,436 @@
+"""Decoding what cameras and muxers really write: rotation, pixel shape, colour, seeks, silence in the middle."""
+
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+
+from soundvid.media import cpu, encode
+from soundvid.media.decode import Framing, Pictures, Sound, crop_area
+from soundvid.media.encode import encode_clip, encode_flac, to_int16
+from soundvid.media.probe import MediaError, examine
+from tests.conftest import toy_video
+
+FPS = Fraction(30)
+
+
+def ffmpeg(*arguments: str | Path) -> None:
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
+    subprocess.run(command, check=True)
+
+
+def first_picture(path: Path, framing: Framing, slot: int = 3) -> np.ndarray:
+    """RGB of one grid frame as soundvid sees it."""
+    pictures = Pictures(examine(path), FPS, framing)
+    return pictures.at(slot).frame.to_ndarray(format="rgb24").astype(int)
+
+
+def reference(path: Path, filters: str, slot: int = 3) -> np.ndarray:
+    """The same by the ffmpeg command line, which turns and stretches by itself."""
+    target = path.with_suffix(".ref.png")
+    ffmpeg("-i", path, "-vf", f"fps=30,select=eq(n\\,{slot}),{filters}", "-frames:v", "1", target)
+    with av.open(str(target)) as file:
+        return next(file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+
+
+def close(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.abs(a - b).mean() < 8  # a turn or a flip is 60 and more
+
+
+@pytest.fixture(scope="module")
+def quadrants(tmp_path_factory) -> Path:
+    """A 320x200 video with four different corners, so that no turn or flip looks like another."""
+    folder = tmp_path_factory.mktemp("shape")
+    path = folder / "plain.mp4"
+    corners = (
+        "color=red:size=160x100[a];color=lime:size=160x100[b];color=blue:size=160x100[c];color=white:size=160x100[d]"
+    )
+    graph = f"{corners};[a][b]hstack[t];[c][d]hstack[u];[t][u]vstack,fps=30"
+    ffmpeg("-f", "lavfi", "-i", graph, "-f", "lavfi", "-i", "sine", "-t", "1", "-pix_fmt", "yuv420p", path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        ("-display_rotation", "90"),
+        ("-display_rotation", "180"),
+        ("-display_rotation", "270"),
+        ("-display_hflip",),
+        ("-display_vflip",),
+        ("-display_rotation", "90", "-display_hflip"),
+        ("-display_rotation", "270", "-display_hflip"),
+    ],
+    ids=" ".join,
+)
+def test_turned_and_mirrored_videos_stand_upright(quadrants, turn, tmp_path):
+    path = tmp_path / "turned.mp4"
+    ffmpeg(*turn, "-i", quadrants, "-c", "copy", path)
+    assert close(first_picture(path, Framing(64, 64)), reference(path, "crop='min(iw,ih)':'min(iw,ih)',scale=64:64"))
+
+
+@pytest.mark.parametrize(
+    "turn", [("0",), ("90",), ("180",), ("270",), ("90", "-display_hflip"), ("0", "-display_vflip")], ids=" ".join
+)
+def test_a_fixed_box_counts_in_the_picture_as_it_is_shown(quadrants, turn, tmp_path):
+    path = tmp_path / "turned.mp4"
+    ffmpeg("-display_rotation", *turn, "-i", quadrants, "-c", "copy", path)
+    ours = first_picture(path, Framing(64, 32, (10, 20, 120, 60)))
+    assert close(ours, reference(path, "crop=120:60:10:20,scale=64:32"))
+
+
+def test_pixels_that_are_not_square_are_stretched(quadrants, tmp_path):
+    path = tmp_path / "wide.mp4"
+    ffmpeg("-i", quadrants, "-vf", "setsar=3/2", path)
+    wanted = reference(path, "scale=iw*sar:ih,setsar=1,crop=200:200,scale=64:64")
+    assert close(first_picture(path, Framing(64, 64)), wanted)
+
+
+def test_a_picture_turned_by_an_odd_angle_is_refused(quadrants, tmp_path):
+    ffmpeg("-display_rotation", "45", "-i", quadrants, "-c", "copy", tmp_path / "odd.mp4")
+    with pytest.raises(MediaError) as caught:
+        examine(tmp_path / "odd.mp4")
+    assert caught.value.code == "odd_angle"
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        ("-pix_fmt", "yuvj420p"),
+        ("-pix_fmt", "yuv444p"),
+        ("-pix_fmt", "yuv420p10le"),
+        ("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_range", "tv"),
+        ("-vf", "scale=out_color_matrix=bt601", "-colorspace", "smpte170m"),
+    ],
+    ids=["full-range", "444", "10-bit", "bt709", "bt601"],
+)
+def test_colours_survive_ranges_matrices_and_depths(quadrants, encoding, tmp_path):
+    path = tmp_path / "colour.mp4"
+    ffmpeg("-i", quadrants, *encoding, "-crf", "5", path)
+    corner = first_picture(path, Framing(64, 64, (0, 0, 100, 100)))[32, 32]
+    assert np.abs(corner - (254, 0, 0)).max() < 12
+
+
+def test_odd_sizes_and_smaller_boxes(tmp_path):
+    path = tmp_path / "odd.webm"
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=161x121:rate=30",
+        "-t",
+        "0.3",
+        "-c:v",
+        "libvpx-vp9",
+        "-pix_fmt",
+        "yuv420p",
+        path,
+    )
+    assert first_picture(path, Framing(286, 286)).shape == (286, 286, 3)
+
+
+def test_a_box_that_leaves_the_picture_is_refused_with_its_size():
+    with pytest.raises(MediaError, match=r"\[100, 0, 300, 100\] leaves the picture, which is 320x200"):
+        crop_area(Framing(64, 64, (100, 0, 300, 100)), 320, 200, Fraction(1))
+
+
+def test_cover_art_is_no_moving_picture(quadrants, tmp_path):
+    cover, path = tmp_path / "cover.png", tmp_path / "song.mp4"
+    ffmpeg("-i", quadrants, "-frames:v", "1", cover)
+    ffmpeg(
+        "-i", quadrants, "-i", cover, "-map", "1", "-map", "0:a", "-c:v", "png", "-disposition:v", "attached_pic", path
+    )
+    with pytest.raises(MediaError) as caught:
+        examine(path)
+    assert caught.value.code == "no_picture"
+
+
+def test_palette_videos_are_not_black(tmp_path):
+    path = tmp_path / "pal.avi"
+    source = tmp_path / "toy.mp4"
+    toy_video(source, seconds=2)
+    ffmpeg("-i", source, "-c:v", "rawvideo", "-pix_fmt", "pal8", "-c:a", "pcm_s16le", path)
+    with av.open(str(path)) as file:
+        assert file.streams.video[0].codec_context.pix_fmt == "pal8"
+    for slot in (0, 55):
+        assert first_picture(path, Framing(64, 64), slot).mean() > 40
+
+
+def test_seeking_shows_the_same_pictures_and_sound_as_reading_through(tmp_path):
+    path = toy_video(tmp_path / "long.mp4", seconds=20)
+    source = examine(path)
+    assert len(source.video.keyframes) > 1
+    through = Pictures(source, FPS, Framing(64, 64))
+    whole = {k: through.at(k).frame.to_ndarray(format="gray") for k in range(600)}
+    jumping = Pictures(source, FPS, Framing(64, 64))
+    for slot in (5, 260, 261, 400, 599):
+        picture = jumping.at(slot)
+        assert picture.time == Fraction(slot, 30)
+        np.testing.assert_array_equal(picture.frame.to_ndarray(format="gray"), whole[slot])
+    straight = Sound(source, 44100).read(0, 882000).samples
+    leaping = Sound(source, 44100)
+    for start in (1000, 300000, 800000):
+        np.testing.assert_allclose(leaping.read(start, start + 4410).samples, straight[start : start + 4410], atol=1e-4)
+
+
+def test_pictures_hold_at_both_ends(tmp_path):
+    source = examine(toy_video(tmp_path / "short.mp4", seconds=1))
+    pictures = Pictures(source, FPS, Framing(64, 64))
+    assert pictures.at(0).time == 0
+    assert pictures.at(500).time == Fraction(29, 30)
+
+
+def test_a_hole_in_the_sound_stays_where_it_is_and_is_counted(tmp_path):
+    """Packets of sound are taken out of the file: what follows must not move forward."""
+    whole, holed = toy_video(tmp_path / "whole.mp4", seconds=6), tmp_path / "holed.mp4"
+    with av.open(str(whole)) as source, av.open(str(holed), "w") as target:
+        streams = {s.index: target.add_stream_from_template(s) for s in source.streams}
+        for packet in source.demux():
+            if packet.dts is None or (packet.stream.type == "audio" and 2.0 <= packet.pts * packet.time_base < 2.5):
+                continue
+            packet.stream = streams[packet.stream.index]
+            target.mux(packet)
+    before, after = (Sound(examine(p), 44100).read(0, 6 * 44100) for p in (whole, holed))
+    late = slice(3 * 44100, 5 * 44100)
+    np.testing.assert_allclose(after.samples[late], before.samples[late], atol=1e-3)
+    assert after.missing / 44100 == pytest.approx(0.5, abs=0.05)
+    assert after.steps == 1
+    assert not after.samples[round(2.1 * 44100) : round(2.4 * 44100)].any()
+
+
+def test_time_stamps_that_leap_are_told_and_not_planned_over(tmp_path):
+    """Pictures stamped a day late would make a day of empty clips."""
+    whole, torn = toy_video(tmp_path / "whole.mp4", seconds=2), tmp_path / "torn.mkv"
+    leap = "setpts=PTS+gt(N\\,45)*86400/TB"
+    ffmpeg("-i", whole, "-an", "-vf", leap, "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", "0", torn)
+    with pytest.raises(MediaError, match="60 pictures are spread over 864"):
+        examine(torn)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_u8", "pcm_s24le", "flac", "ac3"])
+def test_a_mix_is_as_loud_as_its_channels_and_never_clips(tmp_path, channels, codec):
+    """The same tone in every channel stays that tone: no gain, no clipping."""
+    tone = (0.9 * np.sin(2 * np.pi * 441 * np.arange(88200) / 44100)).astype(np.float32)
+    soundfile.write(tmp_path / "tone.wav", np.repeat(tone[:, None], channels, axis=1), 44100, subtype="FLOAT")
+    path = tmp_path / "tone.mkv"
+    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:rate=30", "-i", tmp_path / "tone.wav", "-t", "2",
+           "-c:a", codec, path)  # fmt: skip
+    mixed = Sound(examine(path), 44100).read(4410, 79380).samples
+    lossy = codec == "ac3"
+    assert np.abs(mixed).max() == pytest.approx(0.9, abs=0.05 if lossy else 0.01)
+    if not lossy:
+        np.testing.assert_allclose(mixed, tone[4410:79380], atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
+@pytest.mark.parametrize(
+    "gaps",
+    [
+        [(4.2, 4.28)],  # a few packets lost
+        [(0.3, 3.0), (3.2, 5.0), (5.2, 7.0)],  # push to talk
+        [(2.0, 2.3), (2.4, 2.9)],  # a burst between two gaps
+    ],
+    ids=["loss", "bursts", "burst"],
+)
+def test_sound_beside_gaps_is_where_it_was(tmp_path, kind, gaps):
+    whole, torn = tmp_path / f"whole.{kind}", tmp_path / f"torn.{kind}"
+    ffmpeg("-i", toy_video(tmp_path / "toy.mp4", seconds=10), "-c", "copy", whole)
+    shift = 1.4 if kind == "ts" else 0  # where a transport stream starts
+    lost = "+".join(f"between(pts*tb\\,{a + shift}\\,{b + shift})" for a, b in gaps)
+    ffmpeg("-i", whole, "-c", "copy", "-copyts", "-bsf:a", f"noise=drop='{lost}'", "-muxdelay", "0", torn)
+    before, after = (Sound(examine(p), 44100).read(0, 441000).samples for p in (whole, torn))
+
+    def kept(t: float) -> bool:
+        return not any(a - 0.15 < t < b + 0.15 for a, b in gaps)
+
+    looked = 0
+    for t in np.arange(0.1, 9.8, 0.05):
+        if kept(t):
+            looked += 1
+            piece = after[round(44100 * t) : round(44100 * t) + 2205]
+            around = before[round(44100 * t) - 441 : round(44100 * t) + 2205 + 441]
+            lag = int(np.correlate(around, piece, "valid").argmax()) - 441
+            # Matroska rounds times to a millisecond.
+            assert abs(lag) <= (44 if kind == "mkv" else 1), f"{1000 * lag / 44100:.1f} ms off at {t:.2f} s"
+    assert looked > 50
+    assert np.count_nonzero(after == 0) > 2000  # the gaps are there
+
+
+def test_time_stamps_that_wander_do_not_cut_the_sound_up(tmp_path):
+    """Many files on the web state times that stray by 20 ms and come back; the sound itself has no gap there."""
+    whole, astray = toy_video(tmp_path / "whole.mp4", seconds=6), tmp_path / "astray.mp4"
+    wander = "PTS+440*between(mod(N\\,13)\\,4\\,9)+440*between(mod(N\\,13)\\,7\\,9)"
+    ffmpeg("-i", whole, "-c", "copy", "-bsf:a", f"setts=ts={wander}", astray)
+    before, after = (Sound(examine(p), 44100).read(0, 240000) for p in (whole, astray))
+    assert (after.steps, after.missing) == (0, 0)
+    np.testing.assert_array_equal(after.samples, before.samples)
+
+
+def test_a_leap_in_the_sounds_time_stamps_costs_no_memory(tmp_path):
+    """Three hours of silence are never laid out in memory at once."""
+    import tracemalloc
+
+    whole, torn = toy_video(tmp_path / "whole.mp4", seconds=6), tmp_path / "torn.mkv"
+    with av.open(str(whole)) as a, av.open(str(torn), "w") as b:
+        streams = {s.index: b.add_stream_from_template(s) for s in a.streams}
+        for packet in a.demux():
+            if packet.dts is None:
+                continue
+            if packet.stream.type == "audio" and packet.pts * packet.time_base > 4:
+                packet.pts += 3 * 3600 * packet.time_base.denominator
+                packet.dts += 3 * 3600 * packet.time_base.denominator
+            packet.stream = streams[packet.stream.index]
+            b.mux(packet)
+    sound = Sound(examine(torn), 44100)
+    tracemalloc.start()
+    stretch = sound.read(2 * 44100, 6 * 44100)
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+    assert stretch.missing / 44100 == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["bframes.avi", "bframes.mpg", "bframes.ts", "plain.avi"])
+def test_containers_that_hardly_time_their_pictures_lose_none(tmp_path, name):
+    """AVI times no picture, program streams some: every picture is still shown once, in its turn."""
+    from benchmarks.flashclick import draw, read_number
+
+    raw = b"".join(draw(n, (320, 240), False).tobytes() for n in range(150))
+    path = tmp_path / name
+    frames = "0" if name.startswith("plain") else "2"
+    pipe = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "320x240", "-framerate", "30", "-i", "pipe:0"]
+    coding = ["-c:v", "libx264", "-bf", frames, "-g", "50", "-pix_fmt", "yuv420p", "-c:a", "mp2"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pipe, "-f", "lavfi", "-i", "sine", "-t", "5"]
+    command += [*coding, str(path)]
+    subprocess.run(command, input=raw, check=True)
+    pictures = Pictures(examine(path), FPS, Framing(240, 240))
+    shown = [read_number(pictures.at(k).frame.to_ndarray(format="gray")) for k in range(148)]
+    assert shown == list(range(148))
+
+
+def test_files_joined_end_to_end_are_told(tmp_path):
+    """Two transport streams in one file: its clock starts again, and half of it would be lost in silence."""
+    for i in range(2):
+        ffmpeg("-i", toy_video(tmp_path / f"{i}.mp4", seconds=4, seed=i), "-c", "copy", tmp_path / f"{i}.ts")
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
+    with pytest.raises(MediaError, match=r"start again after 4\.0 s"):
+        examine(joined)
+
+
+def test_a_lost_packet_condemns_one_group_of_pictures_and_no_more(tmp_path):
+    source, path = toy_video(tmp_path / "toy.mp4", seconds=10), tmp_path / "lost.ts"
+    ffmpeg("-i", source, "-c:v", "libx264", "-g", "30", "-bf", "0", "-c:a", "copy", path)
+    data = path.read_bytes()
+    first = len(data) // 188 // 3
+    pictures = [i for i in range(first, len(data) // 188) if data[188 * i + 1] & 0x1F == 1 and data[188 * i + 2] == 0]
+    for lost in pictures[:4]:  # of PID 0x100: whole pictures and pieces of them
+        path.write_bytes(data[: 188 * lost] + data[188 * lost + 188 :])
+        decoded = Pictures(examine(path), FPS, Framing(64, 64))
+        damaged = [decoded.at(k).damaged for k in range(300)]
+        assert 0 < sum(damaged) <= 31
+        assert not any(damaged[200:])
+
+
+def test_six_channels_and_changing_rates_become_mono_at_the_asked_rate(tmp_path):
+    path = tmp_path / "surround.mkv"
+    source = toy_video(tmp_path / "toy.mp4", seconds=2)
+    ffmpeg("-i", source, "-c:v", "copy", "-ac", "6", "-ar", "48000", "-c:a", "ac3", path)
+    sound = Sound(examine(path), 22050).read(0, 2 * 22050)
+    assert sound.samples.shape == (44100,)
+    assert np.abs(sound.samples).max() > 0.03
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b"", "empty_file"), (b"<html>404</html>", "not_media"), (b"\x00" * 5000, "not_media")],
+)
+def test_what_is_no_video_says_so(tmp_path, content, code):
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError) as caught:
+        examine(path)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.ffconcat", "list.mp4"])
+def test_playlists_never_open_other_files(tmp_path, name):
+    """A "video" that points at other files must not make FFmpeg read them."""
+    toy_video(tmp_path / "secret.mp4", seconds=1)
+    hls = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nsecret.mp4\n#EXT-X-ENDLIST\n"
+    text = "ffconcat version 1.0\nfile secret.mp4\n" if name.endswith("ffconcat") else hls
+    (tmp_path / name).write_text(text)
+    with pytest.raises(MediaError) as caught:
+        examine(tmp_path / name)
+    assert caught.value.code == "not_media"
+
+
+@pytest.mark.parametrize("name", ["-i.mp4", "concat:a.mp4", "%03d.mp4", "a b\nc.mp4", "日本語.mp4", "http:x.mp4"])
+def test_names_that_look_like_something_else_are_names(tmp_path, name):
+    path = toy_video(tmp_path / "plain.mp4", seconds=1).rename(tmp_path / name)
+    assert examine(path).video.frames == 30
+
+
+def test_a_cut_off_file_says_so_or_gives_what_is_there(tmp_path):
+    whole = toy_video(tmp_path / "toy.mp4", seconds=4)
+    cut = tmp_path / "cut.mkv"
+    ffmpeg("-i", whole, "-c", "copy", cut)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    assert 0.5 < examine(cut).duration < 3.5
+
+
+def test_flac_is_lossless_and_exact_in_length():
+    sound = np.random.default_rng(0).integers(-32768, 32768, 176400).astype(np.int16)
+    import io
+
+    decoded, rate = soundfile.read(io.BytesIO(encode_flac(sound, 44100)), dtype="int16")
+    assert rate == 44100
+    np.testing.assert_array_equal(decoded, sound)
+
+
+def test_sixteen_bit_sound_passes_unchanged_and_clips():
+    sound = np.arange(-32768, 32768).astype(np.int16)
+    np.testing.assert_array_equal(to_int16(sound.astype(np.float32) / 32768), sound)
+    assert to_int16(np.array([1.5, -1.5], np.float32)).tolist() == [32767, -32768]
+
+
+def test_the_same_pictures_give_the_same_bytes_whatever_the_processor_offers(tmp_path, monkeypatch):
+    """x264 with fewer instructions must not make another file: `cpu-independent` holds."""
+    path = tmp_path / "busy.mp4"
+    ffmpeg("-f", "lavfi", "-i", "mandelbrot=size=286x286:rate=30", "-t", "3", path)
+    pictures = Pictures(examine(path), FPS, Framing(286, 286))
+    frames = [pictures.at(k).frame for k in range(90)]
+    one = encode_clip(frames, FPS, crf=18, preset="veryfast", keyframe_every=15)
+    monkeypatch.setattr(encode, "X264_PARAMS", encode.X264_PARAMS + ":asm=SSE4.2")
+    assert encode_clip(frames, FPS, crf=18, preset="veryfast", keyframe_every=15) == one
+    monkeypatch.setattr(encode, "X264_PARAMS", "asm=SSE4.2")
+    assert encode_clip(frames, FPS, crf=18, preset="veryfast", keyframe_every=15) != one
+
+
+def test_ffmpegs_instruction_set_is_the_same_on_every_processor_that_has_it():
+    name = cpu.level()
+    lib = cpu._avutil()
+    if lib is None or name != "x86-64-v3":
+        pytest.skip(f"this processor or this PyAV has no x86-64-v3 to agree on ({name})")
+    assert lib.av_get_cpu_flags() == cpu._V3
+
+
+def test_stored_clips_are_tagged_and_hold_no_sound(tmp_path):
+    import io
+
+    pictures = Pictures(examine(toy_video(tmp_path / "toy.mp4", seconds=1)), FPS, Framing(64, 64))
+    data = encode_clip([pictures.at(k).frame for k in range(30)], FPS, crf=18, preset="veryfast", keyframe_every=15)
+    with av.open(io.BytesIO(data)) as file:
+        assert len(file.streams) == 1
+        stream = file.streams.video[0]
+        frames = list(file.decode(stream))
+    assert [int(f.pts * f.time_base * 30) for f in frames] == list(range(30))
+    assert (frames[0].colorspace, frames[0].color_range) == (1, 1)
+    keys = [i for i, frame in enumerate(frames) if frame.key_frame]
+    assert keys[0] == 0
+    assert max(b - a for a, b in zip(keys, [*keys[1:], 30], strict=True)) <= 15

@@ -1,0 +1,189 @@
+"""Random access to a version's clips."""
+
+import io
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+import soundvid
+from soundvid.builder.build import build
+from soundvid.errors import DatasetError
+from soundvid.media.clip_codec import decode_flac, decode_rgb
+from soundvid.store.load import Augment, Clips, View
+from soundvid.store.tar import Member, read_member
+from tests.conftest import toy_recipe
+
+
+@pytest.fixture(scope="module")
+def store(toys, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("load")
+    build(toy_recipe(toys), store=folder, workers=1)
+    return folder
+
+
+@pytest.fixture
+def clips(store) -> Clips:
+    return soundvid.load("toy", store=store)
+
+
+def test_a_clip_is_what_its_members_hold(clips):
+    clip = clips.read(3, sound=True)
+    row = clip.facts
+    path = clips.folder / row["shard"]
+    mp4 = read_member(path, Member(row["mp4_offset"], row["mp4_size"]))
+    sound, rate = decode_flac(read_member(path, Member(row["flac_offset"], row["flac_size"])))
+    assert np.array_equal(clip.frames, decode_rgb(mp4, range(30)))
+    assert np.array_equal(clip.sound, sound) and rate == clips.rate
+    assert clip.spectrogram.shape == (30, 735) and clip.spectrogram.dtype == np.float32
+    assert clips[-1].key == clips[len(clips) - 1].key
+    with pytest.raises(IndexError):
+        clips[len(clips)]
+
+
+def test_a_view_has_the_pictures_and_pixels_it_names(clips):
+    whole = clips[5].frames
+    view = View([7, 2, 7, 29], (9, 4, 32, 32), (32, 32))
+    seen = clips.read(5, view)
+    assert np.array_equal(seen.frames, whole[[7, 2, 7, 29], 4:36, 9:41])
+    assert seen.numbers.tolist() == [7, 2, 7, 29]
+    half = clips.read(5, View([2], (9, 4, 32, 32), (16, 16))).frames[0]
+    mean = whole[2, 4:36, 9:41].reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(half - mean).max() <= 0.5  # every pixel counts with its area
+
+
+def test_row_i_of_the_spectrogram_is_picture_i_through_a_window(clips):
+    """Of a window's pictures, each one's own row is the transform of its own 1,470 samples."""
+    random = Augment(frames=10).random(0, 0)
+    view = Augment(frames=10).view(30, 64, 64, random)
+    clip = clips.read(0, view, sound=True)
+    for number in clip.numbers:
+        samples = clip.sound[number * 1470 : (number + 1) * 1470].astype(np.float32) / 32768
+        expected = np.abs(np.fft.rfft(samples))[:735]
+        assert np.allclose(clip.spectrogram[number], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_index():
+    def views(seed: int, epoch: int) -> list[View]:
+        a = Augment(seed=seed)
+        return [a.view(120, 286, 286, a.random(i, epoch)) for i in range(50)]
+
+    assert views(0, 0) == views(0, 0)
+    assert views(0, 0) != views(0, 1) and views(0, 0) != views(1, 0)
+    for view in views(0, 0):
+        x, y, width, height = view.box
+        assert len(view.frames) == 100 and view.frames[-1] < 120 and view.size == (64, 64)
+        assert (width, height) == (256, 256) and 0 <= x <= 30 and 0 <= y <= 30
+    starts = {view.frames[0] for view in views(0, 0)}
+    assert min(starts) <= 3 and max(starts) >= 17 and len(starts) > 10  # all of 0..20 can be
+
+
+def _mean(job: tuple[Clips, int]) -> float:
+    return float(job[0].read(job[1]).frames.mean())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_the_same(clips, method):
+    own = [_mean((clips, i)) for i in range(4)]  # files are open here already
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(_mean, [(clips, i) for i in range(4)]) == own
+    assert pickle.loads(pickle.dumps(clips))._files == {}
+
+
+def test_torch_batches_and_the_webdataset_stream(clips):
+    torch = pytest.importorskip("torch")
+    augment = Augment(frames=12, size=16)
+    data = clips.torch(augment)
+    batch = next(iter(torch.utils.data.DataLoader(data, batch_size=3)))
+    assert batch["frames"].shape == (3, 12, 16, 16, 3) and batch["frames"].dtype == torch.uint8
+    assert batch["spectrogram"].shape == (3, 30, 735)
+    again = data[(0, 1)]
+    assert torch.equal(again["frames"], batch["frames"][1])
+    assert not torch.equal(data[(1, 1)]["numbers"], again["numbers"]) or not torch.equal(
+        data[(1, 1)]["frames"], again["frames"]
+    )
+    keys = [sample["__key__"] for sample in clips.stream()]
+    assert sorted(keys) == sorted(row["key"] for row in clips.rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"name": "toys"}, "no dataset 'toys'"),
+        ({"name": "toy", "version": "9.0.0"}, "no such version; there are 1.0.0"),
+        ({"name": "toy", "split": "val"}, "the split 'val' is empty (there: train"),
+        ({"name": "toy", "split": "training"}, "'training' is no split; there are train, val, test"),
+        ({"name": "toy", "subjects": ["sea"]}, "no clip of 'sea' in 'train' (there: "),
+    ],
+)
+def test_what_is_not_there_is_one_line(store, asked, told):
+    with pytest.raises(DatasetError) as error:
+        soundvid.load(**asked, store=store)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_lost_or_cut_shard_is_named(toys, tmp_path):
+    build(toy_recipe(toys), store=tmp_path, workers=1)
+    clips = soundvid.load("toy", store=tmp_path)
+    shard = clips.shard_paths[0]
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:100_000])
+    with pytest.raises(DatasetError, match="cut off") as error:
+        list(clips)
+    assert shard.name in str(error.value)
+    shard.unlink()
+    with pytest.raises(DatasetError, match="the shard is missing"):
+        soundvid.load("toy", store=tmp_path)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named_and_never_made_up(toys, tmp_path):
+    """An H.264 packet of zeroes gives no picture: an error, not whatever the memory held."""
+    build(toy_recipe(toys), store=tmp_path, workers=1)
+    clips = soundvid.load("toy", store=tmp_path)
+    row, shard = clips.rows[0], clips.shard_paths[0]
+    mp4 = clips.member(0, "mp4")
+    with av.open(io.BytesIO(mp4)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.pts is not None]
+    shard.chmod(0o644)
+    with shard.open("r+b") as file:
+        for pos, size in packets[-3:]:
+            file.seek(row["mp4_offset"] + pos)
+            file.write(bytes(size))
+    with pytest.raises(DatasetError, match=r"its mp4 cannot be read .*soundvid verify toy") as error:
+        clips.read(0)
+    assert row["key"] in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(DatasetError, match="its mp4 cannot be read"):
+        clips.read(0, View([29], (0, 0, 64, 64), (64, 64)))
+
+
+def test_workers_stack_into_the_memory_that_they_share(clips):
+    torch = pytest.importorskip("torch")
+    from torch.utils.data import DataLoader
+
+    from soundvid.training.dataloader import stack
+
+    class Batches(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitems__(self, numbers):
+            batch = stack([{"a": np.full((2, 3), n, np.uint8), "b": np.array(n, np.int64)} for n in numbers])
+            return batch, [tensor.is_shared() for tensor in batch.values()]
+
+    loader = DataLoader(Batches(), batch_size=2, num_workers=1, collate_fn=lambda x: x)
+    for number, (batch, shared) in enumerate(loader):
+        assert shared == [True, True]
+        assert batch["b"].tolist() == [2 * number, 2 * number + 1]
+        assert batch["a"].dtype == torch.uint8 and batch["a"][1].eq(2 * number + 1).all()
+        assert batch["a"].shape == (2, 2, 3)
+
+
+def test_an_absent_feature_is_named(toys, tmp_path):
+    build(toy_recipe(toys, features={"spectrogram": None}), store=tmp_path, workers=1)
+    clips = soundvid.load("toy", store=tmp_path)
+    assert clips[0].spectrogram is None
+    with pytest.raises(DatasetError, match="has no spectrogram; build the dataset with it"):
+        clips.spectrogram(0)

@@ -1,0 +1,275 @@
+"""System 1: sizes, shapes, gradients, what it can learn, and which sound belongs to which picture."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import soundvid  # noqa: E402
+from soundvid.builder.build import build  # noqa: E402
+from soundvid.systems.sound_to_video import PRESETS, Config, SoundToVideoExamples, definition  # noqa: E402
+from soundvid.systems.sound_to_video.networks import BLSTM, Bands, Dilated, Film, UNet, VolumeDiscriminator  # noqa: E402
+from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels  # noqa: E402
+from soundvid.training.dataloader import stack  # noqa: E402
+from soundvid.training.system import average_, count  # noqa: E402
+from tests.conftest import toy_recipe  # noqa: E402
+from tests.helpers.training import noise  # noqa: E402
+
+FACTS = {"bins": 735, "fps": "30"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def small(preset: str = "recommended", **changes) -> Config:
+    fields = {"width": 4, "encoder_width": 8, "discriminator_width": 4, "frames_per_step": 8, "chunk": 4, "frames": 20}
+    return Config.model_validate(PRESETS[preset].model_dump() | fields | changes)
+
+
+def batch(clips: int = 2, length: int = 30, learnt: int = 8, bins: int = 735) -> dict[str, torch.Tensor]:
+    random = np.random.default_rng(1)
+    arrays = {
+        "image": random.integers(0, 256, (clips, 64, 64, 3), dtype=np.uint8),
+        "frames": random.integers(0, 256, (clips, learnt, 64, 64, 3), dtype=np.uint8),
+        "numbers": np.tile(np.arange(learnt), (clips, 1)),
+        "spectrogram": np.abs(noise((clips, length, bins))),
+    }
+    return {k: torch.from_numpy(v) for k, v in arrays.items()}
+
+
+def test_the_papers_networks_have_their_sizes():
+    """specs: BLSTM 735 -> 16 a direction, pix2pix's U-Net on 3 + 32 channels, PatchGANs on 3 and 15, MoCoGAN's."""
+    ja = {n: count(net) for n, net in definition.stage().make(PRESETS["paper_ja"], FACTS, None).networks.items()}
+    assert ja == {
+        "encoder": 96_384,
+        "generator": 29_277_379,
+        "image_discriminator": 2_765_633,
+        "video_discriminator": 2_777_921,
+    }
+    en = count(VolumeDiscriminator(64, "batch"))
+    assert en == 11_056_896
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_step_reaches_every_weight(preset):
+    config = small(preset, **({"chunk": 16, "frames_per_step": 16} if preset == "paper_en" else {}))
+    system = SoundToVideo(config, FACTS)
+    before = {f"{n}.{k}": p.clone() for n, net in system.networks.items() for k, p in net.named_parameters()}
+    metrics = system.training_step(batch(learnt=config.frames_per_step), 10)
+    assert all(torch.isfinite(v) for v in metrics.values())
+    for name, network in system.networks.items():
+        for key, parameter in network.named_parameters():
+            assert parameter.grad is not None, (name, key)
+            assert not torch.equal(parameter, before[f"{name}.{key}"]), (name, key)
+    assert {"l1", "loss", "motion_ratio", "generator_gradient"} <= set(metrics)
+
+
+def test_the_gradient_of_each_network_is_told():
+    """Together they are the norm that the optimiser saw; clipping comes after."""
+    system = SoundToVideo(small("paper_ja", clip=1e-6), FACTS)
+    metrics = system.training_step(batch(), 0)
+    for whole, parts in (
+        ("generator_gradient", ("encoder", "generator")),
+        ("discriminator_gradient", ("image_discriminator", "video_discriminator")),
+    ):
+        norms = torch.stack([metrics[f"gradient_{name}"] for name in parts])
+        assert (norms > 0).all() and float(norms.norm()) == pytest.approx(float(metrics[whole]), rel=1e-5)
+
+
+def test_discriminators_do_not_learn_in_the_generators_step():
+    """Their gradient is their own loss's alone."""
+    system = SoundToVideo(
+        small(learning_rate=1e-9, initial="normal", beta=1.0, gamma=1.0, discriminator_hears=True), FACTS
+    )
+    seen: dict[str, list[torch.Tensor]] = {}
+    inner = system.update
+
+    def update(optimizer, loss, *, clip=None):
+        norm = inner(optimizer, loss, clip=clip)
+        seen[optimizer] = [p.grad.clone() for n in system.critics for p in system.networks[n].parameters()]
+        return norm
+
+    system.update = update
+    system.training_step(batch(), 0)
+    assert all(torch.equal(a, b) for a, b in zip(seen["discriminators"], seen["generator"], strict=True))
+
+
+@pytest.mark.parametrize("make", [BLSTM, Dilated])
+def test_an_encoder_hears_both_ways(make):
+    """A motion begins before its sound and goes on after it: features before and after a click know of it."""
+    encoder = make(735, 8).eval()
+    quiet, click = torch.zeros(1, 60, 735), torch.zeros(1, 60, 735)
+    click[0, 30] = 5.0
+    with torch.no_grad():
+        change = (encoder(click) - encoder(quiet)).abs().sum(2)[0]
+    assert encoder(quiet).shape == (1, 60, encoder.features)
+    assert change[30] > 0 and change[25:30].min() > 0 and change[31:36].min() > 0
+
+
+def test_bands_are_means_of_their_bins():
+    """A flat spectrum stays flat, and a tone is heard in the bands about it alone."""
+    bands = Bands(735, 48, 30.0)
+    assert torch.allclose(bands(torch.full((2, 735), 3.0)), torch.full((2, 48), 3.0))
+    low, high = torch.zeros(735), torch.zeros(735)
+    low[4], high[400] = 1.0, 1.0  # 120 Hz, 12 kHz
+    assert bands(low).argmax() < 3 and bands(high).argmax() > 40
+    assert (bands(high) > 0).sum() <= 2
+
+
+def test_an_untrained_film_gives_its_image():
+    net = Film(8, 16, "group", "residual", 64)
+    net.start_still()
+    image = torch.rand(2, 3, 64, 64) * 1.8 - 0.9
+    with torch.no_grad():
+        assert (net(image, torch.randn(2, 5, 8)) - image[:, None]).abs().max() < 0.1
+
+
+def test_a_picture_of_the_unet_follows_its_own_feature():
+    net = UNet(6, 4, "batch").eval()
+    image, features = torch.rand(2, 3, 64, 64), torch.randn(2, 5, 6)
+    with torch.no_grad():
+        video = net(image, features)
+        features[1, 3] += 1
+        changed = (net(image, features) - video).abs().amax((2, 3, 4))
+    assert video.shape == (2, 5, 3, 64, 64)
+    assert changed[1, 3] > 0 and changed.sum() == changed[1, 3]
+
+
+@pytest.mark.parametrize("preset", ["paper_ja", "recommended", "tiny"])
+def test_generate_takes_any_length_in_pieces(preset):
+    system = SoundToVideo(small(preset), FACTS)
+    system.eval()
+    images, rows = torch.rand(2, 3, 64, 64) * 2 - 1, torch.rand(2, 23, 735)
+    video = system.generate(images, rows, at_once=7)
+    assert video.shape == (2, 23, 3, 64, 64) and video.dtype == torch.float32 and video.abs().max() <= 1
+    assert torch.allclose(video, system.generate(images, rows, at_once=100), atol=1e-5)
+    with pytest.raises(ValueError, match="B N 735"):
+        system.generate(images, torch.rand(2, 23, 700))
+
+
+def test_the_normaliser_is_kept():
+    class Known:
+        def __len__(self):
+            return 3
+
+        def spectrogram(self, index):
+            return np.abs(noise((40, 735), index)) * 10
+
+    class Held:
+        clips = Known()
+
+    system = SoundToVideo(small(), FACTS)
+    system.prepare(Held())
+    heard = torch.cat([system.heard(torch.from_numpy(Known().spectrogram(i))[None]) for i in range(3)], 1)
+    assert heard.mean((0, 1)).abs().max() < 1e-3 and (heard.std((0, 1)) - 1).abs().max() < 0.02
+    other = SoundToVideo(small(), FACTS)
+    other.load_state(system.state())
+    assert torch.equal(other.mean, system.mean) and torch.equal(other.deviation, system.deviation)
+
+
+@pytest.mark.parametrize("preset", ["paper_ja", "recommended"])
+def test_sound_is_heard_alike_in_bfloat16(preset):
+    """A network trained in bfloat16 hears what it will hear when it generates, in float32."""
+    system = SoundToVideo(small(preset), FACTS)
+    spectrogram = torch.from_numpy(np.abs(noise((2, 30, 735))))
+    with torch.autocast("cpu", torch.bfloat16):
+        heard = system.heard(spectrogram)
+    assert heard.dtype == torch.float32 and torch.equal(heard, system.heard(spectrogram))
+
+
+@pytest.fixture(scope="module")
+def clips(toys, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("s2v")
+    build(toy_recipe(toys), store=folder, workers=1)
+    return soundvid.load("toy", store=folder)
+
+
+def test_an_example_pairs_picture_and_sound(clips):
+    """`numbers[j]` names the row of sound of `frames[j]`, whatever window and chunks were drawn."""
+    examples = SoundToVideoExamples(small(crop=1.0, input_frame="random"), clips, "train")
+    starts = set()
+    for epoch in range(6):
+        example = examples.example(1, epoch)
+        again = examples.example(1, epoch)
+        assert all(np.array_equal(example[k], again[k]) for k in example)
+        numbers = example["numbers"]
+        assert np.array_equal(example["frames"], clips[1].frames[numbers])
+        assert np.array_equal(example["spectrogram"], clips.spectrogram(1))
+        assert len(numbers) == 8 and np.all(np.diff(numbers.reshape(2, 4), axis=1) == 1)
+        starts.add(int(numbers[0]))
+    assert len(starts) > 1
+    held = SoundToVideoExamples(small(), clips, "validation").example(0, 0)
+    assert held["numbers"].tolist() == list(range(20)) and held["sound"].shape == (20 * 1470,)
+
+
+def test_wrong_sound_is_other_sound():
+    config = small(discriminated="all")
+    rows = torch.arange(30.0)[None, :, None].repeat(2, 1, 735)
+    pick = Pick(config, torch.arange(8)[None].repeat(2, 1), rows)
+    right, wrong = pick.sound(wrong=False)[..., 0], pick.sound(wrong=True)[..., 0]
+    assert right.flatten().tolist() == list(map(float, range(8))) * 2
+    away = (wrong - right) % 30
+    assert ((away >= 8) & (away <= 22)).all()
+
+
+def test_the_tiny_preset_learns_one_clip(clips):
+    """Overfitting: the pictures of one clip become those of its sound, far better than standing still."""
+    config = small("tiny", width=8, encoder_width=32, frames=30, frames_per_step=30, chunk=5, crop=1.0)
+    system = SoundToVideo(config.model_copy(update={"input_frame": "first"}), FACTS)
+    examples = SoundToVideoExamples(system.config, clips, "train")
+
+    class One:
+        def __init__(self) -> None:
+            self.clips = clips
+
+    system.prepare(One())
+    one = stack([examples.example(0, 0)])
+    for step in range(80):
+        system.training_step(one, step)
+    system.eval()
+    real, image = pixels(one["frames"]), pixels(one["image"])
+    made = system.generate(image, one["spectrogram"])[:, one["numbers"][0]]
+    still = (image[:, None] - real).abs().mean()
+    assert (made - real).abs().mean() < 0.6 * still
+
+
+def test_a_moving_average_lags_behind():
+    net, average = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    start = average.weight.clone()
+    average_(average, net, 0.9)
+    assert torch.allclose(average.weight, 0.9 * start + 0.1 * net.weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"width": 18}, "width 18 cannot be normalised in groups"),
+        ({"frames": 10, "frames_per_step": 16, "chunk": 12}, "chunk 12 is longer than the 10 frames of a step"),
+        ({"beta": 1.0, "size": 16}, "discriminators need pictures of size 32 or more"),
+        (
+            {"gamma": 1.0, "size": 48, "video_discriminator": "3d", "chunk": 16, "frames_per_step": 16},
+            "size must be 64 or more",
+        ),
+        ({"frames_per_step": 1, "chunk": 1}, "greater than or equal to 2"),
+        ({"seed": 2**64}, "less than"),
+        ({"alpha": 0.0, "squared": 0.0}, "nothing to learn from"),
+        ({"generator": "unet", "size": 64}, "output residual needs generator film"),
+        ({"discriminator_hears": True}, "discriminator_hears needs"),
+        (
+            {
+                "discriminator_hears": True,
+                "gamma": 1.0,
+                "video_discriminator": "3d",
+                "chunk": 16,
+                "frames_per_step": 16,
+            },
+            "discriminator_hears needs video_discriminator stacked",
+        ),
+    ],
+)
+def test_a_config_that_no_network_can_follow_is_told_before_training(changes, told):
+    with pytest.raises(ValueError, match=told):
+        type(PRESETS["tiny"]).model_validate(PRESETS["tiny"].model_dump() | changes)

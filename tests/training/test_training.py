@@ -1,0 +1,560 @@
+"""The training core: order of examples, exact resume, kills, processes, and what stands in the way."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors import safe_open  # noqa: E402
+
+from soundvid.builder.build import build  # noqa: E402
+from soundvid.errors import SoundvidError  # noqa: E402
+from soundvid.runs import train  # noqa: E402
+from soundvid.store.load import load  # noqa: E402
+from soundvid.systems.registry import get  # noqa: E402
+from soundvid.training import checkpoint  # noqa: E402
+from soundvid.training.loop import Loop, TrainingError  # noqa: E402
+from soundvid.training.run import RunFolder, open_run  # noqa: E402
+from soundvid.training.sampler import Order  # noqa: E402
+from tests.conftest import toy_recipe  # noqa: E402
+from tests.helpers import training  # noqa: E402
+from tests.helpers.training import arguments, environment, soundvid, tensors, words  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def store(toys, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("train")
+    pins = {"toy3.mp4": "val"} | {f"toy{i}.mp4": "train" for i in range(3)}
+    recipe = toy_recipe(toys, splits={"ratios": {"train": 0.8, "val": 0.2}, "pins": pins})
+    build(recipe, store=root / "store", workers=1)
+    (root / "toy.yaml").write_text(f"name: toy\nsources: [{{folder: {toys}}}]\n")
+    return root / "store"
+
+
+def request(store: Path, out: Path, *values: str, steps: int = 3, **changes) -> train.Request:
+    fixed = (*training.SMALL, *training.QUIET, f"steps={steps}")
+    given = {"system": "sound_to_video", "preset": "recommended", "device": "cpu", "workers": 0}
+    return train.Request(out=out, dataset="toy", store=store, values=(*fixed, *values), **(given | changes))
+
+
+@pytest.mark.parametrize(("count", "batch", "world"), [(10, 2, 1), (7, 2, 3), (3, 5, 2), (1, 2, 1)])
+def test_every_epoch_shows_every_example_once_to_one_process(count, batch, world):
+    orders = [Order(count, batch, 5, rank, world) for rank in range(world)]
+    steps = -(-4 * count // (batch * world))
+    places = [p for step in range(steps) for order in orders for p in order.places(step)]
+    seen = Counter(places)
+    for epoch in range(3):
+        assert [seen[epoch, i] for i in range(count)] == [1] * count
+    if count > 3:
+        first, second = ([i for e, i in places if e == epoch] for epoch in (0, 1))
+        assert first != second
+    assert places != [p for s in range(steps) for p in Order(count, batch, 6).places(s)] or count == 1
+
+
+def test_three_and_three_steps_are_six(store, tmp_path):
+    train.train(request(store, tmp_path / "six", steps=6))
+    train.train(request(store, tmp_path / "three", steps=3))
+    first = tensors(tmp_path / "three", 3)
+    train.train(request(store, tmp_path / "three", steps=6, resume=True, preset=None))
+    six = tensors(tmp_path / "six", 6)
+    assert set(six) == {f"{n}.safetensors" for n in ("networks", "average", "optimizers", "random-0")}
+    assert tensors(tmp_path / "three", 6) == six
+    assert first["networks.safetensors"] != six["networks.safetensors"]
+    steps = [r["step"] for r in RunFolder(tmp_path / "three").log() if r["kind"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_killed_while_a_checkpoint_is_written_it_goes_on_as_if_not(store, tmp_path):
+    """kill -9 between the files of a checkpoint: the one before stands, and six steps are six steps."""
+    train.train(request(store, tmp_path / "six", "checkpoint_every=3", steps=6))
+    script = (
+        "import os, signal, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from soundvid.training import checkpoint, launch\n"
+        "from pathlib import Path\n"
+        "whole = checkpoint.save_file\n"
+        "def save(tensors, path, **more):\n"
+        "    whole(tensors, path, **more)\n"
+        "    if '.step-000005' in str(path) and 'average' in str(path): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "checkpoint.save_file = save\n"
+        "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
+        "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
+    )
+    values = " ".join((*training.SMALL, "validate_every=1000", "sample_every=1000", "checkpoint_every=5", "steps=6"))
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", script, str(out), str(store), values]
+    assert subprocess.run(command, env=environment(), timeout=240).returncode == -signal.SIGKILL
+    folder = RunFolder(out).checkpoints
+    assert checkpoint.checkpoints(folder) == [] and any(folder.glob(".step-000005/*"))
+    train.train(request(store, out, "checkpoint_every=3", steps=3, resume=True, preset=None))  # nothing whole: anew
+    assert not any(folder.glob(".step*"))
+    command[-1] = values.replace("checkpoint_every=5", "checkpoint_every=2")  # again, now from step 3 on
+    script = script.replace(".step-000005", ".step-000004").replace("workers=0", "workers=0, resume=True")
+    script = script.replace("'recommended'", "None")
+    command[2] = script
+    assert subprocess.run(command, env=environment(), timeout=240).returncode == -signal.SIGKILL
+    assert [p.name for p in checkpoint.checkpoints(folder)] == ["step-000003"]
+    train.train(request(store, out, steps=6, resume=True, preset=None))
+    assert tensors(out, 6) == tensors(tmp_path / "six", 6)
+
+
+def test_two_processes_stay_one_network(store, tmp_path):
+    """torchrun, gloo: each rank learns from its own clips, and both end with the same weights."""
+    out = tmp_path / "run"
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import hashlib, os, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from soundvid.training import launch, loop\n"
+        "inner = loop.Loop._step\n"
+        "seen = []\n"
+        "def step(self, batch):\n"
+        "    seen.append(hashlib.sha256(batch['frames'].numpy().tobytes()).hexdigest())\n"
+        "    self_of.append(self)\n"
+        "    return inner(self, batch)\n"
+        "self_of = []\n"
+        "loop.Loop._step = step\n"
+        "import time\n"
+        "joined = launch.parallel.start\n"
+        "def late(device):\n"  # a slow second process must not take the first one's config.json for another run
+        "    found = joined(device)\n"
+        "    time.sleep(4 * found[0])\n"
+        "    return found\n"
+        "launch.parallel.start = late\n"
+        "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
+        "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
+        "digest = hashlib.sha256()\n"
+        "for _, value in sorted(self_of[0].system.networks.items()):\n"
+        "    for key, tensor in value.state_dict().items():\n"
+        "        digest.update(tensor.numpy().tobytes())\n"
+        "Path(sys.argv[1] + '.' + os.environ['RANK']).write_text(digest.hexdigest() + ' ' + ' '.join(seen))\n"
+    )
+    values = " ".join((*training.SMALL, *training.QUIET, "steps=3", "norm=batch", "output=tanh"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517"]
+    done = subprocess.run(
+        [*command, str(script), str(out), str(store), values],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (Path(f"{out}.{rank}").read_text().split() for rank in (0, 1))
+    assert first[0] == second[0]  # the same weights and statistics, to the bit
+    assert len(first) == 4 and not set(first[1:]) & set(second[1:])  # and different clips all the while
+    assert sorted(p.name for p in (out / "checkpoints" / "step-000003").glob("random-*")) == [
+        "random-0.safetensors",
+        "random-1.safetensors",
+    ]
+    with pytest.raises(checkpoint.CheckpointError, match="trained by 2 processes") as error:
+        train.train(request(store, out, "norm=batch", "output=tanh", steps=5, resume=True, preset=None))
+    assert "\n" not in str(error.value)
+
+
+def test_averaged_gradients_are_those_of_the_joined_batch():
+    """What `parallel.average` computes over two ranks equals one process with both batches (a linear network)."""
+    net = torch.nn.Linear(3, 1)
+    data = torch.tensor(training.noise((4, 3)))
+    whole = torch.autograd.grad(net(data).square().mean(), net.weight)[0]
+    parts = [torch.autograd.grad(net(d).square().mean(), net.weight)[0] for d in data.chunk(2)]
+    assert torch.allclose(torch.stack(parts).mean(0), whole)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(store, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "soundvid", *arguments(store, out, "--workers", "1", steps=100_000)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True)
+    log = RunFolder(out)
+    while process.poll() is None and len(log.log()) < 3:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the process that reads the data gets it too
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told and "--resume goes on from this step" in words(told)
+    (last,) = checkpoint.checkpoints(log.checkpoints)
+    assert checkpoint.read_state(last)["step"] == log.log()[-1]["step"] >= 3
+    assert log.log()[-1]["ended"] == "stopped"
+
+
+def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
+    out = tmp_path / "run"
+    stage = get("sound_to_video").stage()
+    values = request(store, out).values
+    config = train.configured(stage, "recommended", train.parse_values(values, get("sound_to_video"))[""])
+    clips = load("toy", store=store)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    inner = system.training_step
+
+    def poisoned(batch, step):
+        if step == 1:
+            with torch.no_grad():
+                next(system.networks["generator"].parameters()).fill_(float("nan"))
+        return inner(batch, step)
+
+    system.training_step = poisoned
+    loop = Loop(
+        RunFolder(out),
+        config,
+        system,
+        stage.examples(config, clips, "train"),
+        None,
+        device=torch.device("cpu"),
+        workers=0,
+    )
+    with pytest.raises(TrainingError, match=r"step 2: .*l1.* is no longer finite") as error:
+        loop.run(resume=False)
+    assert "\n" not in str(error.value)
+    dump = out / "nan-step-000002"
+    batch = checkpoint.read_tensors(dump / "batch-0.safetensors")
+    assert batch["frames"].shape[:2] == (2, 8)
+    assert checkpoint.checkpoints(RunFolder(out).checkpoints) == []  # ruined weights are no checkpoint
+    assert [r["kind"] for r in RunFolder(out).log()][-1] == "alarm"
+
+
+def test_what_was_not_looked_at_is_not_saved(store, tmp_path):
+    """On a GPU the numbers are read every `log_every` steps only; a checkpoint between two readings is still clean."""
+    out = tmp_path / "run"
+    stage = get("sound_to_video").stage()
+    values = (*request(store, out).values, "log_every=1000", "checkpoint_every=2", "steps=9")
+    config = train.configured(stage, "recommended", train.parse_values(values, get("sound_to_video"))[""])
+    examples = stage.examples(config, load("toy", store=store), "train")
+    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    inner = system.training_step
+
+    def poisoned(batch, step):
+        return {k: v * (float("nan") if step >= 2 else 1) for k, v in inner(batch, step).items()}
+
+    system.training_step = poisoned
+    loop = Loop(RunFolder(out), config, system, examples, None, device=torch.device("cpu"), workers=0)
+    loop.look_every = 1000  # as on a GPU
+    with pytest.raises(TrainingError, match=r"step 4: .*l1.* is no longer finite"):
+        loop.run(resume=False)
+    assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000002"]
+
+
+def test_a_start_with_resume_takes_the_recipes_preset(store, tmp_path):
+    """`--resume` begins a run where there is none; with the recipe's preset, as without --resume."""
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(f"name: toy\nsources: [{{folder: {tmp_path}}}]\ntraining: {{preset: tiny, set: {{steps: 1}}}}\n")
+    small = [part for value in training.SMALL for part in ("--set", value)]
+    command = ["train", str(recipe), "--store", str(store), "--out", str(tmp_path / "run"), "--workers", "0", *small]
+    done = soundvid(*command, "--resume", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert RunFolder(tmp_path / "run").config().preset == "tiny"
+
+
+def test_networks_that_cannot_be_made_leave_no_run_behind(store, tmp_path, monkeypatch):
+    from soundvid.systems import sound_to_video
+
+    def fails(config, facts, run):
+        raise SoundvidError("no network")
+
+    stage = dataclasses.replace(get("sound_to_video").stage(), make=fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(sound_to_video, "definition", dataclasses.replace(sound_to_video.definition, stages=(stage,)))
+        with pytest.raises(SoundvidError, match="no network"):
+            train.train(request(store, tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+    train.train(request(store, tmp_path / "run", steps=1))
+
+
+def test_a_lost_shard_of_val_is_no_empty_val(store, tmp_path):
+    """Words in a path must not make a damaged dataset look like one that holds nothing out."""
+    copy = tmp_path / "my split"
+    shutil.copytree(store, copy)
+    (shard,) = load("toy", split="val", store=copy).shard_paths
+    shard.rename(shard.with_suffix(".gone"))
+    with pytest.raises(SoundvidError, match="the shard is missing"):
+        train.train(request(copy, tmp_path / "run"))
+
+
+def test_a_full_disk_is_one_line_and_what_stands_is_whole(store, tmp_path):
+    """No file may grow beyond 64 KiB here, which is where a disk that fills up stops a checkpoint."""
+    out = tmp_path / "run"
+    train.train(request(store, out, steps=1))
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+        "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
+    )
+    command = [sys.executable, "-c", script, *arguments(store, out, "--resume")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "--resume goes on from" in words(done.stderr)
+    assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000001"]
+    train.train(request(store, out, resume=True))
+
+
+def test_ctrl_c_before_the_first_step_is_one_line(store, tmp_path):
+    script = (
+        "import sys; from soundvid.training import launch\n"
+        "def train(*given): raise KeyboardInterrupt\n"
+        "launch.train = train\n"
+        "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
+    )
+    command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 130 and "begins anew" in words(done.stderr) and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(store, tmp_path_factory) -> Path:
+    """A run of three steps, not to be written to."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("runs") / "run"
+    done = soundvid(*arguments(store, out, "--json", "--set", "validate_every=2", "--set", "sample_every=3"))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert (answer["step"], answer["ended"], answer["path"]) == (3, "steps", str(out))
+    return out
+
+
+def test_a_run_says_what_it_was(trained, store):
+    config = RunFolder(trained).config()
+    assert (config.system, config.preset, config.dataset, config.version) == (
+        "sound_to_video",
+        "recommended",
+        "toy",
+        "1.0.0",
+    )
+    assert config.splits == {"train": "train", "validation": "val"} and config.store == str(store)
+    assert config.config["width"] == 4 and config.data["bins"] == 735
+    rows = RunFolder(trained).log()
+    assert {r["kind"] for r in rows} >= {"train", "validation", "note"}
+    first = next(r for r in rows if r["kind"] == "train")
+    assert first["flops"] > 1e6 and 0 <= first["data_wait"] <= 1 and first["step_seconds"] > 0
+    assert (trained / "samples" / "step-000003.png").read_bytes()[:4] == b"\x89PNG"
+    assert any((trained / "tensorboard").iterdir())
+
+
+def test_open_run_gives_the_averaged_networks(trained):
+    opened = open_run(trained, "last")
+    assert opened.step == 3 and not opened.system.networks["generator"].training
+    average = checkpoint.read_tensors(opened.checkpoint / "average.safetensors")
+    own = checkpoint.flat({"generator": opened.system.networks["generator"]})
+    assert all(torch.equal(average[k], v) for k, v in own.items())
+    video = opened.system.generate(torch.zeros(1, 3, 64, 64), torch.rand(1, 37, 735))
+    assert video.shape == (1, 37, 3, 64, 64) and video.abs().max() <= 1
+    assert len(opened.clips("val")) > 0 and opened.clips("val").split == "val"
+
+
+def copied(run: Path, target: Path) -> Path:
+    shutil.copytree(run, target)
+    return target / "checkpoints" / (target / "checkpoints" / "last").read_text().strip()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.pop("generator.leave.weight"), "missing: leave.weight"),
+        (lambda t: t.update({"generator.other": torch.zeros(1)}), "foreign: other"),
+        (lambda t: t.update({"critic.other": torch.zeros(1)}), "foreign weights (critic.other)"),
+        (lambda t: t.update({"generator.leave.weight": torch.zeros(2)}), "another shape: leave.weight"),
+    ],
+)
+def test_weights_of_something_else_are_one_line(trained, tmp_path, change, told):
+    path = copied(trained, tmp_path / "run")
+    weights = checkpoint.read_tensors(path / "networks.safetensors")
+    change(weights)
+    checkpoint.save_file(weights, path / "networks.safetensors")
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        open_run(tmp_path / "run", "last")
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+class Trap:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
+    sprung = tmp_path / "sprung"
+    evil = tmp_path / "wav2lip.pth"
+    torch.save({"state_dict": Trap(sprung)}, evil)
+    with pytest.raises(checkpoint.CheckpointError, match="refused") as error:
+        checkpoint.load_foreign(evil)
+    assert "\n" not in str(error.value)
+    path = copied(trained, tmp_path / "run")
+    (path / "networks.safetensors").write_bytes(evil.read_bytes())
+    with pytest.raises(checkpoint.CheckpointError, match="not a safetensors file") as error:
+        open_run(tmp_path / "run", "last")
+    assert not sprung.exists()
+    torch.load(evil, weights_only=False)  # it would have worked
+    assert sprung.exists()
+    torch.save({"state_dict": {"a": torch.ones(2)}}, evil)
+    assert checkpoint.load_foreign(evil)["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("config.json", '"steps": 3,', '"steps": 3, "novelty": 1,', "sound_to_video (novelty: Extra inputs are not"),
+        ("config.json", '"system":', '"novelty": 1, "system":', "not the config of a run (novelty: Extra inputs"),
+        ("config.json", '"stage": "sound_to_video"', '"stage": "dream"', "there is no stage 'dream' (sound_to_video)"),
+        ("config.json", '"bins": 735,', "", "its 'data' does not say 'bins'"),
+        ("state.json", '"system":', '"sistem":', "not whole (missing: system)"),
+        ("state.json", '"deviation":', '"deviance":', "not the state of 'sound_to_video'"),
+        ("state.json", '"mean": [', '"mean": [0.5, ', "not the state of 'sound_to_video'"),
+        ("state.json", None, "[]", "not the state of a checkpoint"),
+    ],
+)
+def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new, told):
+    path = copied(trained, tmp_path / "run") / file
+    path = path if file == "state.json" else tmp_path / "run" / file
+    text = path.read_text()
+    assert old is None or old in text
+    path.write_text(new if old is None else text.replace(old, new, 1))
+    with pytest.raises(SoundvidError) as error:
+        open_run(tmp_path / "run", "last")
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def _without(*keys: str):
+    return lambda tensors: [tensors.pop(k) for k in keys]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "told"),
+    [
+        ("optimizers", _without("generator.0.exp_avg"), "missing: generator.0.exp_avg"),
+        ("optimizers", _without(*(f"generator.0.{f}" for f in ("exp_avg", "exp_avg_sq", "step"))), "were written"),
+        ("optimizers", lambda t: t.update({"critic.0.exp_avg": torch.zeros(1)}), "foreign: critic.0.exp_avg"),
+        ("optimizers", lambda t: t.update({"critic.0.step": t.pop("generator.0.step")}), "foreign: critic.0.step"),
+        ("optimizers", lambda t: t.update({"x": t.pop("generator.0.step")}), "foreign: x"),
+        ("optimizers", lambda t: t.update({"generator.999.step": t.pop("generator.0.step")}), "foreign: generator.999"),
+        ("optimizers", lambda t: t.update({"generator.0.exp_avg": torch.zeros(1)}), "another shape: generator.0.exp"),
+        ("random-0", _without("numpy"), "not the states of the random generators (KeyError: 'numpy')"),
+        ("state", lambda s: s["progress"].update(novelty=1), "not the progress of a run"),
+        ("state", lambda s: s["progress"].pop("step"), "is at step 0, the checkpoint is of 3"),
+    ],
+)
+def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, told):
+    """Moments, random states and progress that are foreign, missing or misshapen: one line, and no step is made."""
+    path = copied(trained, tmp_path / "run")
+    if file == "state":
+        state = json.loads((path / "state.json").read_text())
+        change(state)
+        (path / "state.json").write_text(json.dumps(state))
+    else:
+        file = path / f"{file}.safetensors"
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        tensors = checkpoint.read_tensors(file)
+        change(tensors)
+        checkpoint.save_file(tensors, file, metadata)
+    with pytest.raises(checkpoint.CheckpointError) as error:
+        train.train(request(store, tmp_path / "run", steps=4, preset=None, resume=True))
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "told"),
+    [
+        ((), {}, "a run is there already; --resume goes on"),
+        ((), {"resume": True, "preset": "tiny"}, "the run has preset recommended, not tiny"),
+        (("batch=3",), {"resume": True, "preset": None}, "--resume cannot change batch 2 -> 3"),
+        (("bach=3",), {"resume": True, "preset": None}, "no such field; did you mean batch?"),
+        (("batch=none",), {"resume": True, "preset": None}, "config batch: input should be a valid integer"),
+        ((), {"resume": True, "preset": None, "dataset": "toy@2.0.0"}, "was begun on toy@1.0.0, not toy@2.0.0"),
+        ((), {"system": "sound_to_film"}, "did you mean sound_to_video?"),
+        ((), {"device": "cuda"}, "torch sees no GPU here"),
+    ],
+)
+def test_what_stands_in_the_way_is_one_line(trained, store, values, changes, told):
+    if changes.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("a GPU is here")
+    asked = request(store, trained, *values)
+    asked = dataclasses.replace(asked, **changes)
+    with pytest.raises(SoundvidError) as error:
+        train.train(asked)
+    assert told in str(error.value) and "\n" not in str(error.value)
+
+
+def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
+    """The second stage's `make` opens the first; a resume passes over what is done; each has its own folder."""
+    from soundvid.systems import registry, sound_to_video
+    from soundvid.training.stage import Definition, Stage
+
+    opened = []
+
+    def second(config, facts, run):
+        opened.append(open_run(run, "last", stage="first").step)
+        return sound_to_video._make(config, facts, run)
+
+    one = sound_to_video.definition.stage()
+    stages = (Stage("first", one.presets, one.examples, one.make), Stage("second", one.presets, one.examples, second))
+    two = Definition("two", "a test's", stages)
+    monkeypatch.setattr(registry, "get", lambda name: two)
+    asked = request(store, tmp_path / "run", "first.steps=2", system="two", preset="tiny", steps=1)
+    done = train.train(asked)
+    assert [(t.stage, t.outcome.step) for t in done] == [("first", 2), ("second", 1)] and opened == [2]
+    assert open_run(tmp_path / "run", "last").config.stage == "second"
+    assert RunFolder(tmp_path / "run" / "first").config().config["steps"] == 2
+    before = tensors(tmp_path / "run" / "first", 2)
+    again = dataclasses.replace(asked, values=(*asked.values, "second.steps=3"), resume=True, preset=None)
+    assert [(t.stage, t.outcome.step) for t in train.train(again)] == [("first", 2), ("second", 3)]
+    assert tensors(tmp_path / "run" / "first", 2) == before
+    with pytest.raises(SoundvidError, match=r"no stage 'third' \(first, second\)"):
+        train.train(dataclasses.replace(again, values=("third.steps=3",)))
+
+
+def test_one_training_in_a_folder(store, tmp_path):
+    with train._held(tmp_path, 0), pytest.raises(SoundvidError, match="another process is training"):
+        train.train(request(store, tmp_path))
+
+
+def test_old_checkpoints_go_and_the_best_one_stays(store, tmp_path):
+    out = tmp_path / "run"
+    values = ("keep=2", "checkpoint_every=1", "validate_every=1", "patience=3", "learning_rate=1e-9", "steps=9",
+              "average_decay=0")  # fmt: skip
+    (done,) = train.train(request(store, out, *values))
+    state = RunFolder(out)
+    losses = [r["l1"] for r in state.log() if r["kind"] == "validation"]
+    best = losses.index(min(losses)) + 1
+    kept = [p.name for p in checkpoint.checkpoints(state.checkpoints)]
+    assert f"step-{best:06d}" in kept and len(kept) in (2, 3)
+    assert checkpoint.pointed(state.checkpoints, "best").name == f"step-{best:06d}"
+    if done.outcome.reason == "patience":
+        assert done.outcome.step == best + 3
+    assert done.outcome.best == pytest.approx(min(losses))
+
+
+def test_without_torch_it_says_what_to_install(store, tmp_path):
+    script = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a)\n"
+        "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
+    )
+    command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
+    here = tmp_path.as_posix()
+    others = ["evaluate", here], ["report", here], ["generate", here, "-i", "a.png", "-s", "a.wav", "-o", "a.mp4"]
+    for asked in (command, *([*command[:3], *other] for other in others)):
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "pip install 'soundvid[train]'" in words(done.stderr), done.stderr
+
+
+def test_the_command_line_starts_without_torch():
+    script = "import sys, soundvid.cli.app; print(any(m in sys.modules for m in ('torch', 'dagster')))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"
