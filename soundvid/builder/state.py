@@ -363,9 +363,7 @@ def _found_from(row: dict[str, Any]) -> DiscoveredSource:
         **{
             **row,
             "path": Path(row["path"]),
-            "beside": SidecarAudio(**{**row["sidecar"], "path": Path(row["sidecar"]["path"])})
-            if row["sidecar"]
-            else None,
+            "sidecar": _sidecar_from(row["sidecar"]),
             "origin": Origin(**row["origin"]) if row["origin"] else None,
             "verdict": Verdict(**row["verdict"]) if row["verdict"] else None,
             "spans": tuple((a, b, c) for a, b, c in row["spans"]),
@@ -377,3 +375,7 @@ def _identity_from(row: dict[str, Any] | None) -> Identity | None:
     if row is None:
         return None
     return Identity(row["sha256"], row["size"], tuple(row["stamp"]), _identity_from(row["sound"]))
+
+
+def _sidecar_from(row: dict[str, Any] | None) -> SidecarAudio | None:
+    return None if row is None else SidecarAudio(**{**row, "path": Path(row["path"])})

@@ -165,7 +165,7 @@ class Remote:
 
 
 class _Handle(Seekable):
-    """A place in a remote file, as FFmpeg reads it. Verdict is raised once and stays with the remote file."""
+    """A place in a remote file, as FFmpeg reads it. A failure is raised once and stays with the remote file."""
 
     def __init__(self, remote: Remote) -> None:
         self.remote, self.size = remote, remote.size

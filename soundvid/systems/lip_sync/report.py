@@ -54,7 +54,7 @@ def sections(run: PageRun) -> list[Section]:
             "clips",
             "Clips",
             "Real and generated",
-            f"Held-out clips of '{run.held_out}', left as recorded, right from the sound. SidecarAudio each its kymograph: a "
+            f"Held-out clips of '{run.held_out}', left as recorded, right from the sound. Below each its kymograph: a "
             "column of pixels from picture to picture, so that what moves draws a line; real, generated, the sound.",
             Markup(template.pairs()),
             first=True,
