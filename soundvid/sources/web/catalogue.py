@@ -32,7 +32,7 @@ from soundvid.sources.web.rows import (
     entry_of,
     followed_row,
 )
-from soundvid.util.files import held
+from soundvid.util.files import file_lock
 from soundvid.util.redact import clean_address
 
 
@@ -106,7 +106,7 @@ class Catalogue:
                 f"{self.folder}: {holder} is working on these sources at the moment; wait until it is done"
             )
 
-        with held(self.folder / ".lock", refused, wait=wait):
+        with file_lock(self.folder / ".lock", refused, wait=wait):
             self._recover()
             yield
 

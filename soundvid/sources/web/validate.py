@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from soundvid.sources.web.errors import FetchProblem
-from soundvid.util.files import to_disk
+from soundvid.util.files import sync_to_disk
 
 # A wall's page says so; anything else that is text where a video should be is just broken.
 _WALL = re.compile(
@@ -99,17 +99,17 @@ def settle(file: Path, folder: Path, record: dict[str, Any], *, instead: str | N
     (temporary / "source.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    to_disk(temporary / "source.json")
+    sync_to_disk(temporary / "source.json")
     os.replace(file, temporary / name)
-    to_disk(temporary / name)
-    to_disk(temporary)
+    sync_to_disk(temporary / name)
+    sync_to_disk(temporary)
     if instead is not None and (folder / instead).is_file():
         for moved in (name, "source.json"):
             os.replace(temporary / moved, folder / moved)
         temporary.rmdir()
-        to_disk(folder)
+        sync_to_disk(folder)
         return folder / name
     shutil.rmtree(folder, ignore_errors=True)  # what a damaged store may have left; whole ones are never fetched again
     os.replace(temporary, folder)
-    to_disk(folder.parent)
+    sync_to_disk(folder.parent)
     return folder / name
