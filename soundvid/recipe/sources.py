@@ -16,11 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from soundvid.util.config import Strict
 from soundvid.util.redact import clean_address, scrub
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _checked_address(value: str) -> str:
