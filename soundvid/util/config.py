@@ -1,9 +1,9 @@
-"""The base of everything that users write: recipes, presets, options of features."""
+"""The base of everything that is read from a configuration file."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
-    """Frozen; unknown fields, infinities and NaN are refused."""
+    """A frozen model that refuses fields it does not know, and numbers that are infinite or not a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
