@@ -11,7 +11,7 @@ from soundvid._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from soundvid.builder.build import BuildResult, Listener
+    from soundvid.builder.build import BuildProgress, BuildResult
     from soundvid.recipe.model import Recipe
     from soundvid.store.load import Clips
     from soundvid.store.verify import Verification
@@ -25,7 +25,7 @@ def build(
     store: str | Path = "store",
     sources: "str | Path | list[str | Path] | None" = None,
     workers: int | None = None,
-    listener: "Listener | None" = None,
+    progress: "BuildProgress | None" = None,
 ) -> "BuildResult":
     """Bring a dataset up to date with its videos and publish a version if anything changed.
 
@@ -37,7 +37,7 @@ def build(
 
     given = [sources] if isinstance(sources, str | Path) else sources
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe, [str(s) for s in given or []])
-    return build.build(chosen, store=Path(store), workers=workers, listener=listener)
+    return build.build(chosen, store=Path(store), workers=workers, progress=progress)
 
 
 def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "Verification":

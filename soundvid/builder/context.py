@@ -47,5 +47,6 @@ class Context:
         return previous
 
     def warn(self, message: str) -> None:
-        self.warnings.append(message)
-        self.progress.warn(message)
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self.progress.warn(message)

@@ -47,12 +47,12 @@ class PreviousVersion:
     def clips(self) -> pa.Table:
         """The ledger's rows of clips, with `sample_row`: the clip's row of `samples`, null where its shard is not there.
 
-        Only clips whose measurements are known; of a version of format 1, where they are not, clips that the same
-        thresholds judged.
+        Without clips that can not be judged again: those of versions of format 1 were not measured, and the thresholds
+        are others now.
         """
         clips = self.ledger.filter(pc.equal(self.ledger.column("kind"), "clip"))
-        if self.format == 1 and not self._same_thresholds:
-            clips = clips.slice(0, 0)
+        if not self._same_thresholds:
+            clips = clips.filter(pc.invert(_unmeasured(clips)))
         rows = pc.index_in(clips.column("key"), self.samples.column("key"))
         if self.lost_shards:
             lost = pc.is_in(self.samples.column("shard"), pa.array(sorted(self.lost_shards), pa.string()))
@@ -60,9 +60,23 @@ class PreviousVersion:
             rows = pc.if_else(pc.is_in(clips.column("key"), lost_keys.combine_chunks()), pa.scalar(None, pa.int32()), rows)
         return clips.append_column("sample_row", rows)
 
-    @property
+    @cached_property
+    def _not_judged(self) -> set[str]:
+        """Sources with clips that can not be judged again."""
+        if self._same_thresholds:
+            return set()
+        clips = self.ledger.filter(pc.equal(self.ledger.column("kind"), "clip"))
+        return set(clips.filter(_unmeasured(clips)).column("source_id").unique().to_pylist())
+
+    @cached_property
+    def _legacy(self) -> bool:
+        """Whether its sources are still under the keys of format 1."""
+        return self.ledger.column("plan").null_count == len(self.ledger)
+
+    @cached_property
     def _same_thresholds(self) -> bool:
-        assert self.release is not None
+        if self.release is None:
+            return True
         before, now = self.release.manifest["recipe"]["clips"], self.recipe.clips.model_dump(mode="json")
         return all(before.get(n) == now[n] for n in THRESHOLDS)
 
@@ -72,7 +86,7 @@ class PreviousVersion:
         if self.release is None:
             return False
         now = {f.name: feature_key(f) for f in self.recipe.make_features()}
-        if self.format > 1:
+        if "features" in self.release.manifest:
             return self.release.manifest["features"] == now
         before, wanted = self.release.manifest["recipe"]["features"], self.recipe.features.model_dump(mode="json")
         return {k: v for k, v in before.items() if v} == {k: v for k, v in wanted.items() if v}
@@ -82,10 +96,11 @@ class PreviousVersion:
         row = self.sources.get(source_id)
         if row is None or row["outcome"] == "failed" or not row["settings"]:
             return False, False
-        if self.format == 1:
+        judged = source_id not in self._not_judged
+        if self._legacy:
             same = row["settings"] == _format_1_key(self.recipe, source, settings)
-            return same, same
-        return row["settings"] == settings.render.key, row["plan"] == settings.plan.key
+            return same, same and judged
+        return row["settings"] == settings.render.key, row["plan"] == settings.plan.key and judged
 
     def clips_of(self, source_ids: pa.Array) -> pa.Table:
         return self.clips.filter(pc.is_in(self.clips.column("source_id"), source_ids))
@@ -93,6 +108,12 @@ class PreviousVersion:
     def sample_rows(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """Rows of the index as dicts, by their numbers."""
         return self.samples.take(pa.array(rows, pa.int64())).to_pylist()
+
+
+def _unmeasured(clips: pa.Table) -> pa.ChunkedArray:
+    """Which clips would have to be measured to be judged: those that neither the plan nor the splits refuse."""
+    apart = pc.is_in(clips.column("code").fill_null(""), pa.array(["outside", "too_long", "split_guard"]))
+    return pc.and_(clips.column("peak").is_null(), pc.invert(apart))
 
 
 # The fields that decided, in versions of format 1, under which key a source's clips were kept.

@@ -222,7 +222,7 @@ def _judged(
     values = {n: np.asarray(clips.column(n).fill_null(0)) for n in MEASURES.names}
     numbers = np.where(measured, judge({**values, "frames": lengths}, context.thresholds), -1)
     codes = np.asarray(clips.column("code").fill_null("").to_pylist(), object)
-    # Not measured, but judged by the same thresholds (format 1); what only the splits refused is open again.
+    # Judged without measures (format 1) by the same thresholds; what only the splits refused is open again.
     earlier = ~measured & (np.asarray(clips.column("outcome").to_pylist(), object) == "rejected")
     earlier &= ~planned_out & (codes != "split_guard")
     refused = planned_out | outside | (numbers >= 0) | earlier
