@@ -120,6 +120,20 @@ def decode_crops(
     return out
 
 
+def decode_luma(mp4: bytes, indices: Sequence[int]) -> np.ndarray:
+    """Luma of pictures `indices` (0-based, any order) of a clip as uint8 `T H W`, 16 (black) to 235 (white).
+
+    It is the stored plane itself: no conversion. Raises IndexError where a picture is not there.
+    """
+    planes: dict[int, np.ndarray] = {}
+    for index, frame in _pictures(mp4, indices):
+        plane = frame.planes[0]
+        planes[index] = (
+            np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
+        )
+    return np.stack([planes[i] for i in indices])
+
+
 def _pictures(mp4: bytes, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """The wanted pictures with their numbers, in order of decoding; only their groups are decoded."""
     cpu.level()
