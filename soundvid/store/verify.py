@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from soundvid.features.base import Feature
 
 Problem = Callable[[str], None]
+WORST = 20  # problems told in full; the rest is counted
 CHUNK = 1 << 22  # bytes of a shard that are read at a time
 
 
