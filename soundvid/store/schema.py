@@ -42,7 +42,6 @@ SOURCE_FACTS = pa.schema(
         ("sound_streams", pa.int32()),
         ("sound_offset_seconds", pa.float64()),  # of a sound file of its own
         ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
-        ("sound_end_seconds", pa.float64()),  # how far the end of a sound file of its own is from the pictures' end
         ("noise_profile", pa.string()),
         ("noise_dbfs", pa.float64()),
         ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in decoded pixels
