@@ -100,7 +100,7 @@ class Gallery:
 
 def gallery(clips: Clips, model: Model) -> Gallery:
     """Draw everything from the clips of a split."""
-    chosen = spread(clips.rows, max(PAIRS, ACROSS + 1), Counter())
+    chosen = spread(clips.table, max(PAIRS, ACROSS + 1), Counter())
     number = {row["key"]: index for index, row in enumerate(clips.rows)}
     seen = [load_clip(clips, number[row["key"]], model) for row in chosen]
     pairs = [_pair(model, clip, clip) for clip in seen[:PAIRS]]
