@@ -252,6 +252,8 @@ def show(
     """What a version holds: counts, table 1, splits, shards, and why sources were left out."""
     from collections import Counter
 
+    import pyarrow.compute as pc
+
     from soundvid.store.dataset import find
 
     _, release = find(store, name)
@@ -274,7 +276,8 @@ def show(
     out.print("splits: " + ", ".join(f"{k} {v}" for k, v in counts["splits"].items()))
     for shard in manifest["shards"]:
         out.print(f"  {shard['file']}  {shard['samples']} samples  {shard['bytes'] / 1e6:.1f} MB")
-    left_out = [r for r in release.ledger() if r["outcome"] != "kept"]
+    ends = release.ledger.select(["kind", "name", "key", "outcome", "code", "message"])
+    left_out = ends.filter(pc.not_equal(ends.column("outcome"), "kept")).to_pylist()
     if ledger:
         for row in left_out:
             where = row["name"] if row["kind"] == "source" else row["key"]

@@ -62,6 +62,11 @@ class Shard:
         return asdict(self)
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether `name` can be that of a shard: a bare file name, never a path to somewhere else."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+
+
 def sample_columns(sample: Sample) -> dict[str, Any]:
     """A sample's place in its shard as columns: `sample_offset`, `sample_size`, `<member>_offset`, `<member>_size`."""
     row: dict[str, Any] = {"sample_offset": sample.offset, "sample_size": sample.size, "sha256": sample.sha256}

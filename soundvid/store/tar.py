@@ -57,5 +57,3 @@ def pack_sample(key: str, members: Mapping[str, bytes], offset: int = 0) -> tupl
         out.write(bytes(-len(data) % BLOCK))
     blocks = out.getvalue()
     return blocks, Sample(key, offset, len(blocks), hashlib.sha256(blocks).hexdigest(), places)
-
-
