@@ -43,7 +43,7 @@ def test_list_show_verify_for_people_and_for_scripts(store):
     shown = cli("show", "toy", "--store", folder).stdout
     assert "4 kept" in shown
     assert json.loads(cli("show", "toy@1.0.0", "--store", folder, "--json").stdout)["version"] == "1.0.0"
-    assert "toy@1.0.0 is whole" in cli("verify", "toy", "--store", folder, "--decode").stdout
+    assert "toy@1.0.0 is valid" in cli("verify", "toy", "--store", folder, "--decode").stdout
     assert json.loads(cli("verify", "toy", "--store", folder, "--json").stdout)["ok"] is True
 
 
