@@ -29,13 +29,21 @@ def demo(
     It draws sample videos, downloads them from a server on loopback, builds and verifies a dataset, trains on it for a
     few seconds, evaluates the run, generates a video, and writes a report of the dataset and one of the run.
     """
-    from soundvid.demo import make_sources
+    from soundvid.demo import SOURCES, make_sources
     from soundvid.demo.serve import served
     from soundvid.recipe.model import load
 
     with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
-        progress.phase("drawing sample videos", 0)
-        videos = make_sources(folder / "videos", seconds=seconds, progress=progress.progress, workers=workers or 2)
+        progress.phase("drawing sample videos", len(SOURCES))
+
+        def drawn(name: str, share: float) -> None:
+            if share < 1:
+                progress.progress(name, share)
+            else:
+                progress.source(name, "kept", "")
+                progress.step()
+
+        videos = make_sources(folder / "videos", seconds=seconds, progress=drawn, workers=workers or 2)
     ui.say(f"{len(videos)} sample videos in {folder / 'videos'}")
     with served(load("demo", base=folder / "videos"), folder / "videos") as recipe:
         result = datasets.run_build(recipe, folder / "store", workers)
