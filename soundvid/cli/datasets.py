@@ -213,7 +213,10 @@ def verify(
 
 
 def repack(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The dataset whose shards are to be merged.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="The dataset whose shards are merged.", autocompletion=ui.complete_dataset),
+    ],
     store: StoreOption = STORE,
     max_megabytes: Annotated[
         int | None, typer.Option("--max-megabytes", min=1, help="Size of the new shards; by default the recipe's.")
@@ -232,7 +235,12 @@ def repack(
 
 def recipe(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A built-in recipe ({recipes}) to print, or the word check.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A built-in recipe ({recipes}) to print, or the word check.",
+            autocompletion=ui.complete_recipe,
+        ),
     ] = "",
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="After check: the YAML file to check.")] = None,
 ) -> None:

@@ -37,16 +37,41 @@ err = Console(stderr=True, highlight=False)
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 STORE = Path("store")
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Shell completion of a recipe; where no built-in one fits, the shell offers files."""
+    from soundvid.recipe.model import built_in
+
+    return [name for name in built_in() if name.startswith(incomplete)]
+
+
+def complete_dataset(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Shell completion of a dataset, read from the folder alone: loading Arrow would take too long for a key press."""
+    folder = Path(ctx.params.get("store") or STORE) / "datasets"
+    return [name for name in sorted(p.parent.name for p in folder.glob("*/versions")) if name.startswith(incomplete)]
+
+
 StoreOption = Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Folder that holds the datasets.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, max=256, help="Worker processes; by default one per core.")
 ]
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME[@VERSION]", help="A dataset; without @VERSION its newest version.")
+    str,
+    typer.Argument(
+        metavar="NAME[@VERSION]",
+        help="A dataset; without @VERSION its newest version.",
+        autocompletion=complete_dataset,
+    ),
 ]
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A built-in recipe ({recipes}) or the path of a YAML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A built-in recipe ({recipes}) or the path of a YAML file.",
+        autocompletion=complete_recipe,
+    ),
 ]
 
 _COLOURS = {"rejected": "yellow", "removed": "dim"}  # of outcomes that are printed; all others are red
