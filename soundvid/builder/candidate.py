@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-
 import pyarrow.compute as pc
 
 from soundvid.builder.build import render_selected
@@ -222,5 +221,3 @@ def remove_unused(context: Context, keys: Iterable[str], *, keep_parts: bool = F
         for path in context.dataset.work.glob("*"):
             if path.is_dir() and path not in needed:
                 shutil.rmtree(path, ignore_errors=True)
-
-

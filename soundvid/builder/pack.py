@@ -28,7 +28,7 @@ from soundvid.builder.resolve import Resolved, feature_folder, resolve
 from soundvid.clips.feature_rows import FeatureRows, feature_key
 from soundvid.clips.part import MediaLocation
 from soundvid.errors import DatasetError
-from soundvid.media.clip_codec import keyframe_index
+from soundvid.media.mp4_index import keyframe_index
 from soundvid.media.clock import Window, sample_at
 from soundvid.quality.rules import dbfs
 from soundvid.sources.model import condition_of
@@ -131,7 +131,7 @@ class _Packing:
 
     resolved: Resolved
     rows: np.ndarray  # numbers of the kept clips in `resolved.clips`
-    splits: list[str]  # of each kept clip
+    splits: list[str | None]  # of each kept clip
     unchanged: np.ndarray  # of each kept clip
 
 
@@ -179,7 +179,7 @@ def pack(context: Context, selection: Selection) -> Candidate:
         "counts": {
             **counts(ledger),
             "samples": len(samples),
-            "splits": {s: n for s, n in sorted(count_by(samples, ["split"]), key=lambda p: SPLITS.index(p[0]))},
+            "splits": dict(sorted(count_by(samples, ["split"]), key=lambda p: SPLITS.index(p[0]))),
         },
         "subjects": subjects(ledger),
         "members": members(context),
@@ -387,7 +387,8 @@ class _SampleMaker:
         work = self.context.dataset.work
         if work not in location.path.parents:
             return DatasetError(
-                f"{location.path}: the shard is damaged ({error}); put it back from a copy, or delete it and build again"
+                f"{location.path}: the shard is damaged ({error}); put it back from a copy, or delete it and build "
+                "again"
             )
         shutil.rmtree(location.path.parent, ignore_errors=True)
         for feature in self.context.features:
@@ -461,7 +462,9 @@ def _write(context: Context, packing: _Packing, maker: _SampleMaker) -> tuple[pa
         # In an order that mixes sources and depends on nothing else, so that reading shards one after the other
         # already is a shuffled epoch.
         chosen = [int(r) for r, s, stay in zip(rows, packing.splits, staying, strict=True) if s == split and not stay]
-        keys = dict(zip(chosen, resolved.clips.column("key").take(pa.array(chosen, pa.int64())).to_pylist(), strict=True))
+        keys = dict(
+            zip(chosen, resolved.clips.column("key").take(pa.array(chosen, pa.int64())).to_pylist(), strict=True)
+        )
         order = sorted(chosen, key=lambda r: uniform64("order", keys[r]))
         pieces = [
             (moving[r]["sample_size"], _copied(context, moving[r])) if r in moving else (maker.size(r), _made(maker, r))
@@ -548,9 +551,7 @@ def _with_attributes(
     return table
 
 
-def _conditions(
-    context: Context, resolved: Resolved, records: list[int], splits: list[str | None]
-) -> pa.Array:
+def _conditions(context: Context, resolved: Resolved, records: list[int], splits: list[str | None]) -> pa.Array:
     known: dict[tuple[int, str | None], str | None] = {}
     values = []
     for pair in zip(records, splits, strict=True):
@@ -576,14 +577,14 @@ def _captions(context: Context, resolved: Resolved, rows: np.ndarray, whole: Any
 # -- the ledger
 
 
-def make_ledger(
-    context: Context, selection: Selection, resolved: Resolved, splits: list[str | None]
-) -> pa.Table:
+def make_ledger(context: Context, selection: Selection, resolved: Resolved, splits: list[str | None]) -> pa.Table:
     """One row for every source, one for every planned clip. Raises DatasetError where the sums do not close."""
     number = {id(r): i for i, r in enumerate(resolved.records)}
     clip_records = np.asarray(resolved.clips.column("record"))
-    planned = np.bincount(clip_records, minlength=len(resolved.records)) if len(clip_records) else np.zeros(
-        len(resolved.records), int
+    planned = (
+        np.bincount(clip_records, minlength=len(resolved.records))
+        if len(clip_records)
+        else np.zeros(len(resolved.records), int)
     )
     kept = np.bincount(clip_records[resolved.kept], minlength=len(resolved.records))
     reasons = _reasons(resolved, clip_records)

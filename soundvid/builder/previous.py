@@ -45,7 +45,7 @@ class PreviousVersion:
 
     @cached_property
     def clips(self) -> pa.Table:
-        """The ledger's rows of clips, with `sample_row`: the clip's row of `samples`, null where its shard is not there.
+        """The ledger's rows of clips, with `sample_row`: the clip's row of `samples`, null where its shard is gone.
 
         Without clips that can not be judged again: those of versions of format 1 were not measured, and the thresholds
         are others now.
@@ -57,7 +57,9 @@ class PreviousVersion:
         if self.lost_shards:
             lost = pc.is_in(self.samples.column("shard"), pa.array(sorted(self.lost_shards), pa.string()))
             lost_keys = self.samples.column("key").filter(lost)
-            rows = pc.if_else(pc.is_in(clips.column("key"), lost_keys.combine_chunks()), pa.scalar(None, pa.int32()), rows)
+            rows = pc.if_else(
+                pc.is_in(clips.column("key"), lost_keys.combine_chunks()), pa.scalar(None, pa.int32()), rows
+            )
         return clips.append_column("sample_row", rows)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What is known of a source, from its discovery to the ledger: one record, which every step of a build takes and returns.
+"""What is known of a source, from its discovery to the ledger: one record, which every step takes and returns.
 
 The command line keeps records in memory; an orchestrator keeps each as a file (soundvid.builder.state).
 """

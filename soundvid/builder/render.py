@@ -106,7 +106,7 @@ def missing_features(context: Context, resolved: Resolved) -> list[Task]:
 def kept_media(
     context: Context, resolved: Resolved, *, composed: bool = False
 ) -> dict[int, list[tuple[Window, MediaLocation]]]:
-    """Kept clips and where their media lie, by record; with `composed` only those that are not in shards as they are."""
+    """Kept clips and where their media lie, by record; with `composed` without those that stay in shards as they are."""
     found: dict[int, list[tuple[Window, MediaLocation]]] = {}
     rows = np.flatnonzero(resolved.kept & ~unchanged(context, resolved) if composed else resolved.kept)
     columns = {n: resolved.clips.column(n).take(rows).to_pylist() for n in ("record", "start_frame", "frames")}
@@ -191,5 +191,3 @@ def _reporter(context: Context) -> "engine.Report":
             context.progress.progress(task.path.name, share)
 
     return report
-
-

@@ -238,5 +238,3 @@ def _judged(
     found = Resolved(records, settings, clips)
     found.kept, found.codes, found.messages, found.time_splits = ~refused, list(codes), list(messages), splits
     return found
-
-

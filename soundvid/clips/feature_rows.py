@@ -26,7 +26,9 @@ def feature_key(feature: Feature) -> str:
     f = feature.clip_format
     sound = [f.sample_rate] if "sound" in feature.needs else []
     pictures = [f.width, f.height] if "pictures" in feature.needs else []
-    return content_key([feature.name, feature.version, feature.options.model_dump(mode="json"), str(f.fps), sound, pictures])
+    return content_key(
+        [feature.name, feature.version, feature.options.model_dump(mode="json"), str(f.fps), sound, pictures]
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.probe import MediaError, SoundTrack, Source, examine, examine_sound
 from soundvid.media.sidecar import beside, check_length
-from soundvid.quality.rules import Thresholds, explain, judge
+from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
 from soundvid.sources.folder import stamp
 from soundvid.verdict import Verdict

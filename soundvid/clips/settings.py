@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from soundvid.clips.plan import PlanSettings, TimeSplit, span_windows
 from soundvid.errors import RecipeError
@@ -66,7 +67,7 @@ class RecipeSettings:
         self._time_split = None
         if recipe.splits.by == "time":
             ratios = recipe.splits.ratios
-            ordered = tuple((n, ratios[n]) for n in ("train", "val", "test") if n in ratios)  # type: ignore[index]
+            ordered = tuple((n, ratios[n]) for n in ("train", "val", "test") if n in ratios)
             self._time_split = TimeSplit(ratios=ordered, guard_seconds=recipe.splits.guard_seconds)
 
     def of(self, source: DiscoveredSource) -> SourceSettings:
@@ -76,7 +77,7 @@ class RecipeSettings:
         pinned = source.group in self.recipe.splits.pins  # lies in one split, whole
         time_split = None if pinned else self._time_split
         clips, plan = self.recipe.clips, self.recipe.clips.plan
-        fields = {
+        fields: dict[str, Any] = {
             "plan": plan,
             "seconds": clips.seconds,
             "sidecar_tolerance": sidecar.tolerance if sidecar is not None else None,
