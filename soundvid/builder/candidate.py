@@ -18,7 +18,7 @@ from soundvid.builder.release import publish
 from soundvid.builder.render import clips_part, finished_part, spectrograms_part, take
 from soundvid.builder.state import Record, Video, record_of
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import stamp
+from soundvid.sources.digests import stamp
 from soundvid.store.dataset import Release
 from soundvid.store.tar import canonical_json
 from soundvid.store.verify import check_bytes, check_index, check_ledger, check_splits

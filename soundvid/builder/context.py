@@ -10,7 +10,7 @@ from typing import Any
 from soundvid.clips.plan import span_windows
 from soundvid.clips.render import settings_of, with_spans
 from soundvid.recipe.model import Recipe
-from soundvid.sources.folder import Identity
+from soundvid.sources.digests import Identity
 from soundvid.sources.model import DiscoveredSource
 from soundvid.store.dataset import Dataset, Release
 from soundvid.util.progress import Watcher

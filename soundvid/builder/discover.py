@@ -9,7 +9,8 @@ from soundvid.builder.context import Context, Entry, Row
 from soundvid.clips.render import settings_key
 from soundvid.errors import DatasetError
 from soundvid.recipe.sources import place_of
-from soundvid.sources.folder import Digests, Identity, paired, scan
+from soundvid.sources.digests import Digests, Identity, paired
+from soundvid.sources.folder import scan
 from soundvid.sources.model import DiscoveredSource
 from soundvid.store.schema import SOURCE_FACTS
 

@@ -22,7 +22,7 @@ from soundvid.builder.discover import identify, listed, reuse
 from soundvid.builder.render import clips_part, make_clips, make_rows, spectrograms_part, whole
 from soundvid.clips.render import settings_key
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import Identity, stamp
+from soundvid.sources.digests import Identity, stamp
 from soundvid.sources.model import DiscoveredSource, Origin, SidecarAudio
 from soundvid.store.tar import canonical_json
 from soundvid.verdict import Verdict

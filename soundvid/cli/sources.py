@@ -235,7 +235,7 @@ def list_(
     from dataclasses import asdict
 
     from soundvid.sources.web.catalogue import Catalogue
-    from soundvid.sources.web.rows import STATES
+    from soundvid.sources.web.catalogue_schema import STATES
 
     if state is not None and state not in STATES:
         raise RecipeError(f"--state {state}: the states are {', '.join(STATES)}")

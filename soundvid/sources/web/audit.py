@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from soundvid.recipe.model import Recipe
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Entry
 from soundvid.sources.web.download import patiently
 from soundvid.sources.web.errors import FetchProblem
 from soundvid.sources.web.http import Reply, Web
 from soundvid.sources.web.ids import WEB
 from soundvid.sources.web.licence import header_opt_out, licence_name
-from soundvid.sources.web.rows import Entry
 from soundvid.sources.web.sync import Session, groups
 from soundvid.util.progress import Watcher
 

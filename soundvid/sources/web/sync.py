@@ -20,13 +20,13 @@ from soundvid.media.partial_file import Spans
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import WEB_KINDS, Download, WebSource
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Entry, Followed
 from soundvid.sources.web.errors import BY_POLICY, FetchProblem, SourcesError
 from soundvid.sources.web.fetch import STORE_ERRORS, Fetcher, Job, Stopped, early_problem, judge
 from soundvid.sources.web.http import load_jar
 from soundvid.sources.web.licence import licence_name
 from soundvid.sources.web.listing import Lister
-from soundvid.sources.web.required_ranges import Wishes, suffices
-from soundvid.sources.web.rows import Entry, Followed
+from soundvid.sources.web.partial_download import Wishes, suffices
 from soundvid.util.progress import Watcher
 
 LONGEST_TURN = 3600.0  # seconds that a single fetch waits for others who write to the catalogue
