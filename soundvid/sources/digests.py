@@ -11,40 +11,46 @@ from pathlib import Path
 from soundvid.media.partial_file import content_digest
 from soundvid.sources.model import DiscoveredSource
 
+FileSignature = tuple[int, int]  # size in bytes, modification time in ns
+
 
 @dataclass(frozen=True)
 class Identity:
-    """A file's content at one moment. `stamp` tells whether it has changed since."""
+    """A file's content at one moment. Compare `signature` with the file's own to find out whether it has changed."""
 
     sha256: str
-    size: int
-    stamp: tuple[int, int, int, int]  # size, mtime in ns, device, inode
-    sound: "Identity | None" = None  # of the sound file beside it, where the two are one source
+    size: int  # bytes
+    signature: FileSignature
+    sound: "Identity | None" = None  # of its sidecar audio file, where the two are one source
 
     def with_sound(self, sound: "Identity") -> "Identity":
-        """The identity of a pair: whatever changes in either file makes it another source."""
+        """The identity of a video with its sidecar audio: a change in either file makes it another source."""
         both = hashlib.sha256(f"{self.sha256} {sound.sha256}".encode()).hexdigest()
-        return Identity(both, self.size + sound.size, self.stamp, sound)
+        return Identity(both, self.size + sound.size, self.signature, sound)
 
     def source_id(self, name: str) -> str:
-        """A name for people and the hash for machines; safe as a file name and as a WebDataset key."""
+        """The file's name and the beginning of its hash; safe as a file name and as a WebDataset key."""
         stem = re.sub(r"[^A-Za-z0-9_]+", "-", Path(name).stem).strip("-_")[:40].strip("-_")
         return f"{stem or 'video'}-{self.sha256[:12]}"
 
 
 def printable(text: str) -> str:
-    """A file name that JSON, Parquet and a terminal can hold, whatever bytes it is made of."""
+    """A file name, whatever bytes it consists of, in a form that JSON, Parquet and a terminal can hold."""
     safe = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in safe)
 
 
-def stamp(path: Path) -> tuple[int, int, int, int]:
+def file_signature(path: Path) -> FileSignature:
+    """What tells a changed file from an unchanged one without reading it. Raises OSError where it cannot be asked.
+
+    Neither device nor inode number: on another machine, or after a remount, the same file has others.
+    """
     info = path.stat()
-    return info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino
+    return info.st_size, info.st_mtime_ns
 
 
 def paired(found: list[DiscoveredSource], known: dict[Path, Identity | OSError]) -> dict[Path, Identity | OSError]:
-    """The identities of sources: of a pair that of both files, or why one of them could not be read."""
+    """Each source's identity, which covers both files where it has sidecar audio, or why a file could not be read."""
     of = dict(known)
     for item in found:
         own = known.get(item.path)
@@ -55,14 +61,15 @@ def paired(found: list[DiscoveredSource], known: dict[Path, Identity | OSError])
 
 
 def _digest(path: Path) -> Identity:
-    before = stamp(path)
+    before = file_signature(path)
     return Identity(content_digest(path), before[0], before)
 
 
 class Digests:
-    """Remembers files' sha256 (parts': their original's identity) by path, size, time and inode: old ones are not read.
+    """A cache of files' sha256 (of a sparse file: its original's identity) by path, size and modification time.
 
-    One JSON line a file; a line that a kill cut off is passed over.
+    One JSON line per file, {"path", "sha256", "stamp": [size, mtime_ns]}; incomplete lines are ignored, and so are
+    the device and inode numbers that older versions wrote after the two.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +79,8 @@ class Digests:
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     row = json.loads(line)
-                    self._known[row["path"]] = Identity(row["sha256"], row["stamp"][0], tuple(row["stamp"]))
+                    size, mtime_ns = row["stamp"][:2]
+                    self._known[row["path"]] = Identity(row["sha256"], size, (size, mtime_ns))
                 except (ValueError, KeyError, TypeError, IndexError):
                     continue
 
@@ -82,7 +90,7 @@ class Digests:
         def one(path: Path) -> Identity | OSError:
             try:
                 known = self._known.get(printable(str(path)))
-                fresh = known is None or known.stamp != stamp(path)
+                fresh = known is None or known.signature != file_signature(path)
                 result: Identity | OSError = _digest(path) if known is None or fresh else known
             except OSError as error:
                 result = error
@@ -100,6 +108,7 @@ class Digests:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 for name, identity in fresh.items():
-                    file.write(json.dumps({"path": name, "sha256": identity.sha256, "stamp": identity.stamp}) + "\n")
+                    row = {"path": name, "sha256": identity.sha256, "stamp": identity.signature}
+                    file.write(json.dumps(row) + "\n")
             self._known.update(fresh)
         return results
