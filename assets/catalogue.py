@@ -32,7 +32,7 @@ def refresh(work: Context, *, batch: int | None, ask: bool, wait: float = 60.0) 
     if ask and work.recipe.web_sources:
         from soundvid.sources.web.sync import ask as ask_addresses
 
-        unlisted = ask_addresses(work.store, work.recipe, work.listener, wait=wait).unlisted
+        unlisted = ask_addresses(work.store, work.recipe, work.progress, wait=wait).unlisted
     before = set(listing(work))
     videos = list_videos(work, batch=batch)
     digest = save_listing(work, videos)

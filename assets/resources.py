@@ -4,8 +4,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from soundvid.builder.context import Context, Listener
+from soundvid.builder.context import Context
 from soundvid.recipe.model import Recipe
+from soundvid.util.progress import ProgressCallback
 
 
 class Store(dg.ConfigurableResource):
@@ -16,8 +17,8 @@ class Store(dg.ConfigurableResource):
     keep_parts: bool = True  # after a release, so that another crop or spectrogram costs only itself
 
     def context(self, recipe: Recipe, log: "dg.DagsterLogManager | None" = None) -> Context:
-        listener = _Log(log) if log is not None else None
-        return Context(recipe, Path(self.path), workers=self.workers or None, listener=listener)
+        progress = _Log(log) if log is not None else None
+        return Context(recipe, Path(self.path), workers=self.workers or None, progress=progress)
 
 
 class Runs(dg.ConfigurableResource):
@@ -26,7 +27,7 @@ class Runs(dg.ConfigurableResource):
     path: str
 
 
-class _Log(Listener):
+class _Log(ProgressCallback):
     """Tells a run's log what a build tells its user."""
 
     def __init__(self, log: dg.DagsterLogManager) -> None:

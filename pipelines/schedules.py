@@ -35,8 +35,8 @@ def schedules(recipe: Recipe, project: Project) -> tuple[list[dg.ScheduleDefinit
             from soundvid.sources.web.audit import audit
             from soundvid.sources.web.sync import retry
 
-            tried = retry(work.store, recipe, work.listener)
-            findings = audit(work.store, recipe, work.listener)
+            tried = retry(work.store, recipe, work.progress)
+            findings = audit(work.store, recipe, work.progress)
             rot = [f for f in findings if f.is_rot]
             for finding in rot:
                 context.log.warning(f"rot: {finding.source_id}: {finding.message}")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from soundvid.builder.context import BuildProgress, Context
+from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection, discover, select
 from soundvid.builder.pack import Candidate, pack
 from soundvid.builder.release import publish
@@ -21,8 +21,9 @@ from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Release
 from soundvid.store.schema import counts
 from soundvid.util.files import store_error
+from soundvid.util.progress import ProgressCallback
 
-__all__ = ["BuildProgress", "BuildResult", "build"]
+__all__ = ["BuildResult", "build"]
 
 
 @dataclass
@@ -53,7 +54,7 @@ def build(
     *,
     store: Path,
     workers: int | None = None,
-    progress: BuildProgress | None = None,
+    progress: ProgressCallback | None = None,
     keep_work: bool = False,
     offline: bool = False,
 ) -> BuildResult:

@@ -22,7 +22,7 @@ from soundvid.builder.release import publish
 from soundvid.builder.resolve import feature_folder, part_folder, resolve
 from soundvid.builder.state import Video, load_record, save_record
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import stamp
+from soundvid.sources.digests import file_signature
 from soundvid.store.dataset import Release
 from soundvid.store.verify import check_bytes, check_index, check_ledger, check_splits
 from soundvid.util.files import replace_file
@@ -160,7 +160,7 @@ def _check_size(context: Context, candidate: Candidate, problem: Callable[[str],
 
 def _signatures(context: Context, candidate: Candidate) -> list[object]:
     """The files that were verified, as the file system tells them apart."""
-    return [candidate.digest, *([s.file, *stamp(context.dataset.shard_path(s))] for s in candidate.shards)]
+    return [candidate.digest, *([s.file, *file_signature(context.dataset.shard_path(s))] for s in candidate.shards)]
 
 
 def _verified(context: Context, candidate: Candidate) -> bool:

@@ -20,8 +20,8 @@ MEANING = {
     "sound_present": "The video has a sound track, and it is not silent.",
     "long_enough": "A clip of the recipe's length fits into it.",
     "well_timed": "No picture is further from its time than clips.max_timing_error allows.",
-    "aligned": "A clip, read again: as many pictures and samples as its window says, and the stored rows of the feature "
-    "are those of the clip.",
+    "aligned": "A clip, read again: as many pictures and samples as its window says, and the stored rows of the "
+    "feature are those of the clip.",
 }
 
 

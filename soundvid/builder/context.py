@@ -9,25 +9,18 @@ from soundvid.clips.settings import RecipeSettings
 from soundvid.quality.rules import Thresholds
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset, Release
-from soundvid.util.progress import Watcher
-
-
-class BuildProgress(Watcher):
-    """Callbacks of a build and its sync; all methods are no-ops."""
-
-    def progress(self, name: str, share: float) -> None:
-        """A source is `share` (0 to 1) rendered."""
+from soundvid.util.progress import ProgressCallback
 
 
 class Context:
     """A recipe, its dataset in a store, and the newest version, whose tables are read when they are needed."""
 
     def __init__(
-        self, recipe: Recipe, store: Path, *, workers: int | None = None, progress: BuildProgress | None = None
+        self, recipe: Recipe, store: Path, *, workers: int | None = None, progress: ProgressCallback | None = None
     ) -> None:
         self.recipe, self.store = recipe, Path(os.path.abspath(store))
         self.dataset = Dataset(self.store, recipe.name)
-        self.workers, self.progress = workers or os.cpu_count() or 1, progress or BuildProgress()
+        self.workers, self.progress = workers or os.cpu_count() or 1, progress or ProgressCallback()
         self.settings = RecipeSettings(recipe)
         self.thresholds = Thresholds.of(recipe)
         self.features = recipe.make_features()

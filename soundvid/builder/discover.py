@@ -11,7 +11,8 @@ from soundvid.builder.context import Context
 from soundvid.builder.record import SourceRecord
 from soundvid.errors import DatasetError
 from soundvid.recipe.sources import place_of
-from soundvid.sources.folder import Digests, Identity, paired, scan
+from soundvid.sources.digests import Digests, Identity, paired
+from soundvid.sources.folder import scan
 from soundvid.sources.model import DiscoveredSource
 from soundvid.verdict import Verdict
 

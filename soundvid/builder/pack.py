@@ -28,8 +28,8 @@ from soundvid.builder.resolve import Resolved, feature_folder, resolve
 from soundvid.clips.feature_rows import FeatureRows, feature_key
 from soundvid.clips.part import MediaLocation
 from soundvid.errors import DatasetError
-from soundvid.media.mp4_index import keyframe_index
 from soundvid.media.clock import Window, sample_at
+from soundvid.media.mp4_index import keyframe_index
 from soundvid.quality.rules import dbfs
 from soundvid.sources.model import condition_of
 from soundvid.store.dataset import Shard, next_version, parse_version, sample_columns, sample_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soundvid.clips.settings import SourceSettings
-from soundvid.sources.folder import Identity
+from soundvid.sources.digests import Identity
 from soundvid.sources.model import DiscoveredSource
 from soundvid.util.hashing import content_key
 from soundvid.verdict import Verdict

@@ -106,7 +106,7 @@ def missing_features(context: Context, resolved: Resolved) -> list[Task]:
 def kept_media(
     context: Context, resolved: Resolved, *, composed: bool = False
 ) -> dict[int, list[tuple[Window, MediaLocation]]]:
-    """Kept clips and where their media lie, by record; with `composed` without those that stay in shards as they are."""
+    """Kept clips and where their media lie, by record; `composed`: without those that stay in shards as they are."""
     found: dict[int, list[tuple[Window, MediaLocation]]] = {}
     rows = np.flatnonzero(resolved.kept & ~unchanged(context, resolved) if composed else resolved.kept)
     columns = {n: resolved.clips.column(n).take(rows).to_pylist() for n in ("record", "start_frame", "frames")}
@@ -169,7 +169,7 @@ def _task(context: Context, record: SourceRecord, target: Path) -> RenderTask:
     return RenderTask(
         path=record.source.path,
         source_id=record.source_id,
-        stamp=tuple(record.identity.stamp),
+        signature=record.identity.signature,
         render=settings.render,
         plan=settings.plan,
         time_split=settings.time_split,
@@ -177,7 +177,7 @@ def _task(context: Context, record: SourceRecord, target: Path) -> RenderTask:
         target=target,
         known=known_windows(context, record),
         sound=sidecar.path if sidecar else None,
-        sound_stamp=tuple(record.identity.sound.stamp) if record.identity.sound else None,
+        sound_signature=record.identity.sound.signature if record.identity.sound else None,
     )
 
 

@@ -27,7 +27,7 @@ from soundvid.builder.render import compute_features, render
 from soundvid.builder.resolve import Resolved, resolve
 from soundvid.clips.feature_rows import feature_key
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import Identity, stamp
+from soundvid.sources.digests import Identity, file_signature
 from soundvid.sources.model import DiscoveredSource, Origin, SidecarAudio
 from soundvid.util.files import replace_file
 from soundvid.util.hashing import content_key
@@ -91,7 +91,7 @@ def _signature(context: Context, source: DiscoveredSource) -> str:
     file: list[Any] = []
     if source.verdict is None:
         try:
-            file = [*stamp(source.path), *(stamp(source.sidecar.path) if source.sidecar else ())]
+            file = [*file_signature(source.path), *(file_signature(source.sidecar.path) if source.sidecar else ())]
         except OSError as error:
             file = [error.errno]
     settings = settings_key(context.settings.of(source))
@@ -382,4 +382,4 @@ def _sidecar_from(row: dict[str, Any] | None) -> SidecarAudio | None:
 def _identity_from(row: dict[str, Any] | None) -> Identity | None:
     if row is None:
         return None
-    return Identity(row["sha256"], row["size"], tuple(row["stamp"]), _identity_from(row["sound"]))
+    return Identity(row["sha256"], row["size"], tuple(row["signature"]), _identity_from(row["sound"]))

@@ -80,8 +80,8 @@ def decode(line: bytes) -> Task:
             "time_split": TimeSplit.model_validate(value["time_split"]) if value["time_split"] else None,
             "thresholds": Thresholds(**value["thresholds"]),
             "known": frozenset((a, b) for a, b in value["known"]),
-            "stamp": tuple(value["stamp"]),
-            "sound_stamp": tuple(value["sound_stamp"]) if value["sound_stamp"] else None,
+            "signature": tuple(value["signature"]),
+            "sound_signature": tuple(value["sound_signature"]) if value["sound_signature"] else None,
             **{n: Path(value[n]) for n in ("path", "target")},
             "sound": Path(value["sound"]) if value["sound"] else None,
         }

@@ -17,7 +17,7 @@ from soundvid.clips.feature_rows import make_rows
 from soundvid.clips.render import render
 from soundvid.errors import StoreError
 from soundvid.features.registry import create
-from soundvid.media.probe import MediaError
+from soundvid.media.errors import MediaError
 
 
 def work(task: Task, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -27,8 +27,7 @@ def run_build(recipe: Any, store: Path, workers: int | None, keep_work: bool = F
 
     stopped = "stopped; finished sources are kept: run the command again to continue"
     with ui.interruptible(stopped), ui.ConsoleProgress() as progress:
-        listener: Any = progress
-        result = build(recipe, store=store, workers=workers, listener=listener, keep_work=keep_work, offline=offline)
+        result = build(recipe, store=store, workers=workers, progress=progress, keep_work=keep_work, offline=offline)
     sources, clips = result.sources, result.clips
     ui.err.print(f"[bold]{result.dataset} {result.version}[/] ({CHANGES[result.change]})")
     ui.say(
@@ -167,7 +166,7 @@ def show(
     out.print("splits: " + ", ".join(f"{k} {v}" for k, v in counts["splits"].items()))
     for shard in manifest["shards"]:
         out.print(f"  {shard['file']}  {shard['samples']} samples  {shard['bytes'] / 1e6:.1f} MB")
-    left_out = [r for r in release.ledger() if r["outcome"] != "kept"]
+    left_out = [r for r in release.ledger.to_pylist() if r["outcome"] != "kept"]
     if ledger:
         for row in left_out:
             where = row["name"] if row["kind"] == "source" else row["key"]

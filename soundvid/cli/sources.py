@@ -64,7 +64,7 @@ def add(
     from soundvid.sources.web.catalogue import Catalogue
     from soundvid.sources.web.sync import Policy, Session, SyncResult
     from soundvid.sources.web.url_list import read_list
-    from soundvid.util.progress import Watcher
+    from soundvid.util.progress import ProgressCallback
 
     if kind not in WEB_KINDS:
         raise RecipeError(f"--kind {kind}: a kind is one of {', '.join(WEB_KINDS)}")
@@ -87,7 +87,7 @@ def add(
                 pass
     result = SyncResult()
     with Catalogue(store) as catalogue, catalogue.lock():
-        session = Session(catalogue, Policy(options, policy.pixels), Watcher())
+        session = Session(catalogue, Policy(options, policy.pixels), ProgressCallback())
         pairs = session.follow(sources)
         with _progress() as progress:
             session.watcher = progress
@@ -169,7 +169,7 @@ def list_(
     from dataclasses import asdict
 
     from soundvid.sources.web.catalogue import Catalogue
-    from soundvid.sources.web.rows import STATES
+    from soundvid.sources.web.catalogue_schema import STATES
 
     if state is not None and state not in STATES:
         raise RecipeError(f"--state {state}: the states are {', '.join(STATES)}")

@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperCommand
 
-from soundvid.util.progress import Watcher
+from soundvid.util.progress import ProgressCallback
 
 err = Console(stderr=True, highlight=False)
 # In a file or a pipe a table is as wide as it needs to be.
@@ -145,7 +145,7 @@ def _count(done: float, total: float | None, unit: str) -> str:
     return f"{done:.0f}/{total:.0f} {unit}".rstrip() if total > 1 else f"{100 * done / (total or 1):3.0f}%"
 
 
-class ConsoleProgress(Watcher):
+class ConsoleProgress(ProgressCallback):
     """Long work as seen on stderr: bars on a terminal; elsewhere a line about every `interval` seconds.
 
     It implements the callbacks of a sync and of a build; `phase` and `update` serve any other long work. Use it as a

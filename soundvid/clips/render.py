@@ -22,15 +22,15 @@ from soundvid.errors import RecipeError
 from soundvid.media.clock import Window, slots_in
 from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
-from soundvid.media.probe import MediaError, SoundTrack, Source, examine, examine_sound
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, Source, examine, examine_sound
 from soundvid.media.sidecar import beside, check_length
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
-from soundvid.sources.folder import stamp
+from soundvid.sources.digests import FileSignature, file_signature
 from soundvid.verdict import Verdict
 
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
-Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RenderTask:
 
     path: Path
     source_id: str
-    stamp: Stamp
+    signature: FileSignature
     render: RenderSettings
     plan: PlanSettings
     time_split: TimeSplit | None
@@ -47,7 +47,7 @@ class RenderTask:
     target: Path
     known: frozenset[tuple[int, int]] = frozenset()
     sound: Path | None = None  # the file that holds the sound, where it is not the video
-    sound_stamp: Stamp | None = None
+    sound_signature: FileSignature | None = None
 
 
 @dataclass(frozen=True)
@@ -324,11 +324,11 @@ def is_complete(part: Part | None, task: RenderTask) -> bool:
 
 
 def _check_unchanged(task: RenderTask) -> None:
-    for path, before in ((task.path, task.stamp), (task.sound, task.sound_stamp)):
+    for path, before in ((task.path, task.signature), (task.sound, task.sound_signature)):
         if path is None:
             continue
         try:
-            now = stamp(path)
+            now = file_signature(path)
         except OSError as error:
             raise MediaError("vanished", "the file went away while it was read") from error
         if before is None or tuple(now) != tuple(before):

@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.sources.web.rows import (
+from soundvid.sources.web.catalogue_schema import (
     LATER,
     LEARNT,
     RECORDED,
@@ -32,6 +31,7 @@ from soundvid.sources.web.rows import (
     entry_of,
     followed_row,
 )
+from soundvid.sources.web.errors import FetchProblem, SourcesError
 from soundvid.util.files import file_lock
 from soundvid.util.redact import clean_address
 
