@@ -139,7 +139,9 @@ def _old_clips(context: Context, source_ids: list[str], number: dict[str, int]) 
 def _slices(table: pa.Table) -> dict[int, tuple[int, int]]:
     """Where each record's rows begin, and how many there are."""
     records = np.asarray(table.column("record"))
-    firsts = np.flatnonzero(np.r_[True, records[1:] != records[:-1]]) if len(records) else np.zeros(0, int)
+    if not len(records):
+        return {}
+    firsts = np.flatnonzero(np.r_[True, records[1:] != records[:-1]])
     stops = np.r_[firsts[1:], len(records)]
     return {int(records[a]): (int(a), int(b - a)) for a, b in zip(firsts, stops, strict=True)}
 
