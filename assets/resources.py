@@ -14,7 +14,7 @@ class Store(dg.ConfigurableResource):
 
     path: str
     workers: int = 0  # processes; 0: one for each core
-    keep_parts: bool = True  # after a release, so that another crop or spectrogram costs only itself
+    keep_parts: bool = False  # rendered clips beside the shards that hold them, after a release
 
     def context(self, recipe: Recipe, log: "dg.DagsterLogManager | None" = None) -> Context:
         progress = _Log(log) if log is not None else None
@@ -28,7 +28,7 @@ class Runs(dg.ConfigurableResource):
 
 
 class _Log(ProgressCallback):
-    """Tells a run's log what a build tells its user."""
+    """Writes a build's progress to the log of a run."""
 
     def __init__(self, log: dg.DagsterLogManager) -> None:
         self.log = log
