@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from soundvid.util.config import Strict
 
@@ -22,7 +23,7 @@ Need = Literal["sound", "pictures"]
 class FeatureOptions(Strict):
     """Options of a feature, `features.<name>` in a recipe. Each feature has its own subclass; all have defaults."""
 
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32"] = Field("float16", description="of the stored rows: float16 or float32")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -123,6 +124,11 @@ def test_features_come_in_the_registrys_order_and_null_is_none_of_them():
     options = {name: {} for name in reversed(registry.names())}
     assert [f.name for f in registry.create(options, FORMATS[0])] == registry.names()
     assert registry.create({"spectrogram": None}, FORMATS[0]) == []
+
+
+def test_the_documentation_shows_the_registrys_table():
+    text = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
+    assert registry.table() in text, "run: python -c 'from soundvid.features import registry; print(registry.table())'"
 
 
 def test_listing_the_features_loads_none_of_them():
