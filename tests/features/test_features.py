@@ -154,3 +154,12 @@ def test_luma_is_that_of_the_stored_pictures():
     truth = np.stack(pictures(20, 96, 80)).astype(float)
     assert np.abs(16 + truth[..., 0] * 219 / 255 - clip.luma).mean() < 3
     assert np.abs(clip.rgb_at([5, 2])[..., 1] - truth[[5, 2], :, :, 1]).mean() < 3
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_verify_says_that_a_clip_is_too_short_for_its_rows(name):
+    feature = made(name, FORMATS[0])
+    mp4, flac, _ = stored(FORMATS[0], 0, 32)
+    member = feature.member(ClipMedia(0, 32, mp4=mp4, flac=flac))
+    mp4, flac, _ = stored(FORMATS[0], 0, 16)
+    assert "cannot be computed from the clip" in feature.check(ClipMedia(0, 32, mp4=mp4, flac=flac), member)
