@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 FEATURES = {
     "spectrogram": "soundvid.features.spectrogram:SpectrogramFeature",
     "wav2lip_mel": "soundvid.features.mel:Wav2LipMel",
+    "log_mel": "soundvid.features.log_mel:LogMel",
 }
 
 
