@@ -17,6 +17,7 @@ FEATURES = {
     "spectrogram": "soundvid.features.spectrogram:SpectrogramFeature",
     "wav2lip_mel": "soundvid.features.mel:Wav2LipMel",
     "log_mel": "soundvid.features.log_mel:LogMel",
+    "optical_flow": "soundvid.features.optical_flow:OpticalFlow",
 }
 
 
