@@ -23,16 +23,18 @@ from typing import Any
 import numpy as np
 
 from soundvid.clips.crop.motion import find_motion
-from soundvid.clips.denoise import Denoised, Gate, noise_of, opener
+from soundvid.clips.denoise.base import SoundReader
+from soundvid.clips.denoise.registry import library_version, open_sound
 from soundvid.clips.plan import Planned, consecutive_windows, random_windows, span_windows, split_by_time, time_parts
 from soundvid.errors import RecipeError, StoreError
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
-from soundvid.media.decode import Framing, Pictures, Sound, crop_area
+from soundvid.media.decode import Framing, Pictures, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.probe import MediaError, SoundTrack, Source, examine, examine_sound
 from soundvid.media.sidecar import beside, check_length
-from soundvid.recipe.model import Denoise, NoiseFile, Recipe
+from soundvid.recipe.model import NoiseFile, Recipe
+from soundvid.recipe.model import Sound as SoundSection
 from soundvid.store.tar import Sample, canonical_json, pack_sample
 
 RENDER_VERSION = 2  # raise it when the same source and recipe give other bytes
@@ -73,6 +75,8 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
     denoise = recipe.sound.denoise
     if denoise is not None and isinstance(denoise.profile, NoiseFile):
         settings["noise_sha256"] = sha256_of(Path(denoise.profile.file))
+    if denoise is not None and (library := library_version(denoise)) is not None:
+        settings["denoise_library"] = library
     if SPECTROGRAM_VERSION > 1:
         settings["spectrogram_version"] = SPECTROGRAM_VERSION
     if recipe.splits.by == "time":
@@ -294,22 +298,12 @@ class _Renderer:
         self.facts |= {"crop_box": list(motion.box), "motion_map": base64.b64encode(motion.jpeg()).decode()}
         return motion.box
 
-    def _sound(self, heard: Source | SoundTrack, alive: Callable[[], None]) -> Sound | Denoised:
-        """The source's sound, behind the gate where the recipe has one."""
-        sound = self.task.settings["sound"]
-        channel = None if sound["channel"] == "mix" else sound["channel"] - 1
-        make = opener(heard, self.rate, channel, alive)
-        if sound["denoise"] is None:
-            return make()
-        options = Denoise.model_validate(sound["denoise"])
-        noise = noise_of(make, self.source.duration, options)
-        self.facts["noise_profile"] = "follows the sound" if noise is None else "file"
-        if noise is not None:
-            self.facts |= {"noise_dbfs": round(noise.dbfs, 2)}
-            if noise.start is not None and noise.stop is not None:
-                self.facts["noise_profile"] = f"{noise.start:g} to {noise.stop:g} s"
-        gate = Gate(self.rate, options, None if noise is None else noise.samples)
-        return Denoised(make, gate, self.source.duration)
+    def _sound(self, heard: Source | SoundTrack, alive: Callable[[], None]) -> SoundReader:
+        """The source's sound, behind noise reduction where the recipe has one."""
+        section = SoundSection.model_validate(self.task.settings["sound"])
+        reader, facts = open_sound(heard, section, self.source.duration, alive)
+        self.facts |= facts
+        return reader
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)

@@ -73,7 +73,9 @@ def find_motion(
     total, squares, count = _sums(source, (small[0], small[1]), heartbeat)
     energy = energy_of(total, squares, count)
     if energy is None:
-        raise MediaError("no_motion", "nothing moves in it, so video.crop: motion finds no area; set it to centre or to a box")
+        raise MediaError(
+            "no_motion", "nothing moves in it, so crop: motion finds no area; set it to centre or to a box"
+        )
     column, row, wide, high = smallest_box(energy, shape, share, lower=lower)
     box = _even((column, row, wide, high), small[0], (width, height), shape)
     grey = (255 * np.sqrt(energy / energy.max())).astype(np.uint8)
