@@ -147,7 +147,7 @@ class Denoise(Strict):
     soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
     """
 
-    method: Literal["spectral_gating"] = "spectral_gating"
+    method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"
     profile: Literal["none", "auto"] | Annotated[list[float], Field(min_length=2, max_length=2)] | NoiseFile = Field(
         "auto",
         description="auto: the quietest steady stretch while there are pictures, for then the scanner runs; [start, "
