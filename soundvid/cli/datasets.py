@@ -227,7 +227,9 @@ def repack(
     from soundvid.builder.repack import repack as run
 
     dataset, _ = _find(store, name)
-    release, change = run(dataset, max_megabytes)
+    with ui.interruptible("stopped; the dataset is unchanged"), ui.ConsoleProgress() as progress:
+        progress.phase("merging shards", None)
+        release, change = run(dataset, max_megabytes)
     if as_json:
         ui.answer({"dataset": dataset.name, "version": release.name, "change": change, "shards": len(release.shards)})
     ui.say(f"{dataset.name} {release.name}: {len(release.shards)} shards" + ("" if change else " (nothing to merge)"))

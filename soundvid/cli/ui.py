@@ -174,6 +174,7 @@ class ConsoleProgress(Watcher):
         self._done, self._began = 0.0, time.monotonic()
         self._total: float | None = None
         self._lines = 0
+        self._counting = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -200,8 +201,8 @@ class ConsoleProgress(Watcher):
 
     def line(self) -> str:
         """The state of the work as one line of text: phase, count, time since the phase began, sources in work."""
-        parts = [f"{self._name}: {_count(self._done, self._total, self._unit).strip()}"] if self._total != 0 else []
-        parts = parts or [self._name]
+        unknown = not self._total and not self._done  # nothing is counted
+        parts = [self._name if unknown else f"{self._name}: {_count(self._done, self._total, self._unit).strip()}"]
         parts += [self._note] if self._note else []
         parts += [text for _, text in list(self._items.values())[:3]]
         return f"{', '.join(parts)} ({duration(time.monotonic() - self._began)} so far)"
@@ -214,14 +215,17 @@ class ConsoleProgress(Watcher):
 
     def phase(self, name: str, total: float | None, unit: str = "") -> None:
         """A new phase of `total` steps, or of `total` of `unit`, begins. None: nobody knows how many."""
-        if self._bar is not None:
-            self._bars.remove_task(self._bar)
+        ended = [bar for bar, _ in self._items.values()] + ([] if self._bar is None else [self._bar])
+        for bar in ended:
+            self._bars.remove_task(bar)
+        self._items.clear()
         self._name, self._unit, self._note = name, unit, ""
         self._done, self._total, self._began = 0.0, total, time.monotonic()
         self._bar = self._bars.add_task(name, total=total, visible=total != 0, unit=unit, note="")
 
     def step(self) -> None:
-        self.update(self._done + 1)
+        with self._counting:  # several threads that read files call this
+            self.update(self._done + 1)
 
     def update(self, done: float, total: float | None = None, note: str | None = None) -> None:
         """`done` of the phase's steps are done; `total` and `note` replace the phase's where they are given."""
