@@ -223,11 +223,11 @@ def passes(context: Context, record: Record) -> bool:
 
 def _fetched(context: Context, videos: list[Video]) -> list[Video]:
     """The same videos after those from the web that are due were fetched; stamps are those of now."""
-    from soundvid.sources.web.available import held
+    from soundvid.sources.web.available import available_sources
     from soundvid.sources.web.sync import fetch
 
     fetch(context.store, context.recipe, [v.key for v in videos if v.found.origin is not None], context.listener)
-    now = {key_of(f): f for f in held(context.recipe, context.store)}
+    now = {key_of(f): f for f in available_sources(context.recipe, context.store)}
     fresh = []
     for video in videos:
         found = now.get(video.key, video.found) if video.found.origin is not None else video.found
