@@ -18,7 +18,7 @@ from soundvid.builder.release import publish
 from soundvid.builder.render import clips_part, finished_part, spectrograms_part, take
 from soundvid.builder.state import Record, Video, record_of
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import stamp
+from soundvid.sources.digests import file_signature
 from soundvid.store.dataset import Release
 from soundvid.store.tar import canonical_json
 from soundvid.store.verify import check_bytes, check_index, check_ledger, check_splits
@@ -154,7 +154,7 @@ def _check_size(context: Context, candidate: Candidate, problem: Callable[[str],
 
 def _stamps(context: Context, candidate: Candidate) -> list[object]:
     """The files that were verified, as the file system tells them apart."""
-    return [candidate.digest, *([s.file, *stamp(context.dataset.shard_path(s))] for s in candidate.shards)]
+    return [candidate.digest, *([s.file, *file_signature(context.dataset.shard_path(s))] for s in candidate.shards)]
 
 
 def _verified(context: Context, candidate: Candidate) -> bool:

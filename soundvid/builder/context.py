@@ -10,16 +10,16 @@ from typing import Any
 from soundvid.clips.plan import span_windows
 from soundvid.clips.render import settings_of, with_spans
 from soundvid.recipe.model import Recipe
-from soundvid.sources.folder import Identity
+from soundvid.sources.digests import Identity
 from soundvid.sources.model import DiscoveredSource
 from soundvid.store.dataset import Dataset, Release
-from soundvid.util.progress import Watcher
+from soundvid.util.progress import ProgressCallback
 
 Row = dict[str, Any]
 
 
-class Listener(Watcher):
-    """What a build tells whoever watches, its sync included; the base class is deaf."""
+class Listener(ProgressCallback):
+    """Progress of a build, its sync included. All methods are no-ops here."""
 
     def progress(self, name: str, share: float) -> None:
         """A source is `share` (0 to 1) rendered."""

@@ -9,7 +9,8 @@ from soundvid.builder.context import Context, Entry, Row
 from soundvid.clips.render import settings_key
 from soundvid.errors import DatasetError
 from soundvid.recipe.sources import place_of
-from soundvid.sources.folder import Digests, Identity, paired, scan
+from soundvid.sources.digests import Digests, Identity, paired
+from soundvid.sources.folder import scan
 from soundvid.sources.model import DiscoveredSource
 from soundvid.store.schema import SOURCE_FACTS
 
@@ -18,9 +19,9 @@ def listed(context: Context) -> list[DiscoveredSource]:
     """Every video that the recipe names, in one order. Raises DatasetError where there is none."""
     found = scan(context.recipe, ignore=context.store)
     if context.recipe.web_sources:
-        from soundvid.sources.web.available import held
+        from soundvid.sources.web.available import available_sources
 
-        found += held(context.recipe, context.store)
+        found += available_sources(context.recipe, context.store)
     found.sort(key=lambda f: (f.name, str(f.path)))
     if not found:
         places = ", ".join(place_of(s.model_dump(mode="json")) for s in context.recipe.sources)

@@ -99,12 +99,12 @@ def _task(entry: Entry, settings: dict[str, Any], target: Path) -> Task:
         path=entry.found.path,
         source_id=entry.source_id,
         sha256=entry.identity.sha256,
-        stamp=entry.identity.stamp,
+        stamp=entry.identity.signature,
         subject=entry.found.subject,
         settings=settings,
         target=target,
         sound=entry.found.sidecar.path if entry.found.sidecar else None,
-        sound_stamp=entry.identity.sound.stamp if entry.identity.sound else None,
+        sound_stamp=entry.identity.sound.signature if entry.identity.sound else None,
     )
 
 

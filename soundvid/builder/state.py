@@ -22,7 +22,7 @@ from soundvid.builder.discover import identify, listed, reuse
 from soundvid.builder.render import clips_part, make_clips, make_rows, spectrograms_part, whole
 from soundvid.clips.render import settings_key
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import Identity, stamp
+from soundvid.sources.digests import Identity, file_signature
 from soundvid.sources.model import DiscoveredSource, Origin, SidecarAudio
 from soundvid.store.tar import canonical_json
 from soundvid.verdict import Verdict
@@ -111,7 +111,7 @@ def _stamp(context: Context, found: DiscoveredSource) -> str:
     file: list[Any] = []
     if found.verdict is None:
         try:
-            file = [*stamp(found.path), *(stamp(found.sidecar.path) if found.sidecar else ())]
+            file = [*file_signature(found.path), *(file_signature(found.sidecar.path) if found.sidecar else ())]
         except OSError as error:
             file = [error.errno]
     told = [_found_to(found), file, settings_key(context.settings(found), found.subject)]
@@ -223,11 +223,11 @@ def passes(context: Context, record: Record) -> bool:
 
 def _fetched(context: Context, videos: list[Video]) -> list[Video]:
     """The same videos after those from the web that are due were fetched; stamps are those of now."""
-    from soundvid.sources.web.available import held
+    from soundvid.sources.web.available import available_sources
     from soundvid.sources.web.sync import fetch
 
     fetch(context.store, context.recipe, [v.key for v in videos if v.found.origin is not None], context.listener)
-    now = {key_of(f): f for f in held(context.recipe, context.store)}
+    now = {key_of(f): f for f in available_sources(context.recipe, context.store)}
     fresh = []
     for video in videos:
         found = now.get(video.key, video.found) if video.found.origin is not None else video.found
@@ -374,7 +374,8 @@ def _found_from(row: dict[str, Any]) -> DiscoveredSource:
 def _identity_from(row: dict[str, Any] | None) -> Identity | None:
     if row is None:
         return None
-    return Identity(row["sha256"], row["size"], tuple(row["stamp"]), _identity_from(row["sound"]))
+    size, mtime_ns = row.get("signature") or row["stamp"][:2]  # older records: device and inode number follow
+    return Identity(row["sha256"], row["size"], (size, mtime_ns), _identity_from(row["sound"]))
 
 
 def _sidecar_from(row: dict[str, Any] | None) -> SidecarAudio | None:

@@ -91,7 +91,7 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
             try:
                 manifest = release.manifest
             except DatasetError as error:
-                ui.note(str(error))
+                ui.warn(str(error))
                 continue
             rows.append(
                 {
@@ -283,7 +283,7 @@ def _check(file: Path) -> None:
     loaded = load(file)
     for source in loaded.sources:
         if isinstance(source, FolderSource) and not Path(source.folder).exists():
-            ui.note(f"{source.folder}: there is no such folder or file yet; a build needs it")
+            ui.warn(f"{source.folder}: there is no such folder or file yet; a build needs it")
     video, clips = loaded.video, loaded.clips
     print(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"

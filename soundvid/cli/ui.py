@@ -30,7 +30,7 @@ from rich.progress import (
 from rich.text import Text
 from typer.core import TyperCommand
 
-from soundvid.util.progress import Watcher
+from soundvid.util.progress import ProgressCallback
 
 err = Console(stderr=True, highlight=False)
 # In a file or a pipe a table is as wide as it needs to be.
@@ -52,7 +52,9 @@ def complete_dataset(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in sorted(p.parent.name for p in folder.glob("*/versions")) if name.startswith(incomplete)]
 
 
-StoreOption = Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Folder that holds the datasets.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="The store: the folder with datasets and sources.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, max=256, help="Worker processes; by default one per core.")
@@ -101,9 +103,9 @@ def say(text: str) -> None:
     err.print(escape(text), soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Print something the user should know although the command goes on."""
-    err.print(f"[yellow]note[/] {escape(text)}", soft_wrap=True)
+def warn(text: str) -> None:
+    """Print what the user should know although the command goes on."""
+    err.print(f"[yellow]warning[/] {escape(text)}", soft_wrap=True)
 
 
 def error(text: str) -> None:
@@ -145,7 +147,7 @@ def _count(done: float, total: float | None, unit: str) -> str:
     return f"{done:.0f}/{total:.0f} {unit}".rstrip() if total > 1 else f"{100 * done / (total or 1):3.0f}%"
 
 
-class ConsoleProgress(Watcher):
+class ConsoleProgress(ProgressCallback):
     """Long work as seen on stderr: bars on a terminal; elsewhere a line about every `interval` seconds.
 
     It implements the callbacks of a sync and of a build; `phase` and `update` serve any other long work. Use it as a
@@ -263,4 +265,4 @@ class ConsoleProgress(Watcher):
             self.print(escape(f"... and more: {self.see_also}"))
 
     def warn(self, message: str) -> None:
-        self.print(f"[yellow]note[/] {escape(message)}")
+        self.print(f"[yellow]warning[/] {escape(message)}")

@@ -125,12 +125,12 @@ class Task:
     path: Path
     source_id: str
     sha256: str
-    stamp: tuple[int, int, int, int]
+    stamp: tuple[int, int]
     subject: str
     settings: dict[str, Any]
     target: Path  # the part's folder
     sound: Path | None = None  # the file that holds the sound, where it is not the video
-    sound_stamp: tuple[int, int, int, int] | None = None
+    sound_stamp: tuple[int, int] | None = None
 
     @property
     def paths(self) -> dict[str, Path | None]:
@@ -563,7 +563,7 @@ def _check_unchanged(task: Task) -> None:
             info = path.stat()
         except OSError as error:
             raise MediaError("vanished", "the file went away while it was read") from error
-        if (info.st_size, info.st_mtime_ns, info.st_dev, info.st_ino) != stamp:
+        if (info.st_size, info.st_mtime_ns) != stamp:
             raise MediaError("changed", "the file changed while it was read: it is taken again in the next build")
     settings = task.settings
     if "noise_sha256" in settings:

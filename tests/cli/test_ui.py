@@ -87,7 +87,7 @@ def test_only_sources_that_were_left_out_get_a_line_and_their_names_are_no_marku
         "rejected b[red].mp4: no sound track",
         "failed c: no sound track",
         "... and more: 'soundvid sources list' lists them all",
-        "note x [bold]",
+        "warning x [bold]",
     ]
 
 
