@@ -1,9 +1,9 @@
-"""A small web on loopback: real videos, pages, a feed that grows, HLS, ranges; and it misbehaves on request.
+"""A web server on loopback: real videos, pages, a growing feed, HLS, byte ranges, and faults on request.
 
 /v/<file>                  the file, with ETag, Last-Modified and ranges
 /<fault>/<file>            the same file with a fault, see _fault
 /page/<file>.html          a page with a video tag
-/feed.xml                  an RSS feed of what is in `Web.items`, newest first
+/feed.xml                  an RSS feed of `WebServer.items`, newest first
 /hls/<name>/index.m3u8     an HLS playlist and its segments
 """
 
@@ -37,8 +37,8 @@ class Item:
 
 
 @dataclass
-class Web:
-    """The server, and what it was asked."""
+class WebServer:
+    """The server, and the requests it got."""
 
     folder: Path
     items: list[Item] = field(default_factory=list)
@@ -60,7 +60,7 @@ class Web:
     def paths(self) -> Counter[str]:
         return Counter(p for m, p, _ in self.asked if m == "GET")
 
-    def __enter__(self) -> "Web":
+    def __enter__(self) -> "WebServer":
         web = self
 
         class Handler(_Handler):
@@ -102,7 +102,7 @@ class Web:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    web: Web
+    web: WebServer
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:

@@ -11,8 +11,7 @@ from soundvid.media.probe import examine
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import http as transport
 from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.sources.web.http import Pace, load_jar
-from soundvid.sources.web.http import Web as Client
+from soundvid.sources.web.http import HttpClient, RateMonitor, load_jar
 from soundvid.sources.web.rss import FeedReader
 from soundvid.sources.web.sync import sync
 from tests.conftest import cli
@@ -151,7 +150,7 @@ def test_a_rate_limit_is_kept(monkeypatch):
 
     clock = Clock()
     monkeypatch.setattr(transport, "time", clock)
-    pace = Pace(Download(rate_limit=10_000), "h")
+    pace = RateMonitor(Download(rate_limit=10_000), "h")
     for _ in range(100):
         clock.now += 0.1  # the network gives 100,000 bytes a second
         pace.count(10_000)
@@ -162,7 +161,7 @@ def test_a_rate_limit_is_kept(monkeypatch):
             clock.now += 1.0
             stuck.count(900)
 
-    stuck = Pace(Download(timeout=30, min_speed=1000), "h")
+    stuck = RateMonitor(Download(timeout=30, min_speed=1000), "h")
     with pytest.raises(FetchProblem, match="too slow"):
         trickle()
 
@@ -201,7 +200,7 @@ def test_netrc_is_read_only_where_the_recipe_says_so(web, tmp_path, monkeypatch)
     assert not any(s in everything_in(tmp_path / "b") for s in secrets)
     file.write_text(f"machine 127.0.0.1 login alice passwrd {PLANTED[0]}\n")
     with pytest.raises(SourcesError, match="cannot be read") as told:
-        Client(Download(netrc=True))
+        HttpClient(Download(netrc=True))
     assert PLANTED[0] not in str(told.value)
 
 
