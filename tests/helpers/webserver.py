@@ -182,6 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, self._bytes(name), {"Content-Type": "video/mp4"})
         elif fault == "once":  # breaks off in the middle once, then continues where it is asked to
             self._file(name, most=len(self._bytes(name)) // 2 if earlier < 1 else None)
+        elif fault == "replaced":  # half of the file once; then another one, from any byte on, whatever If-Range says
+            if earlier < 1:
+                self._file(name, most=len(self._bytes(name)) // 2)
+            else:
+                del self.headers["If-Range"]
+                self._file(f"new-{name}")
         elif fault == "silent":  # half of it, with no length said: only the container can tell
             data = self._bytes(name)
             self._begin(200, {"Connection": "close", "Content-Type": "video/mp4"})
