@@ -86,7 +86,9 @@ _MESSAGES = [
     ("unsupported", r"\bdrm\b|unsupported url|no video formats|no video could be found|requested format"),
     (
         "network",
-        r"timed? ?out|connection|getaddrinfo|name resolution|unreachable|\b5\d\d\b|incomplete|bytes read|ssl|eof",
+        r"timed? ?out|connection|getaddrinfo|name resolution|failed to resolve|nodename nor servname|unreachable|"
+        r"name or service not known|no address associated|no route to host|(?:network|host) is down|broken pipe|"
+        r"\b5\d\d\b|incomplete|bytes read|ssl|\beof\b",
     ),
 ]
 _PATTERNS = [(code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _MESSAGES]
