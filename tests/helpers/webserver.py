@@ -43,7 +43,7 @@ class WebServer:
     folder: Path
     items: list[Item] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)  # answers; a string: a redirect there, a number: that status
-    texts: dict[str, str] = field(default_factory=dict)  # /text/<name>
+    texts: dict[str, str | bytes] = field(default_factory=dict)  # /text/<name>
     gone: set[str] = field(default_factory=set)  # paths that answer 404 from now on
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
     sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
@@ -155,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
             kind = "application/dash+xml" if rest.endswith("mpd") else "video/mp4"
             self._send(200, (self.web.folder / "dash" / rest).read_bytes(), {"Content-Type": kind})
         elif head == "text":  # feeds and pages as a test wrote them
-            self._send(200, self.web.texts[rest].encode(), {"Content-Type": "application/xml"})
+            text = self.web.texts[rest]
+            data = text if isinstance(text, bytes) else text.encode()
+            self._send(200, data, {"Content-Type": query.get("type", ["application/xml"])[0]})
         elif head == "v":
             self._file(rest)
         elif head == "api":  # what the tests' own yt-dlp extractor asks, see tests/sources/plugins
