@@ -46,6 +46,51 @@ def test_an_atom_feed_names_videos_pages_and_terms(web, tmp_path):
     assert found["film1"].promised == 2 and found["film2"].url.endswith("/page/film2.mp4.html")
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    ("name", "codec", "title"),
+    [
+        ("Shift_JIS", "cp932", "拍手①髙橋"),  # with characters of Windows' own, as feeds have them
+        ("x-sjis", "cp932", "拍手"),
+        ("EUC-JP", "euc_jp", "拍手の音"),
+        ("ISO-2022-JP", "iso2022_jp", "拍手の音"),
+        ("GBK", "gbk", "鼓掌声"),
+        ("GB2312", "gb18030", "鼓掌声镕"),
+        ("Big5", "big5", "鼓掌聲"),
+        ("EUC-KR", "cp949", "박수 소리 똠"),
+        ("windows-1251", "cp1251", "хлопки"),
+        ("ISO-8859-1", "latin1", "été"),
+        ("UTF-8", "utf-8", "拍手"),
+        ("UTF-8", "utf-8-sig", "拍手"),
+        ("UTF-16", "utf-16", "拍手"),
+        ("", "utf-8", "拍手"),
+    ],
+)
+def test_feeds_are_read_in_their_encoding(name, codec, title, chunk):
+    entry = ENTRY.format(name="film0", day=1, video=ENCLOSED.format(name="film0"))
+    text = ATOM.format(head="", entries=entry.replace("<title>film0", f"<title>{title}"))
+    text = text.replace(' encoding="utf-8"', f' encoding="{name}"' if name else "")
+    data, reader = text.encode(codec), FeedReader("http://h/feed")
+    found = [i for at in range(0, len(data), chunk) for i in reader.feed(data[at : at + chunk])]
+    found += reader.feed(b"", final=True)
+    assert [(i.title, i.url) for i in found] == [(title, "http://h/v/film0.mp4")]
+
+
+@pytest.mark.parametrize("name", ["x-klingon", "base64", "undefined", "idna", "utf-8", "\u00e9"])
+def test_a_feed_in_no_known_encoding_is_one_that_could_not_be_listed(web, tmp_path, name):
+    web.texts["feed"] = f'<?xml version="1.0" encoding="{name}"?>'.encode() + b"<rss><channel>\xff\xfe</channel></rss>"
+    recipe = recipe_of({"feed": f"{web.url}/text/feed"}, {"url": f"{web.url}/v/film0.mp4"})
+    result = sync(tmp_path, recipe)
+    assert result.unlisted == [f"{web.url}/text/feed"] and result.states == {"fetched": 1}
+
+
+def test_a_feed_that_declares_no_encoding_has_that_of_its_http_header(web, tmp_path):
+    made = ENTRY.format(name="film0", day=1, video=ENCLOSED.format(name="film0")).replace("<title>film0", "<title>拍手")
+    web.texts["feed"] = ATOM.format(head="", entries=made).replace(' encoding="utf-8"', "").encode("cp932")
+    recipe = recipe_of({"feed": f"{web.url}/text/feed?type=application/xml;+charset=Shift_JIS"})
+    assert sync(tmp_path, recipe).states == {"fetched": 1} and only(tmp_path).title == "拍手"
+
+
 def test_a_feeds_pages_count_whatever_stands_beside_them():
     """YouTube's feeds name a Flash player beside each video's page, others a picture; a podcast's sound is no video."""
     page = '<entry><link rel="alternate" href="https://www.youtube.com/watch?v=dQw4w9WgXc{n}"/>{beside}</entry>'

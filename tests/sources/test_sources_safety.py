@@ -21,7 +21,7 @@ from soundvid.sources.web.guard import AddressRefused, Guard, is_public
 from soundvid.sources.web.ids import source_id
 from soundvid.sources.web.licence import header_opt_out, licence_name, page_terms
 from soundvid.sources.web.rss import FeedReader
-from soundvid.sources.web.sync import sync
+from soundvid.sources.web.sync import retry, sync
 from soundvid.util.progress import ProgressCallback
 from soundvid.util.redact import clean_address, redact
 from tests.conftest import cli, toy_video
@@ -396,6 +396,25 @@ def test_nobody_makes_a_sync_wait_for_ever(web, tmp_path, asked_for):
     assert only(tmp_path).next_attempt - time.time() <= 7 * 24 * 3600
     said = cli("sources", "list", "--store", tmp_path)
     assert said.returncode == 0 and "rate_limit" in said.stdout, said.stderr
+
+
+def test_pauses_that_a_clock_years_ahead_recorded_are_over(web, tmp_path, monkeypatch):
+    """A machine without a battery begins in 2070 until the network has told it the time."""
+    names = ["503/film0.mp4", "429/film1.mp4", "v/film2.mp4"]
+    (tmp_path / "list.csv").write_text("url\n" + "\n".join(f"{web.url}/{n}" for n in names) + "\n")
+    store, source = tmp_path / "store", {"list": str(tmp_path / "list.csv")}
+    strict = {"retries": 0, "max_seconds": 0.5}  # the videos last longer
+    with monkeypatch.context() as ahead:
+        real = time.time
+        ahead.setattr(time, "time", lambda: real() + 44 * 365 * 24 * 3600)
+        sync(store, recipe_of(source, download={"retries": 0}))
+    waiting = {e.code: e for e in entries(store) if e.state == "failed"}
+    assert set(waiting) == {"network", "rate_limit"} and waiting["rate_limit"].not_before > time.time() + 1e9
+    web.asked.clear()
+    assert sync(store, recipe_of(source, download=strict)).tried == 2
+    web.asked.clear()
+    assert sync(store, recipe_of(source, download=strict)).tried == 0, "the pauses that are recorded now count"
+    assert retry(store, recipe_of(source, download=strict)).tried == 1, "the server's Retry-After counts"
 
 
 def test_a_page_or_feed_that_drips_is_given_up(web, tmp_path):

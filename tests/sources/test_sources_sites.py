@@ -1,5 +1,6 @@
 """Sources through yt-dlp: a site's facts, formats, refusals, playlists and channels, against a site of our own."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,39 @@ def test_what_sites_say_has_its_class(web, tmp_path, message, code):
     sync(tmp_path, recipe_of({"url": f"{web.url}/watch/x"}))
     assert only(tmp_path).code == code
     assert classify_message(message) == code
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(8, "nodename nor servname provided, or not known"),
+        socket.gaierror(-5, "Zu diesem Hostnamen gehört keine Adresse (private.example)"),
+        OSError(101, "Le réseau n'est pas accessible"),
+        ConnectionRefusedError(111, "Verbindungsaufbau abgelehnt"),
+    ],
+)
+def test_no_network_is_no_network_in_every_language(web, tmp_path, monkeypatch, error):
+    """A laptop without a network must not have its videos put down as broken, or as private."""
+    from soundvid.sources.web import guard
+
+    def connect(*_, **__):
+        raise error
+
+    monkeypatch.setattr(guard.Guard, "connect", connect)
+    sources = [{"url": f"{web.url}/watch/x"}, {"url": f"{web.url}/v/film0.mp4"}]
+    result = sync(tmp_path, recipe_of(*sources, {"channel": f"{web.url}/channel/c"}, download={"retries": 0}))
+    assert {(e.state, e.code) for e in entries(tmp_path)} == {("failed", "network")}, [
+        e.message for e in entries(tmp_path)
+    ]
+    with Catalogue(tmp_path) as catalogue:
+        assert [f.code for f in catalogue.all_followed() if f.address in result.unlisted] == ["network"]
+
+
+@pytest.mark.parametrize(
+    "message", ["No route to host", "Name or service not known", "Failed to resolve 'h'", "Network is down"]
+)
+def test_messages_about_the_network_have_its_class(message):
+    assert classify_message(f"Unable to download webpage: {message}") == "network"
 
 
 def test_a_sites_429_keeps_its_retry_after(web, tmp_path):

@@ -283,7 +283,8 @@ class Catalogue:
     def to_review(self, followed: int, policy: str, codes: Iterable[str]) -> Iterator[CatalogueEntry]:
         """Rejected entries of these classes that were not yet reviewed under this policy."""
         (row,) = self._rows("SELECT reviewed, reviewed_at FROM followed WHERE id = ?", (followed,))
-        since = row["reviewed_at"] if row["reviewed"] == policy else ""
+        # A review in the future was recorded while the clock was ahead: it says nothing about what was rejected since.
+        since = row["reviewed_at"] if row["reviewed"] == policy and row["reviewed_at"] <= now() else ""
         yield from self.pages(("rejected",), followed, codes, since=since)
 
     def note_review(self, followed: int, policy: str) -> None:

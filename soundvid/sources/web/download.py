@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from soundvid.recipe.sources import Download
@@ -48,6 +48,10 @@ class DownloadedFile:
     content_type: str
 
 
+class _FileChanged(Exception):
+    """A response is not the continuation of the bytes that are here."""
+
+
 class NotMediaError(Exception):
     """The response is text: a page, a playlist, an error message. `text` is its beginning."""
 
@@ -72,7 +76,11 @@ def download_file(
     """
 
     def once() -> DownloadedFile:
-        return _attempt(client, url, part, on_bytes, inspect, headers or {})
+        try:
+            return _attempt(client, url, part, on_bytes, inspect, headers or {})
+        except _FileChanged:
+            discard(part)
+            return _attempt(client, url, part, on_bytes, inspect, headers or {})
 
     return with_retries(client.options, once)
 
@@ -81,14 +89,16 @@ def _resume_file(part: Path) -> Path:
     return part.with_suffix(".resume")
 
 
-def _resumable(part: Path) -> tuple[int, str]:
-    """How many bytes are here, and the validator they came with; (0, "") if they must not be resumed."""
+def _resumable(part: Path) -> tuple[int, dict[str, Any]]:
+    """How many bytes are here, and the headers they came with (see _attempt); (0, {}) if they must not be resumed."""
     try:
         resume = json.loads(_resume_file(part).read_text(encoding="utf-8"))
         size = part.stat().st_size
-        return (size, str(resume["validator"])) if size and resume["validator"] else (0, "")
+        return (
+            (size, dict(resume)) if size and isinstance(resume["validator"], str) and resume["validator"] else (0, {})
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        return 0, ""
+        return 0, {}
 
 
 def validator(headers: Mapping[str, str]) -> str:
@@ -106,18 +116,19 @@ def _attempt(
     headers: dict[str, str],
 ) -> DownloadedFile:
     host = urlsplit(url).hostname or ""
-    have, unchanged = _resumable(part)
-    request = {**headers, **({"Range": f"bytes={have}-", "If-Range": unchanged} if have else {})}
+    have, earlier = _resumable(part)
+    request = {**headers, **({"Range": f"bytes={have}-", "If-Range": earlier["validator"]} if have else {})}
     with client.open(url, headers=request) as response:
         if response.status == 416:
             discard(part)
             raise FetchProblem("network", f"{host}: the file changed: it has fewer bytes than were downloaded")
         inspect(response)
-        if not _continues(response, have):
+        if have and response.status == 206 and not _continues(response, have, earlier):
+            raise _FileChanged
+        if response.status != 206:
             have = 0
-        compressed = (
-            response.headers.get("Content-Encoding", "identity") != "identity"
-        )  # although the request excludes it
+        # Some servers compress although the request excludes it.
+        compressed = response.headers.get("Content-Encoding", "identity") != "identity"
         length = None if compressed else response.length
         total = have + length if length is not None else None
         limit = client.options.max_bytes
@@ -134,7 +145,9 @@ def _attempt(
             )
         if not have:
             discard(part)
-            _resume_file(part).write_text(json.dumps({"validator": validator(response.headers)}), encoding="utf-8")
+            resume = {name: response.headers.get(name, "") for name in ("ETag", "Last-Modified")}
+            resume |= {"validator": validator(response.headers), "total": total}
+            _resume_file(part).write_text(json.dumps(resume), encoding="utf-8")
         with part.open("ab" if have else "wb") as file:
             while piece:
                 file.write(piece)
@@ -153,9 +166,17 @@ def _attempt(
         return DownloadedFile(response.url, have, dict(response.headers), response.content_type)
 
 
-def _continues(response: Response, have: int) -> bool:
-    match = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", response.headers.get("Content-Range", "").strip())
-    return response.status == 206 and have > 0 and match is not None and int(match[1]) == have
+def _continues(response: Response, have: int, earlier: dict[str, Any]) -> bool:
+    """Whether a 206 response continues the `have` bytes that came with the headers `earlier`.
+
+    Servers and caches that ignore If-Range send the rest of whatever file is there now.
+    """
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    if match is None or int(match[1]) != have:
+        return False
+    now = {name: response.headers.get(name) for name in ("ETag", "Last-Modified")}
+    now["total"] = match[2] if match[2].isdecimal() else None
+    return all(str(earlier[k]) == v for k, v in now.items() if v and earlier.get(k))
 
 
 def discard(part: Path) -> None:

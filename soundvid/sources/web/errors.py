@@ -10,6 +10,7 @@ from soundvid.util.redact import redact
 HOUR = 3600.0
 MAX_ATTEMPTS = 8  # failed syncs after which only `retry --all` tries again
 MAX_WAIT = 7 * 24 * HOUR  # seconds
+JITTER = 0.1  # share by which pauses differ
 
 
 class SourcesError(SoundvidError):
@@ -64,7 +65,15 @@ class FetchProblem(Exception):
         if not self.kind.retryable or attempts >= MAX_ATTEMPTS:
             return None
         backoff = min(self.kind.wait * 2 ** max(0, attempts - 1), MAX_WAIT)
-        return max(self.wait or 0.0, backoff * random.uniform(0.9, 1.1))
+        return max(self.wait or 0.0, backoff * random.uniform(1 - JITTER, 1 + JITTER))
+
+
+def is_over(moment: float, now: float) -> bool:
+    """Whether a pause that lasts until `moment` is over (Unix times).
+
+    One that lasts longer than any pause does was recorded while the clock was ahead, and is over as well.
+    """
+    return moment <= now or moment - now > MAX_WAIT * (1 + JITTER) + HOUR
 
 
 # Words in messages of extractors, in order of precedence: the first match decides.
@@ -86,7 +95,9 @@ _MESSAGES = [
     ("unsupported", r"\bdrm\b|unsupported url|no video formats|no video could be found|requested format"),
     (
         "network",
-        r"timed? ?out|connection|getaddrinfo|name resolution|unreachable|\b5\d\d\b|incomplete|bytes read|ssl|eof",
+        r"timed? ?out|connection|getaddrinfo|name resolution|failed to resolve|nodename nor servname|unreachable|"
+        r"name or service not known|no address associated|no route to host|(?:network|host) is down|broken pipe|"
+        r"\b5\d\d\b|incomplete|bytes read|ssl|\beof\b",
     ),
 ]
 _PATTERNS = [(code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _MESSAGES]

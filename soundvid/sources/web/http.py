@@ -7,6 +7,7 @@ Sites are requested through yt-dlp (see ytdlp.py); this is for everything that i
 import http.client
 import netrc
 import os
+import re
 import socket
 import threading
 import time
@@ -112,7 +113,10 @@ class Response:
     def __init__(self, raw: urllib3.BaseHTTPResponse, url: str) -> None:
         self.raw, self.url, self.status = raw, url, raw.status
         self.headers: Mapping[str, str] = raw.headers
-        self.content_type = raw.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        stated = raw.headers.get("Content-Type", "")
+        self.content_type = stated.partition(";")[0].strip().lower()
+        charset = re.search(r"""charset\s*=\s*["']?([\w.:-]+)""", stated, re.IGNORECASE)
+        self.charset = charset[1] if charset else ""  # of a text body; empty if the server does not say
 
     @property
     def length(self) -> int | None:

@@ -102,7 +102,7 @@ class Lister:
                     break
                 if page == 0:
                     etag, modified = response.headers.get("ETag", ""), response.headers.get("Last-Modified", "")
-                reader = FeedReader(response.url)
+                reader = FeedReader(response.url, response.charset)
                 read, rate = 0, RateMonitor(self.http.options, urlsplit(response.url).hostname or "")
 
                 def items() -> Iterator[ListedVideo]:

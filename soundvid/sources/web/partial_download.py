@@ -80,14 +80,14 @@ class RemoteFile:
 
     def __init__(
         self,
-        web: HttpClient,
+        http: HttpClient,
         url: str,
         spool: Path,
         on_bytes: OnBytes,
         inspect: Callable[[Response], None],
         headers: dict[str, str],
     ) -> None:
-        self.web, self.url, self.on_bytes, self.inspect, self.headers = web, url, on_bytes, inspect, headers
+        self.http, self.url, self.on_bytes, self.inspect, self.headers = http, url, on_bytes, inspect, headers
         self.host = urlsplit(url).hostname or ""
         self.size = self.max_bytes = 0
         self.marks: dict[str, str] = {}
@@ -95,7 +95,7 @@ class RemoteFile:
         self.failure: Exception | None = None
         self._offsets: dict[int, int] = {}  # block number: its offset in the spool
         self._ahead, self._next = 1, 0
-        self._rate = RateMonitor(web.options, self.host)
+        self._rate = RateMonitor(http.options, self.host)
         self._spool = spool.open("w+b")
         self._fetch(0, BLOCK)
 
@@ -126,7 +126,7 @@ class RemoteFile:
         }
 
         def once() -> bytes:
-            with self.web.open(self.url, headers=request) as response:
+            with self.http.open(self.url, headers=request) as response:
                 self._check(response, start)
                 want = min(stop, self.size) - start
                 data = bytearray()
@@ -141,7 +141,7 @@ class RemoteFile:
                     raise FetchProblem("network", f"{self.host}: cut off after {len(data):,} of {want:,} bytes")
                 return bytes(data)
 
-        data = with_retries(self.web.options, once)
+        data = with_retries(self.http.options, once)
         self.fetched += len(data)
         for place in range(start, start + len(data), BLOCK):
             self._keep(place // BLOCK, data[place - start : place - start + BLOCK])
@@ -158,7 +158,7 @@ class RemoteFile:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise NeedFullDownload("its server compresses what it sends")
         self.inspect(response)
-        size, limit = int(found[2]), self.web.options.max_bytes
+        size, limit = int(found[2]), self.http.options.max_bytes
         if size > limit:
             raise FetchProblem("too_large", f"{size:,} bytes; download.max_bytes allows {limit:,}")
         if size < MIN_SIZE:
@@ -234,7 +234,7 @@ def _bytes(reader: SparseReader, place: int, amount: int) -> bytes:
 
 
 def download_spans(
-    web: HttpClient,
+    http: HttpClient,
     url: str,
     target: Path,
     required: Spans,
@@ -253,7 +253,7 @@ def download_spans(
     spool = target.with_suffix(".spool")
     remote = None
     try:
-        remote = RemoteFile(web, url, spool, on_bytes, inspect, headers or {})
+        remote = RemoteFile(http, url, spool, on_bytes, inspect, headers or {})
         return _download(remote, target, merged(required), old)
     finally:
         if remote is not None:

@@ -1,5 +1,6 @@
 """A streaming parser for RSS and Atom feeds: one item in memory at a time, no document type, no entities."""
 
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,17 @@ _LONGEST = 4096  # characters of a field; descriptions are ignored
 _TEXT = frozenset(
     "guid id link pubDate published updated date author creator name license licence duration title".split()
 )
+_LONGEST_DECLARATION = 1024  # bytes
+_DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._:-]+)["']""")
+_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+# Names under which the web means a larger encoding, as in the WHATWG Encoding Standard.
+_AS_BROWSERS_DO = {
+    **dict.fromkeys(("shift_jis", "shift-jis", "sjis", "x-sjis", "windows-31j", "ms_kanji"), "cp932"),
+    **dict.fromkeys(("gb2312", "gb_2312-80", "gbk", "x-gbk", "chinese"), "gb18030"),
+    **dict.fromkeys(("euc-kr", "euckr", "ks_c_5601-1987", "ksc5601", "korean"), "cp949"),
+    **dict.fromkeys(("big5", "x-x-big5", "cn-big5"), "big5hkscs"),
+    "x-euc-jp": "euc_jp",
+}
 _MEDIA_NAMESPACE = "search.yahoo.com/mrss"
 
 
@@ -31,8 +43,9 @@ class _Item:
 class FeedReader:
     """Takes bytes and returns videos as their items are complete. `next_page` and `licence` are those of the feed."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, charset: str = "") -> None:
+        """`charset`: of the Content-Type header, for feeds that declare no encoding themselves."""
+        self.url, self.charset = url, charset
         self.next_page: str | None = None
         self.licence = self.channel = ""
         self.without_video = 0  # items with neither video nor page
@@ -41,7 +54,10 @@ class FeedReader:
         self._text: list[str] = []
         self._ready: list[ListedVideo] = []
         self._root = ""
-        parser = expat.ParserCreate(namespace_separator=" ")
+        self._start_bytes = b""  # until the XML declaration is complete
+        self._decoder: codecs.IncrementalDecoder | None = None
+        # Expat knows no multi-byte encodings but Unicode's: feeds are decoded here and parsed as UTF-8.
+        parser = expat.ParserCreate("utf-8", namespace_separator=" ")
         parser.buffer_text = True
         parser.StartElementHandler = self._start
         parser.EndElementHandler = self._end
@@ -53,14 +69,36 @@ class FeedReader:
 
     def feed(self, data: bytes, final: bool = False) -> Iterator[ListedVideo]:
         """The videos whose items end in `data`. Raises FetchProblem `broken` if this is not a feed."""
+        if self._decoder is None:
+            self._start_bytes += data
+            if not final and b"?>" not in self._start_bytes and len(self._start_bytes) < _LONGEST_DECLARATION:
+                return
+            data, self._start_bytes = self._start_bytes, b""
+            self._decoder = self._new_decoder(data)
         try:
-            self._parser.Parse(data, final)
+            self._parser.Parse(self._decoder.decode(data, final).encode("utf-8", "surrogatepass"), final)
+        except UnicodeError as error:
+            raise FetchProblem("broken", f"{self.url}: the feed is not in the encoding that it states") from error
         except expat.ExpatError as error:
             raise FetchProblem("broken", f"{self.url}: not a feed: {error}") from error
         if final and self._root not in ("rss", "feed", "RDF"):
             raise FetchProblem("broken", f"{self.url}: not a feed: its first element is <{self._root}>")
         ready, self._ready = self._ready, []
         yield from ready
+
+    def _new_decoder(self, start: bytes) -> codecs.IncrementalDecoder:
+        """For the encoding of the feed: its byte order mark, its declaration, the HTTP header, or UTF-8."""
+        mark = next((name for bom, name in _BYTE_ORDER_MARKS if start.startswith(bom)), "")
+        declared = _DECLARED.match(start.replace(b"\0", b""))
+        name = mark or (declared[1].decode("ascii") if declared else "") or self.charset or "utf-8"
+        try:
+            name = _AS_BROWSERS_DO.get(name.lower(), name)
+            b"<".decode(name)  # LookupError for codecs of Python that are no encodings of text
+            return codecs.getincrementaldecoder(name)()
+        except (LookupError, ValueError) as error:
+            if name.lower().startswith(("utf-16", "utf-32")):
+                return codecs.getincrementaldecoder(name)()
+            raise FetchProblem("broken", f"{self.url}: the feed is in an unknown encoding, {name[:40]}") from error
 
     def _refuse(self, *_: Any) -> None:
         raise FetchProblem(

@@ -21,7 +21,7 @@ from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import WEB_KINDS, Download, WebSource
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.catalogue_schema import CatalogueEntry, FollowedSource
-from soundvid.sources.web.errors import BY_POLICY, FetchProblem, SourcesError
+from soundvid.sources.web.errors import BY_POLICY, FetchProblem, SourcesError, is_over
 from soundvid.sources.web.fetch import STORE_ERRORS, Fetcher, FetchJob, SyncStopped, listed_problem, policy_problem
 from soundvid.sources.web.http import load_jar
 from soundvid.sources.web.licence import licence_name
@@ -167,13 +167,13 @@ class Session:
         due: dict[str, CatalogueEntry] = {}
         for one in followed:
             for entry in self.catalogue.pages(("listed", "failed"), one):
-                if entry.state == "listed" or (entry.retryable and entry.next_attempt <= at):
+                if entry.state == "listed" or (entry.retryable and is_over(entry.next_attempt, at)):
                     due[entry.source_id] = entry
             for entry in self.catalogue.to_review(one, self._judged_by(one), BY_POLICY):
                 if self._is_accepted_now(entry):
                     due[entry.source_id] = entry
         for entry in self.incomplete():
-            if not entry.code or (entry.retryable and entry.next_attempt <= at):
+            if not entry.code or (entry.retryable and is_over(entry.next_attempt, at)):
                 due[entry.source_id] = entry
         return list(due.values())
 
@@ -418,7 +418,7 @@ def retry(
 
 
 def _may_retry(entry: CatalogueEntry) -> bool:
-    return entry.retryable and entry.not_before <= time.time()
+    return entry.retryable and is_over(entry.not_before, time.time())
 
 
 def remove(store: Path, source_id: str, reason: str) -> list[CatalogueEntry]:

@@ -5,6 +5,7 @@ and no external program runs; cookies stay in memory.
 """
 
 import itertools
+import socket
 from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from http.cookiejar import CookieJar
@@ -18,7 +19,7 @@ from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
 from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.networking._urllib import HTTPHandler, RedirectHandler, UrllibRH
-from yt_dlp.networking.exceptions import HTTPError
+from yt_dlp.networking.exceptions import HTTPError, TransportError
 from yt_dlp.plugins import load_all_plugins
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, PlaylistEntries, UnsupportedError
 
@@ -38,6 +39,7 @@ _DOWNLOADERS = {
     "m3u8_native": HlsFD,
     "http_dash_segments": DashSegmentsFD,
 }
+_NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror)
 _DEPTH = 3  # of nested playlists, such as a channel's tabs
 
 
@@ -239,22 +241,28 @@ class YtDlpClient:
         if self.refused is not None:
             return self.refused
         chain: list[BaseException] = [error]
+        stated = 12  # the length of the chain up to which each error names the next one as its cause
         while len(chain) < 12:
             last = chain[-1]
             inner = (getattr(last, "exc_info", None) or (None, None))[1]
-            following = inner or getattr(last, "cause", None) or last.__cause__ or last.__context__
+            following = inner or getattr(last, "cause", None) or last.__cause__
+            if following is None:
+                stated, following = min(stated, len(chain)), last.__context__
             if not isinstance(following, BaseException) or following in chain:
                 break
             chain.append(following)
         message = str(error).removeprefix("ERROR: ").partition("; please report this issue")[0]
         message = message.partition(" (caused by")[0]
-        for cause in chain:
+        for position, cause in enumerate(chain):
             if isinstance(cause, FetchProblem):
                 return cause
             if isinstance(cause, GeoRestrictedError):
                 return FetchProblem("geo", message)
             if isinstance(cause, UnsupportedError):
                 return FetchProblem("unsupported", message)
+            # By type: the system's words differ by platform and language, and may contain a host's name.
+            if position < stated and isinstance(cause, (TransportError, *_NETWORK_ERRORS)):
+                return FetchProblem("network", message)
             if isinstance(cause, HTTPError):
                 code = classify_message(message, "")
                 if cause.redirect_loop:
