@@ -33,10 +33,10 @@ def train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
     _train(folder, built, run, seconds)
     _evaluate(run)
     film = _generate(folder, run)
-    from soundvid.reports.run_page import write_run_page
+    from soundvid.runs.page import write_page
 
     with err.status("drawing the page"):
-        write_run_page(run)
+        write_page(run)
     print(f"Generated from one picture and its sound, by networks trained for seconds: {film}")
     return page
 
@@ -48,9 +48,9 @@ def _bars(told: str = "") -> Progress:
 
 def _train(folder: Path, built: Any, run: Path, seconds: int) -> None:
     from soundvid.runs import train
-    from soundvid.training.log import Numbers, Watcher
+    from soundvid.training.log import Numbers, TrainingCallback
 
-    class Screen(Watcher):
+    class Screen(TrainingCallback):
         """A bar of seconds, not of steps: the clock ends this training."""
 
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
@@ -90,7 +90,7 @@ def _evaluate(run: Path) -> None:
 
 
 def _generate(folder: Path, run: Path) -> Path:
-    from soundvid.systems.sound_to_video.generate import generate, load_model
+    from soundvid.runs.generate import generate
 
     source, target = folder / "videos" / "hand" / "drum.mp4", folder / "generated.mp4"
     with _bars() as progress:
@@ -99,6 +99,7 @@ def _generate(folder: Path, run: Path) -> Path:
         def moved(done: float, total: float | None) -> None:
             progress.update(bar, completed=round(done), total=round(total or done))
 
-        made = generate(load_model(run, device="cpu"), source, source, target, pixels=256, progress=moved)
+        given = {"image": source, "sound": source, "size": 256}
+        made = generate(run, target, given, device="cpu", progress=moved)
     err.print(f"generated {made.seconds:.1f} s of video in {made.wall:.1f} s")
     return target
