@@ -21,7 +21,8 @@ import scipy  # its parts load when they are first used: half a second that most
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound, Stretch
-from soundvid.media.probe import MediaError, SoundTrack, Source, examine_sound, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, Source, examine_sound, silent
 from soundvid.recipe.model import Denoise, NoiseFile
 
 PIECE = 15  # seconds that are gated at a time, without their surroundings

@@ -45,7 +45,7 @@ class ClipCache:
         }  # another process decodes its own
 
     def fps(self, index: int) -> Fraction:
-        return Fraction(self.clips.rows[index]["fps"])
+        return Fraction(self.clips.rows[index]["fps_exact"])
 
     def frames(self, index: int) -> int:
         return int(self.clips.rows[index]["frames"])
