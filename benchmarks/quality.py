@@ -34,7 +34,7 @@ def seed_of(split: str, number: int) -> int:
 def draw(folder: Path, subjects: list[str], counts: list[int], seconds: int) -> None:
     """Write `folder/<subject>/<subject>_<split><number>.mp4`, where it is not there yet."""
     from soundvid.demo.make import SOURCES
-    from soundvid.demo.stage import FPS, RATE
+    from soundvid.demo.scene import FPS, RATE
     from soundvid.media.encode import write_movie
 
     wanted = [

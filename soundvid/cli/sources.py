@@ -1,31 +1,22 @@
 """`soundvid sources ...`: the catalogue of videos from the web on the command line."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from soundvid.cli.ui import STORE, ConsoleProgress, JsonOption, StoreOption, answer, err, out
 from soundvid.errors import RecipeError
 from soundvid.util.redact import scrub
 
 app = typer.Typer(no_args_is_help=True, help="Videos from the web: what is followed, fetched, failed, and why.")
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
-
-StoreOption = Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Where datasets live.")]
 RecipeArgument = Annotated[
     str | None, typer.Argument(metavar="[RECIPE]", help="A recipe; without one, everything that is followed.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
-STORE = Path("store")
 MOST_LINES = 50  # of single videos: thousands of them would hide the sum
-_COLOURS = {"fetched": "green", "rejected": "yellow", "failed": "red", "removed": "dim"}
 
 
 def _recipe(name: str | None) -> Any:
@@ -34,71 +25,14 @@ def _recipe(name: str | None) -> Any:
     return load(name) if name else None
 
 
-def bars() -> Progress:
-    """Progress of a sync: the whole, and for each download its speed and the time it still needs."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    )
-
-
-def _watcher(progress: Progress) -> Any:
-    from soundvid.util.progress import Watcher
-
-    class Screen(Watcher):
-        """Shows a sync as bars and says at once what was not fetched."""
-
-        def __init__(self) -> None:
-            self.bar: Any = None
-            self.moving: dict[str, Any] = {}
-            self.told = 0
-
-        def phase(self, name: str, total: int) -> None:
-            if self.bar is not None:
-                progress.remove_task(self.bar)
-            self.bar = progress.add_task(name, total=total, visible=total > 0, speed="")
-
-        def step(self) -> None:
-            progress.advance(self.bar)
-
-        def moved(self, name: str, have: int, total: int | None, speed: float) -> None:
-            if name not in self.moving:
-                self.moving[name] = progress.add_task(f"  {escape(name[-40:])}", total=None, speed="")
-            shown = f"{speed / 1e6:.1f} MB/s"
-            progress.update(self.moving[name], completed=have, total=total, speed=shown)
-
-        def source(self, name: str, outcome: str, message: str) -> None:
-            bar = self.moving.pop(name, None)
-            if bar is not None:
-                progress.remove_task(bar)
-            if outcome not in ("fetched", "ok") and self.told <= MOST_LINES:
-                self.told += 1
-                if self.told > MOST_LINES:
-                    progress.print("... and more: 'soundvid sources list' tells each")
-                    return
-                colour = _COLOURS.get(outcome, "red")
-                progress.print(f"[{colour}]{outcome}[/] {escape(name)}: {escape(message)}", soft_wrap=True)
-
-        def warn(self, message: str) -> None:
-            progress.print(f"[yellow]note[/] {escape(message)}", soft_wrap=True)
-
-    return Screen()
-
-
-def _answer(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+def _progress() -> ConsoleProgress:
+    return ConsoleProgress(max_lines=MOST_LINES, see_also="'soundvid sources list' lists them all")
 
 
 def _tell(result: Any, as_json: bool) -> None:
     states = {name: result.states.get(name, 0) for name in ("fetched", "rejected", "failed", "listed", "removed")}
     if as_json:
-        _answer({"new": result.new, "tried": result.tried, "states": states, "unlisted": result.unlisted})
+        answer({"new": result.new, "tried": result.tried, "states": states, "unlisted": result.unlisted})
     else:
         print(
             f"{result.new} new, {result.tried} tried; of {result.total} now "
@@ -130,7 +64,7 @@ def add(
     from soundvid.sources.web.catalogue import Catalogue
     from soundvid.sources.web.sync import Policy, Session, SyncResult
     from soundvid.sources.web.url_list import read_list
-    from soundvid.util.progress import Watcher
+    from soundvid.util.progress import ProgressCallback
 
     if kind not in WEB_KINDS:
         raise RecipeError(f"--kind {kind}: a kind is one of {', '.join(WEB_KINDS)}")
@@ -153,10 +87,10 @@ def add(
                 pass
     result = SyncResult()
     with Catalogue(store) as catalogue, catalogue.lock():
-        session = Session(catalogue, Policy(options, policy.pixels), Watcher())
+        session = Session(catalogue, Policy(options, policy.pixels), ProgressCallback())
         pairs = session.follow(sources)
-        with bars() as progress:
-            session.watcher = _watcher(progress)
+        with _progress() as progress:
+            session.watcher = progress
             session.ask(pairs, result)
         result.states = catalogue.states([f.id for _, f in pairs])
     _tell(result, as_json)
@@ -191,8 +125,8 @@ def sync(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: Jso
     from soundvid.sources.web.sync import sync as run
 
     loaded = _recipe(recipe)
-    with bars() as progress:
-        result = run(store, loaded, _watcher(progress))
+    with _progress() as progress:
+        result = run(store, loaded, progress)
     _tell(result, as_json)
     if result.unlisted:
         raise typer.Exit(1)
@@ -217,8 +151,8 @@ def retry(
         raise RecipeError(f"--class {unknown.pop()}: the classes are {', '.join(KINDS)}")
     loaded = _recipe(recipe)
     _must_be_there(store)
-    with bars() as progress:
-        result = run(store, loaded, _watcher(progress), codes=code or (), everything=everything)
+    with _progress() as progress:
+        result = run(store, loaded, progress, codes=code or (), everything=everything)
     _tell(result, as_json)
 
 
@@ -235,7 +169,7 @@ def list_(
     from dataclasses import asdict
 
     from soundvid.sources.web.catalogue import Catalogue
-    from soundvid.sources.web.rows import STATES
+    from soundvid.sources.web.catalogue_schema import STATES
 
     if state is not None and state not in STATES:
         raise RecipeError(f"--state {state}: the states are {', '.join(STATES)}")
@@ -246,7 +180,7 @@ def list_(
         else:
             rows = [asdict(e) for e in catalogue.entries([state] if state else STATES)]
     if as_json:
-        _answer({"followed" if followed else "sources": rows})
+        answer({"followed" if followed else "sources": rows})
         return
     columns = (
         ("kind", "address", "synced_at", "code", "message")
@@ -302,11 +236,11 @@ def audit(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: Js
 
     loaded = _recipe(recipe)
     _must_be_there(store)
-    with bars() as progress:
-        findings = run(store, loaded, _watcher(progress))
+    with _progress() as progress:
+        findings = run(store, loaded, progress)
     rotten = [f for f in findings if f.is_rot]
     if as_json:
-        _answer(
+        answer(
             {"checked": len(findings), "rot": [asdict(f) for f in rotten], "findings": [asdict(f) for f in findings]}
         )
         return

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from soundvid.media.errors import MediaError
+
 MAGIC = b"soundvid part 1\n"
 EDGE = 1 << 16  # bytes at the original's beginning and end that say which file it is
 ENDING = ".ranges"  # of the names of parts
@@ -150,8 +152,6 @@ class PartReader(Seekable):
             if self._told:  # FFmpeg asks again and again; it has been told
                 return b""
             self._told = True
-            from soundvid.media.probe import MediaError
-
             raise MediaError("not_held", "the part that was fetched lacks bytes that are needed: see download.ranges")
         data = os.pread(self._file, min(amount, stop - self.place), self._offsets[number] + self.place - start)
         self.place += len(data)

@@ -18,6 +18,7 @@ import av.logging
 
 from soundvid.media import cpu
 from soundvid.media.clock import half_up
+from soundvid.media.errors import MediaError
 from soundvid.media.partial_file import Head, PartReader, read_head
 
 # FFmpeg's errors are read (see decode_safely) and not printed.
@@ -38,18 +39,6 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
 DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-
-
-class MediaError(Exception):
-    """A source that cannot be used, with a stable `code` and one line a person understands."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.message)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from soundvid.demo.stage import Event
+from soundvid.demo.scene import Event
 from soundvid.metrics.tally import ClipName
 
 

@@ -79,9 +79,11 @@ class PageRun:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """Rows of samples.parquet of the run's subjects; none where the version is gone."""
+        """Subject, split, seconds and source of each clip of the run's subjects; none where the version is gone."""
+        if self.release is None:
+            return []
         subjects = self.config.config.get("subjects")
-        rows = self.release.samples() if self.release is not None else []
+        rows = self.release.samples.select(["subject", "split", "seconds", "source_id"]).to_pylist()
         return [r for r in rows if not subjects or r["subject"] in subjects]
 
     @property

@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 
 from soundvid.errors import SoundvidError
 from soundvid.training.system import System
-from soundvid.util.files import to_disk
+from soundvid.util.files import sync_to_disk
 
 FORMAT = 1
 STATE = ("step", "system", "groups", "world", "progress")  # what state.json holds beside it
@@ -95,8 +95,8 @@ def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], st
             _save(whole, hidden / f"{name}.safetensors")
     (hidden / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **state}), encoding="utf-8")
     for path in hidden.iterdir():
-        to_disk(path)
-    to_disk(hidden)
+        sync_to_disk(path)
+    sync_to_disk(hidden)
     target = folder / folder_name(step)
     if target.exists():
         old = folder / f".old-{target.name}"
@@ -105,7 +105,7 @@ def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], st
         shutil.rmtree(old)
     else:
         os.replace(hidden, target)
-    to_disk(folder)
+    sync_to_disk(folder)
     return target
 
 

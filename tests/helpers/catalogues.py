@@ -4,7 +4,7 @@ from pathlib import Path
 
 from soundvid.recipe.model import Recipe
 from soundvid.sources.web.catalogue import Catalogue
-from soundvid.sources.web.rows import Entry
+from soundvid.sources.web.catalogue_schema import Entry
 
 QUICK = {
     "allow_private_addresses": True,

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 
 import pytest
 
 from soundvid.builder.build import build
+from soundvid.sources.digests import Digests
 from soundvid.sources.web.sync import remove, retry, sync
 from soundvid.store.dataset import Dataset
 from tests.helpers.catalogues import entries, only, recipe_of
@@ -196,3 +198,21 @@ def test_removal_leaves_a_tombstone_and_the_next_version_is_major(web, films, tm
     states = Counter((e.state, e.code) for e in entries(tmp_path))
     assert states == {("fetched", ""): 1, ("removed", "removed"): 1, ("rejected", "removed"): 1}
     assert "the owner asked" in next(e.message for e in entries(tmp_path) if e.state == "removed")
+
+
+def test_a_file_on_another_machine_is_the_same_one(films, tmp_path, monkeypatch):
+    """The cache of digests rests on path, size and time: device and inode numbers differ from machine to machine."""
+    video = tmp_path / "film.mp4"
+    shutil.copy(films / "film0.mp4", video)
+    cache, info = tmp_path / "digests.jsonl", video.stat()
+    line = {"path": str(video), "sha256": "0" * 64, "stamp": [info.st_size, info.st_mtime_ns, 9, 9]}  # as once written
+    cache.write_text(json.dumps(line) + "\n")
+    assert Digests(cache).identify([video], 1, lambda: None)[video].sha256 == "0" * 64
+    os.utime(video, ns=(1, 1))
+    sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
+    assert Digests(cache).identify([video], 1, lambda: None)[video].sha256 == sha256
+    # Copied back from elsewhere with its time, as another inode: nothing is read, the cache answers.
+    shutil.copy2(video, tmp_path / "copy")
+    os.replace(tmp_path / "copy", video)
+    monkeypatch.setattr("soundvid.sources.digests.content_digest", lambda path: pytest.fail(f"{path} was read"))
+    assert Digests(cache).identify([video], 1, lambda: None)[video].sha256 == sha256

@@ -57,7 +57,7 @@ def test_a_feeds_pages_count_whatever_stands_beside_them():
         '<link rel="enclosure" type="audio/mpeg" href="https://h.example/x.mp3"/>',
         '<link rel="enclosure" href="https://h.example/x.mp3"/>',
     ]
-    items = "".join(page.format(n=n, sidecar=b) for n, b in enumerate(beside))
+    items = "".join(page.format(n=n, beside=b) for n, b in enumerate(beside))
     reader = FeedReader("https://www.youtube.com/feeds/videos.xml")
     found = [*reader.feed(ATOM.format(head="", entries=items).encode()), *reader.feed(b"", final=True)]
     assert [i.source_id for i in found] == ["youtube_dQw4w9WgXc0", "youtube_dQw4w9WgXc1"]

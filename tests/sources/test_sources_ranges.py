@@ -17,8 +17,9 @@ from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media import partial_probe
 from soundvid.media.decode import Framing, Pictures, Sound
+from soundvid.media.errors import MediaError
 from soundvid.media.partial_file import MAGIC, PartReader, content_digest, covers, merged, read_head
-from soundvid.media.probe import MediaError, examine, facts_of
+from soundvid.media.probe import examine, facts_of
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import partial_download
@@ -26,7 +27,7 @@ from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.http import Web as Client
 from soundvid.sources.web.sync import Policy, ask, remove, retry, sync
 from soundvid.store.dataset import Dataset
-from tests.build.test_stages import one_by_one
+from tests.builder.test_steps import one_by_one
 from tests.helpers.catalogues import QUICK, entries, only, recipe_of
 from tests.helpers.webserver import Web
 from tests.media.test_media import ffmpeg
@@ -415,7 +416,7 @@ def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):
 def test_kill_9_loses_and_doubles_no_part(long_films, tmp_path):
     chance, store, listed = random.Random(5), tmp_path / "store", tmp_path / "l.jsonl"
     start = (
-        "import sys; from soundvid.sources import ranges; ranges.SMALLEST = 100_000; ranges.BLOCK = 1 << 14\n"
+        "import sys; from soundvid.sources.web import partial_download as p; p.SMALLEST = 100_000; p.BLOCK = 1 << 14\n"
         "from soundvid.__main__ import main; sys.argv = ['soundvid', *sys.argv[1:]]; main()"
     )
     with Web(long_films) as web:

@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundvid.errors import RecipeError
-from soundvid.media.completeness import missing_bytes
 from soundvid.recipe.model import load
 from soundvid.recipe.sources import ChannelSource, FolderSource, ListSource, SearchSource
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Listed
 from soundvid.sources.web.errors import SourcesError
-from soundvid.sources.web.rows import Listed
 from soundvid.sources.web.sync import sync
 from soundvid.sources.web.url_list import read_list
+from soundvid.sources.web.validate import missing_bytes
 from tests.conftest import cli
 from tests.helpers.catalogues import entries, recipe_of
 

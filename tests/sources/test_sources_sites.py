@@ -11,9 +11,8 @@ from soundvid.media.probe import examine
 from soundvid.sources.web.audit import audit
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.errors import FetchProblem, said
-from soundvid.sources.web.formats import choose_formats
 from soundvid.sources.web.sync import sync
-from soundvid.sources.web.ytdlp import Site, identify
+from soundvid.sources.web.ytdlp import Site, choose_formats, identify
 from soundvid.store.dataset import Dataset
 from tests.helpers.catalogues import entries, only, recipe_of
 
@@ -159,7 +158,7 @@ def test_a_page_that_embeds_a_sites_video_is_that_video(web, tmp_path):
     address = watch(web, "emb")
     assert identify(address) == ("loopbacktube", "emb")
     with Catalogue(tmp_path) as catalogue:
-        from soundvid.sources.web.rows import Listed
+        from soundvid.sources.web.catalogue_schema import Listed
 
         followed = catalogue.follow("url", f"{web.url}/some/page", {})
         page = Listed(f"{web.url}/some/page", *identify(f"{web.url}/some/page"))

@@ -15,7 +15,8 @@ from soundvid.clips.crop.base import Box, Crop, CropResult
 from soundvid.media.clock import half_up, slots_in
 from soundvid.media.decode import SMALLEST_CROP, Framing, Pictures
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.probe import MediaError, Source, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import Source, silent
 from soundvid.recipe.model import Video
 
 SAMPLE = 64  # pictures that are compared, evenly spread over the source

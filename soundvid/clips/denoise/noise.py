@@ -10,7 +10,8 @@ import numpy as np
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound
-from soundvid.media.probe import MediaError, SoundTrack, Source, examine_sound, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, Source, examine_sound, silent
 from soundvid.recipe.model import Denoise, NoiseFile
 
 BLOCK = Fraction(1, 20)  # seconds over which a level is taken

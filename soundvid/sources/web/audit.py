@@ -8,14 +8,14 @@ from urllib.parse import urlsplit
 
 from soundvid.recipe.model import Recipe
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Entry
 from soundvid.sources.web.download import patiently
 from soundvid.sources.web.errors import FetchProblem
 from soundvid.sources.web.http import Reply, Web
 from soundvid.sources.web.ids import WEB
 from soundvid.sources.web.licence import header_opt_out, licence_name
-from soundvid.sources.web.rows import Entry
 from soundvid.sources.web.sync import Session, groups
-from soundvid.util.progress import Watcher
+from soundvid.util.progress import ProgressCallback
 
 _PASSING = ("network", "rate_limit", "bot_wall", "live")  # says nothing about the video itself
 
@@ -35,12 +35,12 @@ class Finding:
         return self.code not in ("ok", "unknown", *_PASSING)
 
 
-def audit(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = None) -> list[Finding]:
+def audit(store: Path, recipe: Recipe | None = None, watcher: ProgressCallback | None = None) -> list[Finding]:
     """Ask for the head, or a site's facts, of every fetched video; one finding for each, by source id.
 
     Only the catalogue's note of it (`rot`) changes. Temporary trouble is told and is not rot.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallback()
     findings: dict[str, Finding] = {}
     with Catalogue(store) as catalogue, catalogue.lock():
         for policy, sources in groups(catalogue, recipe):

@@ -6,11 +6,11 @@ from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import WebSource
 from soundvid.sources.model import DiscoveredSource, Origin, group_of
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Entry
 from soundvid.sources.web.errors import SourcesError
 from soundvid.sources.web.fetch import judge
 from soundvid.sources.web.licence import UNSTATED, licence_name
-from soundvid.sources.web.required_ranges import Wishes, suffices
-from soundvid.sources.web.rows import Entry
+from soundvid.sources.web.partial_download import Wishes, suffices
 from soundvid.verdict import Outcome, Verdict
 
 

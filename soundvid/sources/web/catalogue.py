@@ -19,8 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.sources.web.rows import (
+from soundvid.sources.web.catalogue_schema import (
     LATER,
     LEARNT,
     RECORDED,
@@ -32,7 +31,8 @@ from soundvid.sources.web.rows import (
     entry_of,
     followed_row,
 )
-from soundvid.util.files import held
+from soundvid.sources.web.errors import FetchProblem, SourcesError
+from soundvid.util.files import file_lock
 from soundvid.util.redact import clean_address
 
 
@@ -106,7 +106,7 @@ class Catalogue:
                 f"{self.folder}: {holder} is working on these sources at the moment; wait until it is done"
             )
 
-        with held(self.folder / ".lock", refused, wait=wait):
+        with file_lock(self.folder / ".lock", refused, wait=wait):
             self._recover()
             yield
 

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from soundvid.media.partial_file import ENDING, Spans, Whole, merged
 from soundvid.recipe.sources import Download
 from soundvid.sources.web.catalogue import Catalogue, now
+from soundvid.sources.web.catalogue_schema import Entry, Listed
 from soundvid.sources.web.download import NotMedia, discard, patiently, settled, transfer
 from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.sources.web.formats import choose_formats
 from soundvid.sources.web.http import Reply, Web, transport_problem
 from soundvid.sources.web.ids import MEDIA_ENDINGS, WEB, ending
 from soundvid.sources.web.licence import (
@@ -27,11 +27,9 @@ from soundvid.sources.web.licence import (
     licence_refusal,
     page_rights,
 )
-from soundvid.sources.web.partial_download import fetch_part
-from soundvid.sources.web.required_ranges import suffices
-from soundvid.sources.web.rows import Entry, Listed
+from soundvid.sources.web.partial_download import fetch_part, suffices
 from soundvid.sources.web.validate import check, page_problem, settle
-from soundvid.sources.web.ytdlp import VERSION, Site, identity_of
+from soundvid.sources.web.ytdlp import VERSION, Site, choose_formats, identity_of
 from soundvid.util.redact import clean_address
 
 # What the operating system says when the store, not the video, is in trouble.
@@ -322,8 +320,8 @@ class _Fetch:
         return finished
 
     def _join(self, parts: list[Path]) -> Path:
+        from soundvid.media.errors import MediaError
         from soundvid.media.mux import join
-        from soundvid.media.probe import MediaError
 
         target = self.catalogue.incoming / f"{self.name}.joined"
         try:

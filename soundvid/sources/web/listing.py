@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from soundvid.recipe.sources import ChannelSource, ListSource, UrlSource, WebSource
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Followed, Listed
 from soundvid.sources.web.download import patiently
 from soundvid.sources.web.errors import FetchProblem
 from soundvid.sources.web.http import MOST_TEXT, Pace, Web
-from soundvid.sources.web.rows import Followed, Listed
 from soundvid.sources.web.rss import FeedReader
 from soundvid.sources.web.url_list import read_list
 from soundvid.sources.web.ytdlp import Site, identify

@@ -7,8 +7,9 @@ same places.
 
 import os
 import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,11 +20,13 @@ from soundvid.media.partial_file import (
     Seekable,
     Spans,
     Whole,
+    covers,
     identity_of,
     merged,
     read_head,
     write_part,
 )
+from soundvid.recipe.model import Recipe
 from soundvid.sources.web.download import NotMedia, patiently, validator
 from soundvid.sources.web.errors import FetchProblem
 from soundvid.sources.web.http import CHUNK, Pace, Reply, Web
@@ -34,6 +37,44 @@ MOST_AHEAD = 8  # blocks that are asked for at once where reading goes straight 
 MOST = 0.5  # of a file: who reads more to find its parts had better fetch it
 SMALLEST = 2 << 20  # bytes of a file below which its parts are not worth their requests
 Moved = Callable[[int, int | None, float], None]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """`parts`: clips come from spans alone. `spans`: those that the recipe itself names: source, start, stop (s)."""
+
+    parts: bool = False
+    spans: tuple[tuple[str, float, float], ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Wishes":
+        """Plans other than spans, splits by time, a crop from motion and noise reduction rest on the whole video."""
+        clips = recipe.clips
+        prepared = recipe.splits.by == "time" or recipe.video.crop == "motion" or recipe.sound.denoise is not None
+        parts = clips.plan == "spans" and not prepared and recipe.download.ranges
+        return cls(parts, tuple((s.source, s.start, s.stop) for s in clips.spans) if parts else ())
+
+    def stored(self) -> dict[str, Any]:
+        return {"parts": True, "spans": [list(s) for s in self.spans]} if self.parts else {}
+
+    @classmethod
+    def restored(cls, values: dict[str, Any]) -> "Wishes":
+        return cls(
+            bool(values.get("parts")), tuple((str(n), float(a), float(b)) for n, a, b in values.get("spans", ()))
+        )
+
+    def of_source(self, source_id: str, members: Iterable[tuple[float, float, str]]) -> Spans | None:
+        """What is needed of a source, in seconds; None: all of it. `members`: lists' spans, -1: none named."""
+        if not self.parts:
+            return None
+        named = [(a, b) for a, b, _ in members if a >= 0]
+        named += [(a, b) for name, a, b in self.spans if PurePosixPath(name).stem == source_id]
+        return merged(named) or None
+
+
+def suffices(held: Spans | None, wishes: Spans | None) -> bool:
+    """Whether what is held of a video (None: all) is what is needed of it (None: all)."""
+    return held is None or (wishes is not None and covers(held, wishes))
 
 
 class Remote:
@@ -219,8 +260,9 @@ def fetch_part(
 
 
 def _fetch(remote: Remote, target: Path, wishes: Spans, old: Path | None) -> Head:
+    from soundvid.media.errors import MediaError
     from soundvid.media.partial_probe import survey, try_out
-    from soundvid.media.probe import MediaError, examine, facts_of
+    from soundvid.media.probe import examine, facts_of
 
     reader, same = None, True
     if old is not None and (head := read_head(old)) is not None:

@@ -9,9 +9,9 @@ from typing import Any
 from xml.parsers import expat
 
 from soundvid.sources.sidecar import ENDINGS
+from soundvid.sources.web.catalogue_schema import Listed
 from soundvid.sources.web.errors import FetchProblem
 from soundvid.sources.web.ids import MEDIA_ENDINGS, WEB, canonical, ending, joined
-from soundvid.sources.web.rows import Listed
 from soundvid.sources.web.ytdlp import identify
 
 _LONGEST = 4096  # characters of a field; descriptions are not read at all

@@ -20,14 +20,14 @@ from soundvid.media.partial_file import Spans
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import WEB_KINDS, Download, WebSource
 from soundvid.sources.web.catalogue import Catalogue
+from soundvid.sources.web.catalogue_schema import Entry, Followed
 from soundvid.sources.web.errors import BY_POLICY, FetchProblem, SourcesError
 from soundvid.sources.web.fetch import STORE_ERRORS, Fetcher, Job, Stopped, early_problem, judge
 from soundvid.sources.web.http import load_jar
 from soundvid.sources.web.licence import licence_name
 from soundvid.sources.web.listing import Lister
-from soundvid.sources.web.required_ranges import Wishes, suffices
-from soundvid.sources.web.rows import Entry, Followed
-from soundvid.util.progress import Watcher
+from soundvid.sources.web.partial_download import Wishes, suffices
+from soundvid.util.progress import ProgressCallback
 
 LONGEST_TURN = 3600.0  # seconds that a single fetch waits for others who write to the catalogue
 ENOUGH_REFUSALS = 5  # walls or 429 in a row, after which a host is left in peace for this sync
@@ -108,7 +108,7 @@ class _Hosts:
 class Session:
     """One sync under one policy. The catalogue's lock is held by whoever makes it."""
 
-    def __init__(self, catalogue: Catalogue, policy: Policy, watcher: Watcher, *, strict: bool = True) -> None:
+    def __init__(self, catalogue: Catalogue, policy: Policy, watcher: ProgressCallback, *, strict: bool = True) -> None:
         self.catalogue, self.policy, self.watcher = catalogue, policy, watcher
         self.strict = strict  # a list that cannot be read ends it: it is the recipe's, and somebody looks at it
         self.options = policy.options
@@ -311,13 +311,13 @@ def _limit_lifted(message: str, options: Download) -> bool:
     return options.max_bytes > said if message.startswith("more than") else options.max_bytes >= said
 
 
-def sync(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = None) -> SyncResult:
+def sync(store: Path, recipe: Recipe | None = None, watcher: ProgressCallback | None = None) -> SyncResult:
     """Bring the catalogue up to date with a recipe's addresses, or with everything that is followed.
 
     Raises SourcesError where another process is at it or a list cannot be read, StoreError where the disk is
     full. A video that cannot be had is an entry in the catalogue and never the end of a sync.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallback()
     result = SyncResult()
     with Catalogue(store) as catalogue, catalogue.lock():
         concerned: list[int] = []
@@ -333,9 +333,9 @@ def sync(store: Path, recipe: Recipe | None = None, watcher: Watcher | None = No
     return result
 
 
-def ask(store: Path, recipe: Recipe, watcher: Watcher | None = None, *, wait: float = 0.0) -> SyncResult:
+def ask(store: Path, recipe: Recipe, watcher: ProgressCallback | None = None, *, wait: float = 0.0) -> SyncResult:
     """List what a recipe's addresses name, and fetch nothing."""
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallback()
     result = SyncResult()
     with Catalogue(store) as catalogue, catalogue.lock(wait):
         session = Session(catalogue, Policy.of(recipe), watcher)
@@ -345,12 +345,12 @@ def ask(store: Path, recipe: Recipe, watcher: Watcher | None = None, *, wait: fl
     return result
 
 
-def fetch(store: Path, recipe: Recipe, source_ids: Iterable[str], watcher: Watcher | None = None) -> int:
+def fetch(store: Path, recipe: Recipe, source_ids: Iterable[str], watcher: ProgressCallback | None = None) -> int:
     """Fetch these entries of a recipe, as far as they are not here and can be had; returns how many were tried.
 
     Our own growing pauses are passed over (somebody asked), a server's Retry-After is not. Waits for other writers.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallback()
     wanted = set(source_ids)
     with Catalogue(store) as catalogue, catalogue.lock(wait=LONGEST_TURN):
         named = filter(None, map(catalogue.entry, sorted(wanted)))
@@ -379,7 +379,7 @@ def groups(catalogue: Catalogue, recipe: Recipe | None) -> list[tuple[Policy, li
 def retry(
     store: Path,
     recipe: Recipe | None = None,
-    watcher: Watcher | None = None,
+    watcher: ProgressCallback | None = None,
     *,
     codes: Iterable[str] = (),
     everything: bool = False,
@@ -390,7 +390,7 @@ def retry(
     classes to be tried although they cannot be expected to succeed (after cookies were renewed, for
     instance); `everything` takes all failed ones.
     """
-    watcher = watcher or Watcher()
+    watcher = watcher or ProgressCallback()
     codes = set(codes)
     result = SyncResult()
     with Catalogue(store) as catalogue, catalogue.lock():

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from soundvid.sources.web.catalogue_schema import Listed
 from soundvid.sources.web.errors import SourcesError
-from soundvid.sources.web.rows import Listed
 from soundvid.sources.web.ytdlp import identify
 from soundvid.util.redact import scrub
 

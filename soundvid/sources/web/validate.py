@@ -6,10 +6,10 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from soundvid.sources.web.errors import FetchProblem
-from soundvid.util.files import to_disk
+from soundvid.util.files import sync_to_disk
 
 # A wall's page says so; anything else that is text where a video should be is just broken.
 _WALL = re.compile(
@@ -60,9 +60,9 @@ def check(path: Path, promised: float | None) -> Checked:
     A video without sound passes: it is a whole file, and leaving it out is the build's matter, as with
     folders. Raises FetchProblem `broken` or `unsupported`.
     """
-    from soundvid.media.completeness import missing_bytes
+    from soundvid.media.errors import MediaError
     from soundvid.media.partial_file import content_digest
-    from soundvid.media.probe import MediaError, examine
+    from soundvid.media.probe import examine
 
     lacking = missing_bytes(path)
     if lacking:
@@ -86,6 +86,65 @@ def check(path: Path, promised: float | None) -> Checked:
     )
 
 
+def missing_bytes(path: Path) -> int:
+    """Bytes that a container announces and the file does not have; 0 where it is whole or does not say.
+
+    MP4 and its kin list boxes with their sizes, Matroska a segment with its size, AVI its RIFF chunk. A
+    download that broke off is told from a whole one by this even where the server named no length.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp", b"sidx"):
+            return max(0, _boxes_end(file, size) - size)
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            return max(0, _segment_end(file) - size)
+        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+            return max(0, int.from_bytes(head[4:8], "little") + 8 - size)
+    return 0
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int:
+    """Where the last box of an MP4 file ends, walking from box to box."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        head = file.read(16)
+        length = int.from_bytes(head[:4], "big")
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:16], "big")
+        if length == 0:
+            return size  # the last box: reaches to wherever the file ends
+        if length < 8:
+            return size  # no box: rubbish after the film, which readers pass over
+        place += length
+    return place
+
+
+def _segment_end(file: BinaryIO) -> int:
+    """Where a Matroska file's segment ends; 0 where it does not say (live recordings)."""
+    file.seek(4)
+    length = _number(file)
+    if length is None:
+        return 0
+    file.seek(length, os.SEEK_CUR)
+    if file.read(4) != b"\x18\x53\x80\x67":
+        return 0
+    length = _number(file)
+    return 0 if length is None else file.tell() + length
+
+
+def _number(file: BinaryIO) -> int | None:
+    """An EBML length; None for the reserved value that means unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    count = 8 - first[0].bit_length()
+    rest = file.read(count)
+    value = int.from_bytes(bytes([first[0] & (0x7F >> count)]) + rest, "big")
+    return None if value == (1 << (7 * (count + 1))) - 1 else value
+
+
 def settle(file: Path, folder: Path, record: dict[str, Any], *, instead: str | None = None) -> Path:
     """Make the source's folder appear with its file (`record["file"]`) and source.json, by one rename.
 
@@ -99,17 +158,17 @@ def settle(file: Path, folder: Path, record: dict[str, Any], *, instead: str | N
     (temporary / "source.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    to_disk(temporary / "source.json")
+    sync_to_disk(temporary / "source.json")
     os.replace(file, temporary / name)
-    to_disk(temporary / name)
-    to_disk(temporary)
+    sync_to_disk(temporary / name)
+    sync_to_disk(temporary)
     if instead is not None and (folder / instead).is_file():
         for moved in (name, "source.json"):
             os.replace(temporary / moved, folder / moved)
         temporary.rmdir()
-        to_disk(folder)
+        sync_to_disk(folder)
         return folder / name
     shutil.rmtree(folder, ignore_errors=True)  # what a damaged store may have left; whole ones are never fetched again
     os.replace(temporary, folder)
-    to_disk(folder.parent)
+    sync_to_disk(folder.parent)
     return folder / name

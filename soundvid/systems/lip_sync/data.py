@@ -40,7 +40,7 @@ class Pieces:
         return {**self.__dict__, "_pictures": OrderedDict(), "_mels": {}, "_held": 0}  # another process decodes its own
 
     def fps(self, index: int) -> Fraction:
-        return Fraction(self.clips.rows[index]["fps"])
+        return Fraction(self.clips.rows[index]["fps_exact"])
 
     def frames(self, index: int) -> int:
         return int(self.clips.rows[index]["frames"])

@@ -54,7 +54,7 @@ class Example:
 
     @property
     def fps(self) -> Fraction:
-        return Fraction(self.row["fps"])
+        return Fraction(self.row["fps_exact"])
 
     @property
     def mean(self) -> np.ndarray:

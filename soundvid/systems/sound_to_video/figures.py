@@ -100,8 +100,9 @@ class Gallery:
 
 def gallery(clips: Clips, model: Model) -> Gallery:
     """Draw everything from the clips of a split."""
-    chosen = spread(clips.rows, max(PAIRS, ACROSS + 1), Counter())
-    seen = [load_clip(clips, clips.rows.index(row), model) for row in chosen]
+    chosen = spread(clips.table, max(PAIRS, ACROSS + 1), Counter())
+    number = {row["key"]: index for index, row in enumerate(clips.rows)}
+    seen = [load_clip(clips, number[row["key"]], model) for row in chosen]
     pairs = [_pair(model, clip, clip) for clip in seen[:PAIRS]]
     others = [(a, b) for a, b in zip(seen, seen[1:] + seen[:1], strict=True) if a is not b]
     pairs += [_pair(model, image, sound) for image, sound in others[:SWAPPED]]
