@@ -85,16 +85,16 @@ class _Renderer:
         self, source: Source, heard: Source | SoundTrack, task: RenderTask, heartbeat: Callable[[], None]
     ) -> None:
         self.source, self.task = source, task
-        self.video = task.render.video
-        self.fps, self.rate = self.video.fps, task.render.sound.rate
+        self.video, self.sound_settings = task.render.video, task.render.sound
+        self.fps, self.rate = self.video.fps, self.sound_settings.rate
         box, self.facts = find_box(self.video, source, heartbeat)
         self.framing = Framing(self.video.width, self.video.height, box)
         info = source.video
         self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
         self.facts["crop"] = list(self.crop)
         self.pictures = Pictures(source, self.fps, self.framing, heartbeat, nearest=self.video.timing == "nearest")
-        self.sound, noise_facts = open_sound(heard, task.render.sound, source.duration, heartbeat)
-        self.facts |= noise_facts
+        self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
+        self.facts |= noise
         self.ring: dict[int, _Shown] = {}
         self.last: tuple[int, _Shown] | None = None
 

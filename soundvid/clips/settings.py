@@ -30,7 +30,7 @@ class RenderSettings(Strict):
     video: Video
     sound: Sound
     noise_sha256: str | None = None  # of the recipe's recording of noise
-    denoise_library: str | None = None  # name and version, where a library reduces the noise
+    denoise_library: str | None = None  # name and version of a library that decides the samples, too
     has_sidecar: bool = False  # the sound is in a file of its own
     sidecar_offset: float | None = None  # seconds; None: measured
 
@@ -40,11 +40,9 @@ class RenderSettings(Strict):
         sound = self.sound.model_dump(mode="json")
         if self.noise_sha256 is not None:  # the recording's content counts, not where it lies
             sound["denoise"]["profile"] = self.noise_sha256
-        if self.denoise_library is not None:
-            sound["denoise"]["library"] = self.denoise_library
         video = self.video.model_dump(mode="json", exclude=_MOTION if self.video.crop != "motion" else None)
         sidecar = {"offset": self.sidecar_offset} if self.has_sidecar else None
-        return content_key([self.version, video, sound, sidecar])
+        return content_key([self.version, video, sound, self.denoise_library, sidecar])
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,8 @@ class SourceSettings:
 
 
 class RecipeSettings:
-    """A recipe's settings for any of its sources.
-
-    Raises RecipeError where its noise recording cannot be read, or its method of noise reduction is not installed.
-    """
+    """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read, or
+    a library that it needs is not installed."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

@@ -9,7 +9,8 @@ import pytest
 
 from soundvid.clips.crop import registry
 from soundvid.clips.crop.motion import find_motion
-from soundvid.media.probe import MediaError, examine, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine, silent
 from soundvid.recipe.model import Video
 from tests.helpers.scanner import film
 

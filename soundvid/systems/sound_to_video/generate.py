@@ -20,8 +20,9 @@ from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.clock import half_up, sample_at
 from soundvid.media.decode import Sound, left, mono, right
+from soundvid.media.errors import MediaError
 from soundvid.media.image import read_picture
-from soundvid.media.probe import MediaError, SoundTrack, examine_sound
+from soundvid.media.probe import SoundTrack, examine_sound
 from soundvid.media.video_writer import MovieWriter
 
 if TYPE_CHECKING:
