@@ -60,9 +60,12 @@ def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
     None where torch is not installed. A run of the same version that is there already is left as it is.
     """
     if find_spec("torch") is None or find_spec("safetensors") is None:
-        ui.say("no training in this demo: torch and safetensors are not installed; pip install 'soundvid[train]'")
+        ui.say(
+            "no training in this demo: torch and safetensors are not installed; run pip install 'soundvid[train]', "
+            "or in a clone pip install -e '.[train]'"
+        )
         return None
-    from soundvid.reports.run_page import write_run_page
+    from soundvid.runs.page import write_page
 
     run = folder / "runs" / f"tiny-{built.version}"
     page = run / "report.html"
@@ -73,17 +76,18 @@ def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
         _train(folder, built, run, seconds)
         _evaluate(run)
         video = _generate(folder, run)
-        with ui.err.status("writing the run's page"):
-            write_run_page(run)
+        with ui.ConsoleProgress() as progress:
+            progress.phase("writing the run's page", None)
+            write_page(run)
     print(f"Generated from one picture and its sound, after a few seconds of training: {video}")
     return page
 
 
 def _train(folder: Path, built: Any, run: Path, seconds: int) -> None:
     from soundvid.runs import train
-    from soundvid.training.log import Numbers, Watcher
+    from soundvid.training.log import Numbers, TrainingCallback
 
-    class SecondsProgress(Watcher):
+    class SecondsProgress(TrainingCallback):
         """Counts seconds, not steps: the clock ends this training."""
 
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
@@ -120,11 +124,12 @@ def _evaluate(run: Path) -> None:
 
 
 def _generate(folder: Path, run: Path) -> Path:
-    from soundvid.systems.sound_to_video.generate import generate, load_model
+    from soundvid.runs.generate import generate
 
     source, target = folder / "videos" / "hand" / "drum.mp4", folder / "generated.mp4"
     with ui.ConsoleProgress() as progress:
         progress.phase("generating", None, "s")
-        made = generate(load_model(run, device="cpu"), source, source, target, pixels=256, progress=progress.update)
+        given = {"image": source, "sound": source, "size": 256}
+        made = generate(run, target, given, device="cpu", progress=progress.update)
     ui.say(f"generated {made.seconds:.1f} s of video in {made.wall:.1f} s")
     return target

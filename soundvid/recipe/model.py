@@ -31,7 +31,7 @@ from soundvid.features.registry import create as create_features
 from soundvid.features.registry import get as get_feature
 from soundvid.features.registry import names as feature_names
 from soundvid.recipe.sources import SOURCE_KINDS, AnySource, Condition, Download, ListSource, Strict, WebSource
-from soundvid.util.redact import scrub
+from soundvid.util.redact import redact
 
 
 def _to_fraction(value: Any) -> Fraction:
@@ -492,6 +492,6 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
-    shown = f" (it says {scrub(str(given)) if isinstance(given, str) else given!r})"
+    shown = f" (it says {redact(str(given)) if isinstance(given, str) else given!r})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""
     return f"{name}: {message}{shown}" if name else f"{message}"
