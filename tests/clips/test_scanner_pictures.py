@@ -168,14 +168,14 @@ def test_time_splits_the_seen_speaker_and_the_unseen_one_is_whole_in_test(speake
     assert result.warnings == []
     release = Dataset(tmp_path / "s", "speakers").release()
     rows = release.samples.to_pylist()
-    bob = sorted((r for r in rows if r["group"] == "bob"), key=lambda r: r["start_frame"])
+    bob = sorted((r for r in rows if r["source_group"] == "bob"), key=lambda r: r["start_frame"])
     assert {r["split"] for r in bob} == {"test"}
     assert [r["start_frame"] for r in bob] == [0, 25, 50, 75, 100, 125]  # whole: no gap is cut into it
-    ann = [r for r in rows if r["group"] == "ann"]
+    ann = [r for r in rows if r["source_group"] == "ann"]
     assert {r["split"] for r in ann} == {"train", "val", "test"}
     last = max(r["start_frame"] + r["frames"] for r in ann if r["split"] == "train")
     assert min(r["start_frame"] for r in ann if r["split"] != "train") - last >= 10  # 0.4 s
-    assert {(r["group"], r["split"], r["condition"]) for r in rows} == {
+    assert {(r["source_group"], r["split"], r["condition"]) for r in rows} == {
         ("ann", "train", None), ("ann", "val", None), ("ann", "test", "seen"), ("bob", "test", "unseen")}  # fmt: skip
     assert any(r["seconds"] < 1.0 for r in ann)  # a shorter last piece
     assert all(r["crop"] and len(r["crop"]) == 4 for r in rows)
@@ -185,7 +185,8 @@ def test_time_splits_the_seen_speaker_and_the_unseen_one_is_whole_in_test(speake
     renamed = seen_and_unseen.model_copy(update={"conditions": seen_and_unseen.conditions[:1]})
     again = build(renamed, store=tmp_path / "s")
     assert (again.change, again.new_sources) == ("patch", 0)
-    assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()} == {None, "unseen"}
+    rows = Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()
+    assert {r["condition"] for r in rows} == {None, "unseen"}
 
 
 def test_clips_split_each_for_itself_and_the_build_says_that_neighbours_leak(speakers, tmp_path):
