@@ -14,7 +14,7 @@ from typing import Any
 
 from soundvid.clips.render import Task, render
 from soundvid.errors import StoreError
-from soundvid.media.probe import MediaError
+from soundvid.media.errors import MediaError
 
 
 def decode(line: bytes) -> Task:

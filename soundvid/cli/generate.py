@@ -54,7 +54,7 @@ def generate(
 ) -> None:
     """One image and any sound into a video with that sound (H.264 and AAC), made by a trained run."""
     need_torch()
-    from soundvid.media.image import read_picture
+    from soundvid.media.image import read_image
     from soundvid.systems.sound_to_video.generate import check_target, load_model, open_sound
     from soundvid.systems.sound_to_video.generate import generate as make
 
@@ -70,7 +70,7 @@ def generate(
         raise SoundvidError(f"{run}: a run of sound_to_video needs --image, and takes no --video or --box")
     # What is wrong with the files is said at once, before the networks are loaded.
     check_target(target, image, sound)
-    read_picture(image, 64)
+    read_image(image, 64)
     open_sound(sound)
     with stoppable(), _bar() as progress:
         bar = progress.add_task("generating", total=None)

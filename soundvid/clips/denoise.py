@@ -20,8 +20,10 @@ import numpy as np
 import scipy  # its parts load when they are first used: half a second that most processes need not spend
 
 from soundvid.media.clock import half_up
-from soundvid.media.decode import Sound, Stretch
-from soundvid.media.probe import MediaError, SoundTrack, Source, examine_sound, silent
+from soundvid.media.container import no_heartbeat
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, Source, probe_sound
+from soundvid.media.sound_reader import SoundReader, SoundSpan
 from soundvid.recipe.model import Denoise, NoiseFile
 
 PIECE = 15  # seconds that are gated at a time, without their surroundings
@@ -145,9 +147,9 @@ class Gate:
 
 
 class Denoised:
-    """A source's sound by sample number behind the gate; `read` is that of `Sound`. The track ends after `duration`."""
+    """A source's sound by sample number behind the gate, read as a `SoundReader` is; it ends after `duration`."""
 
-    def __init__(self, make: Callable[[], Sound], gate: Gate, duration: Fraction) -> None:
+    def __init__(self, make: Callable[[], SoundReader], gate: Gate, duration: Fraction) -> None:
         self.gate, self.length = gate, half_up(duration * gate.rate)
         self.track, self.feed = make(), make()  # one tells what is missing in a window, one feeds the gate
         self.pieces: dict[int, np.ndarray] = {}
@@ -166,7 +168,7 @@ class Denoised:
             self.pieces[number] = gate.gated(heard.samples, track)[gate.margin : gate.margin + gate.piece]
         return self.pieces[number]
 
-    def read(self, start: int, stop: int) -> Stretch:
+    def read(self, start: int, stop: int) -> SoundSpan:
         """Samples [start, stop), `start` never going back; what is missing is counted on the track as it is."""
         plain = self.track.read(start, stop)
         size = self.gate.piece
@@ -174,10 +176,10 @@ class Denoised:
         numbers = range(start // size, (max(stop, start + 1) - 1) // size + 1)
         joined = np.concatenate([self._piece(n) for n in numbers])
         first = start - numbers[0] * size
-        return Stretch(joined[first : first + stop - start], plain.missing, plain.steps)
+        return SoundSpan(joined[first : first + stop - start], plain.missing, plain.steps)
 
 
-def levels(sound: Sound, stop: Fraction) -> Iterator[float]:
+def levels(sound: SoundReader, stop: Fraction) -> Iterator[float]:
     """The level of every 50 ms from zero to `stop` seconds, dBFS; -inf where the track has nothing."""
     for block in range(int(stop / BLOCK)):
         low, high = (half_up(edge * BLOCK * sound.rate) for edge in (block, block + 1))
@@ -197,7 +199,7 @@ def quiet_stretch(blocks: list[float], length: int) -> int | None:
     return int(np.where(steady, loudest, np.inf).argmin()) if steady.any() else None
 
 
-def noise_of(make: Callable[[], Sound], duration: Fraction, options: Denoise) -> Noise | None:
+def noise_of(make: Callable[[], SoundReader], duration: Fraction, options: Denoise) -> Noise | None:
     """The noise that a source's gate is set by, or None: then the gate follows the sound.
 
     Raises MediaError (`noise_profile`) where the stretch that the recipe gives is not there, or is silent.
@@ -227,15 +229,15 @@ def noise_of(make: Callable[[], Sound], duration: Fraction, options: Denoise) ->
     return Noise(samples, float(start), float(stop))
 
 
-def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
+def read_noise(path: Path, make: Callable[[], SoundReader]) -> np.ndarray:
     """The noise recording `path` at the rate of the sounds that `make` opens, a minute of it at most."""
     with closing(make()) as pattern:
         rate, channel = pattern.rate, pattern.channel
     try:
-        alone = examine_sound(path)
+        alone = probe_sound(path)
     except MediaError as error:
         raise MediaError("noise_profile", f"sound.denoise.profile: {path.name}: {error.message}") from error
-    with closing(Sound(alone, rate, channel=channel)) as sound:
+    with closing(SoundReader(alone, rate, channel=channel)) as sound:
         samples = sound.read(0, half_up(min(alone.duration, Fraction(60)) * rate)).samples
     if len(samples) < LEAST_NOISE * rate or not samples.any():
         raise MediaError(
@@ -245,7 +247,7 @@ def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
 
 
 def opener(
-    source: Source | SoundTrack, rate: int, channel: int | None, alive: Callable[[], None] = silent
-) -> Callable[[], Sound]:
+    source: Source | SoundTrack, rate: int, channel: int | None, heartbeat: Callable[[], None] = no_heartbeat
+) -> Callable[[], SoundReader]:
     """What opens a source's sound anew, at its beginning."""
-    return lambda: Sound(source, rate, alive, channel=channel)
+    return lambda: SoundReader(source, rate, heartbeat, channel=channel)

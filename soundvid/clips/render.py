@@ -28,10 +28,12 @@ from soundvid.clips.plan import Planned, consecutive_windows, random_windows, sp
 from soundvid.errors import RecipeError, StoreError
 from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
-from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
-from soundvid.media.probe import MediaError, SoundTrack, Source, examine, examine_sound
-from soundvid.media.sidecar import beside, check_length
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
+from soundvid.media.sidecar import align, check_length
+from soundvid.media.sound_reader import SoundReader
+from soundvid.media.video_reader import Framing, VideoReader, crop_area
 from soundvid.recipe.model import Denoise, NoiseFile, Recipe
 from soundvid.store.tar import Sample, canonical_json, pack_sample
 
@@ -274,7 +276,7 @@ class _Renderer:
         self.framing = Framing(video["width"], video["height"], self._box(alive))
         info = source.video
         self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
-        self.pictures = Pictures(source, self.fps, self.framing, alive, nearest=video["timing"] == "nearest")
+        self.pictures = VideoReader(source, self.fps, self.framing, alive, nearest=video["timing"] == "nearest")
         self.sound = self._sound(heard, alive)
         self.spectrogram = spectrogram_of(settings)
         self.ring: dict[int, _Shown] = {}
@@ -294,7 +296,7 @@ class _Renderer:
         self.facts |= {"crop_box": list(motion.box), "motion_map": base64.b64encode(motion.jpeg()).decode()}
         return motion.box
 
-    def _sound(self, heard: Source | SoundTrack, alive: Callable[[], None]) -> Sound | Denoised:
+    def _sound(self, heard: Source | SoundTrack, alive: Callable[[], None]) -> SoundReader | Denoised:
         """The source's sound, behind the gate where the recipe has one."""
         sound = self.task.settings["sound"]
         channel = None if sound["channel"] == "mix" else sound["channel"] - 1
@@ -463,10 +465,10 @@ def _heard(source: Source, task: Task, part: Part, alive: Callable[[], None]) ->
         return source
     rule = task.settings["pair"]
     try:
-        alone = examine_sound(task.sound, alive)
+        alone = probe_sound(task.sound, alive)
     except MediaError as error:
         raise MediaError(error.code, f"the sound file {task.sound.name}: {error.message}") from error
-    heard, offset = beside(source, alone, rule["offset"], alive)
+    heard, offset = align(source, alone, rule["offset"], alive)
     part.media |= _sound_facts(heard)
     part.media |= {"sound_offset_seconds": float(offset.seconds), "sound_likeness": offset.likeness}
     check_length(source, alone, offset, rule["tolerance"])
@@ -476,7 +478,7 @@ def _heard(source: Source, task: Task, part: Part, alive: Callable[[], None]) ->
 def _fill(part: Part, task: Task, tar: Any, report: Callable[[float], None]) -> None:
     """Render everything into `tar`, noting it in `part`. Raises MediaError for the source as a whole."""
     pulse = _Pulse(report)
-    source = examine(task.path, pulse)
+    source = probe(task.path, pulse)
     part.media = _media_facts(source)
     heard = _heard(source, task, part, pulse)
     if heard.sound is None:

@@ -150,7 +150,7 @@ class PartReader(Seekable):
             if self._told:  # FFmpeg asks again and again; it has been told
                 return b""
             self._told = True
-            from soundvid.media.probe import MediaError
+            from soundvid.media.errors import MediaError
 
             raise MediaError("not_held", "the part that was fetched lacks bytes that are needed: see download.ranges")
         data = os.pread(self._file, min(amount, stop - self.place), self._offsets[number] + self.place - start)

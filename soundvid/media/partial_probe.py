@@ -15,31 +15,22 @@ from typing import Any, cast
 import av
 
 from soundvid.media.clock import sample_at
-from soundvid.media.decode import Framing, Pictures, Sound, seek_sound
+from soundvid.media.container import SEEKABLE, first_picture, no_heartbeat, open_stream
 from soundvid.media.partial_file import Spans, Whole, merged
-from soundvid.media.probe import (
-    SEEKABLE,
-    Source,
-    Stamps,
-    Streams,
-    all_stamps,
-    assemble,
-    describe,
-    first_picture,
-    open_stream,
-    silent,
-)
+from soundvid.media.probe import Source, Stamps, Streams, all_stamps, assemble, describe
+from soundvid.media.sound_reader import SoundReader, seek_sound
+from soundvid.media.video_reader import Framing, VideoReader
 
-MARGIN = 2.0  # seconds held on both sides of a span: more than any jump of `Pictures` and `Sound` needs
+MARGIN = 2.0  # seconds held on both sides of a span: more than any jump of `VideoReader` and `SoundReader` needs
 WORTH = 0.5  # of the whole: from there on the whole is fetched
-_BLOCKS = Sound.LOOKAHEAD + 8  # of sound that are read beyond a span's end
+_BLOCKS = SoundReader.LOOKAHEAD + 8  # of sound that are read beyond a span's end
 
 
 def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, float]]) -> Source:
-    """What `examine` would tell of the file, having read only what clips of `spans` (seconds on the clock) need.
+    """What `probe` would say of the file, having read only what clips of `spans` (seconds on the clock) need.
 
     `file` gives a fresh file object each time. Facts that only the whole file can tell (number of pictures, shortest
-    and longest distance) are of what was read, or the header's. Raises Whole, or MediaError as `examine` does.
+    and longest distance) are of what was read, or the header's. Raises Whole, or MediaError as `probe` does.
     """
     opened = lambda: open_stream(file())  # noqa: E731
     with opened() as container:
@@ -47,7 +38,7 @@ def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, flo
         if streams.container not in SEEKABLE:
             raise Whole(f"{streams.container} has no index")
         counted = container.streams[streams.index].frames
-    zero, first = first_picture(opened, streams.index, streams.nominal, silent)
+    zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat)
     with opened() as container:
         end = _end(container, streams)
     known = assemble(path, streams, [end], zero, first)
@@ -57,8 +48,8 @@ def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, flo
             runs.append(_walk(container, known, start, stop))
         if known.sound is not None:
             with opened() as container:
-                if start > Sound.PREROLL:
-                    seek_sound(container, known, Fraction(start) - Sound.PREROLL)
+                if start > SoundReader.PREROLL:
+                    seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
                 _read_on(container, known, stop)
     found = assemble(path, streams, [*runs, end], zero, first)
     if sum(run.missing for run in [*runs, end]):
@@ -135,8 +126,8 @@ def try_out(source: Source, spans: Iterable[tuple[float, float]]) -> None:
     """Decode the spans (seconds) of a part as a build would. Raises MediaError where bytes are lacking (`not_held`)."""
     fps, rate = Fraction(30), 44100
     places = [(floor(a * fps), floor(b * fps)) for a, b in merged(spans) if b < source.duration]
-    pictures = Pictures(source, fps, Framing(64, 64))
-    sound = Sound(source, rate) if source.sound is not None else None
+    pictures = VideoReader(source, fps, Framing(64, 64))
+    sound = SoundReader(source, rate) if source.sound is not None else None
     try:
         for start, stop in places:
             pictures.at(start)

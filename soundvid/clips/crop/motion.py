@@ -11,9 +11,11 @@ from fractions import Fraction
 import numpy as np
 
 from soundvid.media.clock import half_up, slots_in
-from soundvid.media.decode import SMALLEST_CROP, Framing, Pictures
+from soundvid.media.container import no_heartbeat
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.probe import MediaError, Source, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import Source
+from soundvid.media.video_reader import SMALLEST_CROP, Framing, VideoReader
 
 SAMPLE = 64  # pictures that are compared, evenly spread over the source
 LONGEST = 160  # pixels of the longer side on which motion is looked for
@@ -40,7 +42,7 @@ def find_motion(
     source: Source,
     shape: tuple[int, int],
     share: float,
-    alive: Callable[[], None] = silent,
+    heartbeat: Callable[[], None] = no_heartbeat,
     *,
     lower: bool = False,
 ) -> Motion:
@@ -54,7 +56,7 @@ def find_motion(
     width, height = source.displayed
     scale = Fraction(min(LONGEST, max(width, height)), max(width, height))
     small = tuple(max(SMALLEST_CROP, half_up(side * scale) & ~1) for side in (width, height))
-    total, squares, count = _sums(source, (small[0], small[1]), alive)
+    total, squares, count = _sums(source, (small[0], small[1]), heartbeat)
     energy = energy_of(total, squares, count)
     if energy is None:
         raise MediaError("no_motion", "nothing moves in it, so crop: motion has nothing to go by: give crop a box")
@@ -64,7 +66,7 @@ def find_motion(
     return Motion((total // count).astype(np.uint8), grey, box)
 
 
-def _sums(source: Source, small: tuple[int, int], alive: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, int]:
+def _sums(source: Source, small: tuple[int, int], heartbeat: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, int]:
     """Sum and sum of squares (int64, `H W`) of the grey levels of pictures spread over the source, and their number."""
     rate = max(1 / source.video.step, Fraction(1)) if source.video.step else Fraction(25)
     slots = max(1, slots_in(source.duration, rate))
@@ -73,7 +75,7 @@ def _sums(source: Source, small: tuple[int, int], alive: Callable[[], None]) -> 
     squares = np.zeros_like(total)
     whole = source.displayed
     framing = Framing(small[0], small[1], (0, 0, whole[0], whole[1]))
-    with closing(Pictures(source, rate, framing, alive)) as pictures:
+    with closing(VideoReader(source, rate, framing, heartbeat)) as pictures:
         for i in range(count):
             plane = pictures.at((2 * i + 1) * slots // (2 * count)).frame.planes[0]
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)

@@ -322,12 +322,12 @@ class _Fetch:
         return finished
 
     def _join(self, parts: list[Path]) -> Path:
-        from soundvid.media.mux import join
-        from soundvid.media.probe import MediaError
+        from soundvid.media.errors import MediaError
+        from soundvid.media.mux import mux
 
         target = self.catalogue.incoming / f"{self.name}.joined"
         try:
-            join(parts[0], parts[1], target)
+            mux(parts[0], parts[1], target)
         except MediaError as error:
             raise FetchProblem("broken", error.message) from error
         finally:

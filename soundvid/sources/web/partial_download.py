@@ -219,8 +219,9 @@ def fetch_part(
 
 
 def _fetch(remote: Remote, target: Path, wishes: Spans, old: Path | None) -> Head:
+    from soundvid.media.errors import MediaError
     from soundvid.media.partial_probe import survey, try_out
-    from soundvid.media.probe import MediaError, examine, facts_of
+    from soundvid.media.probe import facts_of, probe
 
     reader, same = None, True
     if old is not None and (head := read_head(old)) is not None:
@@ -246,7 +247,7 @@ def _fetch(remote: Remote, target: Path, wishes: Spans, old: Path | None) -> Hea
     made = Head(remote.size, remote.ranges, identity, "", salt, remote.marks, wishes, facts)
     write_part(target, made, remote.bytes)
     try:
-        try_out(examine(target), wishes)
+        try_out(probe(target), wishes)
     except MediaError as error:
         target.unlink(missing_ok=True)
         raise Whole(f"its parts do not suffice ({error.message})") from error

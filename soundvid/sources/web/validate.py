@@ -61,14 +61,15 @@ def check(path: Path, promised: float | None) -> Checked:
     folders. Raises FetchProblem `broken` or `unsupported`.
     """
     from soundvid.media.completeness import missing_bytes
+    from soundvid.media.errors import MediaError
     from soundvid.media.partial_file import content_digest
-    from soundvid.media.probe import MediaError, examine
+    from soundvid.media.probe import probe
 
     lacking = missing_bytes(path)
     if lacking:
         raise FetchProblem("broken", f"cut off: its container announces {lacking:,} bytes more than came")
     try:
-        source = examine(path)
+        source = probe(path)
     except MediaError as error:
         code = "unsupported" if error.code in ("no_picture", "unknown_codec") else "broken"
         raise FetchProblem(code, error.message) from error

@@ -20,10 +20,11 @@ from soundvid.clips.crop.motion import find_motion
 from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
-from soundvid.media.decode import Framing, Pictures
-from soundvid.media.image import read_whole_picture
-from soundvid.media.probe import MediaError, Source, examine
-from soundvid.media.video_writer import MovieWriter
+from soundvid.media.errors import MediaError
+from soundvid.media.image import read_full_image
+from soundvid.media.probe import Source, probe
+from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_writer import VideoWriter
 from soundvid.systems.lip_sync.data import SILENT_DBFS
 from soundvid.systems.lip_sync.make import CHUNK, Maker
 from soundvid.systems.lip_sync.networks import SIZE
@@ -84,7 +85,7 @@ def generate(
         elif video is not None and frames < stage.count:
             notes.append(f"{sound}: lasts {frames} pictures of the video's {stage.count}: the rest is left out")
         size = (stage.size[0] * scale, stage.size[1] * scale)
-        with MovieWriter(target, fps, size, reading.rate, len(reading.channels)) as movie:
+        with VideoWriter(target, fps, size, reading.rate, len(reading.channels)) as movie:
             for first in range(0, frames, CHUNK):
                 count = min(CHUNK, frames - first)
                 for picture in _speaking(maker, stage, place, rest, mask, mel, fps, first, count):
@@ -123,7 +124,7 @@ class _Still:
     count = 1
 
     def __init__(self, path: Path) -> None:
-        picture = read_whole_picture(path)
+        picture = read_full_image(path)
         height, width = (n - n % 2 for n in picture.shape[:2])
         self.picture, self.size = picture[:height, :width], (width, height)
 
@@ -135,7 +136,7 @@ class _Film:
     """The pictures of a video as displayed, uint8 `H W 3` RGB, on the grid of `fps`; over its end it begins again."""
 
     def __init__(self, path: Path, fps: Fraction) -> None:
-        self.source: Source = examine(path)
+        self.source: Source = probe(path)
         self.fps = fps
         wide, high = self.source.displayed
         self.size = (wide - wide % 2, high - high % 2)
@@ -143,7 +144,7 @@ class _Film:
         self._open()
 
     def _open(self) -> None:
-        self.reader, self.next = Pictures(self.source, self.fps, Framing(*self.size, None)), 0
+        self.reader, self.next = VideoReader(self.source, self.fps, Framing(*self.size, None)), 0
 
     def pictures(self, places: range) -> Iterator[np.ndarray]:
         for place in places:

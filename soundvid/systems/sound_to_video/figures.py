@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.video_writer import MovieWriter
+from soundvid.media.video_writer import VideoWriter
 from soundvid.metrics.motion import motion_energy
 from soundvid.reports.figures import Row, data_uri, sheet_frames, spread, time_ticks, waveform
 from soundvid.store.load import Augment, Clips
@@ -216,7 +216,7 @@ def movie_bytes(frames: list[np.ndarray], sound: np.ndarray, rate: int, fps: Fra
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pair.mp4"
         height, width = frames[0].shape[:2]
-        with MovieWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
+        with VideoWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
             for frame in frames:
                 movie.picture(frame)
             movie.sound(sound.astype(np.float32)[None] / 32768)

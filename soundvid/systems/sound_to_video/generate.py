@@ -19,10 +19,11 @@ import numpy as np
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.clock import half_up, sample_at
-from soundvid.media.decode import Sound, left, mono, right
-from soundvid.media.image import read_picture
-from soundvid.media.probe import MediaError, SoundTrack, examine_sound
-from soundvid.media.video_writer import MovieWriter
+from soundvid.media.errors import MediaError
+from soundvid.media.image import read_image
+from soundvid.media.probe import SoundTrack, probe_sound
+from soundvid.media.sound_reader import SoundReader, left, mono, right
+from soundvid.media.video_writer import VideoWriter
 
 if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
@@ -159,12 +160,12 @@ def generate(
         raise SoundvidError(f"pictures of {pixels} pixels a side: {LARGEST_SIDE} is the largest; give a smaller scale")
     track = open_sound(sound)
     begin = time.monotonic()
-    model.look(read_picture(image, model.size, 1.0 if whole else model.crop))
+    model.look(read_image(image, model.size, 1.0 if whole else model.crop))
     side = even(pixels or model.size)
     reading = Reading(track, model.spectrogram)
     fps = model.spectrogram.fps
     try:
-        with MovieWriter(target, fps, (side, side), reading.rate, len(reading.channels)) as movie:
+        with VideoWriter(target, fps, (side, side), reading.rate, len(reading.channels)) as movie:
             for features in blended(reading.rows(), model.window, model.listen):
                 for start in range(0, len(features), CHUNK):
                     for picture in model.draw(features[start : start + CHUNK]):
@@ -191,9 +192,9 @@ class Reading:
     def __init__(self, track: SoundTrack, spectrogram: Spectrogram) -> None:
         self.track, self.spectrogram = track, spectrogram
         self.rate = track.sound.rate
-        self.heard = Sound(track, spectrogram.rate)
+        self.heard = SoundReader(track, spectrogram.rate)
         mixes = [mono] if track.sound.channels == 1 else [left, right]
-        self.channels = [Sound(track, self.rate, mix=mix) for mix in mixes]
+        self.channels = [SoundReader(track, self.rate, mix=mix) for mix in mixes]
         self._sent = 0  # samples of the movie's sound
 
     def rows(self) -> Iterator[np.ndarray]:
@@ -220,7 +221,7 @@ class Reading:
         self._sent = max(start, stop if end is None else min(stop, end))
         return np.stack(blocks)[:, : self._sent - start]
 
-    def end_of(self, sound: Sound) -> int | None:
+    def end_of(self, sound: SoundReader) -> int | None:
         """Samples there are, once that is known; what a last block decodes to beyond the track's length is left out."""
         end, stated = sound.end, self.track.stated
         if end is None or stated is None:
@@ -300,7 +301,7 @@ def _fade(distance: np.ndarray, hop: int) -> np.ndarray:
 def open_sound(path: Path) -> SoundTrack:
     """The sound of a file, or one line that says what is wrong with it."""
     try:
-        return examine_sound(path)
+        return probe_sound(path)
     except MediaError as error:
         hint = "; give --sound a sound file, or a video with sound" if error.code in ("no_sound", "not_media") else ""
         raise SoundvidError(f"{path}: {error.message}{hint}") from error
