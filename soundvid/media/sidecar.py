@@ -69,7 +69,7 @@ def measure_offset(video: Source, sound: SoundTrack, heartbeat: Callable[[], Non
         raise MediaError(
             "sound_offset",
             f"the sound file is unlike the video's own track (their correlation's peak is {value:.1f} times its rms, "
-            f"{LEAST_LIKENESS:g} is needed): set sound_offset, or fix the pair",
+            f"{LEAST_LIKENESS:g} is needed): give sound_offset, or fix the pair",
         )
     return Offset(Fraction(int(lags[peak]), MEASURE_RATE), value)
 
