@@ -419,7 +419,7 @@ def test_ffmpegs_instruction_set_is_the_same_on_every_processor_that_has_it():
     lib = cpu._avutil()
     if lib is None or name != "x86-64-v3":
         pytest.skip(f"this processor or this PyAV has no x86-64-v3 to agree on ({name})")
-    assert lib.av_get_cpu_flags() == cpu._V3
+    assert lib.av_get_cpu_flags() == cpu._V3 | cpu._SLOW_GATHER
 
 
 def test_stored_clips_are_tagged_and_hold_no_sound(tmp_path):
@@ -436,3 +436,26 @@ def test_stored_clips_are_tagged_and_hold_no_sound(tmp_path):
     keys = [i for i, frame in enumerate(frames) if frame.key_frame]
     assert keys[0] == 0
     assert max(b - a for a, b in zip(keys, [*keys[1:], 30], strict=True)) <= 15
+
+
+def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp_path):
+    """It chooses among loops that must agree: a part of a source is rendered with it, another machine's without."""
+    lib = cpu._avutil()
+    if cpu.level() != "x86-64-v3" or lib is None:
+        pytest.skip("this processor or this PyAV has no x86-64-v3 to choose loops from")
+    path = tmp_path / "busy.webm"
+    ffmpeg("-f", "lavfi", "-i", "mandelbrot=size=420x300:rate=30", "-f", "lavfi", "-i", "anoisesrc=c=pink", "-t", "1",
+           path)  # fmt: skip
+
+    def decoded(flags: int) -> tuple[np.ndarray, np.ndarray]:
+        lib.av_force_cpu_flags(flags)
+        try:
+            source = probe(path)
+            pictures = VideoReader(source, FPS, Framing(286, 286))
+            shown = [pictures.at(k).frame.to_ndarray() for k in range(0, 30, 5)]
+            return np.stack(shown), SoundReader(source, 44100).read(0, 44100).samples
+        finally:
+            lib.av_force_cpu_flags(cpu._V3 | cpu._SLOW_GATHER)
+
+    for plain, hinted in zip(decoded(cpu._V3), decoded(cpu._V3 | cpu._SLOW_GATHER), strict=True):
+        np.testing.assert_array_equal(plain, hinted)
