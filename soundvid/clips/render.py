@@ -30,6 +30,7 @@ from soundvid.features.spectrogram import SPECTROGRAM_VERSION, Spectrogram
 from soundvid.media.clock import Window, half_up, slots_in
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
+from soundvid.media.luma import luma_statistics
 from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
 from soundvid.media.sidecar import align, check_length
 from soundvid.media.sound_reader import SoundReader
@@ -319,10 +320,7 @@ class _Renderer:
         if self.last is not None and self.last[0] == picture.serial:
             before = self.last[1]
             return _Shown(before.frame, before.serial, late, before.damaged, before.luma, before.flat)
-        plane = picture.frame.planes[0]
-        luma = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        flat = int(luma.max()) - int(luma.min()) < 8
-        mean = int(luma.sum(dtype=np.int64)) / luma.size
+        mean, flat = luma_statistics(picture.frame)
         shown = _Shown(picture.frame, picture.serial, late, picture.damaged, mean, flat)
         self.last = (picture.serial, shown)
         return shown

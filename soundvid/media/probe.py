@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from itertools import pairwise
+from math import ceil, floor
 from pathlib import Path
 from typing import Any, cast
 
@@ -268,10 +270,11 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
 def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, first: av.VideoFrame) -> Source:
     """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known."""
     tick, missing = streams.tick, sum(run.missing for run in runs)
-    seen = [sorted({t for t in run.times if t * tick >= zero}) for run in runs]
+    earliest = ceil(zero / tick)  # times are compared in ticks: fractions cost a hundred times as much
+    seen = [sorted({t for t in run.times if t >= earliest}) for run in runs]
     shown = sorted(set().union(*seen)) or [half_up(zero / tick)]
-    gaps = [(b - a) * tick for run in seen for a, b in zip(run, run[1:], strict=False)]
-    typical: Fraction = streams.nominal if missing or not gaps else sorted(gaps)[len(gaps) // 2]
+    gaps = sorted(b - a for run in seen for a, b in pairwise(run))
+    typical = streams.nominal if missing or not gaps else gaps[len(gaps) // 2] * tick
     for run, part in zip(runs, seen, strict=True):
         _check_times(run.times, part or shown[:1], tick, typical, missing)
     stated = runs[-1].length * tick
@@ -292,9 +295,9 @@ def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, f
             orientation=_orientation(first),
             pixel_format=first.format.name,
             frames=len(shown) + missing,
-            shortest=typical if missing else min(gaps, default=typical),
-            longest=typical if missing else max(gaps, default=typical),
-            keyframes=tuple(k * tick - zero for k in sorted(keys) if k * tick >= zero),
+            shortest=typical if missing or not gaps else gaps[0] * tick,
+            longest=typical if missing or not gaps else gaps[-1] * tick,
+            keyframes=tuple(k * tick - zero for k in sorted(keys) if k >= earliest),
             step=typical,
             interlaced=bool(first.interlaced_frame),
             streams=streams.moving,
@@ -340,10 +343,10 @@ def _check_times(times: list[int], shown: list[int], tick: Fraction, typical: Fr
         raise MediaError(
             "broken_times", f"its time stamps leap: {len(shown)} pictures are spread over {float(span):.0f} s"
         )
-    back = max(Fraction(1), LEAP * typical) / tick  # reordering by a codec never reaches this far
+    back = floor(max(Fraction(1), LEAP * typical) / tick)  # reordering by a codec never reaches this far
     highest = times[0] if times else 0
     for stamp in times:
-        if stamp < highest - back:
+        if highest - stamp > back:
             where = float((highest - shown[0]) * tick)
             raise MediaError(
                 "broken_times",

@@ -8,7 +8,7 @@ the source.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
 
 import av
 
@@ -157,7 +157,7 @@ class VideoReader:
 
     `at(k)` (k ascending) gives what grid frame k shows: the last picture whose time is not after
     k / F + 1 / (2F); with `nearest` the one whose time is nearest to k / F, the later one of two. Before the first
-    and behind the last picture the nearest one is held.
+    and behind the last picture the nearest one is repeated.
     """
 
     JUMP = Fraction(1, 2)  # seconds of decoding that a seek must save
@@ -181,7 +181,10 @@ class VideoReader:
         self._frames = self._decode()
         self._serial = 0
         self._now: tuple[Fraction, int, av.VideoFrame] | None = None
-        self._next = self._pull()
+        self._next: tuple[Fraction, int, av.VideoFrame] | None = None
+        self._next_slot = 0  # the first grid frame that may show `_next`
+        self._near = floor(self.JUMP * fps) - 1  # grid frames behind `_next_slot` to which no jump can be worth it
+        self._pull()
         self._scaled: GridFrame | None = None
 
     def close(self) -> None:
@@ -192,19 +195,21 @@ class VideoReader:
         for time, frame in timed_pictures(self._container, self._stream, step, self.damage, self.heartbeat):
             yield time - self.source.zero, frame
 
-    def _pull(self, not_before: Fraction | None = None) -> tuple[Fraction, int, av.VideoFrame] | None:
+    def _pull(self, not_before: Fraction | None = None) -> None:
+        """Decode the next picture, or the first one that is not shown before `not_before`, into `_next`."""
         for time, frame in self._frames:
             if not_before is not None and time < not_before:
                 continue  # leading pictures of an open GOP, decoded without their reference
             if frame.is_corrupt:
                 self.damage.append((time + self.source.zero, "a picture is marked as corrupt"))
             self._serial += 1
-            return time, self._serial, frame
-        return None
+            self._next, self._next_slot = (time, self._serial, frame), first_slot(time, self.fps)
+            return
+        self._next = None
 
     def _jump(self, slot: int) -> None:
         """Seek to the last keyframe shown in `slot` or before, where that saves decoding."""
-        if not self.source.seekable:
+        if not self.source.seekable or slot - self._next_slot <= self._near:
             return
         latest = (slot if self.nearest else slot + HALF) / self.fps
         keys = self.source.video.keyframes
@@ -218,25 +223,32 @@ class VideoReader:
         self._frames = self._decode()
         self._now = None
         self._serial += 1  # so that a clip never sees two places as neighbours
-        self._next = self._pull(not_before=key)
+        self._pull(not_before=key)
         if self._next is None or self._next[0] > latest:
             # The index lied. From the start, then: slow and right.
             self._container.close()
             self._container = open_media(self.source.path)
             self._stream = self._container.streams[self.source.video.index]
             self._frames = self._decode()
-            self._next = self._pull()
+            self._pull()
 
-    def _enters(self, now: Fraction, following: Fraction) -> int:
-        """The first grid frame that shows the picture of time `following` and no longer that of `now`."""
-        return ceil((now + following) / 2 * self.fps) if self.nearest else first_slot(following, self.fps)
+    def _is_due(self, slot: int) -> bool:
+        """Whether grid frame `slot` shows the next picture, or one behind it, and not the present one."""
+        if self._next is None:
+            return False
+        if self._now is None:
+            return True
+        if self.nearest:
+            return ceil((self._now[0] + self._next[0]) / 2 * self.fps) <= slot
+        return self._next_slot <= slot
 
     def at(self, slot: int) -> GridFrame:
-        if self._next is not None and first_slot(self._next[0], self.fps) <= slot:
+        """What grid frame `slot` shows; `slot` never goes back from call to call. Raises MediaError (`undecodable`)."""
+        if self._next is not None and self._next_slot <= slot:
             self._jump(slot)
-        while self._next is not None and (self._now is None or self._enters(self._now[0], self._next[0]) <= slot):
+        while self._is_due(slot):
             self._now = self._next
-            self._next = self._pull()
+            self._pull()
         if self._now is None:
             raise MediaError("undecodable", "no picture of it can be decoded")
         time, serial, frame = self._now
