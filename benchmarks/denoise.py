@@ -21,7 +21,7 @@ from soundvid.clips.denoise.noise import noise_of, opener
 from soundvid.clips.denoise.spectral_gating import Gate
 from soundvid.demo import mouth, scene
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
 from soundvid.recipe.model import Denoise
 
 RATE = 16000
@@ -70,7 +70,7 @@ def recorded_noise(media: Path, samples: int) -> np.ndarray | None:
     """The pauses of the recordings of media/rtmri, laid end to end with 50-ms crossfades until they are long enough."""
     pieces = []
     for path in sorted((media / "rtmri").glob("*.mkv")):
-        source = examine(path)
+        source = probe(path)
         found = noise_of(opener(source, RATE, None), source.duration, Denoise(profile_seconds=1.5))
         if found is not None:
             pieces.append(found.samples / np.std(found.samples))
@@ -91,7 +91,7 @@ def recorded_speech(media: Path, samples: int) -> np.ndarray | None:
     pieces = []
     for path in sorted((media / "mouth").glob("LipNet__*.mpg")):
         try:
-            source = examine(path)
+            source = probe(path)
             with closing(opener(source, RATE, None)()) as sound:
                 said = sound.read(0, int(source.duration * RATE)).samples
         except MediaError:

@@ -21,7 +21,7 @@ from benchmarks.meter import measure
 
 def small_video(path: Path, seed: int) -> None:
     """A wandering bar over a still ground, with noise; every seed is another file."""
-    from soundvid.media.encode import write_movie
+    from soundvid.media.encode import write_video
 
     random = np.random.default_rng(seed)
     ground = random.integers(40, 120, (160, 192, 3)).astype(np.uint8)
@@ -35,7 +35,7 @@ def small_video(path: Path, seed: int) -> None:
 
     sound = (random.standard_normal(6 * 44100) * 0.1).astype(np.float32)
     part = path.with_name(f".{path.name}")
-    write_movie(part, pictures(), Fraction(30), sound, 44100, preset="ultrafast")
+    write_video(part, pictures(), Fraction(30), sound, 44100, preset="ultrafast")
     part.rename(path)
 
 

@@ -42,7 +42,7 @@ def tiny_videos(folder: Path, count: int, seconds: float, side: int) -> None:
     import cv2
     import numpy as np
 
-    from soundvid.media.encode import write_movie
+    from soundvid.media.encode import write_video
 
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
@@ -53,7 +53,7 @@ def tiny_videos(folder: Path, count: int, seconds: float, side: int) -> None:
         ground = cv2.resize(random.integers(40, 200, (8, 8, 3)).astype(np.uint8), (side, side))
         pictures = (np.roll(ground, 2 * k, axis=1) for k in range(int(30 * seconds) + 15))
         sound = (random.standard_normal(int(44100 * seconds) + 22050) * 0.1).astype(np.float32)
-        write_movie(folder / f".{path.name}", pictures, Fraction(30), sound, 44100, preset="ultrafast")
+        write_video(folder / f".{path.name}", pictures, Fraction(30), sound, 44100, preset="ultrafast")
         (folder / f".{path.name}").rename(path)
 
 

@@ -35,7 +35,7 @@ def draw(folder: Path, subjects: list[str], counts: list[int], seconds: int) -> 
     """Write `folder/<subject>/<subject>_<split><number>.mp4`, where it is not there yet."""
     from soundvid.demo.make import SOURCES
     from soundvid.demo.scene import FPS, RATE
-    from soundvid.media.encode import write_movie
+    from soundvid.media.encode import write_video
 
     wanted = [
         (s, split, n) for s in subjects for split, count in zip(SPLITS, counts, strict=True) for n in range(count)
@@ -48,7 +48,7 @@ def draw(folder: Path, subjects: list[str], counts: list[int], seconds: int) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}")
         scene = SOURCES["hand", subject].scene(seconds, seed_of(split, number))
-        write_movie(part, squares(scene.frames), FPS, scene.sound.astype(np.float32), RATE)
+        write_video(part, squares(scene.frames), FPS, scene.sound.astype(np.float32), RATE)
         part.rename(path)
     print(file=sys.stderr)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from soundvid.media.encode import write_movie
+from soundvid.media.encode import write_video
 from soundvid.recipe.model import Recipe
 from tests.helpers.webserver import WebServer, make_hls
 
@@ -53,7 +53,7 @@ def toy_video(path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[in
 
     sound = random.standard_normal(round(seconds * RATE)) * 0.1
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_movie(path, pictures(), Fraction(30), sound.astype(np.float32), RATE)
+    write_video(path, pictures(), Fraction(30), sound.astype(np.float32), RATE)
     return path
 
 

@@ -20,11 +20,12 @@ from soundvid.clips.plan import PlanSettings, TimeSplit, plan_windows, split_of_
 from soundvid.clips.settings import RenderSettings, file_sha256
 from soundvid.errors import RecipeError
 from soundvid.media.clock import Window, slots_in
-from soundvid.media.decode import Framing, Pictures, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import SoundTrack, Source, examine, examine_sound
-from soundvid.media.sidecar import beside, check_length
+from soundvid.media.luma import luma_statistics
+from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
+from soundvid.media.sidecar import align, check_length
+from soundvid.media.video_reader import Framing, VideoReader, crop_area
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
 from soundvid.sources.digests import FileSignature, file_signature
@@ -92,7 +93,7 @@ class _Renderer:
         info = source.video
         self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
         self.facts["crop"] = list(self.crop)
-        self.pictures = Pictures(source, self.fps, self.framing, heartbeat, nearest=self.video.timing == "nearest")
+        self.pictures = VideoReader(source, self.fps, self.framing, heartbeat, nearest=self.video.timing == "nearest")
         self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
         self.facts |= noise
         self.ring: dict[int, _Shown] = {}
@@ -108,10 +109,7 @@ class _Renderer:
         if self.last is not None and self.last[0] == picture.serial:
             before = self.last[1]
             return _Shown(before.frame, before.serial, late, before.damaged, before.luma, before.flat)
-        plane = picture.frame.planes[0]
-        luma = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-        flat = int(luma.max()) - int(luma.min()) < 8
-        mean = int(luma.sum(dtype=np.int64)) / luma.size
+        mean, flat = luma_statistics(picture.frame)
         shown = _Shown(picture.frame, picture.serial, late, picture.damaged, mean, flat)
         self.last = (picture.serial, shown)
         return shown
@@ -194,10 +192,10 @@ def _find_sound(
     if task.sound is None:
         return source
     try:
-        alone = examine_sound(task.sound, heartbeat)
+        alone = probe_sound(task.sound, heartbeat)
     except MediaError as error:
         raise MediaError(error.code, f"the sound file {task.sound.name}: {error.message}") from error
-    heard, offset = beside(source, alone, task.render.sidecar_offset, heartbeat)
+    heard, offset = align(source, alone, task.render.sidecar_offset, heartbeat)
     facts |= _sound_facts(heard)
     facts |= {"sound_offset_seconds": float(offset.seconds), "sound_likeness": offset.likeness}
     check_length(source, alone, offset, task.plan.sidecar_tolerance)
@@ -222,7 +220,7 @@ def _clips(
     """Every planned clip, those that are `done` as they are. Raises MediaError for the source as a whole."""
     heartbeat = _Heartbeat(report)
     fps = task.render.video.fps
-    source = examine(task.path, heartbeat)
+    source = probe(task.path, heartbeat)
     facts |= _media_facts(source, fps)
     heard = _find_sound(source, task, facts, heartbeat)
     if heard.sound is None:

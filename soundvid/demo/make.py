@@ -14,7 +14,7 @@ import numpy as np
 
 from soundvid.demo import clapping, drum, fireworks, mouth, sea, tone
 from soundvid.demo.scene import FPS, RATE, Event
-from soundvid.media.encode import write_movie
+from soundvid.media.encode import write_video
 
 # Those that take longest come first, so that no process works alone at the end.
 SOURCES: dict[tuple[str, str], ModuleType] = {
@@ -134,7 +134,7 @@ def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, report: Cal
             yield picture
 
     try:
-        write_movie(part, counted(), FPS, made.sound, RATE)
+        write_video(part, counted(), FPS, made.sound, RATE)
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

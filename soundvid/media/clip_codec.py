@@ -16,6 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from soundvid.media import cpu
+from soundvid.media.luma import luma_of
 from soundvid.media.mp4_index import PacketTable, Read, find_moov, packet_table
 
 # ISO/IEC 14496-3, table 1.18: the only rates AAC can name.
@@ -140,10 +141,7 @@ def decode_luma(mp4: bytes | RemoteClip, indices: Sequence[int]) -> np.ndarray:
     """
     planes: dict[int, np.ndarray] = {}
     for index, frame in _pictures(mp4, indices):
-        plane = frame.planes[0]
-        planes[index] = (
-            np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width].copy()
-        )
+        planes[index] = luma_of(frame).copy()
     return np.stack([planes[i] for i in indices])
 
 

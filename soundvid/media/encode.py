@@ -1,4 +1,4 @@
-"""Writing pictures and sound: a clip's H.264 without sound, its FLAC, whole movies, and JPEG pictures.
+"""Writing pictures and sound: a clip's H.264 without sound, its FLAC, whole videos, and JPEG pictures.
 
 Everything that could make two runs differ is pinned here: one thread, x264's `cpu-independent` paths, no
 encoder version or date in the container.
@@ -90,7 +90,7 @@ def _mux_sound(container: av.container.OutputContainer, stream: av.AudioStream, 
     container.mux(stream.encode(None))
 
 
-def write_movie(
+def write_video(
     target: Path | io.BytesIO,
     frames: Iterable[np.ndarray],
     fps: Fraction,
@@ -130,7 +130,7 @@ def write_movie(
             due = min(len(sound), (index + 2) * step)
             sent = _feed(container, audio, sound, sent, due)
         if video is None:
-            raise ValueError("write_movie: there is no picture to write")
+            raise ValueError("write_video: there is no picture to write")
         container.mux(video.encode(None))
         _feed(container, audio, sound, sent, len(sound), final=True)
         container.mux(audio.encode(None))

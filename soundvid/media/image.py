@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 
 from soundvid.errors import SoundvidError
-from soundvid.media.decode import Framing, Pictures
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
+from soundvid.media.video_reader import Framing, VideoReader
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
-def read_picture(path: Path, size: int, share: float = 1.0) -> np.ndarray:
-    """The centred square of a picture as uint8 (`size`, `size`, 3) RGB; see `read_whole_picture`.
+def read_image(path: Path, size: int, share: float = 1.0) -> np.ndarray:
+    """The centred square of a picture as uint8 (`size`, `size`, 3) RGB; see `read_full_image`.
 
     The square's side is `share` of the picture's shorter one.
     """
-    return square(read_whole_picture(path), size, share)
+    return square(read_full_image(path), size, share)
 
 
-def read_whole_picture(path: Path) -> np.ndarray:
+def read_full_image(path: Path) -> np.ndarray:
     """A picture as it is meant to be looked at: uint8 `H W 3` RGB.
 
     PNG, JPEG, WebP, AVIF, BMP and TIFF of any size: turned as EXIF says, grey and 16 bits converted, what is
@@ -86,9 +86,9 @@ def square(picture: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
 def _first_picture(path: Path) -> np.ndarray:
     """The first picture of a video, whole, in even numbers of pixels."""
     try:
-        source = examine(path)
+        source = probe(path)
         width, height = source.displayed
-        pictures = Pictures(source, Fraction(30), Framing(width - width % 2, height - height % 2))
+        pictures = VideoReader(source, Fraction(30), Framing(width - width % 2, height - height % 2))
         try:
             frame = pictures.at(0).frame
         finally:

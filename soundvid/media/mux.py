@@ -6,11 +6,11 @@ from typing import Any
 
 import av
 
+from soundvid.media.container import open_media
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import open_media
 
 
-def join(pictures: Path, sound: Path, target: Path) -> None:
+def mux(pictures: Path, sound: Path, target: Path) -> None:
     """Write `target` (Matroska, which holds every codec) with the first picture stream and the first sound stream.
 
     Nothing is decoded; time stamps stay as they are, so both keep their place on the clock. Raises MediaError

@@ -44,7 +44,7 @@ class SparseHeader:
     salt: str  # set when the file changed although its edges did not
     marks: dict[str, str]  # the server's ETag and Last-Modified
     available_spans: Spans  # seconds on the presentation clock; "held" in the file
-    source: dict[str, Any]  # what `examine` says about the original
+    source: dict[str, Any]  # what `probe` says about the original
     offset: int = 0  # where the bytes begin in the sparse file
 
 

@@ -14,31 +14,22 @@ from typing import Any, cast
 import av
 
 from soundvid.media.clock import sample_at
-from soundvid.media.decode import Framing, Pictures, Sound, seek_sound
+from soundvid.media.container import SEEKABLE, first_picture, no_heartbeat, open_stream
 from soundvid.media.partial_file import NeedFullDownload, Spans, merged
-from soundvid.media.probe import (
-    SEEKABLE,
-    Source,
-    Stamps,
-    Streams,
-    all_stamps,
-    assemble,
-    describe,
-    first_picture,
-    open_stream,
-    silent,
-)
+from soundvid.media.probe import Source, Stamps, Streams, all_stamps, assemble, describe
+from soundvid.media.sound_reader import SoundReader, seek_sound
+from soundvid.media.video_reader import Framing, VideoReader
 
-MARGIN = 2.0  # seconds read on both sides of a span: more than any seek of `Pictures` and `Sound` needs
+MARGIN = 2.0  # seconds read on both sides of a span: more than any seek of `VideoReader` and `SoundReader` needs
 FULL_DOWNLOAD_SHARE = 0.5  # share of the duration from which the whole file is downloaded
-_BLOCKS = Sound.LOOKAHEAD + 8  # sound packets that are read beyond a span's end
+_BLOCKS = SoundReader.LOOKAHEAD + 8  # sound packets that are read beyond a span's end
 
 
 def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, float]]) -> Source:
-    """What `examine` would say about the file, reading only what clips of `spans` (seconds on the clock) need.
+    """What `probe` would say about the file, reading only what clips of `spans` (seconds on the clock) need.
 
     `file` opens the file anew each time. Facts that need the whole file (number of pictures, shortest and longest
-    distance) come from what was read, or from the header. Raises NeedFullDownload, or MediaError as `examine` does.
+    distance) come from what was read, or from the header. Raises NeedFullDownload, or MediaError as `probe` does.
     """
     opened = lambda: open_stream(file())  # noqa: E731
     with opened() as container:
@@ -46,7 +37,7 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
         if streams.container not in SEEKABLE:
             raise NeedFullDownload(f"{streams.container} has no index")
         counted = container.streams[streams.index].frames
-    zero, first = first_picture(opened, streams.index, streams.nominal, silent)
+    zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat)
     with opened() as container:
         end = _end(container, streams)
     known = assemble(path, streams, [end], zero, first)
@@ -56,8 +47,8 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
             runs.append(_walk(container, known, start, stop))
         if known.sound is not None:
             with opened() as container:
-                if start > Sound.PREROLL:
-                    seek_sound(container, known, Fraction(start) - Sound.PREROLL)
+                if start > SoundReader.PREROLL:
+                    seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
                 _read_on(container, known, stop)
     found = assemble(path, streams, [*runs, end], zero, first)
     if sum(run.missing for run in [*runs, end]):
@@ -134,8 +125,8 @@ def verify_spans(source: Source, spans: Iterable[tuple[float, float]]) -> None:
     """Decode spans (seconds) of a sparse file as a build does. Raises MediaError `not_held` if bytes are missing."""
     fps, rate = Fraction(30), 44100
     places = [(floor(a * fps), floor(b * fps)) for a, b in merged(spans) if b < source.duration]
-    pictures = Pictures(source, fps, Framing(64, 64))
-    sound = Sound(source, rate) if source.sound is not None else None
+    pictures = VideoReader(source, fps, Framing(64, 64))
+    sound = SoundReader(source, rate) if source.sound is not None else None
     try:
         for start, stop in places:
             pictures.at(start)

@@ -1,4 +1,4 @@
-"""Writing a movie of any length as it is made: pictures as H.264, sound as AAC, both from 0, one atomic file.
+"""Writing a video of any length as it is made: pictures as H.264, sound as AAC, both from 0, one atomic file.
 
 Memory does not grow with the length, as long as pictures and sound are given in turns.
 """
@@ -22,8 +22,8 @@ _BLOCK = 1024  # samples of an AAC frame
 BIT_RATE = 96_000  # of each channel
 
 
-class MovieWriter:
-    """`with MovieWriter(path, ...) as movie:` then `movie.picture(...)` and `movie.sound(...)` in turns.
+class VideoWriter:
+    """`with VideoWriter(path, ...) as writer:` then `writer.picture(...)` and `writer.sound(...)` in turns.
 
     The file stands under a hidden name beside its place until all of it is written, and is then renamed; after an
     error nothing is left. Picture 0 and sample 0 belong together: there are no B-frames that would delay the
@@ -66,7 +66,7 @@ class MovieWriter:
         self._sent = 0  # samples at the encoder's rate
 
     def picture(self, picture: np.ndarray) -> None:
-        """The next picture: uint8 `H W 3` RGB, scaled (Lanczos) to the movie's size."""
+        """The next picture: uint8 `H W 3` RGB, scaled (Lanczos) to the size of the video."""
         source = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         # One reformatter for all pictures: its tables are made once.
         frame = self._scaler.reformat(
@@ -97,7 +97,7 @@ class MovieWriter:
             self._sent += block.samples
             self._container.mux(self._audio.encode(block))
 
-    def __enter__(self) -> "MovieWriter":
+    def __enter__(self) -> "VideoWriter":
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.video_writer import MovieWriter
+from soundvid.media.video_writer import VideoWriter
 from soundvid.reports.figures import data_uri
 
 REAL, GENERATED, INPUT = (216, 62, 62), (240, 146, 32), (46, 160, 87)
@@ -46,7 +46,7 @@ def video_bytes(frames: list[np.ndarray], sound: np.ndarray, rate: int, fps: Fra
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pair.mp4"
         height, width = frames[0].shape[:2]
-        with MovieWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
+        with VideoWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
             for frame in frames:
                 movie.picture(frame)
             movie.sound(sound.astype(np.float32)[None] / 32768)

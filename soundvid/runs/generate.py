@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from soundvid.errors import SoundvidError
-from soundvid.media.image import read_picture
+from soundvid.media.image import read_image
 from soundvid.runs.open import Which, choose_device, open_run, spec_of
 from soundvid.systems.sound_input import open_sound
 from soundvid.systems.spec import Generated, Option, check_target
@@ -39,7 +39,7 @@ def _read(option: Option, value: Any) -> Any:
     if option.kind == "box":
         return parse_box(value) if isinstance(value, str) else value
     if option.kind == "image":
-        read_picture(Path(value), 64)
+        read_image(Path(value), 64)
     if option.kind == "sound":
         open_sound(Path(value))
     return Path(value) if option.kind in ("image", "sound", "video", "file") else value

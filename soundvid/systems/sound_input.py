@@ -9,9 +9,9 @@ import numpy as np
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.clock import half_up, sample_at
-from soundvid.media.decode import Sound, left, mono, right
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import SoundTrack, examine_sound
+from soundvid.media.probe import SoundTrack, probe_sound
+from soundvid.media.sound_reader import SoundReader, left, mono, right
 
 CHUNK = 30  # rows that are read, and pictures that are made, at a time
 MOST_PADDING = 4096  # samples that an encoder may have added to fill its last block
@@ -20,7 +20,7 @@ MOST_PADDING = 4096  # samples that an encoder may have added to fill its last b
 def open_sound(path: Path) -> SoundTrack:
     """The sound of a file, or one line that says what is wrong with it."""
     try:
-        return examine_sound(path)
+        return probe_sound(path)
     except MediaError as error:
         hint = "; give --sound a sound file, or a video with sound" if error.code in ("no_sound", "not_media") else ""
         raise SoundvidError(f"{path}: {error.message}{hint}") from error
@@ -28,15 +28,15 @@ def open_sound(path: Path) -> SoundTrack:
         raise SoundvidError(f"{path}: the sound cannot be read ({error.strerror or error})") from error
 
 
-class SoundReader:
+class SoundInput:
     """A sound file read twice in parallel: as a model takes it (mono, at its rate), and as it goes into the video."""
 
     def __init__(self, track: SoundTrack, spectrogram: Spectrogram) -> None:
         self.track, self.spectrogram = track, spectrogram
         self.rate = track.sound.rate
-        self.analysed = Sound(track, spectrogram.rate)
+        self.analysed = SoundReader(track, spectrogram.rate)
         mixes = [mono] if track.sound.channels == 1 else [left, right]
-        self.channels = [Sound(track, self.rate, mix=mix) for mix in mixes]
+        self.channels = [SoundReader(track, self.rate, mix=mix) for mix in mixes]
         self._sent = 0  # samples of the video's sound
 
     def rows(self) -> Iterator[np.ndarray]:
@@ -63,7 +63,7 @@ class SoundReader:
         self._sent = max(start, stop if end is None else min(stop, end))
         return np.stack(blocks)[:, : self._sent - start]
 
-    def end_of(self, sound: Sound) -> int | None:
+    def end_of(self, sound: SoundReader) -> int | None:
         """Samples there are, once that is known; what a last block decodes to beyond the track's length is left out."""
         end, stated = sound.end, self.track.stated
         if end is None or stated is None:

@@ -9,8 +9,9 @@ import pytest
 
 from soundvid.clips.crop import registry
 from soundvid.clips.crop.motion import find_motion
+from soundvid.media.container import no_heartbeat
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import examine, silent
+from soundvid.media.probe import probe
 from soundvid.recipe.model import Video
 from tests.helpers.scanner import film
 
@@ -21,12 +22,12 @@ def source(tmp_path_factory):
     pictures = np.random.default_rng(5).integers(80, 84, (80, 120, 160, 1)).repeat(3, axis=3).astype(np.uint8)
     for k in range(80):
         pictures[k, 30:70, 90:130] = ((np.arange(40) // 6 + k) % 2 * 120 + 60)[None, :, None]
-    return examine(film(tmp_path_factory.mktemp("crop") / "a.avi", pictures, 25))
+    return probe(film(tmp_path_factory.mktemp("crop") / "a.avi", pictures, 25))
 
 
 def test_the_centre_is_left_to_the_framing_and_a_box_is_taken_as_it_is(source):
-    assert registry.find_box(Video(), source, silent) == (None, {})
-    assert registry.find_box(Video(crop=[4, 6, 32, 20]), source, silent) == ((4, 6, 32, 20), {})
+    assert registry.find_box(Video(), source, no_heartbeat) == (None, {})
+    assert registry.find_box(Video(crop=[4, 6, 32, 20]), source, no_heartbeat) == ((4, 6, 32, 20), {})
 
 
 def test_motion_tells_the_ledger_its_box_and_the_map_it_was_found_on(source):
@@ -42,13 +43,13 @@ def test_motion_tells_the_ledger_its_box_and_the_map_it_was_found_on(source):
     assert picture.shape == (120, 320)  # mean picture and map, side by side
     assert calls  # whoever waits for the scan hears of it
     facts.clear()
-    assert registry.find_box(video, source, silent)[1]  # what a caller does with the facts is its own
+    assert registry.find_box(video, source, no_heartbeat)[1]  # what a caller does with the facts is its own
 
 
 def test_a_source_without_the_area_is_refused(tmp_path):
-    still = examine(film(tmp_path / "a.avi", np.full((30, 64, 64, 3), 90, np.uint8), 25))
+    still = probe(film(tmp_path / "a.avi", np.full((30, 64, 64, 3), 90, np.uint8), 25))
     with pytest.raises(MediaError, match="nothing moves in it"):
-        registry.find_box(Video(crop="motion"), still, silent)
+        registry.find_box(Video(crop="motion"), still, no_heartbeat)
 
 
 def test_every_name_that_a_recipe_may_give_is_registered():

@@ -21,7 +21,7 @@ from soundvid.clips.denoise.registry import METHODS, get, library_version
 from soundvid.clips.denoise.spectral_gating import Gate
 from soundvid.errors import DatasetError, RecipeError
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import examine_sound
+from soundvid.media.probe import probe_sound
 from soundvid.recipe.model import Denoise, Recipe, load
 from soundvid.store.dataset import Dataset
 from soundvid.store.load import load as load_clips
@@ -101,7 +101,7 @@ def test_a_floor_that_follows_spares_speech_between_silences_and_gates_up_to_the
 def test_reading_windows_is_cutting_the_gated_track(tmp_path, method):
     """In pieces, in any windows, after leaps: a clip's sound depends on the track alone."""
     sound = (voice(50) + 0.02 * scanner_noise(50 * R, R)).astype(np.float32)
-    source = examine_sound(wav(tmp_path / "a.wav", sound, R))
+    source = probe_sound(wav(tmp_path / "a.wav", sound, R))
     noise = sound[R : R + 8000]
     whole = get(method)(R, Denoise(), noise)(opener(source, R, None)().read(0, len(sound)).samples)
     for windows in ([(0, 5), (3, 8), (14, 16), (29, 47)], [(44, 50)], [(0, 50)]):
@@ -168,7 +168,7 @@ def test_noise_is_looked_for_where_there_are_pictures_and_something_to_hear(tmp_
     sound = 0.01 * scanner_noise(12 * R, R) + voice(12)
     sound[: 2 * R] *= 0  # an editor's silence
     sound[9 * R :] *= 1e-2  # the scanner has stopped
-    source = examine_sound(wav(tmp_path / "a.wav", sound, R))
+    source = probe_sound(wav(tmp_path / "a.wav", sound, R))
     found = noise_of(opener(source, R, None), Fraction(9), Denoise())
     assert found is not None and found.start is not None
     assert found.start % 2 >= 1.0 and 2 <= found.start < 8.6  # a pause of the voice: every other second
@@ -178,7 +178,7 @@ def test_noise_is_looked_for_where_there_are_pictures_and_something_to_hear(tmp_
 
 
 def test_a_stretch_that_is_not_there_is_told(tmp_path):
-    source = examine_sound(wav(tmp_path / "a.wav", np.concatenate([np.zeros(R), voice(2)]), R))
+    source = probe_sound(wav(tmp_path / "a.wav", np.concatenate([np.zeros(R), voice(2)]), R))
     for profile, words in ([4.0, 5.0], "after the video does"), ([0.1, 0.6], "nothing is heard from 0.1 to 0.6 s"):
         with pytest.raises(MediaError, match=words):
             noise_of(opener(source, R, None), source.duration, Denoise(profile=profile))

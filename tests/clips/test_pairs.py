@@ -82,7 +82,7 @@ def test_what_an_encoder_puts_before_its_sound_shifts_nothing(tmp_path, ending, 
 
 def test_the_offset_is_measured_against_the_videos_own_track(tmp_path):
     """The camera's own track is softer, dull and noisy; the good recording began 0.3217 s before it."""
-    from soundvid.media.encode import write_movie
+    from soundvid.media.encode import write_video
 
     random = np.random.default_rng(3)
     speech = np.convolve(random.standard_normal(RATE * 7), np.hanning(40) / 20, "same") * 0.1
@@ -91,7 +91,7 @@ def test_the_offset_is_measured_against_the_videos_own_track(tmp_path):
     own = 0.3 * speech[-begins : -begins + 6 * RATE] + 0.01 * random.standard_normal(6 * RATE)
     (tmp_path / "v").mkdir()
     pictures = flashes(150, [20])
-    write_movie(tmp_path / "v" / "a.mp4", iter(pictures), Fraction(25), own.astype(np.float32), RATE)
+    write_video(tmp_path / "v" / "a.mp4", iter(pictures), Fraction(25), own.astype(np.float32), RATE)
     wav(tmp_path / "wav" / "a.wav", speech)
     pairs = recipe(tmp_path / "v", source={"sound_file": "../wav/{stem}.wav", "sound_tolerance": 1.0})
     build(pairs, store=tmp_path / "s", workers=1)

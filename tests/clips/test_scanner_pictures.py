@@ -10,9 +10,9 @@ import pytest
 
 from soundvid.builder.build import build
 from soundvid.clips.crop.motion import energy_of, find_motion, smallest_box
-from soundvid.media.decode import Framing, Pictures
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
+from soundvid.media.video_reader import Framing, VideoReader
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
 from tests.conftest import toy_video
@@ -43,10 +43,10 @@ def test_palettes_of_avis_are_those_of_the_truth(tmp_path, codec, palettes, size
                f"{width}x{height}", "-r", "25", "-i", "-", "-filter_complex", PALETTES[palettes], "-c:v", codec,
                "-pix_fmt", "pal8", str(tmp_path / "a.avi")]  # fmt: skip
     subprocess.run(command, input=truth.tobytes(), check=True)
-    source = examine(tmp_path / "a.avi")
+    source = probe(tmp_path / "a.avi")
     assert source.video.pixel_format == "pal8"
     width, height = width & ~1, height & ~1
-    pictures = Pictures(source, Fraction(25), Framing(width, height, (0, 0, width, height)))
+    pictures = VideoReader(source, Fraction(25), Framing(width, height, (0, 0, width, height)))
     for k in (0, 9, 10, 19, 20, 29):  # on both sides of every change
         shown = pictures.at(k).frame.reformat(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG")
         error = np.abs(shown.to_ndarray().astype(int) - truth[k, :height, :width])
@@ -57,12 +57,12 @@ def test_palettes_of_avis_are_those_of_the_truth(tmp_path, codec, palettes, size
 
 @pytest.mark.parametrize("fps", [14, 22, 23, 27])
 def test_slow_scanners_are_shown_by_the_nearest_time_stamp(tmp_path, fps):
-    source = examine(film(tmp_path / "a.mkv", speaking(10 * fps), fps, codec="libx264"))
+    source = probe(film(tmp_path / "a.mkv", speaking(10 * fps), fps, codec="libx264"))
     times = np.round(np.arange(10 * fps) / fps, 3)  # Matroska's milliseconds
     means = {}
     for slots in (range(0, 240), range(0, 240, 37)):  # one after the other, and with leaps
         for nearest in (True, False):
-            pictures = Pictures(source, Fraction(25), Framing(32, 32), nearest=nearest)
+            pictures = VideoReader(source, Fraction(25), Framing(32, 32), nearest=nearest)
             shown = np.array([float(pictures.at(k).time) for k in slots])
             pictures.close()
             error = shown - np.array(slots) / 25
@@ -92,7 +92,7 @@ def moving(box: tuple[int, int, int, int], size: tuple[int, int] = (160, 120), f
 
 def test_the_box_holds_what_moves_and_little_else(tmp_path):
     true = (90, 30, 40, 40)
-    source = examine(film(tmp_path / "a.avi", moving(true), 25))
+    source = probe(film(tmp_path / "a.avi", moving(true), 25))
     motion = find_motion(source, (64, 64), 0.95)
     x, y, width, height = motion.box
     assert width == height
@@ -106,7 +106,7 @@ def test_the_box_holds_what_moves_and_little_else(tmp_path):
 
 
 def test_the_lower_half_can_be_asked_to_hold_it(tmp_path):
-    source = examine(film(tmp_path / "a.avi", moving((60, 60, 30, 30)), 25))
+    source = probe(film(tmp_path / "a.avi", moving((60, 60, 30, 30)), 25))
     x, y, width, height = find_motion(source, (64, 64), 0.9, lower=True).box
     assert y + height / 2 <= 64  # what moves begins at 60
     assert y + height >= 86
@@ -116,7 +116,7 @@ def test_the_lower_half_can_be_asked_to_hold_it(tmp_path):
 def test_where_nothing_moves_there_is_no_box(tmp_path):
     still = np.full((30, 64, 64, 3), 90, np.uint8)
     with pytest.raises(MediaError, match="nothing moves in it"):
-        find_motion(examine(film(tmp_path / "a.avi", still, 25)), (32, 32), 0.9)
+        find_motion(probe(film(tmp_path / "a.avi", still, 25)), (32, 32), 0.9)
 
 
 def test_the_search_is_exact_on_a_known_map():
@@ -129,7 +129,7 @@ def test_the_search_is_exact_on_a_known_map():
 
 def test_the_articulators_lie_in_the_lower_half_of_the_real_recordings(media):
     for path in sorted((media / "rtmri").glob("*.mkv")):
-        x, y, width, height = find_motion(examine(path), (96, 96), 0.9, lower=True).box
+        x, y, width, height = find_motion(probe(path), (96, 96), 0.9, lower=True).box
         assert 44 <= width == height <= 54 and y == 0  # of 68 x 68: as the paper's yellow box
         assert 8 <= x <= 14  # from before the lips
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from soundvid.demo import SOURCES, events
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
 from soundvid.metrics.table import Evaluation
 from soundvid.store.dataset import Dataset, sample_of
 from soundvid.store.tar import read_member
@@ -74,7 +74,7 @@ def test_the_demo_trains_evaluates_and_generates(demo):
     assert {row.kind for row in evaluation.tables[0].rows} >= {"system", "baseline"}
     page = (run / "report.html").read_text()
     assert "demo@1.0.0" in page and "a smoke test, not a model" in page
-    film, source = examine(demo / "generated.mp4"), examine(demo / "videos" / "hand" / "drum.mp4")
+    film, source = probe(demo / "generated.mp4"), probe(demo / "videos" / "hand" / "drum.mp4")
     assert film.sound is not None
     assert film.duration == source.duration == 20
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from soundvid.media.encode import write_movie
+from soundvid.media.encode import write_video
 
 FPS, RATE, SIZE = 25, 16000, 96
 WIDEST = 22.0  # pixels of opening at full loudness
@@ -54,5 +54,5 @@ def film(path: Path, seconds: float, seed: int) -> Path:
     level = loudness(seconds, seed)
     skin = 150 + 20 * (seed % 3)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_movie(path, (draw(o, skin) for o in level), Fraction(FPS), speech(level, seed), RATE, crf=12)
+    write_video(path, (draw(o, skin) for o in level), Fraction(FPS), speech(level, seed), RATE, crf=12)
     return path

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_rgb
-from soundvid.media.encode import encode_clip, write_movie
+from soundvid.media.encode import encode_clip, write_video
 from soundvid.media.mp4_index import keyframe_index
 
 FRAMES = 50
@@ -32,7 +32,7 @@ def clip() -> bytes:
 
 def with_b_frames(path: Path) -> bytes:
     """Pictures are stored in another order than they are shown, behind a moov that stands first, beside sound."""
-    write_movie(path, drawn(), Fraction(30), np.zeros(70000, np.float32), 44100)
+    write_video(path, drawn(), Fraction(30), np.zeros(70000, np.float32), 44100)
     with av.open(str(path)) as container:
         times = [p.pts for p in container.demux(video=0) if p.size]
     assert times != sorted(times)

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from soundvid.media import cpu, encode
-from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
+from soundvid.media.sound_reader import SoundReader
+from soundvid.media.video_reader import Framing, VideoReader, crop_area
 from tests.conftest import toy_video
 
 FPS = Fraction(30)
@@ -27,7 +28,7 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 def first_picture(path: Path, framing: Framing, slot: int = 3) -> np.ndarray:
     """RGB of one grid frame as soundvid sees it."""
-    pictures = Pictures(examine(path), FPS, framing)
+    pictures = VideoReader(probe(path), FPS, framing)
     return pictures.at(slot).frame.to_ndarray(format="rgb24").astype(int)
 
 
@@ -95,7 +96,7 @@ def test_pixels_that_are_not_square_are_stretched(quadrants, tmp_path):
 def test_a_picture_turned_by_an_odd_angle_is_refused(quadrants, tmp_path):
     ffmpeg("-display_rotation", "45", "-i", quadrants, "-c", "copy", tmp_path / "odd.mp4")
     with pytest.raises(MediaError) as caught:
-        examine(tmp_path / "odd.mp4")
+        probe(tmp_path / "odd.mp4")
     assert caught.value.code == "odd_angle"
 
 
@@ -147,7 +148,7 @@ def test_cover_art_is_no_moving_picture(quadrants, tmp_path):
         "-i", quadrants, "-i", cover, "-map", "1", "-map", "0:a", "-c:v", "png", "-disposition:v", "attached_pic", path
     )
     with pytest.raises(MediaError) as caught:
-        examine(path)
+        probe(path)
     assert caught.value.code == "no_picture"
 
 
@@ -164,24 +165,24 @@ def test_palette_videos_are_not_black(tmp_path):
 
 def test_seeking_shows_the_same_pictures_and_sound_as_reading_through(tmp_path):
     path = toy_video(tmp_path / "long.mp4", seconds=20)
-    source = examine(path)
+    source = probe(path)
     assert len(source.video.keyframes) > 1
-    through = Pictures(source, FPS, Framing(64, 64))
+    through = VideoReader(source, FPS, Framing(64, 64))
     whole = {k: through.at(k).frame.to_ndarray(format="gray") for k in range(600)}
-    jumping = Pictures(source, FPS, Framing(64, 64))
+    jumping = VideoReader(source, FPS, Framing(64, 64))
     for slot in (5, 260, 261, 400, 599):
         picture = jumping.at(slot)
         assert picture.time == Fraction(slot, 30)
         np.testing.assert_array_equal(picture.frame.to_ndarray(format="gray"), whole[slot])
-    straight = Sound(source, 44100).read(0, 882000).samples
-    leaping = Sound(source, 44100)
+    straight = SoundReader(source, 44100).read(0, 882000).samples
+    leaping = SoundReader(source, 44100)
     for start in (1000, 300000, 800000):
         np.testing.assert_allclose(leaping.read(start, start + 4410).samples, straight[start : start + 4410], atol=1e-4)
 
 
 def test_pictures_hold_at_both_ends(tmp_path):
-    source = examine(toy_video(tmp_path / "short.mp4", seconds=1))
-    pictures = Pictures(source, FPS, Framing(64, 64))
+    source = probe(toy_video(tmp_path / "short.mp4", seconds=1))
+    pictures = VideoReader(source, FPS, Framing(64, 64))
     assert pictures.at(0).time == 0
     assert pictures.at(500).time == Fraction(29, 30)
 
@@ -196,7 +197,7 @@ def test_a_hole_in_the_sound_stays_where_it_is_and_is_counted(tmp_path):
                 continue
             packet.stream = streams[packet.stream.index]
             target.mux(packet)
-    before, after = (Sound(examine(p), 44100).read(0, 6 * 44100) for p in (whole, holed))
+    before, after = (SoundReader(probe(p), 44100).read(0, 6 * 44100) for p in (whole, holed))
     late = slice(3 * 44100, 5 * 44100)
     np.testing.assert_allclose(after.samples[late], before.samples[late], atol=1e-3)
     assert after.missing / 44100 == pytest.approx(0.5, abs=0.05)
@@ -210,7 +211,7 @@ def test_time_stamps_that_leap_are_told_and_not_planned_over(tmp_path):
     leap = "setpts=PTS+gt(N\\,45)*86400/TB"
     ffmpeg("-i", whole, "-an", "-vf", leap, "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", "0", torn)
     with pytest.raises(MediaError, match="60 pictures are spread over 864"):
-        examine(torn)
+        probe(torn)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 6])
@@ -222,7 +223,7 @@ def test_a_mix_is_as_loud_as_its_channels_and_never_clips(tmp_path, channels, co
     path = tmp_path / "tone.mkv"
     ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:rate=30", "-i", tmp_path / "tone.wav", "-t", "2",
            "-c:a", codec, path)  # fmt: skip
-    mixed = Sound(examine(path), 44100).read(4410, 79380).samples
+    mixed = SoundReader(probe(path), 44100).read(4410, 79380).samples
     lossy = codec == "ac3"
     assert np.abs(mixed).max() == pytest.approx(0.9, abs=0.05 if lossy else 0.01)
     if not lossy:
@@ -245,7 +246,7 @@ def test_sound_beside_gaps_is_where_it_was(tmp_path, kind, gaps):
     shift = 1.4 if kind == "ts" else 0  # where a transport stream starts
     lost = "+".join(f"between(pts*tb\\,{a + shift}\\,{b + shift})" for a, b in gaps)
     ffmpeg("-i", whole, "-c", "copy", "-copyts", "-bsf:a", f"noise=drop='{lost}'", "-muxdelay", "0", torn)
-    before, after = (Sound(examine(p), 44100).read(0, 441000).samples for p in (whole, torn))
+    before, after = (SoundReader(probe(p), 44100).read(0, 441000).samples for p in (whole, torn))
 
     def kept(t: float) -> bool:
         return not any(a - 0.15 < t < b + 0.15 for a, b in gaps)
@@ -268,7 +269,7 @@ def test_time_stamps_that_wander_do_not_cut_the_sound_up(tmp_path):
     whole, astray = toy_video(tmp_path / "whole.mp4", seconds=6), tmp_path / "astray.mp4"
     wander = "PTS+440*between(mod(N\\,13)\\,4\\,9)+440*between(mod(N\\,13)\\,7\\,9)"
     ffmpeg("-i", whole, "-c", "copy", "-bsf:a", f"setts=ts={wander}", astray)
-    before, after = (Sound(examine(p), 44100).read(0, 240000) for p in (whole, astray))
+    before, after = (SoundReader(probe(p), 44100).read(0, 240000) for p in (whole, astray))
     assert (after.steps, after.missing) == (0, 0)
     np.testing.assert_array_equal(after.samples, before.samples)
 
@@ -288,7 +289,7 @@ def test_a_leap_in_the_sounds_time_stamps_costs_no_memory(tmp_path):
                 packet.dts += 3 * 3600 * packet.time_base.denominator
             packet.stream = streams[packet.stream.index]
             b.mux(packet)
-    sound = Sound(examine(torn), 44100)
+    sound = SoundReader(probe(torn), 44100)
     tracemalloc.start()
     stretch = sound.read(2 * 44100, 6 * 44100)
     assert tracemalloc.get_traced_memory()[1] < 30e6
@@ -309,7 +310,7 @@ def test_containers_that_hardly_time_their_pictures_lose_none(tmp_path, name):
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pipe, "-f", "lavfi", "-i", "sine", "-t", "5"]
     command += [*coding, str(path)]
     subprocess.run(command, input=raw, check=True)
-    pictures = Pictures(examine(path), FPS, Framing(240, 240))
+    pictures = VideoReader(probe(path), FPS, Framing(240, 240))
     shown = [read_number(pictures.at(k).frame.to_ndarray(format="gray")) for k in range(148)]
     assert shown == list(range(148))
 
@@ -321,7 +322,7 @@ def test_files_joined_end_to_end_are_told(tmp_path):
     joined = tmp_path / "joined.ts"
     joined.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
     with pytest.raises(MediaError, match=r"start again after 4\.0 s"):
-        examine(joined)
+        probe(joined)
 
 
 def test_a_lost_packet_condemns_one_group_of_pictures_and_no_more(tmp_path):
@@ -332,7 +333,7 @@ def test_a_lost_packet_condemns_one_group_of_pictures_and_no_more(tmp_path):
     pictures = [i for i in range(first, len(data) // 188) if data[188 * i + 1] & 0x1F == 1 and data[188 * i + 2] == 0]
     for lost in pictures[:4]:  # of PID 0x100: whole pictures and pieces of them
         path.write_bytes(data[: 188 * lost] + data[188 * lost + 188 :])
-        decoded = Pictures(examine(path), FPS, Framing(64, 64))
+        decoded = VideoReader(probe(path), FPS, Framing(64, 64))
         damaged = [decoded.at(k).damaged for k in range(300)]
         assert 0 < sum(damaged) <= 31
         assert not any(damaged[200:])
@@ -342,7 +343,7 @@ def test_six_channels_and_changing_rates_become_mono_at_the_asked_rate(tmp_path)
     path = tmp_path / "surround.mkv"
     source = toy_video(tmp_path / "toy.mp4", seconds=2)
     ffmpeg("-i", source, "-c:v", "copy", "-ac", "6", "-ar", "48000", "-c:a", "ac3", path)
-    sound = Sound(examine(path), 22050).read(0, 2 * 22050)
+    sound = SoundReader(probe(path), 22050).read(0, 2 * 22050)
     assert sound.samples.shape == (44100,)
     assert np.abs(sound.samples).max() > 0.03
 
@@ -355,7 +356,7 @@ def test_what_is_no_video_says_so(tmp_path, content, code):
     path = tmp_path / "bad.mp4"
     path.write_bytes(content)
     with pytest.raises(MediaError) as caught:
-        examine(path)
+        probe(path)
     assert caught.value.code == code
 
 
@@ -367,14 +368,14 @@ def test_playlists_never_open_other_files(tmp_path, name):
     text = "ffconcat version 1.0\nfile secret.mp4\n" if name.endswith("ffconcat") else hls
     (tmp_path / name).write_text(text)
     with pytest.raises(MediaError) as caught:
-        examine(tmp_path / name)
+        probe(tmp_path / name)
     assert caught.value.code == "not_media"
 
 
 @pytest.mark.parametrize("name", ["-i.mp4", "concat:a.mp4", "%03d.mp4", "a b\nc.mp4", "日本語.mp4", "http:x.mp4"])
 def test_names_that_look_like_something_else_are_names(tmp_path, name):
     path = toy_video(tmp_path / "plain.mp4", seconds=1).rename(tmp_path / name)
-    assert examine(path).video.frames == 30
+    assert probe(path).video.frames == 30
 
 
 def test_a_cut_off_file_says_so_or_gives_what_is_there(tmp_path):
@@ -382,7 +383,7 @@ def test_a_cut_off_file_says_so_or_gives_what_is_there(tmp_path):
     cut = tmp_path / "cut.mkv"
     ffmpeg("-i", whole, "-c", "copy", cut)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    assert 0.5 < examine(cut).duration < 3.5
+    assert 0.5 < probe(cut).duration < 3.5
 
 
 def test_flac_is_lossless_and_exact_in_length():
@@ -404,7 +405,7 @@ def test_the_same_pictures_give_the_same_bytes_whatever_the_processor_offers(tmp
     """x264 with fewer instructions must not make another file: `cpu-independent` holds."""
     path = tmp_path / "busy.mp4"
     ffmpeg("-f", "lavfi", "-i", "mandelbrot=size=286x286:rate=30", "-t", "3", path)
-    pictures = Pictures(examine(path), FPS, Framing(286, 286))
+    pictures = VideoReader(probe(path), FPS, Framing(286, 286))
     frames = [pictures.at(k).frame for k in range(90)]
     one = encode_clip(frames, FPS, crf=18, preset="veryfast", keyframe_every=15)
     monkeypatch.setattr(encode, "X264_PARAMS", encode.X264_PARAMS + ":asm=SSE4.2")
@@ -418,13 +419,13 @@ def test_ffmpegs_instruction_set_is_the_same_on_every_processor_that_has_it():
     lib = cpu._avutil()
     if lib is None or name != "x86-64-v3":
         pytest.skip(f"this processor or this PyAV has no x86-64-v3 to agree on ({name})")
-    assert lib.av_get_cpu_flags() == cpu._V3
+    assert lib.av_get_cpu_flags() == cpu._V3 | cpu._SLOW_GATHER
 
 
 def test_stored_clips_are_tagged_and_hold_no_sound(tmp_path):
     import io
 
-    pictures = Pictures(examine(toy_video(tmp_path / "toy.mp4", seconds=1)), FPS, Framing(64, 64))
+    pictures = VideoReader(probe(toy_video(tmp_path / "toy.mp4", seconds=1)), FPS, Framing(64, 64))
     data = encode_clip([pictures.at(k).frame for k in range(30)], FPS, crf=18, preset="veryfast", keyframe_every=15)
     with av.open(io.BytesIO(data)) as file:
         assert len(file.streams) == 1
@@ -435,3 +436,26 @@ def test_stored_clips_are_tagged_and_hold_no_sound(tmp_path):
     keys = [i for i, frame in enumerate(frames) if frame.key_frame]
     assert keys[0] == 0
     assert max(b - a for a, b in zip(keys, [*keys[1:], 30], strict=True)) <= 15
+
+
+def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp_path):
+    """It chooses among loops that must agree: a part of a source is rendered with it, another machine's without."""
+    lib = cpu._avutil()
+    if cpu.level() != "x86-64-v3" or lib is None:
+        pytest.skip("this processor or this PyAV has no x86-64-v3 to choose loops from")
+    path = tmp_path / "busy.webm"
+    ffmpeg("-f", "lavfi", "-i", "mandelbrot=size=420x300:rate=30", "-f", "lavfi", "-i", "anoisesrc=c=pink", "-t", "1",
+           path)  # fmt: skip
+
+    def decoded(flags: int) -> tuple[np.ndarray, np.ndarray]:
+        lib.av_force_cpu_flags(flags)
+        try:
+            source = probe(path)
+            pictures = VideoReader(source, FPS, Framing(286, 286))
+            shown = [pictures.at(k).frame.to_ndarray() for k in range(0, 30, 5)]
+            return np.stack(shown), SoundReader(source, 44100).read(0, 44100).samples
+        finally:
+            lib.av_force_cpu_flags(cpu._V3 | cpu._SLOW_GATHER)
+
+    for plain, hinted in zip(decoded(cpu._V3), decoded(cpu._V3 | cpu._SLOW_GATHER), strict=True):
+        np.testing.assert_array_equal(plain, hinted)

@@ -21,8 +21,8 @@ import soundfile
 from soundvid.builder.build import build
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
-from soundvid.media.decode import Sound
-from soundvid.media.probe import examine_sound
+from soundvid.media.probe import probe_sound
+from soundvid.media.sound_reader import SoundReader
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
 from soundvid.reports.run_page import measures, verdict
@@ -126,7 +126,7 @@ def test_generate_with_a_trained_run(run, tmp_path):
         assert (video.start_time, audio.start_time) == (0, 0)
         assert abs(video.duration * video.time_base - audio.duration * audio.time_base) <= 1 / 30
         assert video.frames == 51
-    heard = Sound(examine_sound(target), RATE).read(0, 2 * RATE).samples
+    heard = SoundReader(probe_sound(target), RATE).read(0, 2 * RATE).samples
     assert int(np.argmax(np.abs(heard) > 0.3)) / RATE == pytest.approx(0.8, abs=0.001)
 
 

@@ -211,7 +211,9 @@ def test_removal_leaves_a_tombstone_and_the_next_version_is_major(web, films, tm
     assert (result.version, result.change) == ("2.0.0", "major")
     assert web.count("/v/film0.mp4") == 1
     assert {r["source_id"] for r in Dataset(tmp_path, "web").release().samples.to_pylist()} == {
-        s for s in (r["source_id"] for r in Dataset(tmp_path, "web").release("1.0.0").samples.to_pylist()) if "film1" in s
+        s
+        for s in (r["source_id"] for r in Dataset(tmp_path, "web").release("1.0.0").samples.to_pylist())
+        if "film1" in s
     }
     states = Counter((e.state, e.code) for e in entries(tmp_path))
     assert states == {("fetched", ""): 1, ("removed", "removed"): 1, ("rejected", "removed"): 1}

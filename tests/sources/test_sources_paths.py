@@ -7,7 +7,7 @@ import subprocess
 import imageio_ffmpeg
 import pytest
 
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import http as transport
 from soundvid.sources.web.errors import FetchProblem, SourcesError
@@ -162,7 +162,7 @@ def test_a_dash_manifest_is_fetched_and_its_streams_joined(web, films, dash, tmp
     sync(tmp_path, recipe_of({"url": f"{web.url}/dash/film1.mpd"}))
     entry = only(tmp_path)
     assert entry.state == "fetched", entry.message
-    found, whole = examine(tmp_path / "sources" / entry.file), examine(films / "film1.mp4")
+    found, whole = probe(tmp_path / "sources" / entry.file), probe(films / "film1.mp4")
     assert found.video.frames == whole.video.frames and found.sound is not None
     assert abs(found.duration - whole.duration) < 0.05
     lost = next(p for p in web.paths() if "chunk" in p)

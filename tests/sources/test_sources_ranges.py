@@ -16,10 +16,11 @@ import pytest
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media import partial_probe
-from soundvid.media.decode import Framing, Pictures, Sound
 from soundvid.media.errors import MediaError
 from soundvid.media.partial_file import MAGIC, SparseReader, content_digest, covers, merged, read_header
-from soundvid.media.probe import examine, facts_of
+from soundvid.media.probe import facts_of, probe
+from soundvid.media.sound_reader import SoundReader
+from soundvid.media.video_reader import Framing, VideoReader
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import partial_download
@@ -105,9 +106,9 @@ def spans_recipe(source: dict, **changes) -> Recipe:
 
 def clips(path: Path, fps: Fraction, rate: int, spans: list[tuple[float, float]] = SPANS) -> list:
     """Pictures and samples of the spans, as a build reads them."""
-    source = examine(path)
-    pictures, found = Pictures(source, fps, Framing(64, 64)), []
-    sound = Sound(source, rate) if source.sound is not None else None
+    source = probe(path)
+    pictures, found = VideoReader(source, fps, Framing(64, 64)), []
+    sound = SoundReader(source, rate) if source.sound is not None else None
     for start, stop in spans:
         slots = range(round(start * fps), round(stop * fps))
         for picture in map(pictures.at, slots):
@@ -131,7 +132,7 @@ def test_clips_of_a_part_are_those_of_the_whole_file(long_films, tmp_path, name)
     assert sent < 0.6 * size and entry.bytes == size and part.stat().st_size < 0.6 * size
     for fps, rate in ((Fraction(30), 44100), (Fraction(24000, 1001), 16000)):
         assert clips(part, fps, rate) == clips(long_films / name, fps, rate)
-    whole, found = examine(long_films / name), examine(part)
+    whole, found = probe(long_films / name), probe(part)
     assert (found.zero, found.duration, found.sound) == (whole.zero, whole.duration, whole.sound)
     assert found.video.variable == whole.video.variable
 
@@ -152,7 +153,7 @@ def test_clips_of_parts_of_real_videos_are_those_of_the_whole(media, tmp_path, m
     path = next(media.rglob(name), None)
     if path is None:
         pytest.skip(f"the folder of real videos has no {name}")
-    lasts = float(examine(path).duration)
+    lasts = float(probe(path).duration)
     spans = [(round(0.4 * lasts, 2), round(0.4 * lasts + 1.5, 2))]
     with WebServer(path.parent) as web:
         sync(tmp_path, spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/{name}", *spans[0]))))
@@ -277,7 +278,9 @@ def test_a_part_that_cannot_grow_stays_and_the_ledger_says_why(long_films, tmp_p
         rows = [(url, 33.0, 34.0), (f"{web.url}/v/varying.mp4", 5.0, 6.0)]
         second = spans_recipe(listing(tmp_path / "b.jsonl", *rows), name="other")
         assert build(second, store=store, workers=1).sources["failed"] == 1
-        (row,) = [r for r in Dataset(store, "other").release().ledger.to_pylist() if r["kind"] == "source" and r["code"]]
+        (row,) = [
+            r for r in Dataset(store, "other").release().ledger.to_pylist() if r["kind"] == "source" and r["code"]
+        ]
         assert (row["stage"], row["code"]) == ("fetch", "gone") and "only other parts" in row["message"]
         assert build(first, store=store, workers=1).change == "none"
         asked = len(web.asked)
@@ -329,7 +332,7 @@ def test_a_damaged_part_is_told_and_a_hole_is_an_error(long_films, tmp_path):
         recipe = spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/aac.mkv", *SPANS[1])))
         sync(tmp_path, recipe)
         part = tmp_path / "sources" / only(tmp_path).file
-        pictures = Pictures(examine(part), Fraction(30), Framing(64, 64))
+        pictures = VideoReader(probe(part), Fraction(30), Framing(64, 64))
         with pytest.raises(MediaError, match=r"download\.ranges"):
             list(map(pictures.at, range(0, 30 * SECONDS, 30)))
         data = bytearray(part.read_bytes())
@@ -394,7 +397,7 @@ def test_nothing_is_read_behind_the_files_end(long_films, tmp_path):
 
 def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):
     film = (long_films / "index-in-front.mp4").read_bytes()
-    facts = facts_of(examine(long_films / "index-in-front.mp4"))
+    facts = facts_of(probe(long_films / "index-in-front.mp4"))
     values = {"size": len(film), "ranges": [[0, len(film)]], "identity": "../../../../out", "salt": "", "marks": {}}
     values |= {"held": [[0, 9]], "source": facts, "payload": hashlib.sha256(film).hexdigest()}
     (tmp_path / "films").mkdir()
@@ -410,7 +413,7 @@ def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):
         other = tmp_path / "films" / f"{named}.ranges"
         other.write_bytes(MAGIC + json.dumps(values | damage).encode() + b"\n" + film)
         with pytest.raises(MediaError, match="head is damaged"):
-            examine(other)
+            probe(other)
 
 
 def test_kill_9_loses_and_doubles_no_part(long_films, tmp_path):
@@ -448,7 +451,7 @@ def test_kill_9_loses_and_doubles_no_part(long_films, tmp_path):
                 covers(head.available_spans, merged(wanted[entry.url]))
                 and head.available_spans == entry.available_spans
             )
-            assert examine(store / "sources" / entry.file).video.frames > 900
+            assert probe(store / "sources" / entry.file).video.frames > 900
         assert not list((store / "sources" / ".incoming").iterdir())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from soundvid.builder.build import build
-from soundvid.media.probe import examine
+from soundvid.media.probe import probe
 from soundvid.sources.web.audit import audit
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.errors import FetchProblem, classify_message
@@ -160,7 +160,7 @@ def test_pictures_and_sound_that_are_served_apart_are_joined(web, films, tmp_pat
     sync(tmp_path, recipe)
     entry = only(tmp_path)
     assert (entry.state, entry.format_id) == ("fetched", "v+a"), entry.message
-    joined, whole = examine(tmp_path / "sources" / entry.file), examine(films / "film2.mp4")
+    joined, whole = probe(tmp_path / "sources" / entry.file), probe(films / "film2.mp4")
     assert joined.sound is not None and joined.video.frames == whole.video.frames
     assert abs(joined.duration - whole.duration) < 0.01
     assert build(recipe, store=tmp_path, workers=1).clips["kept"] > 0

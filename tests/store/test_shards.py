@@ -102,7 +102,9 @@ def test_repacking_merges_shards_and_keeps_every_sample(built):
     assert changed
     assert after.name == "1.1.1"
     assert len(after.shards) == 1
-    assert {(r["key"], r["sha256"]) for r in after.samples.to_pylist()} == {(r["key"], r["sha256"]) for r in before.samples.to_pylist()}
+    assert {(r["key"], r["sha256"]) for r in after.samples.to_pylist()} == {
+        (r["key"], r["sha256"]) for r in before.samples.to_pylist()
+    }
     for release in built.releases():  # the older versions still stand
         assert verify(built, release, decode=True).problems == []
     assert repack(built) == (after, False)

@@ -13,10 +13,11 @@ import numpy as np
 
 from soundvid.clips.crop.base import Box, Crop, CropResult
 from soundvid.media.clock import half_up, slots_in
-from soundvid.media.decode import SMALLEST_CROP, Framing, Pictures
+from soundvid.media.container import no_heartbeat
 from soundvid.media.encode import encode_jpeg
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import Source, silent
+from soundvid.media.probe import Source
+from soundvid.media.video_reader import SMALLEST_CROP, Framing, VideoReader
 from soundvid.recipe.model import Video
 
 SAMPLE = 64  # pictures that are compared, evenly spread over the source
@@ -57,7 +58,7 @@ def find_motion(
     source: Source,
     shape: tuple[int, int],
     share: float,
-    heartbeat: Callable[[], None] = silent,
+    heartbeat: Callable[[], None] = no_heartbeat,
     *,
     lower: bool = False,
 ) -> Motion:
@@ -92,7 +93,7 @@ def _sums(source: Source, small: tuple[int, int], heartbeat: Callable[[], None])
     squares = np.zeros_like(total)
     whole = source.displayed
     framing = Framing(small[0], small[1], (0, 0, whole[0], whole[1]))
-    with closing(Pictures(source, rate, framing, heartbeat)) as pictures:
+    with closing(VideoReader(source, rate, framing, heartbeat)) as pictures:
         for i in range(count):
             plane = pictures.at((2 * i + 1) * slots // (2 * count)).frame.planes[0]
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)

@@ -13,14 +13,14 @@ import numpy as np
 
 from soundvid.errors import RecipeError
 from soundvid.media.clock import half_up
-from soundvid.media.decode import Sound, Stretch
+from soundvid.media.sound_reader import SoundReader, SoundSpan
 from soundvid.recipe.model import Denoise
 
 
-class SoundReader(Protocol):
-    """A source's sound by sample number: `soundvid.media.decode.Sound`, or one behind a method of noise reduction."""
+class SampleReader(Protocol):
+    """A source's sound by sample number: a `SoundReader`, or one behind a method of noise reduction."""
 
-    def read(self, start: int, stop: int) -> Stretch:
+    def read(self, start: int, stop: int) -> SoundSpan:
         """Samples [start, stop); `start` never goes back from call to call."""
         ...
 
@@ -69,12 +69,12 @@ class DenoiseMethod(ABC):
 
 
 class Denoised:
-    """A source's sound by sample number behind `method`; `read` is that of `Sound`. The track ends after `duration`.
+    """A source's sound by sample number behind `method`; read as a `SoundReader` is.
 
-    `make` opens the sound anew. At most the pieces that a window touches are in memory.
+    The track ends after `duration`. `make` opens the sound anew. At most the pieces that a window touches are in memory.
     """
 
-    def __init__(self, make: Callable[[], Sound], method: DenoiseMethod, duration: Fraction) -> None:
+    def __init__(self, make: Callable[[], SoundReader], method: DenoiseMethod, duration: Fraction) -> None:
         self.method, self.length = method, half_up(duration * method.rate)
         self.track, self.feed = make(), make()  # one tells what is missing in a window, one feeds the method
         self.pieces: dict[int, np.ndarray] = {}
@@ -93,7 +93,7 @@ class Denoised:
             self.pieces[number] = self.method.apply(heard.samples, track)[margin : margin + piece]
         return self.pieces[number]
 
-    def read(self, start: int, stop: int) -> Stretch:
+    def read(self, start: int, stop: int) -> SoundSpan:
         """Samples [start, stop), `start` never going back; what is missing is counted on the track as it is."""
         plain = self.track.read(start, stop)
         size = self.method.piece
@@ -101,4 +101,4 @@ class Denoised:
         numbers = range(start // size, (max(stop, start + 1) - 1) // size + 1)
         joined = np.concatenate([self._piece(n) for n in numbers])
         first = start - numbers[0] * size
-        return Stretch(joined[first : first + stop - start], plain.missing, plain.steps)
+        return SoundSpan(joined[first : first + stop - start], plain.missing, plain.steps)

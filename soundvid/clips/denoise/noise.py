@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from soundvid.media.clock import half_up
-from soundvid.media.decode import Sound
+from soundvid.media.container import no_heartbeat
 from soundvid.media.errors import MediaError
-from soundvid.media.probe import SoundTrack, Source, examine_sound, silent
+from soundvid.media.probe import SoundTrack, Source, probe_sound
+from soundvid.media.sound_reader import SoundReader
 from soundvid.recipe.model import Denoise, NoiseFile
 
 BLOCK = Fraction(1, 20)  # seconds over which a level is taken
@@ -38,7 +39,7 @@ def _level(samples: np.ndarray) -> float:
     return 10 * float(np.log10(max(power, 1e-20)))
 
 
-def levels(sound: Sound, stop: Fraction) -> Iterator[float]:
+def levels(sound: SoundReader, stop: Fraction) -> Iterator[float]:
     """The level of every 50 ms from zero to `stop` seconds, dBFS; -inf where the track has nothing."""
     for block in range(int(stop / BLOCK)):
         low, high = (half_up(edge * BLOCK * sound.rate) for edge in (block, block + 1))
@@ -58,7 +59,7 @@ def quiet_stretch(blocks: list[float], length: int) -> int | None:
     return int(np.where(steady, loudest, np.inf).argmin()) if steady.any() else None
 
 
-def noise_of(make: Callable[[], Sound], duration: Fraction, options: Denoise) -> Noise | None:
+def noise_of(make: Callable[[], SoundReader], duration: Fraction, options: Denoise) -> Noise | None:
     """The noise that a source's gate is set by, or None: then the gate follows the sound.
 
     Raises MediaError (`noise_profile`) where the stretch that the recipe gives is not there, or is silent.
@@ -88,15 +89,15 @@ def noise_of(make: Callable[[], Sound], duration: Fraction, options: Denoise) ->
     return Noise(samples, float(start), float(stop))
 
 
-def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
+def read_noise(path: Path, make: Callable[[], SoundReader]) -> np.ndarray:
     """The noise recording `path` at the rate of the sounds that `make` opens, a minute of it at most."""
     with closing(make()) as pattern:
         rate, channel = pattern.rate, pattern.channel
     try:
-        alone = examine_sound(path)
+        alone = probe_sound(path)
     except MediaError as error:
         raise MediaError("noise_profile", f"sound.denoise.profile: {path.name}: {error.message}") from error
-    with closing(Sound(alone, rate, channel=channel)) as sound:
+    with closing(SoundReader(alone, rate, channel=channel)) as sound:
         samples = sound.read(0, half_up(min(alone.duration, Fraction(60)) * rate)).samples
     if len(samples) < LEAST_NOISE * rate or not samples.any():
         raise MediaError(
@@ -106,7 +107,7 @@ def read_noise(path: Path, make: Callable[[], Sound]) -> np.ndarray:
 
 
 def opener(
-    source: Source | SoundTrack, rate: int, channel: int | None, heartbeat: Callable[[], None] = silent
-) -> Callable[[], Sound]:
+    source: Source | SoundTrack, rate: int, channel: int | None, heartbeat: Callable[[], None] = no_heartbeat
+) -> Callable[[], SoundReader]:
     """What opens a source's sound anew, at its beginning."""
-    return lambda: Sound(source, rate, heartbeat, channel=channel)
+    return lambda: SoundReader(source, rate, heartbeat, channel=channel)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
-from soundvid.clips.denoise.base import Denoised, DenoiseMethod, SoundReader, not_installed
+from soundvid.clips.denoise.base import Denoised, DenoiseMethod, SampleReader, not_installed
 from soundvid.clips.denoise.noise import noise_of, opener
 from soundvid.media.probe import SoundTrack, Source
 from soundvid.recipe.model import Denoise
@@ -44,7 +44,7 @@ def library_version(options: Denoise) -> str | None:
 
 def open_sound(
     heard: Source | SoundTrack, section: SoundSection, duration: Fraction, heartbeat: Callable[[], None]
-) -> tuple[SoundReader, dict[str, Any]]:
+) -> tuple[SampleReader, dict[str, Any]]:
     """The sound of a source as the recipe's section `sound` asks for it, and what the ledger says of its noise.
 
     `duration` is that of the pictures, in seconds: noise is looked for while there are some, and the track ends with

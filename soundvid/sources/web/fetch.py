@@ -329,11 +329,11 @@ class _Fetch:
 
     def _mux(self, parts: list[Path]) -> Path:
         from soundvid.media.errors import MediaError
-        from soundvid.media.mux import join
+        from soundvid.media.mux import mux
 
         target = self.catalogue.incoming / f"{self.name}.muxed"
         try:
-            join(parts[0], parts[1], target)
+            mux(parts[0], parts[1], target)
         except MediaError as error:
             raise FetchProblem("broken", error.message) from error
         finally:

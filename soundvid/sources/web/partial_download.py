@@ -264,7 +264,7 @@ def download_spans(
 def _download(remote: RemoteFile, target: Path, required: Spans, old: Path | None) -> SparseHeader:
     from soundvid.media.errors import MediaError
     from soundvid.media.partial_probe import partial_probe, verify_spans
-    from soundvid.media.probe import examine, facts_of
+    from soundvid.media.probe import facts_of, probe
 
     reader, same = None, True
     if old is not None and (head := read_header(old)) is not None:
@@ -290,7 +290,7 @@ def _download(remote: RemoteFile, target: Path, required: Spans, old: Path | Non
     made = SparseHeader(remote.size, remote.ranges, identity, "", salt, remote.marks, required, facts)
     write_sparse(target, made, remote.bytes)
     try:
-        verify_spans(examine(target), required)
+        verify_spans(probe(target), required)
     except MediaError as error:
         target.unlink(missing_ok=True)
         raise NeedFullDownload(f"its ranges are not enough ({error.message})") from error

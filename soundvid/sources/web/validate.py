@@ -64,13 +64,13 @@ def validate_file(path: Path, promised: float | None) -> ValidFile:
     """
     from soundvid.media.errors import MediaError
     from soundvid.media.partial_file import content_digest
-    from soundvid.media.probe import examine
+    from soundvid.media.probe import probe
 
     missing = missing_bytes(path)
     if missing:
         raise FetchProblem("broken", f"cut off: {missing:,} bytes are missing from its container")
     try:
-        source = examine(path)
+        source = probe(path)
     except MediaError as error:
         code = "unsupported" if error.code in ("no_picture", "unknown_codec") else "broken"
         raise FetchProblem(code, error.message) from error

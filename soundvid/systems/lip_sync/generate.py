@@ -20,15 +20,15 @@ from soundvid.clips.crop.motion import find_motion
 from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
-from soundvid.media.decode import Framing, Pictures
 from soundvid.media.errors import MediaError
-from soundvid.media.image import read_whole_picture
-from soundvid.media.probe import Source, examine
-from soundvid.media.video_writer import MovieWriter
+from soundvid.media.image import read_full_image
+from soundvid.media.probe import Source, probe
+from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_writer import VideoWriter
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.data import SILENT_DBFS, as_floats, mel_window, reference_of
 from soundvid.systems.lip_sync.networks import SIZE, without_lower_half
-from soundvid.systems.sound_input import SoundReader, open_sound
+from soundvid.systems.sound_input import SoundInput, open_sound
 from soundvid.systems.spec import Generated, check_target
 from soundvid.training.run import OpenRun
 
@@ -115,7 +115,7 @@ def generate(
     check_target(target, ("video",), [given, sound])
     begin = time.monotonic()
     fps, mel_of = Fraction(run.config.data["fps"]), Mel()
-    reader = SoundReader(open_sound(sound), Spectrogram(mel_of.rate, fps))
+    reader = SoundInput(open_sound(sound), Spectrogram(mel_of.rate, fps))
     try:
         mel, frames, notes = _read_sound(reader, mel_of, fps, sound)
         canvas = _VideoCanvas(video, fps) if video is not None else _ImageCanvas(given)
@@ -131,7 +131,7 @@ def generate(
         elif video is not None and frames < canvas.count:
             notes.append(f"{sound}: lasts {frames} pictures of the video's {canvas.count}: the rest is left out")
         size = (canvas.size[0] * (scale or 1), canvas.size[1] * (scale or 1))
-        with MovieWriter(target, fps, size, reader.rate, len(reader.channels)) as movie:
+        with VideoWriter(target, fps, size, reader.rate, len(reader.channels)) as movie:
             for first in range(0, frames, CHUNK):
                 count = min(CHUNK, frames - first)
                 for picture in _composite(maker, canvas, place, mean, mask, mel, fps, first, count):
@@ -150,7 +150,7 @@ def generate(
     return Generated(target, seconds, wall, frames, *size, damage, tuple(notes))
 
 
-def _read_sound(reader: SoundReader, mel_of: Mel, fps: Fraction, path: Path) -> tuple[np.ndarray, int, list[str]]:
+def _read_sound(reader: SoundInput, mel_of: Mel, fps: Fraction, path: Path) -> tuple[np.ndarray, int, list[str]]:
     """The mel of a whole sound, the pictures that cover it, and a note where it is silent."""
     blocks, rate, at = [], mel_of.rate, 0
     while (end := reader.analysed.end) is None or at < end:
@@ -170,7 +170,7 @@ class _ImageCanvas:
     count = 1
 
     def __init__(self, path: Path) -> None:
-        picture = read_whole_picture(path)
+        picture = read_full_image(path)
         height, width = (n - n % 2 for n in picture.shape[:2])
         self.picture, self.size = picture[:height, :width], (width, height)
 
@@ -182,7 +182,7 @@ class _VideoCanvas:
     """The pictures of a video as displayed, uint8 `H W 3` RGB, on the grid of `fps`; after its end it starts again."""
 
     def __init__(self, path: Path, fps: Fraction) -> None:
-        self.source: Source = examine(path)
+        self.source: Source = probe(path)
         self.fps = fps
         wide, high = self.source.displayed
         self.size = (wide - wide % 2, high - high % 2)
@@ -190,7 +190,7 @@ class _VideoCanvas:
         self._open()
 
     def _open(self) -> None:
-        self.reader, self.next = Pictures(self.source, self.fps, Framing(*self.size, None)), 0
+        self.reader, self.next = VideoReader(self.source, self.fps, Framing(*self.size, None)), 0
 
     def pictures(self, places: range) -> Iterator[np.ndarray]:
         for place in places:

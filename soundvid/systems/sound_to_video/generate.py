@@ -18,9 +18,9 @@ import torch
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.errors import MediaError
-from soundvid.media.image import read_picture
-from soundvid.media.video_writer import MovieWriter
-from soundvid.systems.sound_input import CHUNK, SoundReader, open_sound
+from soundvid.media.image import read_image
+from soundvid.media.video_writer import VideoWriter
+from soundvid.systems.sound_input import CHUNK, SoundInput, open_sound
 from soundvid.systems.spec import Generated, check_target
 
 if TYPE_CHECKING:
@@ -128,12 +128,12 @@ def generate(
         raise SoundvidError(f"pictures of {pixels} pixels a side: {LARGEST_SIDE} is the largest; give a smaller scale")
     track = open_sound(sound)
     begin = time.monotonic()
-    model.set_image(read_picture(image, model.size, 1.0 if whole else model.crop))
+    model.set_image(read_image(image, model.size, 1.0 if whole else model.crop))
     side = even(pixels or model.size)
-    reader = SoundReader(track, model.spectrogram)
+    reader = SoundInput(track, model.spectrogram)
     fps = model.spectrogram.fps
     try:
-        with MovieWriter(target, fps, (side, side), reader.rate, len(reader.channels)) as movie:
+        with VideoWriter(target, fps, (side, side), reader.rate, len(reader.channels)) as movie:
             for features in blended(reader.rows(), model.window, model.encode_audio):
                 for start in range(0, len(features), CHUNK):
                     for picture in model.decode(features[start : start + CHUNK]):

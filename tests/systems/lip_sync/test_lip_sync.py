@@ -13,7 +13,7 @@ from soundvid.builder.build import build
 from soundvid.errors import DatasetError, SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.media.clip_codec import decode_rgb
-from soundvid.media.encode import write_movie
+from soundvid.media.encode import write_video
 from soundvid.recipe.model import Recipe
 from soundvid.runs import train
 from soundvid.runs.generate import parse_box
@@ -502,7 +502,7 @@ def test_a_run_of_crop_motion_looks_for_what_moves_in_a_film(trained, tmp_path):
 
     level = puppet.loudness(3.0, 4)
     film = tmp_path / "corner.mp4"
-    write_movie(film, (canvas(o) for o in level), FPS, puppet.speech(level, 4), puppet.RATE, crf=12)
+    write_video(film, (canvas(o) for o in level), FPS, puppet.speech(level, 4), puppet.RATE, crf=12)
     run = open_run(trained)
     run.config.data.update(crop="motion", motion_share=0.9, motion_in="lower_half")
     found = generate(run, film, tmp_path / "made.mp4", video=film)

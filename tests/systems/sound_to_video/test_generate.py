@@ -12,9 +12,9 @@ import soundfile
 
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
-from soundvid.media.decode import Sound, left, right
-from soundvid.media.image import read_picture
-from soundvid.media.probe import examine, examine_sound
+from soundvid.media.image import read_image
+from soundvid.media.probe import probe, probe_sound
+from soundvid.media.sound_reader import SoundReader, left, right
 from soundvid.systems.sound_to_video.generate import blended, generate
 from tests.conftest import RATE, toy_video
 
@@ -99,8 +99,8 @@ def test_sound_stays_where_it_was(tmp_path, form):
     assert found["video"]["start"] == found["audio"]["start"] == 0
     assert found["video"]["frames"] == made.frames == -(-round(made.seconds * RATE) // 1470)
     assert abs(found["video"]["seconds"] - found["audio"]["seconds"]) <= 1 / 30 + 1e-6
-    samples = Sound(examine_sound(made.path), RATE).read(0, 3 * RATE).samples
-    given = Sound(examine_sound(sound), RATE).read(0, 3 * RATE).samples
+    samples = SoundReader(probe_sound(made.path), RATE).read(0, 3 * RATE).samples
+    given = SoundReader(probe_sound(sound), RATE).read(0, 3 * RATE).samples
     assert onset(samples, RATE) == pytest.approx(onset(given, RATE), abs=0.001)
     assert onset(samples, RATE) == pytest.approx(1.234, abs=0.001 if form != "a.ogg" else 0.002)
 
@@ -109,11 +109,11 @@ def test_sound_stays_where_it_was(tmp_path, form):
 def test_rates_and_channels_are_kept(tmp_path, rate):
     sound = clicks(tmp_path / "a.wav", 1.5, [0.5, 1.0], rate, channels=2)
     made = generate(Meter(), photo(tmp_path / "a.png"), sound, tmp_path / "v.mp4")
-    track = examine_sound(made.path)
+    track = probe_sound(made.path)
     assert track.sound.channels == 2
     assert track.sound.rate == (rate if rate != 37000 else 48000)
     for mix, time in ((left, 0.5), (right, 1.0)):
-        samples = Sound(track, RATE, mix=mix).read(0, 2 * RATE).samples
+        samples = SoundReader(track, RATE, mix=mix).read(0, 2 * RATE).samples
         assert onset(samples, RATE) == pytest.approx(time, abs=0.001)
     assert made.seconds == pytest.approx(1.5)
     assert made.frames == 45
@@ -122,9 +122,9 @@ def test_rates_and_channels_are_kept(tmp_path, rate):
 def test_six_channels_become_two_and_a_burst_at_one_side_stays_there(tmp_path):
     sound = clicks(tmp_path / "a.wav", 1.0, [0.2, 0.4, 0.5, 0.6, 0.7, 0.8], channels=6)
     made = generate(Meter(), photo(tmp_path / "a.png"), sound, tmp_path / "v.mp4")
-    track = examine_sound(made.path)
+    track = probe_sound(made.path)
     assert track.sound.channels == 2
-    first = [Sound(track, RATE, mix=m).read(RATE // 10, RATE * 3 // 10).samples for m in (left, right)]
+    first = [SoundReader(track, RATE, mix=m).read(RATE // 10, RATE * 3 // 10).samples for m in (left, right)]
     assert np.abs(first[0]).max() > 10 * np.abs(first[1]).max()
 
 
@@ -132,7 +132,7 @@ def test_the_sound_track_of_a_video_and_its_first_picture(tmp_path):
     video = toy_video(tmp_path / "toy.mp4", seconds=1.5)
     made = generate(Meter(), video, video, tmp_path / "v.mp4")
     assert made.seconds == pytest.approx(1.5, abs=0.03)
-    assert examine(made.path).video.frames == made.frames
+    assert probe(made.path).video.frames == made.frames
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.01])
@@ -156,7 +156,7 @@ def test_sizes_are_even(tmp_path, pixels, shown):
     sound = clicks(tmp_path / "a.wav", 0.2, [0.1])
     made = generate(Meter(), photo(tmp_path / "a.png"), sound, tmp_path / "v.mp4", pixels=pixels)
     assert (made.width, made.height) == (shown, shown)
-    video = examine(made.path).video
+    video = probe(made.path).video
     assert (video.width, video.height) == (shown, shown)
 
 
@@ -241,7 +241,7 @@ def quarters() -> np.ndarray:
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "a.bmp", "a.tiff"])
 def test_formats_give_the_same_picture(tmp_path, name):
     cv2.imwrite(str(tmp_path / name), quarters()[..., ::-1])
-    got = corner_colours(read_picture(tmp_path / name, 64))
+    got = corner_colours(read_image(tmp_path / name, 64))
     assert np.abs(np.array(got) - [RED, GREEN, BLUE, (255, 255, 255)]).max() < 12
 
 
@@ -251,7 +251,7 @@ def test_a_picture_is_turned_as_exif_says(tmp_path):
     tiff = b"II*\0\x08\0\0\0" + b"\x01\0" + b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0" + b"\0\0\0\0"
     exif = b"Exif\0\0" + tiff
     (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:])
-    got = corner_colours(read_picture(tmp_path / "a.jpg", 64))
+    got = corner_colours(read_image(tmp_path / "a.jpg", 64))
     assert np.abs(np.array(got) - [BLUE, RED, (255, 255, 255), GREEN]).max() < 12
 
 
@@ -259,23 +259,23 @@ def test_alpha_grey_and_sixteen_bits(tmp_path):
     clear = np.dstack([np.full((40, 40, 3), 7, np.uint8), np.zeros((40, 40), np.uint8)])
     clear[:, :20, 3] = 255
     cv2.imwrite(str(tmp_path / "alpha.png"), clear)
-    got = read_picture(tmp_path / "alpha.png", 40)
+    got = read_image(tmp_path / "alpha.png", 40)
     assert got[:, :18].max() < 12 and got[:, 22:].min() > 250  # transparent parts lie on white
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((30, 50), 77, np.uint8))
-    assert np.all(read_picture(tmp_path / "grey.png", 16) == 77)
+    assert np.all(read_image(tmp_path / "grey.png", 16) == 77)
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((30, 50, 3), 77 * 257, np.uint16))
-    assert np.all(read_picture(tmp_path / "deep.png", 16) == 77)
+    assert np.all(read_image(tmp_path / "deep.png", 16) == 77)
 
 
 def test_wide_tall_and_tiny_pictures_give_their_middle(tmp_path):
     wide = np.zeros((20, 100, 3), np.uint8)
     wide[:, 40:60] = RED[::-1]
     cv2.imwrite(str(tmp_path / "wide.png"), wide)
-    assert np.all(read_picture(tmp_path / "wide.png", 16) == RED)
+    assert np.all(read_image(tmp_path / "wide.png", 16) == RED)
     cv2.imwrite(str(tmp_path / "tall.png"), wide.transpose(1, 0, 2))
-    assert np.all(read_picture(tmp_path / "tall.png", 16) == RED)
+    assert np.all(read_image(tmp_path / "tall.png", 16) == RED)
     cv2.imwrite(str(tmp_path / "dot.png"), np.full((1, 1, 3), 9, np.uint8))
-    assert np.all(read_picture(tmp_path / "dot.png", 16) == 9)
+    assert np.all(read_image(tmp_path / "dot.png", 16) == 9)
 
 
 def test_a_sample_that_is_no_number_is_silence_and_damage(tmp_path):
@@ -286,7 +286,7 @@ def test_a_sample_that_is_no_number_is_silence_and_damage(tmp_path):
     soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
     for rate in (RATE, 48000):
         clean, samples = (
-            Sound(examine_sound(tmp_path / f), rate).read(0, rate).samples for f in ("clean.wav", "a.wav")
+            SoundReader(probe_sound(tmp_path / f), rate).read(0, rate).samples for f in ("clean.wav", "a.wav")
         )
         assert np.isfinite(samples).all()
         assert 2 <= np.count_nonzero(np.abs(samples - clean) > 0.01) < 100
@@ -346,6 +346,6 @@ def test_an_output_is_replaced_whole_and_never_an_input(tmp_path):
     assert out.read_bytes() == b"what was there"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.wav", "v.mp4"]
     generate(Meter(), image, sound, out)
-    assert examine(out).video.frames == 15
+    assert probe(out).video.frames == 15
     with pytest.raises(SoundvidError, match="its own input"):
         generate(Meter(), image, out, out)
