@@ -71,7 +71,8 @@ class DenoiseMethod(ABC):
 class Denoised:
     """A source's sound by sample number behind `method`; read as a `SoundReader` is.
 
-    The track ends after `duration`. `make` opens the sound anew. At most the pieces that a window touches are in memory.
+    The track ends after `duration`. `make` opens the sound anew. At most the pieces that a window touches are in
+    memory.
     """
 
     def __init__(self, make: Callable[[], SoundReader], method: DenoiseMethod, duration: Fraction) -> None:
