@@ -203,6 +203,32 @@ def test_a_page_that_embeds_a_sites_video_is_that_video(web, tmp_path):
     assert [e.source_id for e in entries(tmp_path)] == ["loopbacktube_emb"]
 
 
+def test_addresses_copied_from_a_playlists_page_are_the_videos_that_were_shown(web, tmp_path):
+    """The only id in such an address that an extractor tells at once is the playlist's: it is no video's."""
+    for i in range(3):
+        watch(web, f"v{i}", film=f"film{i}.mp4")
+    urls = [f"{web.url}/mix?v=v{i}&list=PL1" for i in range(3)]
+    (tmp_path / "list.csv").write_text("url\n" + "\n".join([*urls, f"{web.url}/watch/v2"]) + "\n")
+    store, recipe = tmp_path / "store", recipe_of({"list": str(tmp_path / "list.csv")})
+    assert sync(store, recipe).states == {"fetched": 3}
+    assert {e.source_id for e in entries(store)} == {f"loopbacktube_v{i}" for i in range(3)}
+    assert {web.count(f"/v/film{i}.mp4") for i in range(3)} == {1}
+    web.asked.clear()
+    assert sync(store, recipe).tried == 0 and not web.asked, "the names that were found are remembered"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://www.youtube.com/watch?v=dQw4w9WgXcQ&list=PL4711", "https://www.youtube.com/watch?v=jNQXAC9IVRw&list=PL4711"),
+        ("https://www.bilibili.com/video/BV1xx411c7mD?p=2", "https://www.bilibili.com/video/BV1xx411c7mD?p=3"),
+    ],
+)  # fmt: skip
+def test_two_videos_of_one_container_are_two(one, other):
+    assert identify(one) != identify(other)
+    assert identify("https://youtu.be/dQw4w9WgXcQ") == identify("https://www.youtube.com/watch?v=dQw4w9WgXcQ")
+
+
 def test_redirects_of_yt_dlp_to_private_addresses_are_refused(web, tmp_path, monkeypatch):
     from soundvid.sources.web import guard
 

@@ -39,6 +39,7 @@ _DOWNLOADERS = {
     "m3u8_native": HlsFD,
     "http_dash_segments": DashSegmentsFD,
 }
+_CONTAINERS = ("Tab", "Playlist", "Channel", "Set")  # endings of the names of extractors of playlists
 _NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror)
 _DEPTH = 3  # of nested playlists, such as a channel's tabs
 
@@ -365,11 +366,20 @@ def identify(url: str) -> tuple[str, str]:
         for extractor in _extractors():
             if extractor.suitable(url):
                 key = extractor.ie_key()
-                media_id = None if key == "Generic" else extractor.get_temp_id(url)
-                if media_id:
-                    return key.lower(), media_id
+                if key == "Generic":
+                    break
+                # The id in the address of a container, such as watch?v=...&list=..., is the container's, and others
+                # name its videos as well. Until a video's own id is known, its address is its id.
+                own = extractor.get_temp_id(url) if _names_one_video(extractor) else canonical(url)
+                if own:
+                    return key.lower(), own
                 break
     return WEB, canonical(url)
+
+
+def _names_one_video(extractor: Any) -> bool:
+    """Whether the id in an extractor's addresses is that of one video, and not that of a playlist or of all parts."""
+    return not extractor.ie_key().endswith(_CONTAINERS) and extractor._RETURN_TYPE in ("video", None)
 
 
 def identity_of(info: dict[str, Any], url: str) -> tuple[str, str]:
@@ -381,9 +391,7 @@ def identity_of(info: dict[str, Any], url: str) -> tuple[str, str]:
 
 
 def _is_list(entry: dict[str, Any]) -> bool:
-    return entry["_type"] == "playlist" or str(entry.get("ie_key") or "").endswith(
-        ("Tab", "Playlist", "Channel", "Set")
-    )
+    return entry["_type"] == "playlist" or str(entry.get("ie_key") or "").endswith(_CONTAINERS)
 
 
 def _listed(entry: dict[str, Any], playlist: dict[str, Any]) -> ListedVideo | None:
