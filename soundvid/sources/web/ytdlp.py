@@ -19,7 +19,7 @@ from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
 from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.networking._urllib import HTTPHandler, RedirectHandler, UrllibRH
-from yt_dlp.networking.exceptions import HTTPError, TransportError
+from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
 from yt_dlp.plugins import load_all_plugins
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, PlaylistEntries, UnsupportedError
 
@@ -217,7 +217,7 @@ class YtDlpClient:
             if downloader is HlsFD:
                 merged["hls_media_playlist_data"] = self._hls_playlist(merged)
             done, _ = downloader(self._ydl, self._ydl.params).download(str(part), merged)
-        except (DownloadError, ExtractorError, HTTPError) as error:
+        except (DownloadError, ExtractorError, RequestError) as error:
             raise self._problem(error, form["url"]) from error
         finally:
             self._on_status = lambda status: None
@@ -246,7 +246,8 @@ class YtDlpClient:
         while len(chain) < 12:
             last = chain[-1]
             inner = (getattr(last, "exc_info", None) or (None, None))[1]
-            following = inner or getattr(last, "cause", None) or last.__cause__
+            unexpected = next(iter(getattr(last, "unexpected_errors", ())), None)  # of NoSupportingHandlers
+            following = inner or unexpected or getattr(last, "cause", None) or last.__cause__
             if following is None:
                 stated, following = min(stated, len(chain)), last.__context__
             if not isinstance(following, BaseException) or following in chain:
