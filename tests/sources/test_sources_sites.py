@@ -10,11 +10,13 @@ import pytest
 from soundvid.builder.build import build
 from soundvid.media.probe import examine
 from soundvid.sources.web.audit import audit
+from soundvid.sources.web.available import available_sources
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.errors import FetchProblem, classify_message
-from soundvid.sources.web.sync import sync
+from soundvid.sources.web.sync import retry, sync
 from soundvid.sources.web.ytdlp import YtDlpClient, choose_formats, identify
 from soundvid.store.dataset import Dataset
+from tests.conftest import toy_video
 from tests.helpers.catalogues import entries, only, recipe_of
 
 sys.path.append(str(Path(__file__).parent / "plugins"))
@@ -144,6 +146,43 @@ def test_the_lowest_format_with_sound_that_has_the_pixels_is_chosen():
     assert choose_formats(portrait, (286, 286), None)[0]["width"] == 360  # width counts as well
     with pytest.raises(FetchProblem, match="encrypted"):
         choose_formats([form(360, has_drm=True)], (286, 286), None)
+
+
+def test_a_recipe_that_needs_more_pixels_gets_them(web, films, tmp_path):
+    """A file that was chosen for a small recipe must not be enlarged for a large one; the small one goes on with it."""
+    toy_video(films / "large.mp4", seconds=2.0, size=(960, 800))
+    forms = [
+        {"url": f"{web.url}/v/{f}", "format_id": f, "ext": "mp4", "width": w, "height": h}
+        for f, w, h in (("film0.mp4", 192, 160), ("large.mp4", 960, 800))
+    ]
+    source = {"url": watch(web, "x", formats=forms)}
+    small, large = (recipe_of(source, name=f"p{n}", video={"width": n, "height": n}) for n in (64, 512))
+    assert build(small, store=tmp_path, workers=1).clips["kept"] > 0
+    assert only(tmp_path).format_id == "film0.mp4"
+    (found,) = available_sources(large, tmp_path)
+    assert found.verdict is not None and (found.verdict.code, found.verdict.retryable) == ("not_fetched", True)
+    web.gone.add("/v/large.mp4")
+    sync(tmp_path, large)
+    (found,) = available_sources(large, tmp_path)
+    assert found.verdict is not None and (found.verdict.outcome, found.verdict.code) == ("failed", "gone")
+    (found,) = available_sources(small, tmp_path)
+    assert found.verdict is None and found.path.is_file(), "what was there before is no longer usable"
+    web.gone.clear()
+    assert retry(tmp_path, large, codes=["gone"]).states == {"fetched": 1}
+    assert build(large, store=tmp_path, workers=1).clips["kept"] > 0
+    assert (only(tmp_path).format_id, only(tmp_path).width) == ("large.mp4", 960)
+    web.asked.clear()
+    assert sync(tmp_path, small).tried == sync(tmp_path, large).tried == 0 and not web.asked
+
+
+def test_a_site_that_has_no_more_pixels_is_asked_once(web, tmp_path):
+    small, large = (recipe_of({"url": watch(web, "x")}, video={"width": n, "height": n}) for n in (64, 512))
+    assert sync(tmp_path, small).tried == 1
+    assert [sync(tmp_path, large).tried for _ in range(3)] == [1, 0, 0]
+    (found,) = available_sources(large, tmp_path)
+    assert found.verdict is None, "the largest there is will do"
+    higher = recipe_of({"url": watch(web, "x")}, download={"max_height": 100}, video={"width": 512, "height": 512})
+    assert sync(tmp_path, higher).tried == 0
 
 
 def test_pictures_and_sound_that_are_served_apart_are_joined(web, films, tmp_path):
