@@ -23,8 +23,7 @@ def ours(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement]]:
     """All cases through one build."""
     from soundvid.builder.build import build
     from soundvid.recipe.model import Recipe
-    from soundvid.store.dataset import Dataset, sample_of
-    from soundvid.store.tar import read_member
+    from soundvid.store.dataset import Dataset
 
     spans = [{"source": p.name, "start": float(s), "stop": float(s) + 4} for p in cases for s in STARTS]
     recipe = Recipe.model_validate(
@@ -40,9 +39,8 @@ def ours(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement]]:
     dataset = Dataset(folder / "store", "aligned")
     by_name = {p.name: c for p, c in cases.items()}
     found: dict[str, list[Measurement]] = {}
-    for row in dataset.release().samples():
-        sample, path = sample_of(row), dataset.shard_path(row["shard"])
-        pictures, sound, rate = read_sample(*(read_member(path, sample.members[m]) for m in ("mp4", "flac")))
+    for row in dataset.release().samples.to_pylist():
+        pictures, sound, rate = read_sample(*(dataset.read_member(row, m) for m in ("mp4", "flac")))
         case = by_name[row["source_name"]]
         found.setdefault(case.name, []).append(measure(pictures, sound, rate, row["start_frame"] / FPS, FPS, case))
     return found

@@ -119,7 +119,7 @@ def ours(folder: Path, videos: Path, clips: dict, workers: int = 2) -> tuple[Cos
     from soundvid.store.dataset import Dataset
 
     starts: dict[str, list[float]] = {}
-    for row in Dataset(store, "cost").release().samples():
+    for row in Dataset(store, "cost").release().samples.to_pylist():
         starts.setdefault(row["source_name"], []).append(row["start_seconds"])
     return cost, {name: sorted(s) for name, s in starts.items()}
 

@@ -1,15 +1,49 @@
-"""Publish: a candidate becomes the newest version, with its card and its page, by one rename."""
+"""Release: a version appears with its manifest, tables, card and page, all at once."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
 from soundvid.builder.context import Context
 from soundvid.builder.pack import Candidate
 from soundvid.errors import DatasetError
-from soundvid.store.dataset import Release, parse_version
-from soundvid.store.schema import LEDGER_SCHEMA, SAMPLES_SCHEMA, tools
-from soundvid.store.tar import canonical_json
+from soundvid.store.dataset import Dataset, Release, parse_version
+from soundvid.store.schema import FORMAT, tools
+from soundvid.util.hashing import canonical_json
+
+
+def publish_version(
+    dataset: Dataset, manifest: dict[str, Any], samples: pa.Table, ledger: pa.Table, previous: Release | None
+) -> Release:
+    """Make `manifest["version"]` appear; `previous` is the newest version so far. The shards must lie in the store.
+
+    Adds to the manifest what every version says of its making: format, previous, created, tools.
+    """
+    from soundvid.reports.card import dataset_card
+    from soundvid.reports.version_page import version_page
+
+    version = parse_version(manifest["version"])
+    if version is None:
+        raise ValueError(f"{manifest['version']!r} is not a version number")
+    manifest = {
+        **manifest,
+        "format": FORMAT,
+        "previous": previous.name if previous else None,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tools": tools(),
+    }
+    page = version_page(dataset, manifest, samples, ledger, previous)
+    return dataset.publish(
+        version,
+        {
+            "manifest.json": canonical_json(manifest),
+            "samples.parquet": samples,
+            "ledger.parquet": ledger,
+            "README.md": dataset_card(manifest).encode(),
+            "report.html": page,
+        },
+    )
 
 
 def publish(context: Context, candidate: Candidate) -> Release:
@@ -17,38 +51,17 @@ def publish(context: Context, candidate: Candidate) -> Release:
 
     Raises DatasetError where another version came out since the candidate was made.
     """
-    from soundvid.reports.card import dataset_card
-    from soundvid.reports.version_page import version_page
-
-    previous = context.previous
-    if candidate.base != (previous.name if previous else None):
+    newest = context.newest
+    if candidate.base != (newest.name if newest else None):
         raise DatasetError(
             f"{context.recipe.name}: the shards were made on top of version {candidate.base or 'none'}, and the newest "
-            f"is {previous.name if previous else 'none'} now: make the shards again"
+            f"is {newest.name if newest else 'none'} now: make the shards again"
         )
     if candidate.change == "none":
-        assert previous is not None
-        return previous
-    version = parse_version(candidate.version)
-    assert version is not None
-    manifest = {
-        **candidate.manifest,
-        "version": candidate.version,
-        "previous": candidate.base,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tools": tools(),
-    }
-    context.listener.phase("publishing", 1)
-    page = version_page(context.dataset, manifest, candidate.ledger, candidate.samples, previous)
-    release = context.dataset.publish(
-        version,
-        {
-            "manifest.json": canonical_json(manifest),
-            "samples.parquet": pa.Table.from_pylist(candidate.samples, SAMPLES_SCHEMA),
-            "ledger.parquet": pa.Table.from_pylist(candidate.ledger, LEDGER_SCHEMA),
-            "README.md": dataset_card(manifest).encode(),
-            "report.html": page,
-        },
-    )
-    context.listener.step()
+        assert newest is not None
+        return newest
+    context.progress.phase("publishing", 1)
+    manifest = {**candidate.manifest, "version": candidate.version}
+    release = publish_version(context.dataset, manifest, candidate.samples, candidate.ledger, newest)
+    context.progress.step()
     return release

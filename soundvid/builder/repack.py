@@ -1,16 +1,18 @@
 """Merging the small shards that many additions leave behind: the same samples in fewer files, a PATCH version."""
 
-from datetime import UTC, datetime
+import hashlib
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from soundvid.clips.plan import number
+from soundvid.builder.release import publish_version
 from soundvid.errors import DatasetError
-from soundvid.reports.card import dataset_card
-from soundvid.reports.version_page import version_page
-from soundvid.store.dataset import SPLITS, Dataset, Release, next_version, sample_columns, sample_of
-from soundvid.store.schema import LEDGER_SCHEMA, SAMPLES_SCHEMA, tools
-from soundvid.store.tar import DamagedPart, Piece, canonical_json
+from soundvid.store.dataset import SPLITS, Dataset, Release, Shard, next_version
+from soundvid.store.schema import member_columns
+from soundvid.store.tar import Sample
+from soundvid.util.hashing import uniform64
 
 
 def repack(dataset: Dataset, max_megabytes: int | None = None) -> tuple[Release, bool]:
@@ -22,55 +24,74 @@ def repack(dataset: Dataset, max_megabytes: int | None = None) -> tuple[Release,
     with dataset.lock():
         dataset.clean()
         previous = dataset.release()
-        manifest = previous.manifest
         for shard in previous.shards:
-            path = dataset.shard_path(shard)
-            if not path.is_file() or path.stat().st_size != shard.bytes:
-                raise DatasetError(f"{path}: the shard is gone or cut off; 'soundvid build' makes it again")
-        limit = (max_megabytes or manifest["recipe"]["shards"]["max_megabytes"]) << 20
+            if not dataset.is_whole(shard):
+                raise DatasetError(
+                    f"{dataset.shard_path(shard)}: the shard is missing or cut off; 'soundvid build' makes it again"
+                )
+        limit = (max_megabytes or previous.manifest["recipe"]["shards"]["max_megabytes"]) << 20
         small = [s for s in previous.shards if s.bytes < limit // 2]
         merged = {s.file for split in SPLITS for s in _several([x for x in small if x.split == split])}
         if not merged:
             return previous, False
-        rows = previous.samples()
-        finished = [r for r in rows if r["shard"] not in merged]
+        samples = previous.samples
+        is_moving = pc.is_in(samples.column("shard"), value_set=pa.array(sorted(merged)))
+        tables = [samples.filter(pc.invert(is_moving))]
         shards = [s for s in previous.shards if s.file not in merged]
         for split in SPLITS:
-            moving = {r["key"]: r for r in rows if r["shard"] in merged and r["split"] == split}
-            pieces = [Piece(dataset.shard_path(r["shard"]), sample_of(r)) for r in moving.values()]
-            try:
-                order = sorted(pieces, key=lambda p: number("order", p.sample.key))
-                for shard, samples in dataset.write_shards(split, order, limit):
-                    shards.append(shard)
-                    for sample in samples:
-                        finished.append({**moving[sample.key], **sample_columns(sample), "shard": shard.file})
-            except DamagedPart as error:
-                raise DatasetError(f"{error}: put the shard back from a copy, or delete it and build again") from error
-        finished.sort(key=lambda r: (SPLITS.index(r["split"]), r["shard"], r["offset"]))
+            moving = samples.filter(pc.and_(is_moving, pc.equal(samples.column("split"), split)))
+            order = sorted((uniform64("order", key), row) for row, key in enumerate(moving.column("key").to_pylist()))
+            moving = moving.take(pa.array([row for _, row in order], pa.int64()))
+            written = list(dataset.write_shards(split, _copies(dataset, moving), limit))
+            shards += [shard for shard, _ in written]
+            tables.append(_moved(moving, written))
         shards.sort(key=lambda s: (SPLITS.index(s.split), s.file))
-        ledger = previous.ledger()
-        version = next_version(previous.version, "patch")
         manifest = {
-            **manifest,
-            "version": ".".join(map(str, version)),
-            "previous": previous.name,
+            **previous.manifest,
+            "version": ".".join(map(str, next_version(previous.version, "patch"))),
             "change": "patch",
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "tools": tools(),
             "shards": [s.to_dict() for s in shards],
         }
-        release = dataset.publish(
-            version,
-            {
-                "manifest.json": canonical_json(manifest),
-                "samples.parquet": pa.Table.from_pylist(finished, SAMPLES_SCHEMA),
-                "ledger.parquet": pa.Table.from_pylist(ledger, LEDGER_SCHEMA),
-                "README.md": dataset_card(manifest).encode(),
-                "report.html": version_page(dataset, manifest, ledger, finished, previous),
-            },
-        )
-        return release, True
+        return publish_version(dataset, manifest, _ordered(pa.concat_tables(tables)), previous.ledger, previous), True
 
 
-def _several(shards: list) -> list:
+def _several(shards: list[Shard]) -> list[Shard]:
     return shards if len(shards) > 1 else []
+
+
+def _copies(dataset: Dataset, moving: pa.Table) -> Iterator[tuple[int, Callable[[], tuple[bytes, Sample]]]]:
+    """The samples of a table as `Dataset.write_shards` takes them: copied when they are written, and checked then."""
+    columns = ("shard", "key", "sample_offset", "sample_size", "sha256")
+    for shard, *place in zip(*(moving.column(c).to_pylist() for c in columns), strict=True):
+        key, offset, size, sha256 = place
+        sample = Sample(key, offset, size, sha256, {})
+
+        def make(shard: str = shard, sample: Sample = sample) -> tuple[bytes, Sample]:
+            blocks = dataset.read(shard, sample.offset, sample.size)
+            if hashlib.sha256(blocks).hexdigest() != sample.sha256:
+                raise DatasetError(
+                    f"{dataset.shard_path(shard)}: the shard is damaged at sample {sample.key} (its sha256 is not that "
+                    "of samples.parquet): put the shard back from a copy, or delete it and build again"
+                )
+            return blocks, sample
+
+        yield sample.size, make
+
+
+def _moved(moving: pa.Table, written: list[tuple[Shard, list[Sample]]]) -> pa.Table:
+    """The rows where their samples lie now: members keep their places inside the sample."""
+    places = [(shard.file, sample.offset) for shard, samples in written for sample in samples]
+    offsets = np.array([offset for _, offset in places], np.int64)
+    shift = pa.array(offsets - moving.column("sample_offset").to_numpy())
+    for name in ("sample_offset", *(f"{m}_offset" for m in member_columns(moving.schema))):
+        column = moving.schema.get_field_index(name)
+        moving = moving.set_column(column, moving.field(column), pc.add(moving.column(column), shift))
+    column = moving.schema.get_field_index("shard")
+    return moving.set_column(column, moving.field(column), pa.array([file for file, _ in places], pa.string()))
+
+
+def _ordered(samples: pa.Table) -> pa.Table:
+    """By split, shard and place in the shard."""
+    rank = pc.index_in(samples.column("split"), value_set=pa.array(SPLITS))
+    keys = pa.table([rank, samples.column("shard"), samples.column("sample_offset")], names=["rank", "shard", "offset"])
+    return samples.take(pc.sort_indices(keys, sort_keys=[(name, "ascending") for name in keys.column_names]))

@@ -1,36 +1,25 @@
 """`soundvid sources ...`: videos from the web and their catalogue."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from soundvid.cli.ui import STORE, ConsoleProgress, JsonOption, StoreOption, answer, err, out
 from soundvid.errors import RecipeError
 from soundvid.util.redact import redact
 
 app = typer.Typer(
     no_args_is_help=True, help="Videos from the web: follow addresses, download what is new, see what failed and why."
 )
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
-
-StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="The store: the folder with datasets and sources.")
-]
 RecipeArgument = Annotated[
     str | None,
     typer.Argument(metavar="[RECIPE]", help="A recipe; without one, everything that is followed in the store."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
-STORE = Path("store")
 MAX_LINES = 50  # of single videos: thousands would hide the summary
-_COLOURS = {"fetched": "green", "rejected": "yellow", "failed": "red", "removed": "dim"}
 
 
 def _recipe(name: str | None) -> Any:
@@ -39,71 +28,14 @@ def _recipe(name: str | None) -> Any:
     return load(name) if name else None
 
 
-def bars() -> Progress:
-    """Progress bars of a sync: one for the phase, and one for each download with its speed and remaining time."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-    )
-
-
-def _console_progress(progress: Progress) -> Any:
-    from soundvid.util.progress import ProgressCallback
-
-    class ConsoleProgress(ProgressCallback):
-        """Shows a sync as progress bars and prints each video that was not fetched."""
-
-        def __init__(self) -> None:
-            self.bar: Any = None
-            self.moving: dict[str, Any] = {}
-            self.printed = 0
-
-        def phase(self, name: str, total: int) -> None:
-            if self.bar is not None:
-                progress.remove_task(self.bar)
-            self.bar = progress.add_task(name, total=total, visible=total > 0, speed="")
-
-        def step(self) -> None:
-            progress.advance(self.bar)
-
-        def moved(self, name: str, have: int, total: int | None, speed: float) -> None:
-            if name not in self.moving:
-                self.moving[name] = progress.add_task(f"  {escape(name[-40:])}", total=None, speed="")
-            shown = f"{speed / 1e6:.1f} MB/s"
-            progress.update(self.moving[name], completed=have, total=total, speed=shown)
-
-        def source(self, name: str, outcome: str, message: str) -> None:
-            bar = self.moving.pop(name, None)
-            if bar is not None:
-                progress.remove_task(bar)
-            if outcome not in ("fetched", "ok") and self.printed <= MAX_LINES:
-                self.printed += 1
-                if self.printed > MAX_LINES:
-                    progress.print("... and more: 'soundvid sources list' shows all of them")
-                    return
-                colour = _COLOURS.get(outcome, "red")
-                progress.print(f"[{colour}]{outcome}[/] {escape(name)}: {escape(message)}", soft_wrap=True)
-
-        def warn(self, message: str) -> None:
-            progress.print(f"[yellow]warning[/] {escape(message)}", soft_wrap=True)
-
-    return ConsoleProgress()
-
-
-def _answer(value: dict[str, Any]) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+def _progress() -> ConsoleProgress:
+    return ConsoleProgress(max_lines=MAX_LINES, see_also="'soundvid sources list' shows all of them")
 
 
 def _print_result(result: Any, as_json: bool) -> None:
     states = {name: result.states.get(name, 0) for name in ("fetched", "rejected", "failed", "listed", "removed")}
     if as_json:
-        _answer({"new": result.new, "tried": result.tried, "states": states, "unlisted": result.unlisted})
+        answer({"new": result.new, "tried": result.tried, "states": states, "unlisted": result.unlisted})
     else:
         print(
             f"{result.new} new, {result.tried} tried; of {result.total} now "
@@ -163,8 +95,8 @@ def add(
     with Catalogue(store) as catalogue, catalogue.lock():
         session = Session(catalogue, Policy(options, policy.pixels), ProgressCallback())
         pairs = session.follow(sources)
-        with bars() as progress:
-            session.progress = _console_progress(progress)
+        with _progress() as progress:
+            session.progress = progress
             session.list_sources(pairs, result)
         result.states = catalogue.states([f.id for _, f in pairs])
     _print_result(result, as_json)
@@ -201,8 +133,8 @@ def sync(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: Jso
     from soundvid.sources.web.sync import sync as run
 
     loaded = _recipe(recipe)
-    with bars() as progress:
-        result = run(store, loaded, _console_progress(progress))
+    with _progress() as progress:
+        result = run(store, loaded, progress)
     _print_result(result, as_json)
     if result.unlisted:
         raise typer.Exit(1)
@@ -228,8 +160,8 @@ def retry(
         raise RecipeError(f"--class {unknown.pop()}: the classes are {', '.join(FAILURE_CLASSES)}")
     loaded = _recipe(recipe)
     _require_catalogue(store)
-    with bars() as progress:
-        result = run(store, loaded, _console_progress(progress), codes=code or (), everything=everything)
+    with _progress() as progress:
+        result = run(store, loaded, progress, codes=code or (), everything=everything)
     _print_result(result, as_json)
 
 
@@ -257,7 +189,7 @@ def list_(
         else:
             rows = [asdict(e) for e in catalogue.entries([state] if state else STATES)]
     if as_json:
-        _answer({"followed" if followed else "sources": rows})
+        answer({"followed" if followed else "sources": rows})
         return
     columns = (
         ("kind", "address", "synced_at", "code", "message")
@@ -313,11 +245,11 @@ def audit(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: Js
 
     loaded = _recipe(recipe)
     _require_catalogue(store)
-    with bars() as progress:
-        findings = run(store, loaded, _console_progress(progress))
+    with _progress() as progress:
+        findings = run(store, loaded, progress)
     rotten = [f for f in findings if f.is_rot]
     if as_json:
-        _answer(
+        answer(
             {"checked": len(findings), "rot": [asdict(f) for f in rotten], "findings": [asdict(f) for f in findings]}
         )
         return

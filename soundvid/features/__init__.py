@@ -1,1 +1,1 @@
-"""Numbers computed from a clip's pictures and sound, one row for each video frame."""
+"""Features: numbers computed from a stored clip's pictures and sound. One file each, listed in `registry`."""

@@ -10,10 +10,12 @@ import io
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from soundvid.features.base import ClipFormat, ClipMedia, Feature, FeatureOptions, Panel
 from soundvid.media.clock import sample_at
 
 SPECTROGRAM_VERSION = 1  # raise it when the same sound and options give other rows
@@ -75,3 +77,44 @@ class Spectrogram:
     def facts(self) -> dict[str, Any]:
         """What a sample's record says of its rows."""
         return {"window": self.window, "length": self.length, "bins": self.bins, "padding": 0}
+
+
+class SpectrogramOptions(FeatureOptions):
+    """The framewise spectrogram."""
+
+    window: Literal["rectangular", "hann"] = Field(
+        "rectangular",
+        description="rectangular: every onset at full height, wherever it falls in its frame; hann: less leakage, but "
+        "a click at a frame's edge is lost. The papers leave it open",
+    )
+
+
+class SpectrogramFeature(Feature):
+    """The framewise spectrogram as a feature of stored clips."""
+
+    name = "spectrogram"
+    version = SPECTROGRAM_VERSION
+    Options = SpectrogramOptions
+    needs = frozenset({"sound"})
+    units = "magnitude; a full-scale sine gives half the samples of a row"
+    summary = "magnitude spectrum of exactly the frame's samples (systems `sound_to_video`)"
+    tolerance = 0.01
+
+    def __init__(self, options: SpectrogramOptions, clip_format: ClipFormat) -> None:
+        super().__init__(options, clip_format)
+        self.transform = Spectrogram(clip_format.sample_rate, clip_format.fps, options.window, options.dtype)
+        if self.transform.length < 2:
+            raise ValueError(f"features.spectrogram: {clip_format.sample_rate} Hz is less than two samples per frame")
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (self.transform.bins,)
+
+    def compute(self, clip: ClipMedia) -> np.ndarray:
+        return self.transform(clip.sound, clip.first_frame, clip.frames)
+
+    def facts(self) -> dict[str, Any]:
+        return self.transform.facts()
+
+    def panel(self) -> Panel:
+        return Panel("heatmap", "frequency, Hz", "level, dB", (0.0, self.clip_format.sample_rate / 2), decibels=True)

@@ -6,9 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     PlainSerializer,
@@ -16,11 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from soundvid.util.config import Strict
 from soundvid.util.redact import clean_address, redact
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _checked_address(value: str) -> str:

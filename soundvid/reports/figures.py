@@ -4,23 +4,28 @@ Drawn with numpy alone: importing a plotting library would cost more than all pi
 """
 
 import base64
+import io
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from fractions import Fraction
+from functools import cache, reduce
 from math import ceil, log2, log10
 from struct import pack
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from markupsafe import Markup
 
-from soundvid.clips.plan import number
+from soundvid.features.base import Panel
 from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
 from soundvid.media.encode import encode_jpeg
 from soundvid.store.dataset import SPLITS, Dataset, Release
-from soundvid.store.tar import Member, read_member
+from soundvid.store.schema import MEMBERS, count_by
+from soundvid.util.hashing import uniform64
 
 Row = dict[str, Any]
 
@@ -47,6 +52,16 @@ _MAGMA = np.array(
 
 
 @dataclass(frozen=True)
+class Lane:
+    """A feature on the clip's time axis: an image for a heatmap, paths for curves."""
+
+    name: str
+    axis: str  # what the vertical axis shows, with its unit and its ends
+    image: str | None  # data URI
+    curves: list[tuple[str, str]]  # label, `d` of an SVG path in a box of 0..COLUMNS x 0..100
+
+
+@dataclass(frozen=True)
 class Figure:
     """A clip ready for the template. Places on axes are per cent of the lane's width or height."""
 
@@ -63,9 +78,10 @@ class Figure:
     peak: str
     times: list[tuple[float, str]]
     pitches: list[tuple[float, str]]
+    lanes: Sequence[Lane] = ()  # features beside the spectrogram
 
 
-def figure(mp4: bytes, flac: bytes, frames: int, seconds: float) -> Figure:
+def figure(mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = ()) -> Figure:
     """All pictures of a clip of `frames` pictures that lasts `seconds`."""
     first = decode_rgb(mp4, [0])[0]
     height, width = first.shape[:2]
@@ -91,7 +107,50 @@ def figure(mp4: bytes, flac: bytes, frames: int, seconds: float) -> Figure:
         peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent",
         times=time_ticks(seconds),
         pitches=pitch_ticks(rate),
+        lanes=lanes,
     )
+
+
+def feature_lanes(dataset: Dataset, manifest: dict[str, Any], row: Row) -> list[Lane]:
+    """A lane for each feature of a clip as its panel describes it; the spectrogram has its own."""
+    from soundvid.features import registry
+    from soundvid.features.base import ClipFormat
+
+    shape = ClipFormat(Fraction(row["fps_exact"]), row["sample_rate"], row["width"], row["height"])
+    lanes = []
+    for name in (n.removesuffix("_offset") for n in row if n.endswith("_offset") and row[n] is not None):
+        if name in MEMBERS or name in ("sample", "spectrogram"):
+            continue
+        cls = registry.get(name)
+        feature = cls(cls.Options.model_validate(manifest["recipe"]["features"].get(name) or {}), shape)
+        values = np.load(io.BytesIO(dataset.read_member(row, name)), allow_pickle=False).astype(np.float64)
+        lanes.append(feature_lane(name, feature.panel(), values.reshape(len(values), -1)))
+    return lanes
+
+
+def feature_lane(name: str, panel: Panel, values: np.ndarray) -> Lane:
+    """The rows `values` (`R N`) of a feature over the whole width: row r holds [r, r + 1) / R of the clip."""
+    if not len(values):
+        return Lane(name, panel.axis, None, [])
+    column_of = np.arange(COLUMNS) * len(values) // COLUMNS
+    if panel.kind == "heatmap":
+        if panel.decibels:
+            values = 20 * np.log10(np.maximum(values, 1e-9))
+            values = np.maximum(values, values.max() - RANGE_DB)
+        low, high = float(values.min()), float(values.max())
+        level = ((values - low) * (255 / (high - low or 1))).round().astype(np.uint8)
+        limits = f" {panel.limits[0]:g} to {panel.limits[1]:g}" if panel.limits else ""
+        axis = f"{panel.axis}{limits}; {panel.values} {decibel(low)} to {decibel(high)}"
+        return Lane(name, axis, data_uri("image/png", png(level[column_of].T[::-1], magma(256))), [])
+    low, high = min(0.0, float(values.min())), float(values.max())
+    heights = (100 - (values - low) * (100 / (high - low or 1))).round(1)
+    edges = [round(r * COLUMNS / len(values), 1) for r in range(len(values) + 1)]
+    labels = panel.labels or ("",) * values.shape[1]
+    curves = [
+        (label, f"M0 {ys[0]:g}" + "".join(f"V{y:g}H{x:g}" for y, x in zip(ys, edges[1:], strict=True)))
+        for label, ys in zip(labels, heights.T.tolist(), strict=True)
+    ]
+    return Lane(name, f"{panel.axis}, {low:.3g} to {high:.3g}", None, curves)
 
 
 def sheet_cells(aspect: float) -> int:
@@ -209,23 +268,24 @@ def pitch_ticks(rate: int, marks: Sequence[int] = (500, 1000, 2000, 4000, 8000))
 
 
 def cards(
-    dataset: Dataset, manifest: dict[str, Any], ledger: list[Row], samples: list[Row], previous: Release | None
+    dataset: Dataset, manifest: dict[str, Any], samples: pa.Table, ledger: pa.Table, previous: Release | None
 ) -> list[dict[str, Any]]:
     """What is known of each chosen clip: `row`, `new`, and its figure: new (`figure`) or taken over (`html`)."""
     old = previous.manifest if previous else {"shards": [], "subjects": []}
-    old_shards = {s["file"] for s in old["shards"]}
     old_subjects = {s["subject"] for s in old["subjects"]}
     figures = old_figures(previous)
-    made_now = {r["source_id"] for r in ledger if r["kind"] == "source" and r["origin"] == "new"}
-    there: list[Row] = []
-    fresh: list[Row] = []
-    packed: list[Row] = []
-    for row in samples:
-        if figures and (row["key"], row["sha256"]) in figures:
-            there.append(row)
-        elif row["shard"] not in old_shards:
-            (fresh if row["source_id"] in made_now else packed).append(row)
-    new_subjects = {r["subject"] for r in fresh} - old_subjects
+    drawn = pc.is_in(samples.column("key"), value_set=pa.array([k for k, _ in figures], pa.string()))
+    same = pc.is_in(samples.column("sha256"), value_set=pa.array([s for _, s in figures], pa.string()))
+    is_there = pc.and_(drawn, same)
+    old_shards = pa.array([s["file"] for s in old["shards"]], pa.string())
+    in_new = pc.and_not(pc.invert(pc.is_in(samples.column("shard"), value_set=old_shards)), is_there)
+    made_now = ledger.filter(
+        pc.and_(pc.equal(ledger.column("kind"), "source"), pc.equal(ledger.column("origin"), "new"))
+    )
+    is_made_now = pc.is_in(samples.column("source_id"), value_set=made_now.column("source_id").unique())
+    there, fresh = samples.filter(is_there), samples.filter(pc.and_(in_new, is_made_now))
+    packed = samples.filter(pc.and_not(in_new, is_made_now))
+    new_subjects = set(fresh.column("subject").unique().to_pylist()) - old_subjects
     used: Counter[Any] = Counter(("subject", s) for s in old_subjects)  # so that new subjects come first
     chosen = spread(fresh, min(CARDS, max(NEW_CARDS, len(new_subjects))), used)
     stay = spread(there, CARDS - len(chosen), Counter(k for r in chosen for k in _kinds(r)))
@@ -233,10 +293,9 @@ def cards(
     moved = spread(packed, max(0, NEW_CARDS - len(chosen) - len(stay)), Counter())
     result = []
     for row in [*chosen, *moved]:
-        path = dataset.shard_path(row["shard"])
-        mp4, flac = (read_member(path, Member(row[f"{m}_offset"], row[f"{m}_size"])) for m in ("mp4", "flac"))
-        drawn = figure(mp4, flac, row["frames"], row["seconds"])
-        result.append({"row": row, "new": previous is not None and row in chosen, "figure": drawn})
+        mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
+        drawing = figure(mp4, flac, row["frames"], row["seconds"], feature_lanes(dataset, manifest, row))
+        result.append({"row": row, "new": previous is not None and row in chosen, "figure": drawing})
     for row in stay:
         result.append({"row": row, "new": False, "html": figures[row["key"], row["sha256"]]})
     return sorted(result, key=lambda c: (not c["new"], c["row"]["subject"], SPLITS.index(c["row"]["split"])))
@@ -265,26 +324,33 @@ def _kinds(row: Row) -> list[tuple[str, ...]]:
     return [("subject", subject), ("split", split), ("both", subject, split), ("source", row["source_id"])]
 
 
-def spread(rows: Iterable[Row], count: int, used: Counter[Any]) -> list[Row]:
+def spread(samples: pa.Table, count: int, used: Counter[Any]) -> list[Row]:
     """Up to `count` rows over subjects, then splits, then sources; chance decides by hash, so always alike.
 
     `used` says how often each has been taken already; it is counted on.
     """
-    groups: dict[tuple[str, str], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        groups[row["subject"], row["split"]][row["source_id"]].append(row)
-    place = cache(lambda *parts: number("card", *parts))
+    columns = ["subject", "split", "source_id"]
+    left: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)  # clips of each source that are not taken yet
+    for subject, split, source, clips in count_by(samples, columns):
+        left[subject, split][source] = clips
+    place = cache(lambda *parts: uniform64("card", *parts))
     chosen: list[Row] = []
-    while groups and len(chosen) < count:
-        group = min(groups, key=lambda g: (used["subject", g[0]], used["split", g[1]], used["both", *g], place(*g)))
-        inside = groups[group]
+    while left and len(chosen) < count:
+        group = min(left, key=lambda g: (used["subject", g[0]], used["split", g[1]], used["both", *g], place(*g)))
+        inside = left[group]
         source = min(inside, key=lambda s: (used["source", s], place(s)))
-        row = min(inside[source], key=lambda r: place(r["key"]))
-        inside[source].remove(row)
+        is_here = reduce(
+            pc.and_, (pc.equal(samples.column(c), v) for c, v in zip(columns, (*group, source), strict=True))
+        )
+        here = samples.filter(is_here)
+        taken = {r["key"] for r in chosen}
+        keys = [(place(k), i) for i, k in enumerate(here.column("key").to_pylist()) if k not in taken]
+        (row,) = here.slice(min(keys)[1], 1).to_pylist()
+        inside[source] -= 1
         if not inside[source]:
             del inside[source]
         if not inside:
-            del groups[group]
+            del left[group]
         used.update(_kinds(row))
         chosen.append(row)
     return chosen

@@ -7,11 +7,11 @@ from collections import Counter
 
 import cv2
 import numpy as np
+import pyarrow as pa
 
 from soundvid.media.clip_codec import decode_flac, decode_rgb
 from soundvid.reports.figures import COLUMNS, Row, magma, sheet_frames, spectrogram, spread
 from soundvid.store.dataset import Dataset
-from soundvid.store.tar import Member, read_member
 
 MOST = 15_000  # bytes; base64 makes 20,000 of them
 WIDTH = 560  # pixels
@@ -43,7 +43,7 @@ def strip(mp4: bytes, flac: bytes, frames: int, *, sound: bool = True) -> bytes:
     return small(np.concatenate([row, np.zeros((2, width, 3), np.uint8), magma(256)[level]], axis=0))
 
 
-def contact_sheet(dataset: Dataset, samples: list[Row], count: int = 24) -> bytes:
+def contact_sheet(dataset: Dataset, samples: pa.Table, count: int = 24) -> bytes:
     """The middle pictures of clips from all subjects, splits and videos, in rows of eight; as WebP."""
     chosen = spread(samples, count, Counter())
     tiles = [_tile(dataset, row) for row in sorted(chosen, key=lambda r: (r["subject"], r["key"]))]
@@ -54,8 +54,7 @@ def contact_sheet(dataset: Dataset, samples: list[Row], count: int = 24) -> byte
 
 
 def _tile(dataset: Dataset, row: Row) -> np.ndarray:
-    mp4 = read_member(dataset.shard_path(row["shard"]), Member(row["mp4_offset"], row["mp4_size"]))
-    picture = decode_rgb(mp4, [row["frames"] // 2])[0]
+    picture = decode_rgb(dataset.read_member(row, "mp4"), [row["frames"] // 2])[0]
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -9,17 +9,21 @@ from base64 import b64encode
 from collections import Counter
 from datetime import UTC, datetime
 from fractions import Fraction
-from functools import cache
+from functools import cache, reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from soundvid.recipe.sources import place_of
 from soundvid.reports.figures import FIGURE, Row, cards, decibel
 from soundvid.store.dataset import SPLITS, Dataset, Release
+from soundvid.store.schema import count_by
 
 ROWS = 200  # rows of a table
 MAPS = 40  # sources of which it is told how they were prepared, a picture each
@@ -28,18 +32,29 @@ FEW = 20  # entries of a list inside a cell
 
 
 def version_page(
-    dataset: Dataset, manifest: dict[str, Any], ledger: list[Row], samples: list[Row], previous: Release | None
+    dataset: Dataset, manifest: dict[str, Any], samples: pa.Table, ledger: pa.Table, previous: Release | None
 ) -> bytes:
     """The page as UTF-8 HTML. Opens only shards that `previous` does not list."""
-    sources = [r for r in ledger if r["kind"] == "source"]
-    kept = [r for r in sources if r["outcome"] == "kept"]
-    troubled = [r for r in sources if r["outcome"] != "kept"]
-    shown = {"troubled": troubled[:ROWS], "kept": kept[: max(0, ROWS - len(troubled))], "sources": kept[:ROWS]}
+    sources = ledger.filter(pc.equal(ledger.column("kind"), "source"))
+    is_kept = pc.fill_null(pc.equal(sources.column("outcome"), "kept"), False)
+    kept, troubled = sources.filter(is_kept), sources.filter(pc.invert(is_kept))
+    light = kept.slice(0, ROWS).drop_columns(["motion_map"]).to_pylist()
+    shown = {
+        "troubled": troubled.slice(0, ROWS).to_pylist(),
+        "kept": light[: max(0, ROWS - len(troubled))],
+        "sources": light,
+    }
+    in_tables = pa.array([r["source_id"] for r in shown["kept"]], pa.string())
+    clips = samples.filter(pc.is_in(samples.column("source_id"), value_set=in_tables))
+    planned = ledger.filter(
+        pc.and_(pc.equal(ledger.column("kind"), "clip"), pc.is_in(ledger.column("source_id"), value_set=in_tables))
+    )
+    by_group = manifest["recipe"]["splits"]["by"] == "group"
     text = environment().get_template("version_page.html.j2")
     return text.render(
         m=manifest,
         figure_format=FIGURE,
-        cards=cards(dataset, manifest, ledger, samples, previous),
+        cards=cards(dataset, manifest, samples, ledger, previous),
         totals=totals(manifest, samples),
         change=change(manifest, ledger, previous),
         subjects=manifest["subjects"][:ROWS],
@@ -51,9 +66,9 @@ def version_page(
         kept=len(kept),
         troubled=len(troubled),
         shown=shown,
-        clips_of=Counter(r["source_id"] for r in samples),
-        split_of={r["source_id"]: r["split"] for r in samples} if manifest["recipe"]["splits"]["by"] == "group" else {},
-        planned_of=Counter(r["source_id"] for r in ledger if r["kind"] == "clip"),
+        clips_of=Counter(dict(count_by(clips, ["source_id"]))),
+        split_of={source: split for source, split, _ in count_by(clips, ["source_id", "split"])} if by_group else {},
+        planned_of=Counter(dict(count_by(planned, ["source_id"]))),
         licences=licences(kept, samples),
         recipe=recipe_tables(manifest["recipe"]),
         recipe_yaml=yaml.safe_dump(_short(manifest["recipe"]), sort_keys=False, allow_unicode=True),
@@ -65,22 +80,27 @@ def version_page(
 # -- numbers
 
 
-def totals(manifest: dict[str, Any], samples: list[Row]) -> dict[str, Any]:
+def _sum(table: pa.Table, column: str) -> Any:
+    return pc.sum(table.column(column)).as_py() or 0
+
+
+def totals(manifest: dict[str, Any], samples: pa.Table) -> dict[str, Any]:
     """The big numbers: seconds, counts, bytes."""
     return {
         "videos": manifest["counts"]["sources"]["kept"],
         "video_seconds": sum(s["seconds"] for s in manifest["subjects"]),
         "clips": len(samples),
-        "clip_seconds": sum(r["seconds"] for r in samples),
-        "frames": sum(r["frames"] for r in samples),
-        "sound_samples": sum(r["samples"] for r in samples),
+        "clip_seconds": _sum(samples, "seconds"),
+        "frames": _sum(samples, "frames"),
+        "sound_samples": _sum(samples, "samples"),
         "bytes": sum(s["bytes"] for s in manifest["shards"]),
     }
 
 
-def change(manifest: dict[str, Any], ledger: list[Row], previous: Release | None) -> dict[str, Any]:
+def change(manifest: dict[str, Any], ledger: pa.Table, previous: Release | None) -> dict[str, Any]:
     """What this version did: new and reused sources, clips and shards, and the clips before it."""
-    ended = Counter((r["kind"], r["origin"]) for r in ledger if r["outcome"] == "kept")
+    kept = ledger.filter(pc.equal(ledger.column("outcome"), "kept"))
+    ended = Counter({(kind, origin): n for kind, origin, n in count_by(kept, ["kind", "origin"])})
     old = {s["file"] for s in previous.manifest["shards"]} if previous else set()
     kept_shards = sum(s["file"] in old for s in manifest["shards"])
     return {
@@ -99,18 +119,18 @@ def change(manifest: dict[str, Any], ledger: list[Row], previous: Release | None
     }
 
 
-def quality(samples: list[Row]) -> list[tuple[str, str]]:
+def quality(samples: pa.Table) -> list[tuple[str, str]]:
     """How well all clips were timed, in a few lines."""
     total = max(1, len(samples))
-    errors = sorted(r["timing_error_seconds"] for r in samples)
+    errors = np.sort(samples.column("timing_error_seconds").drop_null().to_numpy())
 
     def having(name: str) -> str:
-        count = sum(1 for r in samples if r[name])
+        count = pc.sum(pc.greater(samples.column(name), 0)).as_py() or 0
         return f"{count:,} ({100 * count / total:.0f} %)"
 
     return [
-        ("median timing error", f"{1000 * errors[len(errors) // 2]:.1f} ms" if errors else "—"),
-        ("worst timing error", f"{1000 * errors[-1]:.1f} ms" if errors else "—"),
+        ("median timing error", f"{1000 * errors[len(errors) // 2]:.1f} ms" if len(errors) else "—"),
+        ("worst timing error", f"{1000 * errors[-1]:.1f} ms" if len(errors) else "—"),
         ("clips with duplicated frames", having("duplicated_frames")),
         ("clips with dropped frames", having("dropped_frames")),
         ("clips that lack some sound", having("missing_samples")),
@@ -118,45 +138,42 @@ def quality(samples: list[Row]) -> list[tuple[str, str]]:
     ]
 
 
-def splits(manifest: dict[str, Any], samples: list[Row]) -> list[dict[str, Any]]:
+def splits(manifest: dict[str, Any], samples: pa.Table) -> list[dict[str, Any]]:
     """Clips, seconds and groups of each split; of the groups only the first few by name."""
     result = []
     for name in SPLITS:
-        inside = [r for r in samples if r["split"] == name]
-        groups = Counter(r["group"] for r in inside)
+        inside = samples.filter(pc.equal(samples.column("split"), name))
+        groups = sorted(count_by(inside, ["source_group"]))
         result.append(
             {
                 "name": name,
                 "clips": len(inside),
-                "seconds": sum(r["seconds"] for r in inside),
+                "seconds": _sum(inside, "seconds"),
                 "share": 100 * len(inside) / max(1, len(samples)),
                 "wanted": manifest["recipe"]["splits"]["ratios"].get(name, 0.0),
                 "groups": len(groups),
-                "names": sorted(groups.items())[: 3 * FEW],
+                "names": groups[: 3 * FEW],
             }
         )
     return result
 
 
-def conditions(samples: list[Row]) -> list[dict[str, Any]]:
+def conditions(samples: pa.Table) -> list[dict[str, Any]]:
     """Clips, seconds and sources of each split under each condition; nothing where no clip has one."""
-    found = {(r.get("condition"), r["split"]) for r in samples}
-    if all(label is None for label, _ in found):
+    if samples.column("condition").null_count == len(samples):
         return []
-    result = []
-    for label, split in sorted(found, key=lambda f: (f[0] is None, f[0] or "", SPLITS.index(f[1]))):
-        inside = [r for r in samples if (r.get("condition"), r["split"]) == (label, split)]
-        sources = len({r["source_id"] for r in inside})
-        seconds = sum(r["seconds"] for r in inside)
-        row = {"condition": label, "split": split, "clips": len(inside), "seconds": seconds, "sources": sources}
-        result.append(row)
-    return result
+    grouped = samples.group_by(["condition", "split"]).aggregate(
+        [([], "count_all"), ("seconds", "sum"), ("source_id", "count_distinct")]
+    )
+    names = {"count_all": "clips", "seconds_sum": "seconds", "source_id_count_distinct": "sources"}
+    found = grouped.rename_columns([names.get(n, n) for n in grouped.column_names]).to_pylist()
+    return sorted(found, key=lambda r: (r["condition"] is None, r["condition"] or "", SPLITS.index(r["split"])))
 
 
-def prepared(kept: list[Row]) -> list[Row]:
+def prepared(kept: pa.Table) -> list[Row]:
     """Sources of which something was found before they were cut: box, noise, offset; the first few."""
-    rows = [{**dict.fromkeys(PREPARED), **r} for r in kept]
-    return [r for r in rows if any(r[name] is not None for name in PREPARED)][:MAPS]
+    found = [pc.is_valid(kept.column(name)) for name in PREPARED]
+    return kept.filter(reduce(pc.or_, found)).slice(0, MAPS).to_pylist()
 
 
 def motion_box(row: Row) -> dict[str, float]:
@@ -173,29 +190,32 @@ def motion_box(row: Row) -> dict[str, float]:
     }
 
 
-def reasons(ledger: list[Row]) -> list[dict[str, Any]]:
+def reasons(ledger: pa.Table) -> list[dict[str, Any]]:
     """Every reason that ended a source or clip: kind, outcome, code, an example, how many; frequent ones first."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    example: dict[tuple[str, str, str], Row] = {}
-    for row in ledger:
-        if row["outcome"] != "kept":
-            reason = (row["kind"], row["outcome"], row["code"])
-            counts[reason] += 1
-            example.setdefault(reason, row)
-    order = sorted(counts, key=lambda r: (r[0] != "source", -counts[r], r))
-    return [{"count": counts[r], "example": example[r], "of": r} for r in order[:ROWS]]
+    left_out = ledger.filter(pc.not_equal(ledger.column("outcome"), "kept"))
+    left_out = left_out.append_column("row", pa.array(range(len(left_out)), pa.int64()))
+    columns = ["kind", "outcome", "code"]
+    grouped = left_out.group_by(columns).aggregate([([], "count_all"), ("row", "min")]).to_pylist()
+    found = [(r["count_all"], r["row_min"], tuple(r[c] for c in columns)) for r in grouped]
+    order = sorted(found, key=lambda r: (r[2][0] != "source", -r[0], r[2]))[:ROWS]
+    examples = left_out.select(["name", "message"]).take(pa.array([row for _, row, _ in order], pa.int64())).to_pylist()
+    return [{"count": n, "example": e, "of": of} for (n, _, of), e in zip(order, examples, strict=True)]
 
 
-def licences(kept: list[Row], samples: list[Row]) -> list[dict[str, Any]]:
+def licences(kept: pa.Table, samples: pa.Table) -> list[dict[str, Any]]:
     """Videos, clips and seconds of video under each licence."""
-    clips = Counter(r["licence"] for r in samples)
-    table: dict[str, dict[str, Any]] = {}
-    for row in kept:
-        entry = table.setdefault(row["licence"], {"name": row["licence"], "videos": 0, "seconds": 0.0})
-        entry["videos"] += 1
-        entry["seconds"] += row["duration_seconds"] or 0.0
-        entry["clips"] = clips[row["licence"]]
-    return sorted(table.values(), key=lambda e: (-e["videos"], e["name"]))[:ROWS]
+    clips = Counter(dict(count_by(samples, ["licence"])))
+    grouped = kept.group_by("licence").aggregate([([], "count_all"), ("duration_seconds", "sum")]).to_pylist()
+    table = [
+        {
+            "name": r["licence"],
+            "videos": r["count_all"],
+            "seconds": r["duration_seconds_sum"] or 0.0,
+            "clips": clips[r["licence"]],
+        }
+        for r in grouped
+    ]
+    return sorted(table, key=lambda e: (-e["videos"], e["name"]))[:ROWS]
 
 
 # -- how it was made

@@ -3,20 +3,19 @@
     <store>/datasets/<name>/shards/<split>-<sha256>.tar     immutable, named by content
     <store>/datasets/<name>/versions/<x.y.z>/               manifest.json, samples.parquet, ledger.parquet, ...
     <store>/datasets/<name>/latest                          the newest version's number
-    <store>/datasets/<name>/work/                           parts of sources on their way into shards
+    <store>/datasets/<name>/work/                           rendered sources on their way into shards (always local)
 
-A version appears by one atomic rename or not at all. Old shards are never rewritten.
+A version appears by one atomic act or not at all. Shards are never rewritten. All files but those of the work folder
+are read and written through a Storage.
 """
 
-import fcntl
 import hashlib
+import io
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soundvid.errors import DatasetError
-from soundvid.store.tar import Member, Piece, Sample, write_tar
-from soundvid.util.files import held, to_disk
+from soundvid.store.schema import FORMAT, SPLITS, upgraded_ledger, upgraded_samples
+from soundvid.store.storage import LocalStorage, write_table
+from soundvid.store.tar import END, Member, Sample
 
-SPLITS = ("train", "val", "test")
-
+__all__ = ["SPLITS", "Dataset", "Release", "Shard", "datasets", "find", "next_version", "parse_version"]
 
 Version = tuple[int, int, int]
+Row = Mapping[str, Any]  # of samples.parquet
 
 
 def parse_version(text: str) -> Version | None:
@@ -59,67 +59,85 @@ class Shard:
     split: str
 
     def to_dict(self) -> dict[str, Any]:
-        return {k: getattr(self, k) for k in ("file", "sha256", "bytes", "samples", "split")}
+        return asdict(self)
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether `name` can be that of a shard: a bare file name, never a path to somewhere else."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def sample_columns(sample: Sample) -> dict[str, Any]:
-    """A sample's place in its shard as columns: `offset`, `size`, and `<member>_offset`, `<member>_size`."""
-    row: dict[str, Any] = {"offset": sample.offset, "size": sample.size, "sha256": sample.sha256}
+    """A sample's place in its shard as columns: `sample_offset`, `sample_size`, `<member>_offset`, `<member>_size`."""
+    row: dict[str, Any] = {"sample_offset": sample.offset, "sample_size": sample.size, "sha256": sample.sha256}
     for name, member in sample.members.items():
-        column = name.split(".")[0]
+        column = name.removesuffix(".npy")
         row[f"{column}_offset"], row[f"{column}_size"] = member.offset, member.size
     return row
 
 
-MEMBERS = {"mp4": "mp4", "flac": "flac", "spectrogram": "spectrogram.npy", "json": "json"}
-
-
-def sample_of(row: dict[str, Any]) -> Sample:
+def sample_of(row: Row) -> Sample:
     """The inverse of `sample_columns` for a row of samples.parquet."""
+    prefixes = [n.removesuffix("_offset") for n in row if n.endswith("_offset") and n != "sample_offset"]
     members = {
-        extension: Member(row[f"{column}_offset"], row[f"{column}_size"])
-        for column, extension in MEMBERS.items()
-        if row.get(f"{column}_offset") is not None
+        p if p in ("mp4", "flac", "json") else f"{p}.npy": Member(row[f"{p}_offset"], row[f"{p}_size"])
+        for p in prefixes
+        if row[f"{p}_offset"] is not None
     }
-    return Sample(row["key"], row["offset"], row["size"], row["sha256"], members)
+    return Sample(row["key"], row["sample_offset"], row["sample_size"], row["sha256"], members)
 
 
 @dataclass(frozen=True)
 class Release:
-    """A published version, read from disk."""
+    """A published version."""
 
-    folder: Path
+    storage: LocalStorage
     version: Version
 
     @property
     def name(self) -> str:
         return ".".join(map(str, self.version))
 
+    @property
+    def folder(self) -> Path:
+        return self.storage.path(f"versions/{self.name}")
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
+        """manifest.json. Raises DatasetError where it cannot be read or a newer soundvid wrote it."""
         try:
-            return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+            manifest = json.loads(self.storage.read(f"versions/{self.name}/manifest.json"))
         except (OSError, ValueError) as error:
             raise DatasetError(f"{self.folder / 'manifest.json'}: cannot be read ({error})") from error
+        written = manifest.get("format") if isinstance(manifest, dict) else None
+        if not isinstance(written, int) or not 1 <= written <= FORMAT:
+            raise DatasetError(
+                f"{self.folder / 'manifest.json'}: format {written}; this soundvid reads formats 1 to {FORMAT}: "
+                "install a newer one"
+            )
+        return manifest
 
     @property
     def shards(self) -> list[Shard]:
         return [Shard(**s) for s in self.manifest["shards"]]
 
-    def table(self, name: str) -> pa.Table:
-        """`samples` or `ledger` as an Arrow table."""
+    @cached_property
+    def samples(self) -> pa.Table:
+        """The index, one row for each sample: `schema.samples_schema`."""
+        return upgraded_samples(self._table("samples"))
+
+    @cached_property
+    def ledger(self) -> pa.Table:
+        """One row for each source and each planned clip: `schema.LEDGER_SCHEMA`."""
+        return upgraded_ledger(self._table("ledger"))
+
+    def _table(self, name: str) -> pa.Table:
         try:
             # Not read_table: it loads pyarrow's dataset engine, a tenth of a second that buys nothing here.
-            with pq.ParquetFile(self.folder / f"{name}.parquet") as file:
+            with pq.ParquetFile(io.BytesIO(self.storage.read(f"versions/{self.name}/{name}.parquet"))) as file:
                 return file.read()
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"{self.folder / name}.parquet: cannot be read ({error})") from error
-
-    def samples(self) -> list[dict[str, Any]]:
-        return self.table("samples").to_pylist()
-
-    def ledger(self) -> list[dict[str, Any]]:
-        return self.table("ledger").to_pylist()
 
 
 class Dataset:
@@ -128,16 +146,15 @@ class Dataset:
     def __init__(self, store: Path, name: str) -> None:
         self.name = name
         self.folder = store / "datasets" / name
-        self.shards = self.folder / "shards"
-        self.versions = self.folder / "versions"
+        self.storage = LocalStorage(self.folder)
+        self.shards = self.storage.path("shards")
+        self.versions = self.storage.path("versions")
         self.work = self.folder / "work"
 
     def releases(self) -> list[Release]:
         """Published versions, oldest first."""
-        if not self.versions.is_dir():
-            return []
-        numbered = [(parse_version(p.name), p) for p in self.versions.iterdir()]
-        return sorted((Release(p, v) for v, p in numbered if v is not None), key=lambda r: r.version)
+        numbers = sorted(v for v in map(parse_version, self.storage.names("versions")) if v is not None)
+        return [Release(self.storage, v) for v in numbers]
 
     def release(self, version: str | None = None) -> Release:
         """The given version, or the newest. Raises DatasetError where there is none."""
@@ -153,126 +170,97 @@ class Dataset:
             )
         return found
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the dataset for one build; a second one is refused and told who holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the dataset for one build; a second one is refused and names the holder."""
 
         def refused(holder: str) -> Exception:
             return DatasetError(f"{self.name}: {holder} is building this dataset at the moment; wait until it is done")
 
-        with held(self.folder / ".lock", refused):
-            yield
+        return self.storage.lock(".lock", refused)
 
-    @contextmanager
-    def tending(self) -> Iterator[None]:
-        """Held while parts are made outside a build: several may at once, and no build tidies the work folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.folder / "work.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH)
-            yield
-        finally:
-            os.close(handle)
+    def work_in_use(self) -> AbstractContextManager[None]:
+        """Held while sources are rendered outside a build: several may at once, and nobody removes what they made."""
+        return self.storage.shared_lock("work.lock")
 
-    @contextmanager
-    def alone(self) -> Iterator[bool]:
-        """Whether nobody else makes parts; while it is held, nobody begins to."""
-        path = self.folder / "work.lock"
-        if not path.exists():  # an orchestrator never worked here
-            yield True
-            return
-        handle = os.open(path, os.O_RDWR)
-        try:
-            with_us = True
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                with_us = False
-            yield with_us
-        finally:
-            os.close(handle)
+    def work_alone(self) -> AbstractContextManager[bool]:
+        """Whether nobody else renders sources; while it is held, nobody begins to."""
+        return self.storage.exclusive_lock("work.lock")
 
     def clean(self, *, work: bool = True) -> None:
-        """Remove what killed builds left half done; with `work` also parts. Only under the lock."""
-        for folder in (self.shards, self.versions, *([self.work] if work else [])):
-            if folder.is_dir():
-                for path in folder.glob(".*"):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what killed builds left half done; with `work` also in the work folder. Only under the lock."""
+        self.storage.remove_unfinished("shards", "versions", *(["work"] if work else []))
         releases = self.releases()
-        latest = self.folder / "latest"
-        if releases and (not latest.is_file() or latest.read_text().strip() != releases[-1].name):
-            self._point(releases[-1].name)  # a kill came between a version and its pointer
+        if releases and self._latest() != releases[-1].name:
+            self._point_to(releases[-1])  # a kill came between a version and its pointer
 
     def shard_path(self, shard: Shard | str) -> Path:
-        return self.shards / (shard if isinstance(shard, str) else shard.file)
+        return self.storage.path(f"shards/{shard if isinstance(shard, str) else shard.file}")
 
-    def write_shards(self, split: str, pieces: Iterable[Piece], max_bytes: int) -> Iterator[tuple[Shard, list[Sample]]]:
+    def is_whole(self, shard: Shard) -> bool:
+        """Whether a shard is there with all its bytes (their content is not read)."""
+        return self.storage.size(f"shards/{shard.file}") == shard.bytes
+
+    def read(self, shard: str, offset: int, size: int) -> bytes:
+        """Bytes of a shard. Raises OSError."""
+        return self.storage.read(f"shards/{shard}", offset, size)
+
+    def read_member(self, row: Row, member: str) -> bytes:
+        """A sample's member by the prefix of its columns: `mp4`, `flac`, `json`, a feature's name."""
+        return self.read(row["shard"], row[f"{member}_offset"], row[f"{member}_size"])
+
+    def write_shards(
+        self, split: str, sizes: Iterable[tuple[int, Callable[[], tuple[bytes, Sample]]]], max_bytes: int
+    ) -> Iterator[tuple[Shard, list[Sample]]]:
         """Write samples into as many shards as `max_bytes` asks for; yields each with its samples' places.
 
-        Raises DamagedPart where a source of samples is not what its index says.
+        A sample is given as its size (estimated where it is not known) and a function that makes its blocks and says
+        where its members lie in them.
         """
-        batch: list[Piece] = []
-        size = 0
-        for piece in pieces:
-            if batch and size + piece.sample.size > max_bytes:
+        batch: list[Callable[[], tuple[bytes, Sample]]] = []
+        total = 0
+        for size, make in sizes:
+            if batch and total + size > max_bytes:
                 yield self._write_shard(split, batch)
-                batch, size = [], 0
-            batch.append(piece)
-            size += piece.sample.size
+                batch, total = [], 0
+            batch.append(make)
+            total += size
         if batch:
             yield self._write_shard(split, batch)
 
-    def _write_shard(self, split: str, pieces: list[Piece]) -> tuple[Shard, list[Sample]]:
-        self.shards.mkdir(parents=True, exist_ok=True)
-        temporary = self.shards / f".{split}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            hashing = _Hashing(file)
-            samples = list(write_tar(hashing, pieces))  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        digest = hashing.digest.hexdigest()
-        target = self.shards / f"{split}-{digest[:16]}.tar"
-        size = temporary.stat().st_size
-        os.chmod(temporary, 0o444)
-        os.replace(temporary, target)
-        return Shard(target.name, digest, size, len(samples), split), samples
+    def _write_shard(self, split: str, pieces: list[Callable[[], tuple[bytes, Sample]]]) -> tuple[Shard, list[Sample]]:
+        digest, offset, samples = hashlib.sha256(), 0, []
+        with self.storage.writer("shards") as file:
+            for make in pieces:
+                blocks, sample = make()
+                file.write(blocks)
+                digest.update(blocks)
+                samples.append(sample.moved(offset))
+                offset += len(blocks)
+            file.write(END)
+            digest.update(END)
+            name = f"{split}-{digest.hexdigest()[:16]}.tar"
+            size = file.finish(name)
+        return Shard(name, digest.hexdigest(), size, len(samples), split), samples
 
-    def publish(self, version: Version, files: dict[str, bytes | pa.Table]) -> Release:
+    def delete_shard(self, shard: Shard) -> None:
+        self.storage.delete(f"shards/{shard.file}")
+
+    def publish(self, version: Version, files: Mapping[str, bytes | pa.Table]) -> Release:
         """Make a version appear with all its files at once."""
-        name = ".".join(map(str, version))
-        temporary = self.versions / f".{name}.{os.getpid()}"
-        temporary.mkdir(parents=True)
-        for file, content in files.items():
-            path = temporary / file
-            if isinstance(content, bytes):
-                path.write_bytes(content)
-            else:
-                pq.write_table(content, path, compression="zstd", write_statistics=True)
-            to_disk(path)
-        to_disk(self.shards)
-        os.replace(temporary, self.versions / name)
-        to_disk(self.versions)
-        self._point(name)
-        return Release(self.versions / name, version)
+        release = Release(self.storage, version)
+        self.storage.sync("shards")
+        self.storage.write_folder(
+            f"versions/{release.name}",
+            {n: c if isinstance(c, bytes) else write_table(c) for n, c in files.items()},
+        )
+        self._point_to(release)
+        return release
 
-    def _point(self, name: str) -> None:
-        """Make `latest` say the newest version's number."""
-        pointer = self.folder / ".latest"
-        pointer.write_text(name + "\n")
-        os.replace(pointer, self.folder / "latest")
+    def _latest(self) -> str | None:
+        return self.storage.read("latest").decode().strip() if self.storage.size("latest") is not None else None
 
-
-class _Hashing:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return self.file.write(data)
+    def _point_to(self, release: Release) -> None:
+        self.storage.write("latest", f"{release.name}\n".encode())
 
 
 def datasets(store: Path) -> list[Dataset]:

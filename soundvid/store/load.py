@@ -1,13 +1,14 @@
 """Reading a version for training: any clip, any of its pictures, at once.
 
 `Clips` is a sequence over one split. samples.parquet says where each member of each clip lies, so a clip costs one
-`pread` for each member that is wanted, and only the groups of pictures that hold a wanted picture are decoded.
-Workers may be forked or spawned: files are opened where they are read. The streaming form is plain WebDataset.
+read for each member that is wanted, and only the groups of pictures that hold a wanted picture are decoded. The index
+stays an Arrow table: millions of clips cost what their columns cost. Workers may be forked or spawned: files are
+opened where they are read. The streaming form is plain WebDataset.
 """
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import decode_crops, decode_flac
-from soundvid.store.dataset import SPLITS, Dataset, Release, find
+from soundvid.store.dataset import SPLITS, Dataset, Release, find, is_shard_name
+from soundvid.store.schema import MEMBERS, count_by, member_columns
 
 _OPEN_SHARDS = 64  # file handles a process keeps
-_PLACE = ("shard", "mp4_offset", "mp4_size", "flac_offset", "flac_size", "spectrogram_offset", "spectrogram_size")
+_RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
 
 
 class EmptySplit(DatasetError):
@@ -48,6 +52,7 @@ class Clip:
     spectrogram: np.ndarray | None  # float32 `N bins`, row i belongs to picture i; N pictures in the whole clip
     sound: np.ndarray | None  # int16 `S`, mono
     facts: dict[str, Any] = field(repr=False)  # its row of samples.parquet
+    features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # those asked for: float32, rows first
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,42 @@ class Augment:
         return max(1, round(self.crop * min(width, height)))
 
 
+class Rows(Sequence[dict[str, Any]]):
+    """The rows of an Arrow table as dicts, each made when it is asked for; whole columns are `table.column(name)`."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table.combine_chunks()
+        self._columns = dict(zip(table.column_names, self.table.columns, strict=True))
+        self._recent: dict[int, dict[str, Any]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Rows, (self.table,)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        place = int(index) % len(self)
+        row = self._recent.get(place)
+        if row is None:
+            if len(self._recent) >= _RECENT_ROWS:
+                self._recent.clear()
+            # Faster than to_pylist of a slice of one row.
+            row = self._recent[place] = {name: column[place].as_py() for name, column in self._columns.items()}
+        return row
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.table.to_batches(max_chunksize=1024):
+            yield from batch.to_pylist()
+
+
 class Clips(Sequence[Clip]):
     """The clips of one split of a version, or of some of its subjects: `clips[i]` is clip i as it is stored.
 
-    Raises DatasetError, one line, where the split, the shards or a feature are not there.
+    `table` holds their rows of samples.parquet, `rows[i]` is one of them as a dict. Raises DatasetError, one line,
+    where the split, the shards or a feature are not there.
     """
 
     def __init__(self, dataset: Dataset, release: Release, split: str, subjects: Sequence[str] | None = None) -> None:
@@ -97,21 +134,30 @@ class Clips(Sequence[Clip]):
         where = f"{self.name}@{self.version}"
         if split not in SPLITS:
             raise DatasetError(f"{where}: '{split}' is no split; there are {', '.join(SPLITS)}")
-        rows = release.samples()
-        chosen = [r for r in rows if r["split"] == split]
-        if not chosen:
-            there = ", ".join(f"{s} {n}" for s in SPLITS if (n := sum(r["split"] == s for r in rows)))
+        index = release.samples
+        table = index.filter(pc.equal(index.column("split"), split))
+        if not len(table):
+            sizes = dict(count_by(index, ["split"]))
+            there = ", ".join(f"{s} {sizes[s]}" for s in SPLITS if s in sizes)
             raise EmptySplit(f"{where}: the split '{split}' is empty (there: {there or 'no clips at all'})")
         if self.subjects:
-            known = sorted({r["subject"] for r in chosen})
+            known = sorted(table.column("subject").unique().to_pylist())
             for subject in self.subjects:
                 if subject not in known:
                     raise EmptySplit(f"{where}: no clip of '{subject}' in '{split}' (there: {', '.join(known)})")
-            chosen = [r for r in chosen if r["subject"] in self.subjects]
-        self.rows: list[dict[str, Any]] = chosen
-        for shard in self.shard_paths:
-            if not shard.is_file():
-                raise DatasetError(f"{shard}: the shard is missing; 'soundvid verify {where}' tells what else is")
+            table = table.filter(pc.is_in(table.column("subject"), value_set=pa.array(self.subjects)))
+        self.rows = Rows(table)
+        self._members = member_columns(table.schema)
+        for shard in self._shards():
+            if not is_shard_name(shard):
+                raise DatasetError(
+                    f"{release.folder / 'samples.parquet'}: {shard!r} is not the name of a shard; "
+                    f"'soundvid verify {where}' tells what else is damaged"
+                )
+            if dataset.storage.size(f"shards/{shard}") is None:
+                raise DatasetError(
+                    f"{self.folder / shard}: the shard is missing; 'soundvid verify {where}' tells what else is"
+                )
         self._files: dict[str, int] = {}
 
     def __repr__(self) -> str:
@@ -129,14 +175,23 @@ class Clips(Sequence[Clip]):
         return {**self.__dict__, "_files": {}}  # another process opens its own
 
     @property
+    def table(self) -> pa.Table:
+        """The clips' rows of samples.parquet: `store.schema.samples_schema`."""
+        return self.rows.table
+
+    @property
     def shard_paths(self) -> list[Path]:
-        return [self.folder / name for name in dict.fromkeys(r["shard"] for r in self.rows)]
+        return [self.folder / name for name in self._shards()]
 
-    @property
+    def _shards(self) -> list[str]:
+        return self.table.column("shard").unique().to_pylist()
+
+    @cached_property
     def fps(self) -> Fraction:
-        return Fraction(self.rows[0]["fps"])
+        """Frames a second of the first clip; all of a version have the same."""
+        return Fraction(self.rows[0]["fps_exact"])
 
-    @property
+    @cached_property
     def rate(self) -> int:
         """Samples of sound a second."""
         return int(self.rows[0]["sample_rate"])
@@ -146,6 +201,11 @@ class Clips(Sequence[Clip]):
         """Magnitudes in a row of the spectrogram: 735 at 44,100 Hz and 30 fps."""
         return int(self.spectrogram(0).shape[1])
 
+    @property
+    def features(self) -> list[str]:
+        """Names of the features that the version holds."""
+        return [name for name in self._members if name not in MEMBERS]
+
     def read(
         self,
         index: int,
@@ -154,6 +214,7 @@ class Clips(Sequence[Clip]):
         pictures: bool = True,
         spectrogram: bool = True,
         sound: bool = False,
+        features: Sequence[str] = (),
     ) -> Clip:
         """Clip `index`, decoded as far as it is wanted. Without a `view`, every picture at its stored size."""
         row = self.rows[index]
@@ -163,53 +224,68 @@ class Clips(Sequence[Clip]):
         numbers = np.asarray(view.frames if pictures else [], np.int64)
         frames = np.empty((0, *view.size, 3), np.uint8)
         if len(numbers):
-            mp4 = self.member(index, "mp4")
             try:
-                frames = decode_crops(mp4, numbers.tolist(), view.box, view.size)
+                frames = decode_crops(self._pictures(row), numbers.tolist(), view.box, view.size)
             except (OSError, ValueError, IndexError) as error:
-                raise self._damaged(index, "mp4", error) from error
+                raise self._damaged(row, "mp4", error) from error
         return Clip(
             index,
             row["key"],
             frames,
             numbers,
-            self.spectrogram(index) if spectrogram and self._has(index, "spectrogram") else None,
-            self.sound(index) if sound else None,
+            self._rows_of(row, "spectrogram") if spectrogram and row.get("spectrogram_offset") is not None else None,
+            self._sound(row) if sound else None,
             row,
+            {name: self._rows_of(row, name) for name in features},
         )
+
+    def _pictures(self, row: Mapping[str, Any]) -> bytes:
+        """What a clip's pictures are decoded from. The one place to read ranges, where `keyframe_offsets` are known."""
+        return self._member(row, "mp4")
 
     def spectrogram(self, index: int) -> np.ndarray:
         """float32 `N bins`: magnitudes of the sound of each picture."""
-        data = self.member(index, "spectrogram")
+        return self.feature(index, "spectrogram")
+
+    def feature(self, index: int, name: str) -> np.ndarray:
+        """float32, rows first: a feature of the clip by its name in the recipe; see docs/features.md for its units."""
+        return self._rows_of(self.rows[index], name)
+
+    def _rows_of(self, row: Mapping[str, Any], name: str) -> np.ndarray:
+        data = self._member(row, name)
         try:
             return np.load(io.BytesIO(data), allow_pickle=False).astype(np.float32)
-        except (OSError, ValueError) as error:
-            raise self._damaged(index, "spectrogram.npy", error) from error
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(row, f"{name}.npy", error) from error
 
     def sound(self, index: int) -> np.ndarray:
         """int16 `S`: the clip's samples."""
-        data = self.member(index, "flac")
+        return self._sound(self.rows[index])
+
+    def _sound(self, row: Mapping[str, Any]) -> np.ndarray:
+        data = self._member(row, "flac")
         try:
             return decode_flac(data)[0]
         except (OSError, ValueError) as error:
-            raise self._damaged(index, "flac", error) from error
+            raise self._damaged(row, "flac", error) from error
 
     def member(self, index: int, name: str) -> bytes:
-        """The stored bytes of a member: `mp4`, `flac`, `spectrogram`, `json`."""
-        row = self.rows[index]
-        if not self._has(index, name):
+        """The stored bytes of a member: `mp4`, `flac`, `json`, or a feature's name."""
+        return self._member(self.rows[index], name)
+
+    def _member(self, row: Mapping[str, Any], name: str) -> bytes:
+        offset, size = row.get(f"{name}_offset"), row.get(f"{name}_size")
+        if offset is None or size is None or name not in self._members:
             raise DatasetError(
                 f"{self.name}@{self.version}: clip {row['key']} has no {name}; build the dataset with it (features: "
                 f"{name} in the recipe)"
             )
-        offset, size = row[f"{name}_offset"], row[f"{name}_size"]
-        data = os.pread(self._file(row["shard"]), size, offset)
-        if len(data) != size:
+        if offset < 0 or size < 0:
+            raise self._damaged(row, name, ValueError(f"samples.parquet says {size} bytes at {offset}"))
+        file = self._file(row["shard"])
+        if offset + size > os.fstat(file).st_size:  # not found by reading: a wrong size would fill the memory first
             raise DatasetError(f"{self.folder / row['shard']}: ends inside clip {row['key']}; the shard is cut off")
-        return data
-
-    def _has(self, index: int, name: str) -> bool:
-        return self.rows[index].get(f"{name}_offset") is not None
+        return os.pread(file, size, offset)
 
     def _file(self, shard: str) -> int:
         handle = self._files.get(shard)
@@ -226,26 +302,71 @@ class Clips(Sequence[Clip]):
         for handle in getattr(self, "_files", {}).values():
             os.close(handle)
 
-    def _damaged(self, index: int, member: str, error: Exception) -> DatasetError:
-        row = self.rows[index]
+    def _damaged(self, row: Mapping[str, Any], member: str, error: Exception) -> DatasetError:
         where = f"{self.folder / row['shard']}: clip {row['key']}: its {member} cannot be read ({error})"
         return DatasetError(f"{where}; 'soundvid verify {self.name}@{self.version}' tells what else is damaged")
 
-    def torch(self, augment: Augment | None = None) -> Any:
-        """A `torch.utils.data.Dataset` over these clips: index, or (epoch, index), -> a dict of tensors.
-
-        `frames` uint8 `T H W 3`, `numbers` int64 `T`, `spectrogram` float32 `N bins`, `index` int64. Clips of one
-        recipe have one length, so batches stack. Pictures stay uint8: a quarter of the bytes to move to a device.
-        """
-        from soundvid.store.torch_dataset import TorchClips
-
+    def torch(self, augment: Augment | None = None) -> "TorchClips":
+        """These clips as a map-style dataset for `torch.utils.data.DataLoader`; see TorchClips."""
         return TorchClips(self, augment)
 
     def stream(self, **options: Any) -> Any:
-        """The split as `webdataset.WebDataset`, in the order of its shards; `options` are its own."""
+        """The split as `webdataset.WebDataset`, in the order of its shards; `options` are its own.
+
+        Of chosen subjects only their clips come. Workers share the shards out among themselves: with fewer shards than
+        workers the others stay idle, as each clip comes once in any case.
+        """
         import webdataset
 
-        return webdataset.WebDataset([str(p) for p in self.shard_paths], **{"shardshuffle": False, **options})
+        options = {"shardshuffle": False, "empty_check": False, **options}
+        stream = webdataset.WebDataset([str(p) for p in self.shard_paths], **options)
+        if self.subjects:
+            stream = stream.select(_KeyIn(frozenset(self.table.column("key").to_pylist())))
+        return stream
+
+
+class TorchClips:
+    """Clips as torch's DataLoader takes them: index, or (epoch, index), -> a dict of tensors.
+
+    `frames` uint8 `T H W 3`, `numbers` int64 `T`, `spectrogram` float32 `N bins`, `index` int64. Clips of one recipe
+    have one length, so batches stack. Pictures stay uint8: a quarter of the bytes to move to a device.
+
+    `(epoch, index)` gives exactly the view that `augment` has for them. A plain index gives a new view each time,
+    drawn with torch's random numbers as torch's own transforms do: other ones in every epoch, also with persistent
+    workers, and the same ones again after `torch.manual_seed` with the same number of workers.
+    """
+
+    def __init__(self, clips: Clips, augment: Augment | None = None) -> None:
+        self.clips, self.augment = clips, augment
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, place: int | tuple[int, int]) -> dict[str, Any]:
+        import torch
+
+        epoch, index = place if isinstance(place, tuple) else (None, place)
+        view = None
+        if self.augment is not None:
+            if epoch is None:
+                epoch = int(torch.randint(1 << 62, ()))
+            row = self.clips.rows[index]
+            random = self.augment.random(index, epoch)
+            view = self.augment.view(row["frames"], row["width"], row["height"], random)
+        clip = self.clips.read(index, view)
+        found = {"frames": clip.frames, "numbers": clip.numbers, "spectrogram": clip.spectrogram}
+        tensors = {k: torch.from_numpy(v) for k, v in found.items() if v is not None}
+        return {**tensors, "index": torch.tensor(index)}
+
+
+@dataclass(frozen=True)
+class _KeyIn:
+    """Whether a streamed sample is one of these; a class, so that spawned workers get it."""
+
+    keys: frozenset[str]
+
+    def __call__(self, sample: Mapping[str, Any]) -> bool:
+        return sample["__key__"] in self.keys
 
 
 def load(

@@ -1,20 +1,31 @@
-"""What a version records: the columns of its tables, its counts, and the tools that made it."""
+"""What a version records: the columns of its tables, what is counted of them, and the tools that made it.
+
+Format 2. The index has a pair of columns `<member>_offset`, `<member>_size` for each member of a sample, so its columns
+follow from the recipe's features: plain integers, which DuckDB, Arrow and Hugging Face read without unpacking. Tables
+of format 1 are read as if they were of format 2: columns that they lack are null.
+"""
 
 import importlib.metadata
 import platform
-from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from soundvid._version import __version__
 from soundvid.recipe.model import Recipe
 from soundvid.sources.model import Origin
 
+FORMAT = 2
+SPLITS = ("train", "val", "test")
+
 SOURCE_FACTS = pa.schema(
     [
         ("container", pa.string()),
         ("duration_seconds", pa.float64()),
+        ("grid_frames", pa.int64()),  # frames of the recipe's rate that the whole source has
         ("video_codec", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -29,11 +40,12 @@ SOURCE_FACTS = pa.schema(
         ("sound_rate", pa.int32()),
         ("channels", pa.int32()),
         ("sound_streams", pa.int32()),
-        ("sound_offset_seconds", pa.float64()),  # of a sound file beside it
+        ("sound_offset_seconds", pa.float64()),  # of a sound file of its own
         ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
         ("noise_profile", pa.string()),
         ("noise_dbfs", pa.float64()),
-        ("crop_box", pa.list_(pa.int32())),  # found from motion: x, y, width, height as displayed
+        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in decoded pixels
+        ("crop_box", pa.list_(pa.int32())),  # found by the crop: x, y, width, height as displayed
         ("motion_map", pa.string()),  # JPEG as base64: mean picture, motion
     ]
 )
@@ -42,128 +54,187 @@ ORIGIN = [
     (name, pa.string())
     for name in ("url", "extractor", "media_id", "uploader", "channel", "upload_date", "licence_stated", "format_id")
 ]
+# What is measured of every planned clip, whether the rules keep it or not; null: it was not measured.
+MEASURES = pa.schema(
+    [
+        ("timing_error_seconds", pa.float64()),  # of the picture that is furthest from its time
+        ("damaged_frames", pa.int32()),
+        ("flat_frames", pa.int32()),  # pictures of one colour
+        ("missing_samples", pa.int64()),  # for which the sound track has nothing
+        ("peak", pa.int32()),  # largest 16-bit sample, without its sign
+        ("sound_steps", pa.int32()),
+        ("duplicated_frames", pa.int32()),
+        ("dropped_frames", pa.int32()),
+        ("luma", pa.float64()),
+    ]
+)
+VERDICT = [
+    ("outcome", pa.string()),  # kept | rejected | failed
+    ("stage", pa.string()),  # fetch | find | read | render | pack
+    ("code", pa.string()),
+    ("message", pa.string()),
+    ("retryable", pa.bool_()),
+]
 LEDGER_SCHEMA = pa.schema(
     [
         ("kind", pa.string()),  # source | clip
         ("name", pa.string()),
-        ("outcome", pa.string()),  # kept | rejected | failed
-        ("stage", pa.string()),  # fetch | find | read | render
-        ("code", pa.string()),
-        ("message", pa.string()),
-        ("retryable", pa.bool_()),
+        *VERDICT,
         ("origin", pa.string()),  # new | reused
         ("source_id", pa.string()),
         ("key", pa.string()),
         ("start_frame", pa.int64()),
         ("frames", pa.int64()),
         ("subject", pa.string()),
-        ("group", pa.string()),
+        ("source_group", pa.string()),
         ("split", pa.string()),
         ("condition", pa.string()),
         ("licence", pa.string()),
         ("path", pa.string()),
-        ("sound_path", pa.string()),  # of a sound file beside it
+        ("sound_path", pa.string()),  # of a sound file of its own
         ("sound_sha256", pa.string()),
         ("sha256", pa.string()),  # of the file; of a pair that of both
         ("bytes", pa.int64()),
-        ("settings", pa.string()),
+        ("settings", pa.string()),  # what decides the bytes of its clips
+        ("plan", pa.string()),  # what decides which clips it is cut into
         ("caption", pa.string()),
         *ORIGIN,
         *SOURCE_FACTS,
+        *MEASURES,
     ]
 )
-SAMPLES_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("split", pa.string()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("mp4_offset", pa.int64()),
-        ("mp4_size", pa.int64()),
-        ("flac_offset", pa.int64()),
-        ("flac_size", pa.int64()),
-        ("spectrogram_offset", pa.int64()),
-        ("spectrogram_size", pa.int64()),
-        ("json_offset", pa.int64()),
-        ("json_size", pa.int64()),
-        ("sha256", pa.string()),
-        ("source_id", pa.string()),
-        ("source_sha256", pa.string()),
-        ("source_name", pa.string()),
-        ("subject", pa.string()),
-        ("group", pa.string()),
-        ("licence", pa.string()),
-        ("start_frame", pa.int64()),
-        ("frames", pa.int64()),
-        ("fps", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("start_seconds", pa.float64()),
-        ("seconds", pa.float64()),
-        ("first_sample", pa.int64()),
-        ("samples", pa.int64()),
-        ("sample_rate", pa.int32()),
-        ("missing_samples", pa.int64()),
-        ("sound_steps", pa.int32()),
-        ("duplicated_frames", pa.int32()),
-        ("dropped_frames", pa.int32()),
-        ("timing_error_seconds", pa.float64()),
-        ("damaged_frames", pa.int32()),
-        ("luma", pa.float64()),
-        ("peak_dbfs", pa.float64()),
-        ("crop", pa.list_(pa.int32())),
-        ("condition", pa.string()),
-        ("caption", pa.string()),
-        *ORIGIN,
-    ]
+CLIP_SCHEMA = pa.schema(  # the columns of the ledger's rows of clips that are a clip's own
+    [LEDGER_SCHEMA.field(n) for n in ("source_id", "key", "start_frame", "frames")]
+    + [LEDGER_SCHEMA.field(n) for n, _ in VERDICT]
+    + list(MEASURES)
 )
-
-
-CLIP_FIELDS = ("key", "start_frame", "frames", "outcome", "stage", "code", "message", "split", "condition", "caption")
-MEMBER_NOTES = {
+MEMBERS = {
     "mp4": "pictures: H.264, yuv420p, BT.709, no sound track",
     "flac": "sound: 16 bit mono; its samples belong to the pictures, from the first to the last",
-    "spectrogram.npy": "one row of magnitudes for each picture, computed from the FLAC",
     "json": "what, where from, and how well it was timed",
 }
+
+
+def samples_schema(features: Sequence[str]) -> pa.Schema:
+    """The columns of samples.parquet for a recipe with these features."""
+    members = [(f"{m}_{what}", pa.int64()) for m in ("mp4", "flac", *features, "json") for what in ("offset", "size")]
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("split", pa.string()),
+            ("shard", pa.string()),
+            ("sample_offset", pa.int64()),  # of all its blocks in the shard
+            ("sample_size", pa.int64()),
+            *members,
+            ("keyframes", pa.list_(pa.int32())),  # pictures at which decoding can begin
+            ("keyframe_offsets", pa.list_(pa.int32())),  # where each begins, in bytes from the start of the mp4
+            ("sha256", pa.string()),
+            ("source_id", pa.string()),
+            ("source_sha256", pa.string()),
+            ("source_name", pa.string()),
+            ("subject", pa.string()),
+            ("source_group", pa.string()),
+            ("licence", pa.string()),
+            ("start_frame", pa.int64()),
+            ("frames", pa.int64()),
+            ("fps", pa.float64()),
+            ("fps_exact", pa.string()),  # a fraction such as 30000/1001
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("start_seconds", pa.float64()),
+            ("seconds", pa.float64()),
+            ("first_sample", pa.int64()),
+            ("samples", pa.int64()),
+            ("sample_rate", pa.int32()),
+            *MEASURES,
+            ("peak_dbfs", pa.float64()),
+            ("crop", pa.list_(pa.int32())),
+            ("condition", pa.string()),
+            ("caption", pa.string()),
+            *ORIGIN,
+        ]
+    )
+
+
+def member_columns(schema: pa.Schema) -> dict[str, str]:
+    """Members of a sample by the prefix of their columns: `spectrogram` -> `spectrogram.npy`."""
+    prefixes = [n.removesuffix("_offset") for n in schema.names if n.endswith("_offset") and n != "sample_offset"]
+    return {p: p if p in MEMBERS else f"{p}.npy" for p in prefixes}
+
+
+_RENAMED = {"group": "source_group", "offset": "sample_offset", "size": "sample_size"}  # format 1 -> 2
+
+
+def upgraded_samples(table: pa.Table) -> pa.Table:
+    """An index of any format as one of format 2."""
+    table = table.rename_columns([_RENAMED.get(n, n) for n in table.column_names])
+    if pa.types.is_string(table.schema.field("fps").type):  # format 1
+        exact = table.column("fps")
+        rates = pa.array([None if v is None else float(Fraction(v)) for v in exact.to_pylist()], pa.float64())
+        table = table.set_column(table.column_names.index("fps"), "fps", rates).append_column("fps_exact", exact)
+        empty = [p for p in ("spectrogram",) if table.column(f"{p}_offset").null_count == len(table)]
+        table = table.drop_columns([f"{p}_{what}" for p in empty for what in ("offset", "size")])
+    features = [p for p in member_columns(table.schema) if p not in MEMBERS]
+    return conformed(table, samples_schema(features))
+
+
+def upgraded_ledger(table: pa.Table) -> pa.Table:
+    """A ledger of any format as one of format 2."""
+    return conformed(table.rename_columns([_RENAMED.get(n, n) for n in table.column_names]), LEDGER_SCHEMA)
+
+
+def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the schema's columns: missing ones null, others dropped."""
+    columns = [
+        table.column(f.name).cast(f.type) if f.name in table.column_names else pa.nulls(len(table), f.type)
+        for f in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def origin_columns(origin: Origin | None) -> dict[str, str | None]:
     return {name: (getattr(origin, name) or None) if origin else None for name, _ in ORIGIN}
 
 
-def published(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a manifest tells it: addresses without credentials, nothing of cookies and proxies."""
-    told = recipe.model_dump(mode="json")
-    told.pop("training")  # how one trains on it changes no sample
+def published_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a manifest shows it: addresses without credentials, nothing of cookies and proxies."""
+    shown = recipe.model_dump(mode="json")
+    shown.pop("training")  # how one trains on it changes no sample
     for private in ("cookies_file", "cookies_from_browser", "proxy"):
-        told["download"].pop(private)
-    return told
+        shown["download"].pop(private)
+    return shown
 
 
-def counts(ledger: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    found = Counter((r["kind"], r["outcome"]) for r in ledger)
-    ends = ("kept", "rejected", "failed")
-    return {f"{kind}s": {end: found[kind, end] for end in ends} for kind in ("source", "clip")}
+def counts(ledger: pa.Table) -> dict[str, dict[str, int]]:
+    """Sources and clips of a ledger by outcome."""
+    found = {(k, o): n for k, o, n in count_by(ledger, ["kind", "outcome"])}
+    return {
+        f"{kind}s": {end: found.get((kind, end), 0) for end in ("kept", "rejected", "failed")}
+        for kind in ("source", "clip")
+    }
 
 
-def subjects(ledger: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Table 1 of the papers: videos, seconds, clips and frames for each subject (kept ones)."""
-    table: dict[str, dict[str, Any]] = {}
-    for row in ledger:
-        if row["outcome"] != "kept":
-            continue
-        entry = table.setdefault(
-            row["subject"], {"subject": row["subject"], "videos": 0, "seconds": 0.0, "clips": 0, "frames": 0}
-        )
-        if row["kind"] == "source":
-            entry["videos"] += 1
-            entry["seconds"] += row["duration_seconds"]
-        else:
-            entry["clips"] += 1
-            entry["frames"] += row["frames"]
-    return [table[name] for name in sorted(table)]
+def count_by(table: pa.Table, columns: list[str]) -> list[tuple[Any, ...]]:
+    """How many rows have each combination of values: (*values, rows)."""
+    grouped = table.select(columns).group_by(columns).aggregate([([], "count_all")])
+    return list(zip(*(grouped.column(c).to_pylist() for c in (*columns, "count_all")), strict=True))
+
+
+def subjects(ledger: pa.Table) -> list[dict[str, Any]]:
+    """Videos, seconds, clips and frames of each subject (kept ones): table 1 of the papers."""
+    kept = ledger.filter(pc.equal(ledger.column("outcome"), "kept"))
+    rows: dict[str, dict[str, Any]] = {}
+    for kind, total, number, measure in (
+        ("source", "seconds", "videos", "duration_seconds"),
+        ("clip", "frames", "clips", "frames"),
+    ):
+        inside = kept.filter(pc.equal(kept.column("kind"), kind)).select(["subject", measure])
+        grouped = inside.group_by("subject").aggregate([(measure, "sum"), ([], "count_all")])
+        for subject, value, count in zip(*(grouped.column(c).to_pylist() for c in
+                                           ("subject", f"{measure}_sum", "count_all")), strict=True):  # fmt: skip
+            row = rows.setdefault(subject, {"subject": subject, "videos": 0, "seconds": 0.0, "clips": 0, "frames": 0})
+            row |= {total: value or 0, number: count}
+    return [rows[name] for name in sorted(rows)]
 
 
 def tools() -> dict[str, str]:

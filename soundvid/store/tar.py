@@ -1,26 +1,17 @@
 """Tar as soundvid uses it: samples as runs of 512-byte blocks that can be copied from file to file as they are.
 
-A sample's members stand side by side. Because owner, mode and time are fixed, a sample is the same bytes
-wherever it stands, so a part becomes a shard, and an old shard a new one, by copying ranges of bytes.
+A sample's members stand side by side. Because owner, mode and time are fixed, a sample is the same bytes wherever it
+stands, so an old shard's samples go into a new one by copying ranges of bytes. Only `Dataset.write_shards` writes tar.
 """
 
 import hashlib
 import io
-import json
-import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-
-
-def canonical_json(value: Any) -> bytes:
-    """JSON with one spelling: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 @dataclass(frozen=True)
@@ -41,9 +32,18 @@ class Sample:
     sha256: str  # of the blocks
     members: dict[str, Member]
 
+    def moved(self, offset: int) -> "Sample":
+        """The same sample where its blocks begin at `offset`."""
+        shift = offset - self.offset
+        members = {name: Member(m.offset + shift, m.size) for name, m in self.members.items()}
+        return Sample(self.key, offset, self.size, self.sha256, members)
 
-def pack_sample(key: str, members: dict[str, bytes], offset: int) -> tuple[bytes, Sample]:
-    """The blocks of a sample that will stand at `offset`, and its entry for the index."""
+
+def pack_sample(key: str, members: Mapping[str, bytes], offset: int = 0) -> tuple[bytes, Sample]:
+    """The blocks of a sample that will stand at `offset`, and its entry for the index.
+
+    Raises ValueError for a key with dots or slashes, or an empty one.
+    """
     if "." in key or "/" in key or not key:
         raise ValueError(f"{key!r} cannot be a sample's key: no dots, no slashes, not empty")
     out = io.BytesIO()
@@ -57,51 +57,3 @@ def pack_sample(key: str, members: dict[str, bytes], offset: int) -> tuple[bytes
         out.write(bytes(-len(data) % BLOCK))
     blocks = out.getvalue()
     return blocks, Sample(key, offset, len(blocks), hashlib.sha256(blocks).hexdigest(), places)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A sample to be copied: `sample` as it stands in the file `path`."""
-
-    path: Path
-    sample: Sample
-
-
-class DamagedPart(Exception):
-    """A file that samples were to be copied from no longer holds what its index says."""
-
-    def __init__(self, path: Path, key: str) -> None:
-        super().__init__(f"{path}: the sample {key} is not what was written there")
-        self.path = path
-        self.key = key
-
-
-def write_tar(file: BinaryIO, pieces: Iterable[Piece]) -> Iterator[Sample]:
-    """Copy samples into a new tar, checking each against its hash; yields their new places."""
-    offset = 0
-    source: BinaryIO | None = None
-    opened: Path | None = None
-    try:
-        for piece in pieces:
-            if source is None or opened != piece.path:
-                if source is not None:
-                    source.close()
-                source, opened = piece.path.open("rb"), piece.path
-            blocks = os.pread(source.fileno(), piece.sample.size, piece.sample.offset)
-            if hashlib.sha256(blocks).hexdigest() != piece.sample.sha256:
-                raise DamagedPart(piece.path, piece.sample.key)
-            file.write(blocks)
-            shift = offset - piece.sample.offset
-            members = {name: Member(m.offset + shift, m.size) for name, m in piece.sample.members.items()}
-            yield Sample(piece.sample.key, offset, len(blocks), piece.sample.sha256, members)
-            offset += len(blocks)
-        file.write(END)
-    finally:
-        if source is not None:
-            source.close()
-
-
-def read_member(path: Path, member: Member) -> bytes:
-    """The bytes of one member, without reading anything else of the shard."""
-    with path.open("rb") as file:
-        return os.pread(file.fileno(), member.size, member.offset)

@@ -1,28 +1,35 @@
-"""Is a version what it says it is? Hashes, index, ledger, splits, and on request every picture and sample.
+"""Is a version what it says it is? Hashes, index, ledger, splits, and on request every picture, sample and feature.
 
-`verify` collects what is wrong instead of stopping at the first thing, and changes nothing.
+`verify` collects what is wrong instead of stopping at the first thing, and changes nothing. Only shards that the
+manifest lists are read, and only where their own tar headers agree with the index.
 """
 
 import hashlib
-import io
 import json
 import tarfile
-from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from soundvid.errors import DatasetError
+from soundvid.errors import DatasetError, SoundvidError
 from soundvid.media.clock import half_up
-from soundvid.store.dataset import Dataset, Release, Shard, sample_of
-from soundvid.store.tar import read_member
+from soundvid.store.dataset import Dataset, Release, Row, Shard, is_shard_name, sample_of
+from soundvid.store.schema import MEMBERS, count_by, counts
+from soundvid.store.tar import BLOCK, END
 
+if TYPE_CHECKING:
+    from soundvid.features.base import Feature
+
+Problem = Callable[[str], None]
 WORST = 20  # problems told in full; the rest is counted
+CHUNK = 1 << 22  # bytes of a shard that are read at a time
 
 
 @dataclass
@@ -48,148 +55,245 @@ class Verification:
 def verify(
     dataset: Dataset, release: Release, *, decode: bool = False, on_sample: Callable[[], None] = lambda: None
 ) -> Verification:
-    """Check a version. With `decode` every clip is decoded and its frames, samples and rows are counted."""
+    """Check a version. With `decode` every clip is decoded: its frames, samples, features and record are compared."""
     result = Verification(dataset.name, release.name, decoded=decode)
     problem = result.problems.append
     try:
-        shards, rows, ledger = release.shards, release.samples(), release.ledger()
-    except (DatasetError, KeyError, TypeError) as error:
+        shards, samples, ledger = release.shards, release.samples, release.ledger
+        check_ledger(samples, ledger, release.manifest["counts"], problem)
+        check_splits(samples, release.manifest["recipe"]["splits"], problem)
+        options = release.manifest["recipe"]["features"]
+    except DatasetError as error:
         problem(str(error))
         return result
-    check_ledger(rows, ledger, release.manifest["counts"], problem)
-    check_splits(rows, release.manifest["recipe"]["splits"], problem)
-    by_shard = defaultdict(list)
-    for row in rows:
-        by_shard[row["shard"]].append(row)
-    for name in sorted(set(by_shard) - {s.file for s in shards}):
-        problem(f"samples.parquet: {len(by_shard[name])} samples lie in {name}, which the manifest does not list")
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        problem(f"{release.folder}: its files hold values that no build writes ({type(error).__name__}: {error})")
+        return result
+    rows_of = rows_by_shard(samples)
+    for name in sorted(set(rows_of) - {s.file for s in shards}):
+        problem(f"samples.parquet: {len(rows_of[name])} samples lie in {name!r}, which the manifest does not list")
+    features = _Features(options, problem)
     for shard in shards:
+        rows = samples.take(rows_of.get(shard.file, np.zeros(0, np.int64)))
         result.shards += 1
         result.bytes += shard.bytes
-        path = dataset.shard_path(shard)
-        whole = check_bytes(path, shard, problem)
-        if whole:
-            check_index(path, shard, by_shard[shard.file], problem)
-        for row in by_shard[shard.file]:
-            result.samples += 1
-            if decode and whole:
-                try:
-                    _check_clip(path, row, problem)
-                except (OSError, ValueError, KeyError, RuntimeError) as error:  # FFmpeg's errors are among them
-                    problem(f"{path}: {row['key']} cannot be read ({type(error).__name__}: {error})")
+        result.samples += len(rows)
+        found = check_index(dataset, shard, rows, problem) if check_bytes(dataset, shard, problem) else []
+        for row in found if decode else ():
+            try:
+                _check_clip(dataset, row, features, problem)
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:  # FFmpeg's, too
+                problem(f"{_where(dataset, shard)}: {row['key']} cannot be read ({type(error).__name__}: {error})")
+            on_sample()
+        for _ in range(len(rows) - (len(found) if decode else 0)):
             on_sample()
     return result
 
 
-def check_ledger(
-    rows: list[dict[str, Any]], ledger: list[dict[str, Any]], stated: dict[str, Any], problem: Callable[[str], None]
-) -> None:
-    """Every row has an end, and the sums are those that the manifest states."""
-    counts = Counter((r["kind"], r["outcome"]) for r in ledger)
-    for kind in ("source", "clip"):
-        for outcome in ("kept", "rejected", "failed"):
-            if counts[kind, outcome] != stated[f"{kind}s"][outcome]:
-                problem(
-                    f"ledger.parquet: {counts[kind, outcome]} {kind}s are {outcome}, the manifest says "
-                    f"{stated[f'{kind}s'][outcome]}"
-                )
-    total = sum(n for (kind, outcome), n in counts.items() if outcome in ("kept", "rejected", "failed"))
+def rows_by_shard(samples: pa.Table) -> dict[str, np.ndarray]:
+    """Numbers of the rows of each shard, in the order of the table."""
+    if not len(samples):
+        return {}
+    encoded = samples.column("shard").combine_chunks().dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+    return {
+        name: order[first:stop]
+        for name, (first, stop) in zip(encoded.dictionary.to_pylist(), pairwise(bounds.tolist()), strict=True)
+    }
+
+
+def check_ledger(samples: pa.Table, ledger: pa.Table, stated: Mapping[str, Any], problem: Problem) -> None:
+    """Every row has an outcome, and the sums are those that the manifest states."""
+    found = counts(ledger)
+    for kind in ("sources", "clips"):
+        for outcome, count in found[kind].items():
+            if count != stated[kind][outcome]:
+                problem(f"ledger.parquet: {count} {kind} are {outcome}, the manifest says {stated[kind][outcome]}")
+    total = sum(sum(outcomes.values()) for outcomes in found.values())
     if total != len(ledger):
-        problem(f"ledger.parquet: {len(ledger) - total} rows have no end (kept, rejected or failed)")
-    kept = {r["key"] for r in ledger if r["kind"] == "clip" and r["outcome"] == "kept"}
-    keys = [r["key"] for r in rows]
-    if len(set(keys)) != len(keys):
-        problem(f"samples.parquet: {len(keys) - len(set(keys))} keys stand twice")
-    if kept != set(keys):
-        problem(f"the ledger keeps {len(kept)} clips, samples.parquet has {len(set(keys))}: they are not the same")
-    if stated["samples"] != len(rows):
-        problem(f"samples.parquet: {len(rows)} samples, the manifest says {stated['samples']}")
+        problem(f"ledger.parquet: {len(ledger) - total} rows have no outcome (kept, rejected or failed)")
+    kept = pc.and_(pc.equal(ledger.column("kind"), "clip"), pc.equal(ledger.column("outcome"), "kept"))
+    in_ledger = ledger.filter(kept).column("key").unique()
+    in_index = samples.column("key").unique()
+    if len(in_index) != len(samples):
+        problem(f"samples.parquet: {len(samples) - len(in_index)} keys stand twice")
+    if len(in_ledger) != len(in_index) or not pc.all(pc.is_in(in_index, value_set=in_ledger), min_count=0).as_py():
+        problem(f"the ledger keeps {len(in_ledger)} clips, samples.parquet has {len(in_index)}: they are not the same")
+    if stated["samples"] != len(samples):
+        problem(f"samples.parquet: {len(samples)} samples, the manifest says {stated['samples']}")
 
 
-def check_splits(rows: list[dict[str, Any]], rule: dict[str, Any], problem: Callable[[str], None]) -> None:
+def check_splits(samples: pa.Table, rule: Mapping[str, Any], problem: Problem) -> None:
     """No group in two splits, unless clips are split each for itself; where time is, none closer than the guard."""
     if rule["by"] == "group":
-        homes: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            homes[row["group"]].add(row["split"])
-        for group, splits in sorted(homes.items()):
-            if len(splits) > 1:
-                problem(f"the group {group} lies in {' and '.join(sorted(splits))}")
+        homes: dict[str, list[str]] = defaultdict(list)
+        for group, split, _ in count_by(samples, ["source_group", "split"]):
+            homes[group].append(split)
+        for group, splits in sorted((g, sorted(s)) for g, s in homes.items() if len(s) > 1):
+            problem(f"the group {group} lies in {' and '.join(splits)}")
         return
     if rule["by"] == "clip":
         return  # each for itself
-    spans: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
-    guards: dict[str, int] = {}
-    for row in rows:
-        begin, end = row["start_frame"], row["start_frame"] + row["frames"]
-        low, high = spans[row["source_id"]].get(row["split"], (begin, end))
-        spans[row["source_id"]][row["split"]] = (min(low, begin), max(high, end))
-        guards[row["source_id"]] = half_up(Fraction(str(rule["guard_seconds"])) * Fraction(row["fps"]))
+    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    ends = pc.add(samples.column("start_frame"), samples.column("frames"))
+    table = samples.select(["source_id", "split", "start_frame"]).append_column("end_frame", ends)
+    grouped = table.group_by(["source_id", "split"]).aggregate([("start_frame", "min"), ("end_frame", "max")])
+    columns = (grouped.column(n).to_pylist() for n in ("source_id", "start_frame_min", "end_frame_max"))
+    for source, start, stop in zip(*columns, strict=True):
+        spans[source].append((start, stop))
+    guards = {
+        source: half_up(Fraction(str(rule["guard_seconds"])) * Fraction(fps))
+        for source, fps, _ in count_by(samples, ["source_id", "fps_exact"])
+    }
     for source, parts in sorted(spans.items()):
-        for (_, stop), (start, _) in pairwise(sorted(parts.values())):
+        for (_, stop), (start, _) in pairwise(sorted(parts)):
             if start - stop < guards[source]:
                 problem(f"{source}: two splits are {start - stop} frames apart, {guards[source]} are asked for")
 
 
-def check_bytes(path: Path, shard: Shard, problem: Callable[[str], None]) -> bool:
-    """Whether a shard's bytes are what was published."""
-    if not path.is_file():
-        problem(f"{path}: the shard is missing")
+def _where(dataset: Dataset, shard: Shard) -> str:
+    return str(dataset.shard_path(shard))
+
+
+def check_bytes(dataset: Dataset, shard: Shard, problem: Problem) -> bool:
+    """Whether a shard's bytes are what was published. A name that is no shard's is told, and nothing is read."""
+    if not is_shard_name(shard.file):
+        problem(f"manifest.json: {shard.file!r} is not the name of a shard; it is not read")
         return False
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.sha256:
-        problem(f"{path}: its bytes are not what was published (sha256 {digest[:16]}..., not {shard.sha256[:16]}...)")
+    where = _where(dataset, shard)
+    try:
+        digest, offset = hashlib.sha256(), 0
+        while data := dataset.read(shard.file, offset, CHUNK):
+            digest.update(data)
+            offset += len(data)
+    except FileNotFoundError:
+        problem(f"{where}: the shard is missing")
         return False
+    except OSError as error:
+        problem(f"{where}: cannot be read ({error.strerror or error})")
+        return False
+    found = digest.hexdigest()
+    if found != shard.sha256:
+        problem(f"{where}: its bytes are not what was published (sha256 {found[:16]}..., not {shard.sha256[:16]}...)")
+        return False
+    if offset != shard.bytes:
+        problem(f"{where}: has {offset} bytes, the manifest says {shard.bytes}")
     return True
 
 
-def check_index(path: Path, shard: Shard, rows: list[dict[str, Any]], problem: Callable[[str], None]) -> None:
-    """Whether every sample lies in the tar where the index says, and nothing else does."""
+def check_index(dataset: Dataset, shard: Shard, rows: pa.Table, problem: Problem) -> list[Row]:
+    """Whether every sample lies in the tar where the index says, and nothing else does; the rows that do."""
+    where = _where(dataset, shard)
     found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     try:
-        with tarfile.open(path) as tar:
-            for info in tar:
-                key, _, extension = info.name.partition(".")
-                if not info.isreg() or "/" in info.name or extension in found[key]:
-                    problem(f"{path}: has the member {info.name!r}, which no shard of ours has")
-                found[key][extension] = (info.offset_data, info.size)
-    except (tarfile.TarError, OSError) as error:
-        problem(f"{path}: cannot be read as tar ({error})")
-        return
+        for info in _headers(dataset, shard.file):
+            key, _, extension = info.name.partition(".")
+            if not info.isreg() or "/" in info.name or extension in found[key]:
+                problem(f"{where}: has the member {info.name!r}, which soundvid does not write")
+            found[key][extension] = (info.offset_data, info.size)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        problem(f"{where}: cannot be read as tar ({error})")
+        return []
     if len(found) != shard.samples or len(rows) != shard.samples:
-        problem(f"{path}: {len(found)} samples inside, {len(rows)} in samples.parquet, {shard.samples} in the manifest")
-    for row in rows:
-        stated = {name: (m.offset, m.size) for name, m in sample_of(row).members.items()}
-        if found.get(row["key"]) != stated:
-            problem(f"{path}: {row['key']} does not lie where samples.parquet says")
+        problem(
+            f"{where}: {len(found)} samples inside, {len(rows)} in samples.parquet, {shard.samples} in the manifest"
+        )
+    good = []
+    for row in rows.to_pylist():
+        sample = sample_of(row)
+        stated = {name: (m.offset, m.size) for name, m in sample.members.items()}
+        whole = stated and (min(o for o, _ in stated.values()) - BLOCK, sum(map(_blocks, sample.members.values())))
+        if found.get(row["key"]) != stated or (sample.offset, sample.size) != whole:
+            problem(f"{where}: {row['key']} does not lie where samples.parquet says")
+        else:
+            good.append(row)
         if row["split"] != shard.split:
-            problem(f"{path}: {row['key']} is {row['split']} in a shard of {shard.split}")
+            problem(f"{where}: {row['key']} is {row['split']} in a shard of {shard.split}")
     if len({frozenset(m) for m in found.values()}) > 1:
-        problem(f"{path}: not all samples have the same members")
+        problem(f"{where}: not all samples have the same members")
+    return good
 
 
-def _check_clip(path: Path, row: dict[str, Any], problem: Callable[[str], None]) -> None:
-    """Decode one clip: exactly its frames, its samples, its rows."""
+def _blocks(member: Any) -> int:
+    """Bytes of a member with its header, in whole blocks."""
+    return BLOCK + -(-member.size // BLOCK) * BLOCK
+
+
+def _headers(dataset: Dataset, shard: str) -> Any:
+    """The tar headers of a shard, one after the other. Raises TarError where they are not those of a whole tar."""
+    offset = 0
+    while (block := dataset.read(shard, offset, BLOCK)) != END[:BLOCK]:
+        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        if info.size < 0:
+            raise tarfile.HeaderError(f"a member of {info.size} bytes")
+        info.offset_data = offset + BLOCK
+        yield info
+        offset += _blocks(info)
+    if dataset.read(shard, offset, 2 * len(END)) != END:
+        raise tarfile.ReadError("it does not end where its samples do")
+
+
+class _Features:
+    """The features of a version by name, made when they are first needed; each unknown one is told once."""
+
+    def __init__(self, options: Mapping[str, Any], problem: Problem) -> None:
+        self.options, self.problem = options, problem
+        self.made: dict[tuple[Any, ...], Feature | None] = {}
+
+    def get(self, name: str, row: Row) -> "Feature | None":
+        place = (name, row["fps_exact"], row["sample_rate"], row["width"], row["height"])
+        if place not in self.made:
+            from soundvid.features import registry
+            from soundvid.features.base import ClipFormat
+
+            self.made[place] = None
+            shape = ClipFormat(Fraction(row["fps_exact"]), row["sample_rate"], row["width"], row["height"])
+            try:
+                cls = registry.get(name)
+                self.made[place] = cls(cls.Options.model_validate(self.options.get(name) or {}), shape)
+            except (SoundvidError, ValueError) as error:
+                self.problem(f"the feature {name} cannot be checked ({str(error).splitlines()[0]})")
+        return self.made[place]
+
+
+def _check_clip(dataset: Dataset, row: Row, features: _Features, problem: Problem) -> None:
+    """Decode one clip: exactly its frames, its samples, its features; and its record says what the index says."""
+    from soundvid.features.base import ClipMedia
     from soundvid.media.clip_codec import decode_clip  # FFmpeg is loaded only where clips are decoded
 
-    members = sample_of(row).members
-    record = json.loads(read_member(path, members["json"]))
-    width, height, frames, samples, rate = decode_clip(
-        read_member(path, members["mp4"]), read_member(path, members["flac"])
-    )
+    where = f"{dataset.shard_path(row['shard'])}: {row['key']}"
+    sample = sample_of(row)
+    blocks = dataset.read(row["shard"], sample.offset, sample.size)
+    if hashlib.sha256(blocks).hexdigest() != sample.sha256:
+        problem(f"{where}: its bytes are not those whose sha256 samples.parquet states")
+    data = {n: blocks[m.offset - sample.offset :][: m.size] for n, m in sample.members.items()}
+    width, height, frames, samples, rate = decode_clip(data["mp4"], data["flac"])
     facts = {
         "frames": (frames, row["frames"]),
         "samples": (samples, row["samples"]),
         "sample_rate": (rate, row["sample_rate"]),
         "size": ((width, height), (row["width"], row["height"])),
     }
-    if "spectrogram.npy" in members:
-        array = np.load(io.BytesIO(read_member(path, members["spectrogram.npy"])), allow_pickle=False)
-        facts["spectrogram rows"] = (array.shape[0], row["frames"])
-    for name, (found, stated) in facts.items():
-        if found != stated:
-            problem(f"{path}: {row['key']} decodes to {name} {found}, the index says {stated}")
+    wrong = {name: pair for name, pair in facts.items() if pair[0] != pair[1]}
+    for name, (found, stated) in wrong.items():
+        problem(f"{where} decodes to {name} {found}, the index says {stated}")
+    clip = ClipMedia(row["start_frame"], row["frames"], mp4=data["mp4"], flac=data["flac"])
+    for member in data if not wrong else ():  # rows of a clip of another length say nothing new
+        if member in MEMBERS or (feature := features.get(member.removesuffix(".npy"), row)) is None:
+            continue
+        if (message := feature.check(clip, data[member])) is not None:
+            problem(f"{where}: {message}")
+    _check_record(where, json.loads(data["json"]), row, problem)
+
+
+def _check_record(where: str, record: Mapping[str, Any], row: Row, problem: Problem) -> None:
+    """Whether a sample's JSON says what its row says, wherever both say something."""
     for name in ("key", "frames", "samples", "start_frame", "source_id"):
-        if record.get(name) != row[name]:
-            problem(f"{path}: {row['key']}.json says {name} {record.get(name)!r}, the index {row[name]!r}")
+        if name not in record:
+            problem(f"{where}.json has no {name}")
+    for name, said in record.items():
+        column = "fps_exact" if name == "fps" and isinstance(said, str) else name
+        if column in row and row[column] != said:
+            problem(f"{where}.json says {name} {said!r}, the index {row[column]!r}")

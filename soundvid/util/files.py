@@ -1,5 +1,6 @@
-"""What a kill or a second process must not spoil: bytes that are on the disk, and one writer at a time."""
+"""What a kill or a second process must not spoil: files that appear whole, bytes that are on the disk, and locks."""
 
+import errno
 import fcntl
 import os
 import socket
@@ -8,8 +9,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from soundvid.errors import StoreError
 
-def to_disk(path: Path) -> None:
+# What the operating system says when the store, not a source, is in trouble.
+_STORE_ERRNO = {
+    errno.ENOSPC: "no space is left",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would grow past the size that is allowed",
+    errno.EROFS: "it is mounted read-only",
+    errno.EACCES: "it may not be written",
+    errno.EPERM: "it may not be written",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+}
+
+
+def store_error(error: OSError, path: Path) -> StoreError:
+    """What an operating system error while writing below `path` means for the user."""
+    what = _STORE_ERRNO.get(error.errno or 0) or f"it cannot be written ({error.strerror or error})"
+    return StoreError(
+        f"{path}: {what}; fix that and run the same command again: finished sources are kept, nothing is lost"
+    )
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Inside, an operating system error is the store's: StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise store_error(error, path) from error
+
+
+def sync_to_disk(path: Path) -> None:
     """Bring a file or folder to the disk, so that a rename after it cannot outlive it."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -18,9 +50,17 @@ def to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file, with its folder, by one rename: readers see the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    hidden.write_bytes(data)
+    os.replace(hidden, path)
+
+
 @contextmanager
-def held(path: Path, refused: Callable[[str], Exception], *, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `path`; who comes second waits `wait` seconds, then gets what `refused(holder)` says."""
+def file_lock(path: Path, refused: Callable[[str], Exception], *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock file `path`; who comes second waits `wait` seconds, then gets `refused(holder)` raised."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     until = time.monotonic() + wait
     try:
@@ -36,5 +76,35 @@ def held(path: Path, refused: Callable[[str], Exception], *, wait: float = 0.0) 
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` together with others; nobody gets it exclusively meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def try_exclusive_lock(path: Path) -> Iterator[bool]:
+    """Whether nobody else holds the lock file `path`, shared or not; while it is held, nobody else gets it."""
+    if not path.exists():  # nobody ever took it
+        yield True
+        return
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        alone = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            alone = False
+        yield alone
     finally:
         os.close(handle)

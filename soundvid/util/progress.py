@@ -2,7 +2,7 @@
 
 
 class ProgressCallback:
-    """Progress of a sync. All methods are no-ops here; override those that you need."""
+    """Progress of a sync or a build. All methods are no-ops here; override those that you need."""
 
     def phase(self, name: str, total: int) -> None:
         """A phase of `total` steps begins."""
@@ -18,3 +18,6 @@ class ProgressCallback:
 
     def warn(self, message: str) -> None:
         """A warning for the user, in one line."""
+
+    def progress(self, name: str, share: float) -> None:
+        """A source is `share` (0 to 1) rendered."""

@@ -1,5 +1,6 @@
 """Row i is frame i: the framewise spectrogram of the papers and its exact arithmetic at other rates."""
 
+import io
 from fractions import Fraction
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundvid.features.spectrogram import Spectrogram
+from soundvid.features.base import ClipFormat, ClipMedia
+from soundvid.features.spectrogram import Spectrogram, SpectrogramFeature, SpectrogramOptions
 
 
 def test_the_papers_sizes():
@@ -59,3 +61,13 @@ def test_rows_never_reach_beyond_the_clip_and_start_on_the_sources_grid(first, f
 def test_too_little_sound_is_refused_with_the_numbers():
     with pytest.raises(ValueError, match="120 frames need 176400 samples, the sound has 100"):
         Spectrogram(44100, Fraction(30))(np.zeros(100, np.float32), 0, 120)
+
+
+def test_the_feature_stores_the_transforms_rows():
+    sound = np.random.default_rng(0).integers(-20000, 20000, 44100).astype(np.int16)
+    feature = SpectrogramFeature(SpectrogramOptions(window="hann"), ClipFormat(Fraction(30), 44100, 64, 64))
+    assert feature.facts() == {"window": "hann", "length": 1470, "bins": 735, "padding": 0}
+    rows = np.load(io.BytesIO(feature.member(ClipMedia(11, 30, sound=sound))), allow_pickle=False)
+    np.testing.assert_array_equal(rows, Spectrogram(44100, Fraction(30), "hann")(sound, 11, 30).astype(np.float16))
+    with pytest.raises(ValueError, match="less than two samples per frame"):
+        SpectrogramFeature(SpectrogramOptions(), ClipFormat(Fraction(1000), 1500, 64, 64))

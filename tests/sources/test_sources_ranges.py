@@ -27,7 +27,7 @@ from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.http import HttpClient
 from soundvid.sources.web.sync import Policy, list_addresses, remove, retry, sync
 from soundvid.store.dataset import Dataset
-from tests.build.test_stages import one_by_one
+from tests.builder.test_steps import one_by_one
 from tests.helpers.catalogues import QUICK, entries, only, recipe_of
 from tests.helpers.webserver import WebServer
 from tests.media.test_media import ffmpeg

@@ -32,7 +32,7 @@ from soundvid.sources.web.catalogue_schema import (
     followed_from_row,
 )
 from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.util.files import held
+from soundvid.util.files import file_lock
 from soundvid.util.redact import clean_address
 
 
@@ -103,7 +103,7 @@ class Catalogue:
         def refused(holder: str) -> Exception:
             return SourcesError(f"{self.folder}: {holder} is using these sources; wait until it is done")
 
-        with held(self.folder / ".lock", refused, wait=wait):
+        with file_lock(self.folder / ".lock", refused, wait=wait):
             self._recover()
             yield
 

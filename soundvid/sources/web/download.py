@@ -145,7 +145,7 @@ def _attempt(
             )
         if not have:
             discard(part)
-            resume: dict[str, Any] = {name: response.headers.get(name, "") for name in ("ETag", "Last-Modified")}
+            resume: dict[str, Any] = {n: response.headers.get(n, "") for n in ("ETag", "Last-Modified")}
             resume |= {"validator": validator(response.headers), "total": total}
             _resume_file(part).write_text(json.dumps(resume), encoding="utf-8")
         with part.open("ab" if have else "wb") as file:

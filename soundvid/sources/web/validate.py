@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from soundvid.sources.web.errors import FetchProblem
-from soundvid.util.files import to_disk
+from soundvid.util.files import sync_to_disk
 
 # Words on pages that block automated requests; any other text in place of a video is `broken`.
 _WALL = re.compile(
@@ -162,19 +162,19 @@ def commit_source(file: Path, folder: Path, record: dict[str, Any], *, replaces:
     (temporary / "source.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
-    to_disk(temporary / "source.json")
+    sync_to_disk(temporary / "source.json")
     os.replace(file, temporary / name)
-    to_disk(temporary / name)
-    to_disk(temporary)
+    sync_to_disk(temporary / name)
+    sync_to_disk(temporary)
     if replaces is not None and (folder / replaces).is_file():
         for moved in (name, "source.json"):
             os.replace(temporary / moved, folder / moved)
         temporary.rmdir()
-        to_disk(folder)
+        sync_to_disk(folder)
         return folder / name
     shutil.rmtree(
         folder, ignore_errors=True
     )  # what a damaged store may contain; complete sources are never downloaded again
     os.replace(temporary, folder)
-    to_disk(folder.parent)
+    sync_to_disk(folder.parent)
     return folder / name

@@ -1,0 +1,1 @@
+"""What a dataset keeps: rules over what was measured of every clip."""

@@ -1,0 +1,109 @@
+"""Rules over what was measured of clips: which of them a version keeps, and in one line why it refuses the others.
+
+A rule reads the columns of `soundvid.store.schema.MEASURES` and decides nothing about bytes, so that another threshold
+costs no decoding. The same function judges one clip while it is rendered (what is refused is not encoded) and all
+clips of a dataset when a version is packed. Adding a rule is one entry of RULES and its field of the recipe.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from soundvid.recipe.model import Recipe
+
+Measures = Mapping[str, Any]  # by name of the column: numbers, or arrays of one length
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a recipe allows."""
+
+    max_timing_error: float  # seconds
+    max_missing_sound: float  # seconds
+    silence_dbfs: float | None
+    keep_blank: bool
+    keep_damaged: bool
+    sample_rate: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Thresholds":
+        c = recipe.clips
+        return cls(
+            c.max_timing_error, c.max_missing_sound, c.silence_dbfs, c.keep_blank, c.keep_damaged, recipe.sound.rate
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`refuses` gives a truth value for each clip, `explain` the reason for one that is refused."""
+
+    code: str
+    refuses: Callable[[Measures, Thresholds], Any]
+    explain: Callable[[Measures, Thresholds], str]
+
+
+def dbfs(peak: Any) -> Any:
+    """The level of a 16-bit peak in dB below full scale."""
+    return 20 * np.log10(np.maximum(peak, 1) / 32768)
+
+
+def _refuses_silent(m: Measures, t: Thresholds) -> Any:
+    if t.silence_dbfs is None:
+        return np.zeros(np.shape(m["peak"]), bool)
+    # Compared as amplitudes of one number each: the same decision for a scalar and an array on every machine.
+    levels = np.asarray([20 * math.log10(max(int(p), 1) / 32768) for p in np.atleast_1d(m["peak"])])
+    return (levels < t.silence_dbfs).reshape(np.shape(m["peak"]))
+
+
+RULES = (
+    Rule(
+        "timing",
+        lambda m, t: np.asarray(m["timing_error_seconds"]) > t.max_timing_error,
+        lambda m, t: (
+            f"a picture is {m['timing_error_seconds']:.3f} s away from its time (frozen, lost or irregular pictures); "
+            f"{t.max_timing_error:g} s are allowed (clips.max_timing_error)"
+        ),
+    ),
+    Rule(
+        "damaged_picture",
+        lambda m, t: (np.asarray(m["damaged_frames"]) > 0) & (not t.keep_damaged),
+        lambda m, t: "pictures are damaged: FFmpeg could decode them only in part (clips.keep_damaged)",
+    ),
+    Rule(
+        "blank",
+        lambda m, t: (np.asarray(m["flat_frames"]) >= np.asarray(m["frames"])) & (not t.keep_blank),
+        lambda m, t: f"every picture is one flat colour (luma {m['luma']:.0f}; clips.keep_blank)",
+    ),
+    Rule(
+        "missing_sound",
+        lambda m, t: np.asarray(m["missing_samples"]) / t.sample_rate > t.max_missing_sound,
+        lambda m, t: (
+            f"the sound track has nothing for {m['missing_samples'] / t.sample_rate:.3f} s of it; "
+            f"{t.max_missing_sound:g} s are allowed (clips.max_missing_sound)"
+        ),
+    ),
+    Rule(
+        "silent",
+        _refuses_silent,
+        lambda m, t: (
+            f"the sound never rises above {t.silence_dbfs:g} dBFS (peak {float(dbfs(m['peak'])):.0f}; "
+            "clips.silence_dbfs)"
+        ),
+    ),
+)
+
+
+def judge(measures: Measures, thresholds: Thresholds) -> np.ndarray:
+    """For each clip the number in RULES of the first rule that refuses it; -1: all keep it. Shape as the measures'."""
+    verdict = np.full(np.shape(measures["peak"]), -1)
+    for number, rule in reversed(list(enumerate(RULES))):
+        verdict = np.where(rule.refuses(measures, thresholds), number, verdict)
+    return verdict
+
+
+def explain(number: int, measures: Measures, thresholds: Thresholds) -> tuple[str, str]:
+    """Code and message of rule `number` for one clip."""
+    return RULES[number].code, RULES[number].explain(measures, thresholds)

@@ -1,0 +1,9 @@
+"""The base of everything that is read from a configuration file."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses fields it does not know, and numbers that are infinite or not a number."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
