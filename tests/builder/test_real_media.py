@@ -105,7 +105,7 @@ def test_the_beeps_of_a_sync_test_come_with_its_flashes(media, tmp_path):
         shutil.copy(media / "odd" / f"Megatron-Energon__sync_test.{kind}", folder)
     dataset = build_all(folder, tmp_path / "s", 2.0)
     gaps = []
-    for row in dataset.release().samples():
+    for row in dataset.release().samples.to_pylist():
         sample, path = sample_of(row), dataset.shard_path(row["shard"])
         pictures, sound, rate = read_sample(*(read_member(path, sample.members[m]) for m in ("mp4", "flac")))
         bright = pictures.reshape(len(pictures), -1).mean(axis=1)

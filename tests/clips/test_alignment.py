@@ -35,7 +35,7 @@ def build_cases(folder, cases: list[Case], fps: str, **clips):
     build(recipe, store=store, workers=2)
     dataset = Dataset(store, "aligned")
     found: dict[str, list] = {case.name: [] for case in cases}
-    for row in dataset.release().samples():
+    for row in dataset.release().samples.to_pylist():
         sample, path = sample_of(row), dataset.shard_path(row["shard"])
         mp4, flac = (read_member(path, sample.members[m]) for m in ("mp4", "flac"))
         case = by_name[row["source_name"]]

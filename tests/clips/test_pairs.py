@@ -35,13 +35,13 @@ def recipe(folder: Path, **changes) -> Recipe:
 
 
 def rows(store: Path, kind: str = "source") -> dict[str, dict]:
-    return {r["name"]: r for r in Dataset(store, "pairs").release().ledger() if r["kind"] == kind}
+    return {r["name"]: r for r in Dataset(store, "pairs").release().ledger.to_pylist() if r["kind"] == kind}
 
 
 def clip(store: Path, number: int = 0, name: str = "a.avi") -> tuple[np.ndarray, np.ndarray]:
     """Luma of every picture and the sound of a kept clip, in the order of their starts."""
     dataset = Dataset(store, "pairs")
-    clips = [r for r in dataset.release().samples() if r["source_name"] == name]
+    clips = [r for r in dataset.release().samples.to_pylist() if r["source_name"] == name]
     row = sorted(clips, key=lambda r: r["start_frame"])[number]
     path = dataset.shard_path(row["shard"])
     mp4, flac = (read_member(path, Member(row[f"{m}_offset"], row[f"{m}_size"])) for m in ("mp4", "flac"))

@@ -46,7 +46,7 @@ def test_a_sites_facts_are_kept_and_its_own_id_names_the_source(web, tmp_path):
     assert entry.source_id == "loopbacktube_abc_-1"
     assert (entry.uploader, entry.channel, entry.upload_date) == ("Ada", "Ada's claps", "2026-11-03")
     assert (entry.licence, entry.format_id) == ("creative-commons", "18")
-    sample = Dataset(tmp_path, "web").release().samples()[0]
+    sample = Dataset(tmp_path, "web").release().samples.to_pylist()[0]
     assert sample["group"] == "loopbacktube:Ada's claps" and sample["media_id"] == "abc_-1"
 
 

@@ -35,7 +35,7 @@ def built(toys, tmp_path):
 
 def test_every_sample_has_the_same_members_and_the_contract(built):
     release = built.release()
-    for row in release.samples():
+    for row in release.samples.to_pylist():
         sample, path = sample_of(row), built.shard_path(row["shard"])
         assert set(sample.members) == {"mp4", "flac", "spectrogram.npy", "json"}
         record = json.loads(read_member(path, sample.members["json"]))
@@ -54,7 +54,7 @@ def test_the_spectrogram_can_be_computed_again_from_the_flac(built):
 
     from soundvid.features.spectrogram import Spectrogram
 
-    row = built.release().samples()[0]
+    row = built.release().samples.to_pylist()[0]
     sample, path = sample_of(row), built.shard_path(row["shard"])
     sound, _ = soundfile.read(io.BytesIO(read_member(path, sample.members["flac"])), dtype="int16")
     stored = np.load(io.BytesIO(read_member(path, sample.members["spectrogram.npy"])))
@@ -68,7 +68,7 @@ def test_webdataset_reads_the_shards(built):
     release = built.release()
     urls = [str(built.shard_path(s)) for s in release.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
-    assert sorted(s["__key__"] for s in samples) == sorted(r["key"] for r in release.samples())
+    assert sorted(s["__key__"] for s in samples) == sorted(r["key"] for r in release.samples.to_pylist())
     assert samples[0]["spectrogram.npy"].shape == (30, 735)
     assert samples[0]["json"]["frames"] == 30
 
@@ -102,7 +102,7 @@ def test_repacking_merges_shards_and_keeps_every_sample(built):
     assert changed
     assert after.name == "1.1.1"
     assert len(after.shards) == 1
-    assert {(r["key"], r["sha256"]) for r in after.samples()} == {(r["key"], r["sha256"]) for r in before.samples()}
+    assert {(r["key"], r["sha256"]) for r in after.samples.to_pylist()} == {(r["key"], r["sha256"]) for r in before.samples.to_pylist()}
     for release in built.releases():  # the older versions still stand
         assert verify(built, release, decode=True).problems == []
     assert repack(built) == (after, False)
@@ -118,7 +118,7 @@ def test_small_shards_are_cut_at_the_size_that_is_asked_for(toys, tmp_path):
 def test_a_whole_dataset_verifies(built):
     result = verify(built, built.release(), decode=True)
     assert result.ok
-    assert (result.shards, result.samples) == (2, len(built.release().samples()))
+    assert (result.shards, result.samples) == (2, len(built.release().samples.to_pylist()))
 
 
 def one_bit(path: Path) -> None:
@@ -224,6 +224,6 @@ def test_long_and_strange_names_make_safe_keys(tmp_path):
     build(toy_recipe(tmp_path / "v"), store=tmp_path / "s")
     dataset = Dataset(tmp_path / "s", "toy")
     assert verify(dataset, dataset.release()).ok
-    for row in dataset.release().samples():
+    for row in dataset.release().samples.to_pylist():
         assert row["key"].isascii()
         assert len(row["key"]) < 80
