@@ -1,4 +1,4 @@
-# Everything a newcomer types. Nothing but Python 3.11, make and git has to be there.
+# The commands of the project. They need Python 3.11, make and git.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,8 @@ READY := $(VENV)/.ready
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is needed; name another with 'make PYTHON=python3'"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; install it, or name another Python with 'make PYTHON=python3'"; exit 1; }
+	@echo "installing soundvid and its packages into $(VENV); this takes a few minutes the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)

@@ -30,9 +30,9 @@ def refresh(work: Context, *, batch: int | None, ask: bool, wait: float = 60.0) 
     """List the recipe's videos again; with `ask` its addresses are asked for what is new. Raises SoundvidError."""
     unlisted: list[str] = []
     if ask and work.recipe.web_sources:
-        from soundvid.sources.web.sync import ask as ask_addresses
+        from soundvid.sources.web.sync import list_addresses
 
-        unlisted = ask_addresses(work.store, work.recipe, work.listener, wait=wait).unlisted
+        unlisted = list_addresses(work.store, work.recipe, work.progress, wait=wait).unlisted
     before = set(listing(work))
     videos = list_videos(work, batch=batch)
     digest = save_listing(work, videos)
@@ -43,7 +43,7 @@ def refresh(work: Context, *, batch: int | None, ask: bool, wait: float = 60.0) 
 def metadata(catalogue: Catalogue) -> dict[str, dg.MetadataValue]:
     """What the UI shows of a listing."""
     rows = [
-        dg.TableRecord({"video": v.found.name, "subject": v.found.subject, "licence": v.found.licence, "key": v.key})
+        dg.TableRecord({"video": v.source.name, "subject": v.source.subject, "licence": v.source.licence, "key": v.key})
         for v in catalogue.videos[:MOST_ROWS]
     ]
     told: dict[str, dg.MetadataValue] = {

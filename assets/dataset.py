@@ -7,8 +7,8 @@ import dagster as dg
 
 from assets import looks
 from assets.resources import Store
-from assets.videos import group_of
-from soundvid.builder import candidate as stages
+from assets.videos import group_of, step_names
+from soundvid.builder import candidate as candidates
 from soundvid.builder.state import listing
 from soundvid.recipe.model import Recipe
 
@@ -34,8 +34,8 @@ def dataset_assets(
     shards_key = dg.AssetKey([name, "shards"])
     common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
     every = [
-        dg.AssetDep(dg.AssetKey([name, stage]), partition_mapping=dg.AllPartitionMapping())
-        for stage in ("clips", "spectrograms")
+        dg.AssetDep(dg.AssetKey([name, step]), partition_mapping=dg.AllPartitionMapping())
+        for step in step_names(recipe)[1:]
     ]
 
     @dg.asset(
@@ -50,19 +50,20 @@ def dataset_assets(
     def shards(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        made = stages.assemble(work, [v for v in listing(work).values() if v.partition in registered])
+        made = candidates.assemble(work, [v for v in listing(work).values() if v.partition in registered])
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.candidate.digest), metadata=looks.of_shards(work, made)
         )
 
     specs = [
-        dg.AssetCheckSpec(check, asset=shards_key, blocking=True, description=MEANING[check]) for check in stages.CHECKS
+        dg.AssetCheckSpec(check, asset=shards_key, blocking=True, description=MEANING[check])
+        for check in candidates.CHECKS
     ]
 
     @dg.multi_asset_check(specs=specs, name=f"{group_of(name)}__shards_are_whole")
     def shards_are_whole(store: Store) -> Iterator[dg.AssetCheckResult]:
         work = store.context(recipe)
-        for check, problems in stages.check(work, stages.load(work)).items():
+        for check, problems in candidates.check(work, candidates.load(work)).items():
             yield dg.AssetCheckResult(
                 check_name=check,
                 asset_key=shards_key,
@@ -83,11 +84,11 @@ def dataset_assets(
     )
     def release(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        version, change = stages.release(work)
-        stages.tidy(store.context(recipe), listing(work), keep_parts=store.keep_parts)
+        version, change = candidates.release(work)
+        candidates.remove_unused(store.context(recipe), listing(work), keep_parts=store.keep_parts)
         context.log.info(f"{recipe.name} {version.name} ({change})")
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(stages.load(work).digest), metadata=looks.of_release(work, version, change)
+            data_version=dg.DataVersion(candidates.load(work).digest), metadata=looks.of_release(work, version, change)
         )
 
     return [shards, release], [shards_are_whole]

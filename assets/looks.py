@@ -5,66 +5,69 @@ from collections import Counter
 from typing import Any
 
 import dagster as dg
+import pyarrow.compute as pc
 
 from soundvid.builder.candidate import Assembled
 from soundvid.builder.checks import example
 from soundvid.builder.context import Context
-from soundvid.builder.state import Record
+from soundvid.builder.record import SourceRecord
 from soundvid.errors import SoundvidError
 from soundvid.reports.strips import contact_sheet, strip
 from soundvid.store.dataset import Release
+from soundvid.store.schema import count_by
 
 MOST_ROWS = 100  # of a table: it lives in the event log
 Metadata = dict[str, Any]
+Rows = list[dict[str, str | int | float | bool]]
 
 
 def picture(webp: bytes, title: str) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/webp;base64,{base64.b64encode(webp).decode()})")
 
 
-def _table(rows: list[dict[str, str | int | float | bool]]) -> dg.TableMetadataValue:
+def _table(rows: Rows) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows[:MOST_ROWS]])
 
 
-def _one_or_many(records: list[Record], single: Metadata, rows: list[dict[str, str | int | float | bool]]) -> Metadata:
+def _one_or_many(records: list[SourceRecord], single: Metadata, rows: Rows) -> Metadata:
     """The metadata of a single video, or a table of a batch's."""
     return single if len(records) == 1 else {"videos": len(records), "each": _table(rows)}
 
 
-def of_sources(records: list[Record]) -> Metadata:
-    rows: list[dict[str, str | int | float | bool]] = [
+def of_sources(records: list[SourceRecord]) -> Metadata:
+    rows: Rows = [
         {
-            "video": r.found.name,
-            "status": r.end[0] if r.end else "here",
-            "reason": r.end[3] if r.end else "",
+            "video": r.source.name,
+            "status": r.verdict.outcome if r.verdict else "here",
+            "reason": r.verdict.message if r.verdict else "",
             "megabytes": round(r.identity.size / 1e6, 2) if r.identity else 0.0,
         }
         for r in records
     ]
     single: Metadata = dict(rows[0])
-    found, identity = records[0].found, records[0].identity
-    single |= {"licence": found.licence, "group": found.group, "path": dg.MetadataValue.path(str(found.path))}
+    source, identity = records[0].source, records[0].identity
+    single |= {"licence": source.licence, "group": source.group, "path": dg.MetadataValue.path(str(source.path))}
     if identity is not None:
         single["sha256"] = identity.sha256
-    if found.origin is not None and found.origin.url:
-        single["url"] = dg.MetadataValue.url(found.origin.url)
+    if source.origin is not None and source.origin.url:
+        single["url"] = dg.MetadataValue.url(source.origin.url)
     return _one_or_many(records, single, rows)
 
 
-def _clip_row(record: Record) -> dict[str, str | int | float | bool]:
-    told = record.clips
+def _clip_row(record: SourceRecord) -> dict[str, str | int | float | bool]:
+    clips = record.clips
     return {
-        "video": record.found.name,
-        "status": told["outcome"],
-        "reason": "" if told["outcome"] == "kept" else told["message"],
-        "clips": told["kept"],
-        "rejected clips": told.get("rejected", 0),
-        "seconds": round(told.get("seconds", 0.0), 3),
-        "reused": told["reused"],
+        "video": record.source.name,
+        "status": clips["outcome"],
+        "reason": "" if clips["outcome"] == "kept" else clips["message"],
+        "clips": clips["kept"],
+        "rejected clips": clips.get("rejected", 0),
+        "seconds": round(clips.get("seconds", 0.0), 3),
+        "reused": clips["reused"],
     }
 
 
-def of_clips(work: Context, records: list[Record]) -> Metadata:
+def of_clips(work: Context, records: list[SourceRecord]) -> Metadata:
     rows = [_clip_row(r) for r in records]
     single: Metadata = dict(rows[0])
     single["clips"] = dg.MetadataValue.int(records[0].clips["kept"])
@@ -75,19 +78,19 @@ def of_clips(work: Context, records: list[Record]) -> Metadata:
     return {**shown, **_one_or_many(records, single, rows), **totals}
 
 
-def of_spectrograms(work: Context, records: list[Record]) -> Metadata:
-    rows: list[dict[str, str | int | float | bool]] = [
+def of_feature(work: Context, records: list[SourceRecord], name: str) -> Metadata:
+    rows: Rows = [
         {
-            "video": r.found.name,
-            "computed": r.spectrograms["computed"],
-            "taken over": r.spectrograms["taken_over"],
+            "video": r.source.name,
+            "computed": r.features[name]["computed"],
+            "taken over": r.features[name]["taken_over"],
         }
         for r in records
     ]
-    return {**_shown(work, records, sound=True), **_one_or_many(records, dict(rows[0]), rows)}
+    return {**_shown(work, records, sound=name == "spectrogram"), **_one_or_many(records, dict(rows[0]), rows)}
 
 
-def _shown(work: Context, records: list[Record], *, sound: bool) -> Metadata:
+def _shown(work: Context, records: list[SourceRecord], *, sound: bool) -> Metadata:
     """A strip of the first video that has a clip; nothing where none has. A picture never ends a run."""
     for record in records:
         try:
@@ -112,14 +115,16 @@ def _numbers(counts: dict[str, Any]) -> Metadata:
 def of_shards(work: Context, made: Assembled) -> Metadata:
     candidate = made.candidate
     counts = candidate.manifest["counts"]
-    left_out = [r for r in candidate.ledger if r["outcome"] != "kept" and r["kind"] == "source"]
-    refused = Counter(r.get("code") or "" for r in candidate.ledger if r["outcome"] != "kept" and r["kind"] == "clip")
-    told: Metadata = {}
+    ledger = candidate.ledger
+    not_kept = ledger.filter(pc.not_equal(ledger.column("outcome"), "kept"))
+    left_out = not_kept.filter(pc.equal(not_kept.column("kind"), "source")).slice(0, MOST_ROWS).to_pylist()
+    refused = {code: n for kind, code, n in count_by(not_kept, ["kind", "code"]) if kind == "clip"}
+    shown: Metadata = {}
     try:
-        told["contact sheet"] = picture(contact_sheet(work.dataset, candidate.samples), "contact sheet")
+        shown["contact sheet"] = picture(contact_sheet(work.dataset, candidate.samples), "contact sheet")
     except (OSError, ValueError, RuntimeError) as error:  # a damaged shard: the checks say which
-        told["contact sheet"] = f"none: {error}"
-    told |= {
+        shown["contact sheet"] = f"none: {error}"
+    shown |= {
         "version": made.candidate.version,
         "change": candidate.change,
         "on top of": candidate.base or "nothing yet",
@@ -127,7 +132,7 @@ def of_shards(work: Context, made: Assembled) -> Metadata:
         "new": made.new,
         "reused": made.reused,
         "waiting": len(made.waiting),
-        "hours": round(sum(r["seconds"] for r in candidate.samples) / 3600, 5),
+        "hours": round((pc.sum(candidate.samples.column("seconds")).as_py() or 0.0) / 3600, 5),
         "megabytes": round(sum(s.bytes for s in candidate.shards) / 1e6, 2),
         "splits": ", ".join(f"{name} {n}" for name, n in counts["splits"].items()),
         "path": dg.MetadataValue.path(str(work.dataset.shards)),
@@ -136,19 +141,20 @@ def of_shards(work: Context, made: Assembled) -> Metadata:
         ),
     }
     if left_out:
-        told["left out"] = _table(
+        shown["left out"] = _table(
             [{"video": r["name"], "outcome": r["outcome"], "reason": r["message"] or r["code"]} for r in left_out]
         )
     if refused:
-        told["refused clips"] = ", ".join(f"{n} {code}" for code, n in refused.most_common())
+        shown["refused clips"] = ", ".join(f"{n} {code}" for code, n in sorted(refused.items()))
     if candidate.manifest["warnings"]:
-        told["notes"] = dg.MetadataValue.md("\n".join(f"- {w}" for w in candidate.manifest["warnings"]))
-    return told
+        shown["notes"] = dg.MetadataValue.md("\n".join(f"- {w}" for w in candidate.manifest["warnings"]))
+    return shown
 
 
 def of_release(work: Context, version: Release, change: str) -> Metadata:
     manifest = version.manifest
-    fresh = Counter(r["origin"] for r in version.ledger() if r["kind"] == "source" and r["outcome"] == "kept")
+    kept = version.ledger.filter(pc.equal(version.ledger.column("outcome"), "kept"))
+    fresh = Counter({origin: n for kind, origin, n in count_by(kept, ["kind", "origin"]) if kind == "source"})
     return {
         "version": version.name,
         "change": change,

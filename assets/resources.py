@@ -4,8 +4,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from soundvid.builder.context import Context, Listener
+from soundvid.builder.context import Context
 from soundvid.recipe.model import Recipe
+from soundvid.util.progress import ProgressCallback
 
 
 class Store(dg.ConfigurableResource):
@@ -13,11 +14,11 @@ class Store(dg.ConfigurableResource):
 
     path: str
     workers: int = 0  # processes; 0: one for each core
-    keep_parts: bool = True  # after a release, so that another crop or spectrogram costs only itself
+    keep_parts: bool = False  # rendered clips beside the shards that hold them, after a release
 
     def context(self, recipe: Recipe, log: "dg.DagsterLogManager | None" = None) -> Context:
-        listener = _Log(log) if log is not None else None
-        return Context(recipe, Path(self.path), workers=self.workers or None, listener=listener)
+        progress = _Log(log) if log is not None else None
+        return Context(recipe, Path(self.path), workers=self.workers or None, progress=progress)
 
 
 class Runs(dg.ConfigurableResource):
@@ -26,8 +27,8 @@ class Runs(dg.ConfigurableResource):
     path: str
 
 
-class _Log(Listener):
-    """Tells a run's log what a build tells its user."""
+class _Log(ProgressCallback):
+    """Writes a build's progress to the log of a run."""
 
     def __init__(self, log: dg.DagsterLogManager) -> None:
         self.log = log

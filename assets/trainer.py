@@ -20,20 +20,20 @@ def main() -> None:
     from soundvid.errors import SoundvidError
 
     with open_dagster_pipes() as pipes:
-        told = json.loads(pipes.get_extra("told"))
+        task = json.loads(pipes.get_extra("task"))
         try:
-            {"train": _train, "evaluate": _evaluate}[told["task"]](pipes, told)
+            {"train": _train, "evaluate": _evaluate}[task["kind"]](pipes, task)
         except SoundvidError as error:
             pipes.log.error(str(error))
             raise SystemExit(f"{error}") from None
 
 
-def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
+def _train(pipes: PipesContext, task: dict[str, Any]) -> None:
     from soundvid.recipe.model import Recipe
     from soundvid.runs import train
-    from soundvid.training.log import Numbers, Watcher
+    from soundvid.training.log import Numbers, TrainingCallback
 
-    class Told(Watcher):
+    class RunLog(TrainingCallback):
         """Progress as lines of the run's log, a few at a time."""
 
         last = 0.0
@@ -51,29 +51,29 @@ def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
 
         def validated(self, step: int, numbers: Numbers, better: bool) -> None:
             measured = ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-            pipes.log.info(f"step {step}, held-out clips: {measured}{' (best so far)' if better else ''}")
+            pipes.log.info(f"step {step}, validation clips: {measured}{' (best so far)' if better else ''}")
 
         def say(self, text: str) -> None:
             pipes.log.warning(text)
 
-    usual = Recipe.model_validate(told["recipe"]).training
+    usual = Recipe.model_validate(task["recipe"]).training
     request = train.Request(
         system=usual.system,
-        out=Path(told["out"]),
-        dataset=told["dataset"],
-        store=Path(told["store"]),
-        preset=told["preset"] or usual.preset,
-        values=(*(f"{k}={json.dumps(v)}" for k, v in usual.set.items()), *told["values"]),
+        out=Path(task["out"]),
+        dataset=task["dataset"],
+        store=Path(task["store"]),
+        preset=task["preset"] or usual.preset,
+        values=(*(f"{k}={json.dumps(v)}" for k, v in usual.set.items()), *task["values"]),
         resume=True,
-        minutes=told["minutes"],
+        minutes=task["minutes"],
     )
-    done = train.train(request, Told())
+    done = train.train(request, RunLog())
     outcome = done[-1].outcome
     if outcome.reason == "stopped":
         raise SystemExit("stopped and saved; launched again, it goes on from there")
     metadata: dict[str, Any] = {
-        "run": {"raw_value": told["out"], "type": "path"},
-        "trained_on": told["dataset"],
+        "run": {"raw_value": task["out"], "type": "path"},
+        "trained_on": task["dataset"],
         "steps": outcome.step,
         "ended": outcome.reason,
         "seconds": round(outcome.seconds, 1),
@@ -82,19 +82,19 @@ def _train(pipes: PipesContext, told: dict[str, Any]) -> None:
         metadata["best"] = outcome.best
     last = _last_line(done[-1].folder / "log.jsonl", "train")
     metadata |= {k: v for k, v in last.items() if k in ("loss", "l1", "motion_ratio", "samples_per_second")}
-    samples = sorted((done[-1].folder / "samples").glob("*.png"))
-    if samples:
-        metadata["input, real and generated"] = {"raw_value": _picture(samples[-1]), "type": "md"}
+    previews = sorted((done[-1].folder / "samples").glob("*.png"))
+    if previews:
+        metadata["input, real and generated"] = {"raw_value": _picture(previews[-1]), "type": "md"}
     pipes.report_asset_materialization(metadata=metadata, data_version=_digest(done[-1].folder))
 
 
-def _evaluate(pipes: PipesContext, told: dict[str, Any]) -> None:
-    from soundvid.reports.run_page import write_run_page
+def _evaluate(pipes: PipesContext, task: dict[str, Any]) -> None:
     from soundvid.runs.evaluate import evaluate_run
-    from soundvid.runs.train import choose_device
+    from soundvid.runs.open import choose_device
+    from soundvid.runs.page import write_page
     from soundvid.store.load import EmptySplit
 
-    run = Path(told["run"])
+    run = Path(task["run"])
     last = [0.0]
 
     def progress(done: int, total: int) -> None:
@@ -105,13 +105,13 @@ def _evaluate(pipes: PipesContext, told: dict[str, Any]) -> None:
     device = str(choose_device("auto"))
     for split in ("test", "val", "train"):
         try:
-            found = evaluate_run(run, split, clips=told["clips"], device=device, progress=progress)
+            found = evaluate_run(run, split, clips=task["clips"], device=device, progress=progress)
             break
         except EmptySplit as error:  # a small dataset has no such split
             if split == "train":
                 raise
             pipes.log.info(str(error))
-    page = write_run_page(run)
+    page = write_page(run)
     metadata: dict[str, Any] = {
         "trained_on": f"{found.context['dataset']}@{found.context['version']}",
         "split": split,

@@ -1,4 +1,4 @@
-"""The assets that learn: release -> checkpoint -> metric_report.
+"""The assets that train and measure: release -> checkpoint -> metric_report.
 
 Both run in a process of their own (assets.trainer, over Dagster Pipes): a crash, or a kill for memory, ends the step
 and not the server, and nobody has to load torch to look at the graph.
@@ -20,7 +20,7 @@ GPU_POOL = "gpu"  # one training at a time
 
 
 class TrainConfig(dg.Config):
-    """What can be said in the launchpad; all else is the recipe's `training` section and its preset."""
+    """What can be set in the launchpad; the rest is the recipe's `training` section and its preset."""
 
     preset: str = Field("", description="empty: the recipe's, or the system's own default")
     minutes: float = Field(0.0, description="stop, with a checkpoint, after so long; 0: what soundvid.yaml says")
@@ -35,7 +35,7 @@ class ReportConfig(dg.Config):
 
 
 def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
-    """`checkpoint` and `metric_report` of a recipe. `minutes`: how long a training may take unless it is told."""
+    """`checkpoint` and `metric_report` of a recipe. `minutes`: how long a training may take by default."""
     name = recipe.name
     common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name), "pool": GPU_POOL, "code_version": "1"}
     release = dg.AssetKey([name, "release"])
@@ -58,8 +58,8 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
         version = store.context(recipe).dataset.release().name
         # A run that is launched again keeps the first one's id, and with it its checkpoints.
         out = Path(runs.path) / name / f"{version}-{(context.run.root_run_id or context.run.run_id)[:8]}"
-        told = {
-            "task": "train",
+        task = {
+            "kind": "train",
             "recipe": recipe.model_dump(mode="json"),
             "out": str(out),
             "dataset": f"{name}@{version}",
@@ -68,30 +68,30 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
             "minutes": config.minutes or minutes,
             "values": config.values,
         }
-        return _run(context, pipes, told)
+        return _run(context, pipes, task)
 
     @dg.asset(
         **common,
         deps=[checkpoint],
         kinds={"html"},
-        description="What the newest checkpoint reaches on clips it has not seen, beside the baselines; and the run's "
+        description="How the newest checkpoint does on clips it did not learn from, beside baselines; and the run's "
         "page.",
     )
     def metric_report(
         context: dg.AssetExecutionContext, config: ReportConfig, pipes: dg.PipesSubprocessClient
     ) -> dg.MaterializeResult:
         run = config.run_folder or _newest_run(context.instance, key)
-        return _run(context, pipes, {"task": "evaluate", "run": run, "clips": config.clips})
+        return _run(context, pipes, {"kind": "evaluate", "run": run, "clips": config.clips})
 
     return [checkpoint, metric_report]
 
 
-def _run(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, told: dict[str, Any]) -> Any:
+def _run(context: dg.AssetExecutionContext, pipes: dg.PipesSubprocessClient, task: dict[str, Any]) -> Any:
     # -P and a path handed over: nothing in the folder Dagster was started in is imported by chance.
     code = "import sys; sys.path.append(sys.argv[1]); from assets.trainer import main; main()"
     home = str(Path(__file__).resolve().parent.parent)
     command = [sys.executable, "-P", "-c", code, home]
-    return pipes.run(command=command, context=context, extras={"told": json.dumps(told)}).get_materialize_result()
+    return pipes.run(command=command, context=context, extras={"task": json.dumps(task)}).get_materialize_result()
 
 
 def _newest_run(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:

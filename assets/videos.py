@@ -1,4 +1,4 @@
-"""The assets of single videos: source_catalogue -> source_videos -> clips -> spectrograms.
+"""The assets of single videos: source_catalogue -> source_videos -> clips -> one for each feature.
 
 A video that is gone, private, silent or broken is a record with its reason, and the run is green; only what passes by
 itself (no connection, too many requests) raises, and is tried again.
@@ -14,11 +14,11 @@ import dagster as dg
 from assets import catalogue as listing
 from assets import looks
 from assets.resources import Store
-from soundvid.builder import checks
-from soundvid.builder import state as stages
+from soundvid.builder import checks, state
 from soundvid.builder.context import Context
-from soundvid.clips.render import RENDER_VERSION
-from soundvid.features.spectrogram import SPECTROGRAM_VERSION
+from soundvid.builder.record import SourceRecord
+from soundvid.clips.settings import RENDER_VERSION
+from soundvid.features.base import Feature
 from soundvid.recipe.model import Recipe
 
 DOWNLOAD_POOL = "download"
@@ -28,9 +28,13 @@ AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, 
 def video_assets(
     recipe: Recipe, partitions: dg.DynamicPartitionsDefinition, batch: int | None
 ) -> list[dg.AssetsDefinition]:
-    """The four assets of a recipe. `batch`: how many videos an ingest batch has; None: each is a partition."""
+    """The assets of a recipe that are made video by video.
+
+    `batch`: how many videos an ingest batch has; None: each video is a partition.
+    """
     name = recipe.name
     common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
+    features = recipe.make_features()
 
     @dg.asset(
         **common,
@@ -59,12 +63,13 @@ def video_assets(
     )
     def source_videos(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        records = stages.examine(work, stages.videos_of(work, context.partition_key))
-        passing = [r for r in records if stages.passes(work, r)]
-        if passing:
-            raise dg.Failure(f"{passing[0].found.name}: {passing[0].end[3]}", allow_retries=True)
-        told = [r.identity.sha256 if r.identity else f"{r.end[0]}-{r.end[2]}" for r in records]
-        return dg.MaterializeResult(data_version=_version(told), metadata=looks.of_sources(records))
+        records = state.discover_videos(work, state.videos_of(work, context.partition_key))
+        for record in records:
+            if record.verdict is not None and state.may_pass_soon(work, record):
+                raise dg.Failure(f"{record.source.name}: {record.verdict.message}", allow_retries=True)
+        return dg.MaterializeResult(
+            data_version=_version([_content(r) for r in records]), metadata=looks.of_sources(records)
+        )
 
     @dg.asset(
         **common,
@@ -77,32 +82,53 @@ def video_assets(
     )
     def clips(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        records = stages.clips(work, _keys(work, context.partition_key))
+        records = state.render_videos(work, _keys(work, context.partition_key))
         return dg.MaterializeResult(
             data_version=_version([r.clips["digest"] for r in records]),
             metadata=looks.of_clips(work, records),
             check_results=_results(checks.clip_problems(work, records)),
         )
 
+    return [source_catalogue, source_videos, clips, *(_feature_asset(recipe, f, partitions, common) for f in features)]
+
+
+def _feature_asset(
+    recipe: Recipe, feature: Feature, partitions: dg.PartitionsDefinition, common: dict[str, Any]
+) -> dg.AssetsDefinition:
+    """The asset of one feature, apart from clips, so that another crop computes no sound again."""
+
     @dg.asset(
         **common,
-        deps=[clips],
+        name=feature.name,
+        deps=[dg.AssetKey([recipe.name, "clips"])],
         partitions_def=partitions,
-        code_version=str(SPECTROGRAM_VERSION),
+        code_version=str(feature.version),
         kinds={"numpy"},
-        check_specs=_specs(recipe, "spectrograms", partitions, checks.ROW_CHECKS),
-        description="One row of magnitudes for each picture, computed from the clips' FLAC and nothing else.",
+        check_specs=_specs(recipe, feature.name, partitions, checks.FEATURE_CHECKS),
+        description=f"{feature.summary}. Computed from the stored clips and nothing else; {feature.units}.",
     )
-    def spectrograms(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
+    def rows(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        records = stages.spectrograms(work, _keys(work, context.partition_key))
+        records = state.compute_feature(work, _keys(work, context.partition_key), feature.name)
         return dg.MaterializeResult(
-            data_version=_version([r.spectrograms["digest"] for r in records]),
-            metadata=looks.of_spectrograms(work, records),
-            check_results=_results(checks.row_problems(work, records)),
+            data_version=_version([r.features[feature.name]["digest"] for r in records]),
+            metadata=looks.of_feature(work, records, feature.name),
+            check_results=_results(checks.feature_problems(work, records, feature.name)),
         )
 
-    return [source_catalogue, source_videos, clips, spectrograms]
+    return rows
+
+
+def step_names(recipe: Recipe) -> list[str]:
+    """The assets that are made of each video, in their order."""
+    return ["source_videos", "clips", *(f.name for f in recipe.make_features())]
+
+
+def _content(record: SourceRecord) -> str:
+    if record.identity is not None and record.verdict is None:
+        return record.identity.sha256
+    assert record.verdict is not None
+    return f"{record.verdict.outcome}-{record.verdict.code}"
 
 
 def group_of(name: str) -> str:
@@ -110,7 +136,7 @@ def group_of(name: str) -> str:
 
 
 def _keys(work: Context, partition: str) -> list[str]:
-    return [v.key for v in stages.videos_of(work, partition)]
+    return [v.key for v in state.videos_of(work, partition)]
 
 
 def _version(parts: Sequence[str]) -> dg.DataVersion:

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from soundvid.clips.denoise import Gate, noise_of, opener
-from soundvid.demo import mouth, stage
-from soundvid.media.probe import MediaError, examine
+from soundvid.clips.denoise.noise import noise_of, opener
+from soundvid.clips.denoise.spectral_gating import Gate
+from soundvid.demo import mouth, scene
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine
 from soundvid.recipe.model import Denoise
 
 RATE = 16000
@@ -104,7 +106,7 @@ def demo_speech(samples: int) -> np.ndarray:
     """The demo's vowels, at the benchmark's rate."""
     seconds = samples // RATE
     track = mouth.scene(seconds, seed=1).sound
-    return soxr.resample(np.asarray(track, np.float64), stage.RATE, RATE)[:samples]
+    return soxr.resample(np.asarray(track, np.float64), scene.RATE, RATE)[:samples]
 
 
 def peer(stationary: bool) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

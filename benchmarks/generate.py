@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 run, image, sound, target, pixels, threads = sys.argv[1:]
 torch.set_num_threads(int(threads))
-from soundvid.systems.sound_to_video.generate import generate, load_model
-model = load_model(Path(run), "last", "cpu")
+from soundvid.runs.open import open_run
+from soundvid.systems.sound_to_video.generate import TrainedModel, generate
+model = TrainedModel(open_run(run, "last"))
 before = resource.getrusage(resource.RUSAGE_SELF)
 made = generate(model, Path(image), Path(sound), Path(target), pixels=int(pixels))
 after = resource.getrusage(resource.RUSAGE_SELF)
@@ -34,14 +35,14 @@ print(json.dumps({"wall": made.wall, "cpu": cpu, "seconds": made.seconds, "megab
 
 def untrained(preset: str, folder: Path) -> Path:
     """A run of `preset` with the weights that chance gave it."""
-    from soundvid.systems.registry import get
+    from soundvid.runs.registry import get
     from soundvid.training import checkpoint
     from soundvid.training.run import RunConfig, RunFolder, tools
 
     stage = get("sound_to_video").stage()
     config = stage.presets[preset]
     facts = {"bins": 735, "rate": 44100, "fps": "30", "window": "rectangular", "length": 120}
-    system = stage.make(config, facts, None)
+    system = stage.make(config, facts, {})
     run = RunFolder(folder / preset)
     splits = {"train": "train", "validation": "val"}
     run.write_config(
@@ -51,7 +52,7 @@ def untrained(preset: str, folder: Path) -> Path:
     )  # fmt: skip
     files, state = checkpoint.system_files(system, {})
     checkpoint.write(run.checkpoints, 1, files, {**state, "world": 1, "progress": {}})
-    checkpoint.point(run.checkpoints, "last", "step-000001")
+    checkpoint.set_pointer(run.checkpoints, "last", "step-000001")
     return run.path
 
 

@@ -34,7 +34,7 @@ def seed_of(split: str, number: int) -> int:
 def draw(folder: Path, subjects: list[str], counts: list[int], seconds: int) -> None:
     """Write `folder/<subject>/<subject>_<split><number>.mp4`, where it is not there yet."""
     from soundvid.demo.make import SOURCES
-    from soundvid.demo.stage import FPS, RATE
+    from soundvid.demo.scene import FPS, RATE
     from soundvid.media.encode import write_movie
 
     wanted = [
@@ -86,9 +86,9 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
     """Train, or go on training, by the function that `soundvid train` calls."""
     from soundvid.cli.train import clock
     from soundvid.runs import train
-    from soundvid.training.log import Numbers, Watcher
+    from soundvid.training.log import Numbers, TrainingCallback
 
-    class Lines(Watcher):
+    class Lines(TrainingCallback):
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
             print(
                 f"{subject} {preset} step {step}: l1 {numbers['l1']:.4f}, {clock(seconds_left)} left", file=sys.stderr
@@ -123,11 +123,11 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
 def measure(run: Path, subject: str, options: argparse.Namespace):
     """What `soundvid evaluate` measures, with the truth that only drawn sources have."""
     from soundvid.demo import events
-    from soundvid.metrics.truth import drawn_truth
+    from soundvid.metrics.accumulator import known_events
     from soundvid.runs.evaluate import evaluate_run
 
     known = {
-        name_of(subject, split, n): events("hand", options.seconds, seed_of(split, n), name=subject)
+        name_of(subject, split, n): [e.frame for e in events("hand", options.seconds, seed_of(split, n), name=subject)]
         for split, count in zip(SPLITS, options.sources, strict=True)
         for n in range(count)
     }
@@ -140,7 +140,7 @@ def measure(run: Path, subject: str, options: argparse.Namespace):
         "test",
         which=options.checkpoint,
         clips=options.clips,
-        truth=drawn_truth(known),
+        truth=known_events(known),
         device=options.device,
         progress=tell,
     )

@@ -20,13 +20,13 @@ import torch
 
 from soundvid.builder.build import build
 from soundvid.recipe.model import Recipe, load
-from soundvid.reports.run_page import write_run_page
 from soundvid.runs import train as run_training
 from soundvid.runs.evaluate import evaluate_run
+from soundvid.runs.page import write_page
 from soundvid.store.load import load as load_clips
-from soundvid.systems.lip_sync import definition
+from soundvid.systems.lip_sync import spec
 from soundvid.training.dataloader import stack
-from soundvid.training.log import Watcher
+from soundvid.training.log import TrainingCallback
 
 BATCHES = {
     "paper": {"expert": 16, "generator": 2}
@@ -34,7 +34,7 @@ BATCHES = {
 TIMED = 4  # steps
 
 
-class Lines(Watcher):
+class Lines(TrainingCallback):
     """A line for each validation."""
 
     def __init__(self, name: str) -> None:
@@ -62,10 +62,10 @@ def recipe(media: Path, seconds: float) -> Recipe:
 
 def steps_in(stage_name: str, preset: str, values: dict[str, Any], minutes: float, store: Path) -> int:
     """How many steps of a stage fit into so many minutes here: two to warm up, four timed."""
-    stage = definition.stage(stage_name)
+    stage = spec.stage(stage_name)
     config = run_training.configured(stage, preset, values)
     examples = stage.examples(config, load_clips("rtmri-bench", store=store), "train")
-    system = stage.make(config, examples.facts, None)
+    system = stage.make(config, examples.facts, {})
     system.train()
     began = 0.0
     for step in range(TIMED + 2):
@@ -136,7 +136,7 @@ def main() -> None:
         found = evaluate_run(run, "test")
         for table in found.tables:
             print(f"\n{preset}. {table.markdown()}", flush=True)
-        print(f"{preset}: {write_run_page(run)}", flush=True)
+        print(f"{preset}: {write_page(run)}", flush=True)
 
 
 if __name__ == "__main__":

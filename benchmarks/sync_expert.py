@@ -1,9 +1,9 @@
-"""What a run's sync expert can tell, by how far the wrong sound is off: on training clips and on held-out ones.
+"""How well a run's sync expert does, by how far the wrong sound is off: on training clips and on others.
 
 `python -m benchmarks.sync_expert RUN`
 
-Every window of five frames with every window of its clip's sound. Each cell: share of pairs told right at one half (as
-many right pairs as wrong ones) / share of wrong sounds that are believed less than the window's own. Chance is 0.5.
+Every window of five frames with every window of its clip's sound. Each cell: share of pairs classified right at one
+half (as many right pairs as wrong ones) / share of wrong sounds that score lower than the window's own. Chance is 0.5.
 """
 
 import argparse
@@ -13,24 +13,24 @@ import numpy as np
 import torch
 
 from soundvid.errors import DatasetError
-from soundvid.systems.lip_sync.data import Pieces, as_floats
+from soundvid.runs.open import open_run
+from soundvid.systems.lip_sync.data import ClipCache, as_floats
 from soundvid.systems.lip_sync.networks import WINDOW, mouths_of
-from soundvid.training.run import open_run
 
 APART = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 14), (15, 24), (25, 10**6), (3, 10**6))  # frames
 
 
-def beliefs(expert: torch.nn.Module, pieces: Pieces, clip: int) -> np.ndarray:
-    """How far the expert believes that the frames from i on and the sound from j on belong together: float32 `N N`."""
-    pictures, (mel, before), fps = pieces.pictures(clip), pieces.mel(clip), pieces.fps(clip)
+def scores(expert: torch.nn.Module, cache: ClipCache, clip: int) -> np.ndarray:
+    """The expert's probability that the frames from i on and the sound from j on belong together: float32 `N N`."""
+    pictures, (mel, before), fps = cache.pictures(clip), cache.mel(clip), cache.fps(clip)
     firsts = range(len(pictures) - WINDOW + 1)
-    sounds = np.stack([pieces.mel_of.window_of(mel, before + k, fps) for k in firsts])
-    heard = torch.from_numpy(sounds)[:, None]
+    sounds = np.stack([cache.mel_of.window_of(mel, before + k, fps) for k in firsts])
+    mels = torch.from_numpy(sounds)[:, None]
     rows = []
     with torch.inference_mode():
         for k in firsts:
             mouth = mouths_of(torch.from_numpy(as_floats(pictures[k : k + WINDOW]))[None])
-            rows.append(expert(heard, mouth.expand(len(firsts), -1, -1, -1)).numpy())
+            rows.append(expert(mels, mouth.expand(len(firsts), -1, -1, -1)).numpy())
     return np.stack(rows)
 
 
@@ -56,17 +56,17 @@ def main() -> None:
     expert, groups = opened.system.networks["expert"], {}
     for split in ("train", "val", "test"):
         try:
-            pieces = Pieces(opened.clips(split))
+            cache = ClipCache(opened.clips(split))
         except DatasetError:  # an empty split
             continue
-        for clip, row in enumerate(pieces.clips.rows):
+        for clip, row in enumerate(cache.clips.rows):
             name = f"{split}, {row['condition']}" if row.get("condition") else split
-            groups.setdefault(name, []).append(beliefs(expert, pieces, clip))
+            groups.setdefault(name, []).append(scores(expert, cache, clip))
     print(f"| frames off | {' | '.join(f'{n} ({len(f)} clips)' for n, f in groups.items())} |")
     print("|---" * (1 + len(groups)) + "|")
     for low, high in APART:
-        told = f"{low} and more" if high > 1000 else f"{low}" if low == high else f"{low} to {high}"
-        print(f"| {told} | {' | '.join(cell(found, low, high) for found in groups.values())} |")
+        label = f"{low} and more" if high > 1000 else f"{low}" if low == high else f"{low} to {high}"
+        print(f"| {label} | {' | '.join(cell(found, low, high) for found in groups.values())} |")
 
 
 if __name__ == "__main__":

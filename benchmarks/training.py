@@ -21,7 +21,7 @@ from statistics import mean, median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from soundvid.systems.sound_to_video import PRESETS, Config, definition
+from soundvid.systems.sound_to_video import PRESETS, Config
 from soundvid.systems.sound_to_video.system import SoundToVideo
 from soundvid.training.system import Batch
 
@@ -65,8 +65,7 @@ def ceiling(device: torch.device) -> float:
 
 def make(config: Config, device: torch.device, compiled: bool) -> SoundToVideo:
     torch.manual_seed(0)
-    system = definition.stage().make(config, {"bins": BINS, "fps": "30"}, None)
-    assert isinstance(system, SoundToVideo)
+    system = SoundToVideo(config, {"bins": BINS, "fps": "30"})
     system.to(device)
     if device.type == "cuda":
         for name, network in system.networks.items():

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from assets.videos import step_names
 from pipelines.project import Project
 from soundvid.recipe.model import Recipe
 
@@ -19,7 +20,7 @@ def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     when, and the later of the two wins.
     A video that is registered and not processed yet does not hold the others up.
     """
-    made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, "spectrograms"]))
+    made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, step_names(recipe)[-1]]))
     condition = dg.AutomationCondition
     return (
         condition.any_deps_match(condition.newly_updated()).since(condition.newly_requested())

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from soundvid.errors import RecipeError
 from soundvid.recipe.model import Recipe, load
-from soundvid.recipe.sources import Strict
+from soundvid.util.config import Strict
 
 
 class Project(Strict):
@@ -32,8 +32,9 @@ class Project(Strict):
     batches: dict[str, int] = Field(
         {}, description="recipes whose videos are processed in ingest batches of so many, for thousands of videos"
     )
-    keep_parts: bool = Field(True, description="keep clips and spectrograms beside the shards, so that a change of "
-                             "one of them costs only itself; false: half the disk")  # fmt: skip
+    keep_parts: bool = Field(
+        False, description="keep rendered clips beside the shards that hold them after a release; true: twice the disk"
+    )
     training: bool = Field(True, description="show checkpoint and metric_report, where torch is installed")
     train_minutes: float = Field(20, gt=0, description="how long a training may take unless the launchpad says it")
     tick_seconds: int = Field(30, ge=1, description="between two looks at folders")

@@ -6,7 +6,7 @@ from assets.catalogue import key_of
 from assets.resources import Store
 from assets.videos import DOWNLOAD_POOL, group_of
 from pipelines.project import Project
-from soundvid.builder.state import forgive, listing
+from soundvid.builder.state import listing, reset_failed
 from soundvid.recipe.model import Recipe
 
 
@@ -35,13 +35,13 @@ def schedules(recipe: Recipe, project: Project) -> tuple[list[dg.ScheduleDefinit
             from soundvid.sources.web.audit import audit
             from soundvid.sources.web.sync import retry
 
-            tried = retry(work.store, recipe, work.listener)
-            findings = audit(work.store, recipe, work.listener)
+            tried = retry(work.store, recipe, work.progress)
+            findings = audit(work.store, recipe, work.progress)
             rot = [f for f in findings if f.is_rot]
             for finding in rot:
                 context.log.warning(f"rot: {finding.source_id}: {finding.message}")
             context.add_output_metadata({"tried": tried.tried, "audited": len(findings), "rot": len(rot)})
-        again = forgive(work, listing(work).values())
+        again = reset_failed(work, listing(work).values())
         context.log.info(f"{len(again)} videos are processed again: {', '.join(again[:20])}")
 
     @dg.job(

@@ -1,7 +1,7 @@
 """New videos by themselves: what is in the folders and feeds, against what is registered and processed.
 
 A tick keeps the listing, adds and deletes partitions, and asks for one run for each video that was never processed as
-it is now, all three stages in it. Nothing is asked for before somebody materialised `source_catalogue` once: that is
+it is now, all steps in it. Nothing is asked for before somebody materialised `source_catalogue` once: that is
 the switch. The cursor remembers what was asked for, so that a run that failed is not asked for again and again.
 """
 
@@ -16,7 +16,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, RunsFilter
 
 from assets import catalogue as listing
 from assets.resources import Store
-from assets.videos import group_of
+from assets.videos import group_of, step_names
 from pipelines.partitions import Division
 from pipelines.project import Project
 from soundvid.builder.state import Video, pending
@@ -24,11 +24,10 @@ from soundvid.errors import SoundvidError
 from soundvid.recipe.model import Recipe
 
 MOST = 500  # runs asked for in one tick
-STAGES = ("source_videos", "clips", "spectrograms")
 
 
 def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> dg.SensorDefinition:
-    keys = [dg.AssetKey([recipe.name, stage]) for stage in STAGES]
+    keys = [dg.AssetKey([recipe.name, step]) for step in step_names(recipe)]
     on = dg.DefaultSensorStatus.RUNNING if project.automatic else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(

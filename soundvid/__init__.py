@@ -11,10 +11,11 @@ from soundvid._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from soundvid.builder.build import BuildResult, Listener
+    from soundvid.builder.build import BuildResult
     from soundvid.recipe.model import Recipe
     from soundvid.store.load import Clips
     from soundvid.store.verify import Verification
+    from soundvid.util.progress import ProgressCallback
 
 __all__ = ["__version__", "build", "load", "verify"]
 
@@ -25,19 +26,19 @@ def build(
     store: str | Path = "store",
     sources: "str | Path | list[str | Path] | None" = None,
     workers: int | None = None,
-    listener: "Listener | None" = None,
+    progress: "ProgressCallback | None" = None,
 ) -> "BuildResult":
     """Bring a dataset up to date with its videos and publish a version if anything changed.
 
     `recipe` is a Recipe, a built-in recipe's name or a YAML file; `sources` (folders, files) takes the
     place of the recipe's own. Raises SoundvidError with one line that says what to do.
     """
-    from soundvid.builder import build
+    from soundvid.builder.build import build as run
     from soundvid.recipe.model import Recipe, load
 
     given = [sources] if isinstance(sources, str | Path) else sources
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe, [str(s) for s in given or []])
-    return build.build(chosen, store=Path(store), workers=workers, listener=listener)
+    return run(chosen, store=Path(store), workers=workers, progress=progress)
 
 
 def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "Verification":

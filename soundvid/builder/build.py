@@ -1,7 +1,7 @@
 """A build: discover -> render -> pack -> release, each a function of what came before (soundvid.builder).
 
-It can be stopped anywhere, by any means, and given again: finished sources stay in the work folder, a
-version is there whole or not at all. Only what is new is processed; old shards are not even opened.
+It can be stopped anywhere, by any means, and run again: finished sources stay in the work folder, a version is there
+whole or not at all. Only what is new is processed; old shards are not even opened.
 """
 
 import shutil
@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundvid.builder.context import Context, Entry, Listener
-from soundvid.builder.discover import find, reuse
+import numpy as np
+import pyarrow.compute as pc
+
+from soundvid.builder.context import Context
+from soundvid.builder.discover import Selection, discover, select
 from soundvid.builder.pack import Candidate, pack
 from soundvid.builder.release import publish
 from soundvid.builder.render import render
-from soundvid.clips.render import store_error
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Release
 from soundvid.store.schema import counts
+from soundvid.util.files import store_error
+from soundvid.util.progress import ProgressCallback
 
-__all__ = ["BuildResult", "Listener", "build"]
+__all__ = ["BuildResult", "build"]
 
 
 @dataclass
@@ -41,18 +45,8 @@ class BuildResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The stable answer of `soundvid build --json`."""
-        return {
-            "dataset": self.dataset,
-            "version": self.version,
-            "path": str(self.path),
-            "published": self.published,
-            "change": self.change,
-            "sources": self.sources,
-            "clips": self.clips,
-            "samples": self.samples,
-            "shards": self.shards,
-            "warnings": self.warnings,
-        }
+        shown = {k: v for k, v in vars(self).items() if k not in ("new_sources", "reused_sources")}
+        return {**shown, "path": str(self.path)}
 
 
 def build(
@@ -60,7 +54,7 @@ def build(
     *,
     store: Path,
     workers: int | None = None,
-    listener: Listener | None = None,
+    progress: ProgressCallback | None = None,
     keep_work: bool = False,
     offline: bool = False,
 ) -> BuildResult:
@@ -70,29 +64,39 @@ def build(
     Raises DatasetError, RecipeError or StoreError with one line that says what to do; the store is intact
     after each of them.
     """
-    context = Context(recipe, store, workers=workers, listener=listener)
+    context = Context(recipe, store, workers=workers, progress=progress)
     dataset = context.dataset
     try:
-        with dataset.lock(), dataset.alone() as alone:
+        with dataset.lock(), dataset.work_alone() as alone:
             dataset.clean(work=alone)
             if recipe.web_sources and not offline:
                 from soundvid.sources.web.sync import sync  # yt-dlp is loaded only where something is downloaded
 
-                sync(context.store, recipe, context.listener)
-            entries = find(context)
-            reuse(context, entries)
-            render(context, entries)
-            candidate = pack(context, entries)
+                sync(context.store, recipe, context.progress)
+            selection = render_selected(context, select(context, discover(context)))
+            candidate = pack(context, selection)
             release = publish(context, candidate)
-            if alone and not keep_work:  # parts have served once their samples stand in a version's shards
+            if alone and not keep_work:  # what was rendered stands in a version's shards now
                 shutil.rmtree(dataset.work, ignore_errors=True)
-            return _result(context, release, candidate, entries)
+            return _result(context, release, candidate, selection)
     except OSError as error:
         raise store_error(error, dataset.folder) from error
 
 
-def _result(context: Context, release: Release, candidate: Candidate, entries: list[Entry]) -> BuildResult:
+def render_selected(context: Context, selection: Selection) -> Selection:
+    """The selection after its active records were rendered; those that failed are no longer active."""
+    active = {i: r for i, r in enumerate(selection.records) if i not in selection.verdicts}
+    made = dict(zip(active, render(context, list(active.values())), strict=True))
+    failed = {i: r.verdict for i, r in made.items() if r.verdict is not None}
+    records = [made.get(i, r) for i, r in enumerate(selection.records)]
+    return Selection(records, {**selection.verdicts, **failed})
+
+
+def _result(context: Context, release: Release, candidate: Candidate, selection: Selection) -> BuildResult:
     counted = counts(candidate.ledger)
+    sources = candidate.ledger.filter(pc.equal(candidate.ledger.column("kind"), "source"))
+    reused = int(np.sum(np.asarray(pc.equal(sources.column("origin"), "reused"))))
+    there = sum(r.source.verdict is None for r in selection.records)
     return BuildResult(
         dataset=context.recipe.name,
         version=release.name,
@@ -103,15 +107,10 @@ def _result(context: Context, release: Release, candidate: Candidate, entries: l
         clips=counted["clips"],
         samples=release.manifest["counts"]["samples"],
         shards=[
-            {
-                "path": str(context.dataset.shard_path(s)),
-                "sha256": s.sha256,
-                "samples": s.samples,
-                "split": s.split,
-            }
+            {"path": str(context.dataset.shard_path(s)), "sha256": s.sha256, "samples": s.samples, "split": s.split}
             for s in release.shards
         ],
-        new_sources=sum(not e.reused and e.found.verdict is None for e in entries),
-        reused_sources=sum(e.reused for e in entries),
+        new_sources=there - reused,
+        reused_sources=reused,
         warnings=context.warnings,
     )

@@ -1,4 +1,4 @@
-"""From single videos to a version: assemble a candidate, check it, release it. Nothing here renders.
+"""From records to a version, for an orchestrator: assemble a candidate, check it, release it.
 
 <dataset>/candidate/candidate.json, samples.parquet, ledger.parquet    what `pack` makes
 <dataset>/candidate/verified.json                                      which bytes were found whole
@@ -11,22 +11,27 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundvid.builder.context import Context, Entry
-from soundvid.builder.discover import reuse, settle
+import pyarrow.compute as pc
+
+from soundvid.builder.build import render_selected
+from soundvid.builder.context import Context
+from soundvid.builder.discover import Selection, select
 from soundvid.builder.pack import Candidate, pack
+from soundvid.builder.record import SourceRecord
 from soundvid.builder.release import publish
-from soundvid.builder.render import clips_part, finished_part, spectrograms_part, take
-from soundvid.builder.state import Record, Video, record_of
+from soundvid.builder.resolve import feature_folder, part_folder, resolve
+from soundvid.builder.state import Video, load_record, save_record
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import stamp
+from soundvid.sources.digests import file_signature
 from soundvid.store.dataset import Release
-from soundvid.store.tar import canonical_json
 from soundvid.store.verify import check_bytes, check_index, check_ledger, check_splits
+from soundvid.util.files import replace_file
+from soundvid.util.hashing import canonical_json
 
 CHECKS = ("hashes", "ledger_closes", "no_group_in_two_splits", "counts_agree", "not_shrunk")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Assembled:
     """What `assemble` did."""
 
@@ -36,84 +41,87 @@ class Assembled:
     waiting: list[str]  # registered and not processed yet: not part of the version
 
 
-def folder_of(context: Context) -> Path:
+def candidate_folder(context: Context) -> Path:
     return context.dataset.folder / "candidate"
 
 
 def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
     """Make the candidate of these videos, as they were last processed. The same input writes nothing again.
 
-    Raises DatasetError where a video of the newest version was not processed as the recipe is now (its clips would be
-    missing from the next), and where no clip is kept.
+    Which of several videos with the same content stands for it is decided here, of all of them together; one that has
+    become the first of its kind is rendered here. Raises DatasetError where a video of the newest version was not
+    processed as the recipe is now (its clips would be missing from the next), and where no clip is kept.
     """
     with context.dataset.lock():
         context.dataset.clean(work=False)
-        known = [(v.key, record_of(context, v.key)) for v in videos]
-        records = [r for _, r in known if r is not None and (r.end or r.identity is not None)]
-        waiting = sorted({key for key, _ in known} - {r.key for r in records})
+        known = {v.key: load_record(context, v.key) for v in videos}
+        records = [r for r in known.values() if r is not None and (r.verdict is not None or r.identity is not None)]
+        waiting = sorted(key for key, r in known.items() if r is None or (r.verdict is None and r.identity is None))
         if not records:
             raise DatasetError(f"{context.recipe.name}: none of its videos was processed yet: make their clips first")
-        entries, late = _entries(context, records)
-        candidate = pack(context, entries)
-        folder = folder_of(context)
+        selection, late = _processed(context, records)
+        candidate = pack(context, selection)
+        folder = candidate_folder(context)
         if _digest_of(folder) != (candidate.digest, candidate.base):
             _forget(context, candidate)
             candidate.save(folder)
-        reused = sum(e.reused for e in entries)
-        new = sum(e.part is not None and not e.reused for e in entries)
+        sources = candidate.ledger.filter(pc.equal(candidate.ledger.column("kind"), "source"))
+        origins = list(zip(sources.column("origin").to_pylist(), sources.column("stage").to_pylist(), strict=True))
+        reused = sum(origin == "reused" for origin, _ in origins)
+        new = sum(origin == "new" and stage in ("render", "pack") for origin, stage in origins)
         return Assembled(candidate, new, reused, waiting + late)
 
 
-def _entries(context: Context, records: list[Record]) -> tuple[list[Entry], list[str]]:
-    """The entries that are done, and the keys of those that wait."""
-    pairs = sorted(((r.entry(context), r) for r in records), key=lambda p: (p[0].found.name, str(p[0].found.path)))
-    entries = settle(context, [e for e, _ in pairs])
-    reuse(context, entries)
-    late: list[str] = []
-    held = {r["source_id"] for r in context.old_samples}
-    undone = []
-    for entry, record in pairs:
-        if entry.outcome or take(context, entry):
-            continue
-        if record.clips.get("key") == entry.key and record.clips.get("outcome") == "failed":
-            told = record.clips
-            entry.end("failed", "render", told["code"], told["message"], told["retryable"])
-            continue
-        late.append(record.key)
-        if entry.source_id in held:
-            undone.append(record.key)
+def _processed(context: Context, records: list[SourceRecord]) -> tuple[Selection, list[str]]:
+    """The selection of those that are done, and the keys of those that wait."""
+    selection = select(context, records)
+    resolved = resolve(context, selection.active)
+    lacking = [r for r, pending in zip(resolved.records, resolved.pending, strict=True) if pending]
+    # A twin whose original is gone was passed over so far, and nobody will ask for it again.
+    promoted = [r for r in lacking if r.clips.get("code") == "duplicate"]
+    late = [r for r in lacking if r.clips.get("code") != "duplicate"]
+    known = context.previous.sources
+    undone = [r.key for r in late if known.get(r.source_id, {}).get("outcome") == "kept"]
     if undone:
+        assert context.newest is not None
         few = ", ".join(undone[:4]) + (", ..." if len(undone) > 4 else "")
         raise DatasetError(
-            f"{context.recipe.name}: {len(undone)} videos of version {context.previous and context.previous.name} are "
-            f"not made as the recipe is now, or their shard is gone ({few}): make their clips and spectrograms first"
+            f"{context.recipe.name}: {len(undone)} videos of version {context.newest.name} are not made as the recipe "
+            f"is now, or their shard is gone ({few}): make their clips and features first"
         )
-    return [e for e in entries if e.outcome], late
+    waiting = {r.key for r in late}
+    selection = select(context, [r for r in records if r.key not in waiting])
+    if promoted:
+        selection = render_selected(context, selection)
+        for record in selection.records:
+            if record.key in {r.key for r in promoted}:
+                save_record(context, record)
+    return selection, sorted(waiting)
 
 
 def _digest_of(folder: Path) -> tuple[str, str | None] | None:
     try:
-        told = json.loads((folder / "candidate.json").read_bytes())
-        return told["digest"], told["base"]
-    except (OSError, ValueError, KeyError):
+        content = json.loads((folder / "candidate.json").read_bytes())
+        return content["digest"], content["base"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _forget(context: Context, candidate: Candidate) -> None:
     """Delete the shards of a candidate that was never released, but those that a version or the new one lists."""
     try:
-        old = Candidate.load(folder_of(context))
+        old = Candidate.load(candidate_folder(context))
     except DatasetError:
         return
     needed = {s.file for s in candidate.shards} | {s.file for r in context.dataset.releases() for s in r.shards}
     for shard in old.shards:
         if shard.file not in needed:
-            context.dataset.shard_path(shard).unlink(missing_ok=True)
+            context.dataset.delete_shard(shard)
 
 
 def load(context: Context) -> Candidate:
     """The candidate that was made last. Raises DatasetError where there is none."""
-    return Candidate.load(folder_of(context))
+    return Candidate.load(candidate_folder(context))
 
 
 # -- checks
@@ -122,45 +130,43 @@ def load(context: Context) -> Candidate:
 def check(context: Context, candidate: Candidate) -> dict[str, list[str]]:
     """What is wrong with a candidate, by the names of CHECKS; every list is empty where it may be released."""
     found: dict[str, list[str]] = {name: [] for name in CHECKS}
-    whole = []
+    dataset = context.dataset
     for shard in candidate.shards:
-        path = context.dataset.shard_path(shard)
-        if check_bytes(path, shard, found["hashes"].append):
-            whole.append(shard)
-    for shard in whole:
-        rows = [r for r in candidate.samples if r["shard"] == shard.file]
-        check_index(context.dataset.shard_path(shard), shard, rows, found["counts_agree"].append)
-    check_ledger(candidate.samples, candidate.ledger, candidate.manifest["counts"], found["ledger_closes"].append)
+        if check_bytes(dataset, shard, found["hashes"].append):
+            rows = candidate.samples.filter(pc.equal(candidate.samples.column("shard"), shard.file))
+            check_index(dataset, shard, rows, found["counts_agree"].append)
+    counts = candidate.manifest["counts"]
+    check_ledger(candidate.samples, candidate.ledger, counts, found["ledger_closes"].append)
     check_splits(candidate.samples, candidate.manifest["recipe"]["splits"], found["no_group_in_two_splits"].append)
-    listed = {s.file: s.samples for s in candidate.shards}
-    if sum(listed.values()) != len(candidate.samples):
-        found["counts_agree"].append(f"{sum(listed.values())} samples in shards, {len(candidate.samples)} in the index")
+    listed = sum(s.samples for s in candidate.shards)
+    if listed != len(candidate.samples):
+        found["counts_agree"].append(f"{listed} samples in shards, {len(candidate.samples)} in the index")
     _check_size(context, candidate, found["not_shrunk"].append)
     if not any(found.values()):
-        (folder_of(context) / "verified.json").write_bytes(canonical_json(_stamps(context, candidate)))
+        replace_file(candidate_folder(context) / "verified.json", canonical_json(_signatures(context, candidate)))
     return found
 
 
 def _check_size(context: Context, candidate: Candidate, problem: Callable[[str], None]) -> None:
-    before = len(context.old_samples)
+    before = len(context.previous.samples)
     allowed = context.recipe.shards.max_shrink
     lost = before - len(candidate.samples)
     if lost > allowed * before:
         problem(
             f"{len(candidate.samples)} samples where version {candidate.base} has {before}: {lost / before:.0%} fewer, "
-            f"and the recipe allows {allowed:.0%} (shards.max_shrink); if it is meant, give 'soundvid build'"
+            f"and the recipe allows {allowed:.0%} (shards.max_shrink); if it is meant, run 'soundvid build'"
         )
 
 
-def _stamps(context: Context, candidate: Candidate) -> list[object]:
+def _signatures(context: Context, candidate: Candidate) -> list[object]:
     """The files that were verified, as the file system tells them apart."""
-    return [candidate.digest, *([s.file, *stamp(context.dataset.shard_path(s))] for s in candidate.shards)]
+    return [candidate.digest, *([s.file, *file_signature(context.dataset.shard_path(s))] for s in candidate.shards)]
 
 
 def _verified(context: Context, candidate: Candidate) -> bool:
     try:
-        told = json.loads((folder_of(context) / "verified.json").read_bytes())
-        return told == json.loads(canonical_json(_stamps(context, candidate)))
+        before = json.loads((candidate_folder(context) / "verified.json").read_bytes())
+        return before == json.loads(canonical_json(_signatures(context, candidate)))
     except (OSError, ValueError):
         return False
 
@@ -177,9 +183,9 @@ def release(context: Context) -> tuple[Release, str]:
     with context.dataset.lock():
         context.dataset.clean(work=False)
         candidate = load(context)
-        mark = folder_of(context) / "released"
-        if mark.is_file() and context.previous is not None and mark.read_text() == context.previous.name:
-            return context.previous, "none"
+        mark = candidate_folder(context) / "released"
+        if mark.is_file() and context.newest is not None and mark.read_text() == context.newest.name:
+            return context.newest, "none"
         if not _verified(context, candidate):
             problems = [p for some in check(context, candidate).values() for p in some]
             if problems:
@@ -190,21 +196,25 @@ def release(context: Context) -> tuple[Release, str]:
         return version, candidate.change
 
 
-def tidy(context: Context, keys: Iterable[str], *, keep_parts: bool = True) -> None:
-    """Remove parts that no video needs any more: joined ones, those of other settings, what killed runs left half done,
-    and records of videos that are gone; without `keep_parts` all parts."""
+def remove_unused(context: Context, keys: Iterable[str], *, keep_parts: bool = False) -> None:
+    """Remove from the work folder what no video needs any more, and records of videos that are gone.
+
+    Without `keep_parts` also what stands in a version's shards now: the clips of a dataset then lie on the disk once.
+    """
     keys = set(keys)
-    with context.dataset.alone() as alone:
+    with context.dataset.work_alone() as alone:
         if not alone:
             return
+        records = [r for r in (load_record(context, key) for key in sorted(keys)) if r is not None and r.identity]
+        active = select(context, records).active if records else []
+        resolved = resolve(context, active) if active else None
         needed: set[Path] = set()
-        if keep_parts:
-            for record in filter(None, (record_of(context, key) for key in keys)):
-                entry = record.entry(context)
-                if entry.key:
-                    needed |= {clips_part(context, entry), spectrograms_part(context, entry)}
-                    if not record.clips:
-                        needed.add(finished_part(context, entry))
+        for i, record in enumerate(active):
+            assert resolved is not None
+            released = resolved.reused[i] and not keep_parts
+            if not released:
+                needed.add(part_folder(context, record))
+                needed |= {feature_folder(context, record, f) for f in context.features}
         for path in (context.dataset.folder / "videos").glob("*.json"):
             if path.stem not in keys:
                 path.unlink(missing_ok=True)

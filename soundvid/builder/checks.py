@@ -1,31 +1,27 @@
-"""A second look at what the stages left, for whoever checks single videos: one line for each thing that is wrong."""
+"""A second look at what the steps left of single videos: one line for each thing that is wrong."""
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from soundvid.builder.context import Context
-from soundvid.builder.discover import reuse
-from soundvid.builder.render import clips_part, spectrograms_part
-from soundvid.builder.state import Record
-from soundvid.clips.render import ClipRow, Part, spectrogram_of
-from soundvid.clips.spectrograms import rows_of
+from soundvid.builder.record import SourceRecord
+from soundvid.builder.render import media_locations
+from soundvid.builder.resolve import feature_folder, resolve
+from soundvid.clips.feature_rows import FeatureRows
+from soundvid.features.base import ClipMedia
 from soundvid.media.clock import Window
-from soundvid.store.dataset import sample_of
-from soundvid.store.tar import read_member
 
 CLIP_CHECKS = ("kept", "sound_present", "long_enough", "well_timed")
-ROW_CHECKS = ("aligned",)
+FEATURE_CHECKS = ("aligned",)
 MEANING = {
     "kept": "At least one clip of the video is in the dataset.",
     "sound_present": "The video has a sound track, and it is not silent.",
     "long_enough": "A clip of the recipe's length fits into it.",
     "well_timed": "No picture is further from its time than clips.max_timing_error allows.",
-    "aligned": "A clip, read again: as many pictures and samples as its window says, and the stored row of a picture "
-    "is the spectrum of that picture's own samples.",
+    "aligned": "A clip, read again: as many pictures and samples as its window says, and the stored rows of the "
+    "feature are those of the clip.",
 }
 
 
@@ -42,59 +38,49 @@ class Example:
     rate: int
 
 
-def example(context: Context, record: Record) -> Example | None:
+def example(context: Context, record: SourceRecord) -> Example | None:
     """The clip in the middle of a video, from its part or from the version's shard; None where neither is there."""
-    entry = record.entry(context)
-    if entry.outcome or not record.clips.get("kept"):
+    if record.verdict is not None or record.identity is None or not record.clips.get("kept"):
         return None
-    folder = clips_part(context, entry)
-    try:
-        kept = [c for c in Part.read(folder).clips if c.sample is not None]
-        return _example(folder, kept[len(kept) // 2])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    reuse(context, [entry])
-    if not entry.samples:
+    resolved = resolve(context, [record])
+    rows = np.flatnonzero(resolved.kept)
+    if not len(rows):
         return None
-    row = entry.samples[len(entry.samples) // 2]
-    path, members = context.dataset.shard_path(row["shard"]), sample_of(row).members
-    mp4, flac = (read_member(path, members[name]) for name in ("mp4", "flac"))
-    window = Window(row["start_frame"], row["frames"])
-    return Example(row["key"], mp4, flac, row["frames"], row["seconds"], window, row["sample_rate"])
+    row = rows[len(rows) // 2 : len(rows) // 2 + 1]
+    (location,), (clip,) = media_locations(context, resolved, row), resolved.clips.take(row).to_pylist()
+    if location is None:
+        return None
+    mp4, flac = location.read()
+    window, fps = Window(clip["start_frame"], clip["frames"]), context.recipe.video.fps
+    seconds = float(window.frames / fps)
+    return Example(clip["key"], mp4, flac, window.frames, seconds, window, context.recipe.sound.rate)
 
 
-def _example(folder: Path, clip: ClipRow) -> Example:
-    assert clip.sample is not None
-    mp4, flac = (read_member(folder / "samples.tar", clip.sample.members[name]) for name in ("mp4", "flac"))
-    window = Window(clip.start_frame, clip.frames)
-    return Example(clip.key, mp4, flac, clip.frames, clip.record["seconds"], window, clip.record["sample_rate"])
-
-
-def clip_problems(context: Context, records: list[Record]) -> dict[str, list[str]]:
+def clip_problems(context: Context, records: list[SourceRecord]) -> dict[str, list[str]]:
     """What is wrong with the clips of videos, by the names of CLIP_CHECKS."""
     found: dict[str, list[str]] = {name: [] for name in CLIP_CHECKS}
     allowed = context.recipe.clips.max_timing_error
     for record in records:
-        told = record.clips
-        line = f"{record.found.name}: {told['message'] or told['code']}"
-        if told["outcome"] != "kept":
+        clips = record.clips
+        line = f"{record.source.name}: {clips['message'] or clips['code']}"
+        if clips["outcome"] != "kept":
             found["kept"].append(line)
-        if told["code"] == "no_sound" or (told["code"] == "no_clip_left" and "silent" in told["message"]):
+        if clips["code"] == "no_sound" or (clips["code"] == "no_clip_left" and "dBFS" in clips["message"]):
             found["sound_present"].append(line)
-        if told["code"] in ("too_short", "no_span"):
+        if clips["code"] in ("too_short", "no_span"):
             found["long_enough"].append(line)
-        if told.get("timing_error_seconds", 0.0) > allowed:
-            found["well_timed"].append(f"{record.found.name}: {told['timing_error_seconds']:.3f} s, {allowed} allowed")
+        if (late := clips.get("timing_error_seconds", 0.0)) > allowed:
+            found["well_timed"].append(f"{record.source.name}: {late:.3f} s, {allowed} s are allowed")
     return found
 
 
-def row_problems(context: Context, records: list[Record]) -> dict[str, list[str]]:
-    """What is wrong with one clip of each video, read again, by the names of ROW_CHECKS."""
-    return {"aligned": [line for record in records for line in _misaligned(context, record)]}
+def feature_problems(context: Context, records: list[SourceRecord], name: str) -> dict[str, list[str]]:
+    """What is wrong with one clip of each video and its rows of a feature, by the names of FEATURE_CHECKS."""
+    return {"aligned": [line for record in records for line in _misaligned(context, record, name)]}
 
 
-def _misaligned(context: Context, record: Record) -> Iterator[str]:
-    from soundvid.media.clip_codec import decode_clip, decode_flac
+def _misaligned(context: Context, record: SourceRecord, name: str) -> Iterator[str]:
+    from soundvid.media.clip_codec import decode_clip
 
     clip = example(context, record)
     if clip is None:
@@ -105,20 +91,16 @@ def _misaligned(context: Context, record: Record) -> Iterator[str]:
         yield f"{clip.key}: {frames} pictures, its window has {clip.frames}"
     if samples != last - first:
         yield f"{clip.key}: {samples} samples, its window has {last - first}"
-    entry = record.entry(context)
-    spectrogram, folder = spectrogram_of(context.settings(record.found)), spectrograms_part(context, entry)
-    if spectrogram is None or not folder.is_dir():
-        return
+    feature = next(f for f in context.features if f.name == name)
+    rows = FeatureRows.read(feature_folder(context, record, feature))
+    if clip.window not in rows:
+        return  # it stands in a shard, whose rows are checked by verify
     try:
-        stored = np.load(io.BytesIO(rows_of(folder, clip.key)), allow_pickle=False)
-    except (OSError, ValueError, KeyError) as error:
-        yield f"{clip.key}: its spectrogram cannot be read ({type(error).__name__})"
+        stored = rows.member(clip.window)
+    except (OSError, ValueError) as error:
+        yield f"{clip.key}: its {name} cannot be read ({type(error).__name__})"
         return
-    row = clip.frames // 2
-    start = spectrogram.starts(clip.window.start, clip.frames)[row]
-    sound = decode_flac(clip.flac)[0][start : start + spectrogram.length].astype(np.float64) / 32768
-    if spectrogram.window == "hann":
-        sound = sound * np.hanning(len(sound) + 1)[:-1]
-    said = np.abs(np.fft.rfft(sound))[: spectrogram.bins]
-    if stored.shape != (clip.frames, spectrogram.bins) or not np.allclose(stored[row], said, rtol=2e-3, atol=2e-3):
-        yield f"{clip.key}: row {row} of its spectrogram is not the spectrum of picture {row}'s sound"
+    media = ClipMedia(clip.window.start, clip.frames, mp4=clip.mp4, flac=clip.flac)
+    problem = feature.check(media, stored)
+    if problem is not None:
+        yield f"{clip.key}: {problem}"

@@ -1,4 +1,4 @@
-"""Rendering many sources at once in local processes, each source for itself.
+"""Many sources at once in local worker processes, each source for itself.
 
 A worker that crashes inside a codec, is killed for its memory or hangs costs its source a ledger row and nothing
 else. Workers are plain processes of `soundvid.builder.worker`: tasks go in as lines of JSON, what happens comes out the
@@ -15,69 +15,73 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import soundvid
-from soundvid.clips.render import Task
+from soundvid.builder.tasks import Task, encode
 from soundvid.errors import StoreError
 
 # -P, and soundvid's own folder last: a file named json.py beside somebody's videos must not be run.
 _START = "import sys; sys.path.append(sys.argv[1]); from soundvid.builder.worker import main; main()"
-STALLED_AFTER = 600.0  # seconds without any sign of life from a source
+STALLED_AFTER = 600.0  # seconds without a heartbeat from a source
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How rendering a source ended: `code` is empty where its part is in place."""
+    """How a task ended: `code` is empty where what it was to leave is in place."""
 
     task: Task
     code: str = ""
     message: str = ""
     retryable: bool = False
+    computed: int = 0  # of a feature: clips whose rows were made
+
+
+Report = Callable[[Task, float], None]
 
 
 class _Worker:
-    """One process, its open task, and the bytes it has said so far."""
+    """One process, its open task, and the bytes received of an unfinished message."""
 
     def __init__(self) -> None:
         reader, writer = os.pipe()
         self.reader = reader
         # What libraries print; its last line explains a crash. Closed by `end`.
-        self.noise = tempfile.TemporaryFile()  # noqa: SIM115
+        self.output = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, str(Path(soundvid.__file__).parent.parent), str(writer)],
             stdin=subprocess.PIPE,
-            stdout=self.noise,
-            stderr=self.noise,
+            stdout=self.output,
+            stderr=self.output,
             pass_fds=(writer,),
         )
         os.close(writer)
-        self.number: int | None = None
-        self.heard = b""
-        self.sign_of_life = time.monotonic()
+        self.task: Task | None = None
+        self.received = b""
+        self.last_heartbeat = time.monotonic()
 
-    def give(self, number: int, task: Task) -> None:
+    def give(self, task: Task) -> None:
         assert self.process.stdin is not None
-        self.number, self.sign_of_life = number, time.monotonic()
+        self.task, self.last_heartbeat = task, time.monotonic()
         # A worker that died meanwhile is met at the next read.
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(encode(task))
             self.process.stdin.flush()
 
-    def hear(self) -> list[dict[str, Any]] | None:
-        """Everything it has said since the last time, or None where it has ended."""
+    def receive(self) -> list[dict[str, Any]] | None:
+        """The messages since the last time, or None where it has ended."""
         data = os.read(self.reader, 1 << 16)
         if not data:
             return None
-        self.sign_of_life = time.monotonic()
-        *lines, self.heard = (self.heard + data).split(b"\n")
+        self.last_heartbeat = time.monotonic()
+        *lines, self.received = (self.received + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def last_words(self) -> str:
-        self.noise.seek(0)
-        lines = self.noise.read()[-4000:].decode(errors="replace").strip().splitlines()
+    def stderr_tail(self) -> str:
+        self.output.seek(0)
+        lines = self.output.read()[-4000:].decode(errors="replace").strip().splitlines()
         return f": {lines[-1].strip()[:200]}" if lines else ""
 
     def end(self) -> int:
@@ -88,80 +92,86 @@ class _Worker:
         self.process.kill()
         code = self.process.wait()
         os.close(self.reader)
-        self.noise.close()
+        self.output.close()
         return code
 
 
-def encode(task: Task) -> bytes:
-    """A task as one line of JSON; odd bytes in paths survive as escapes."""
-    paths = {name: None if path is None else str(path) for name, path in task.paths.items()}
-    return json.dumps(asdict(task) | paths).encode() + b"\n"
-
-
 def _died(task: Task, worker: _Worker) -> Outcome:
-    words = worker.last_words()
+    tail = worker.stderr_tail()
     code = worker.process.wait()
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return Outcome(task, "crashed", f"the process that decoded it died ({how}){words or ': perhaps of memory'}", True)
+    return Outcome(task, "crashed", f"the process that decoded it died ({how}){tail or ': perhaps of memory'}", True)
 
 
-def _outcome(task: Task, said: dict[str, Any]) -> Outcome:
-    if said["end"] == "store":
-        raise StoreError(said["message"])
-    return Outcome(task, said.get("code", ""), said.get("message", ""), retryable=bool(said.get("code")))
+def _outcome(task: Task, message: dict[str, Any]) -> Outcome:
+    if message["end"] == "store":
+        raise StoreError(message["message"])
+    return Outcome(
+        task, message.get("code", ""), message.get("message", ""), bool(message.get("code")), message.get("computed", 0)
+    )
 
 
-def run(tasks: list[Task], workers: int, on_progress: Callable[[Task, float], None]) -> Iterator[Outcome]:
-    """Render `tasks` on `workers` processes; yields each as it ends. Raises StoreError and stops at once."""
-    waiting = deque(range(len(tasks)))
-    crew: set[_Worker] = set()
+def run(
+    tasks: list[Task],
+    workers: int,
+    report: Report,
+    then: Callable[[Task], list[Task]] = lambda task: [],
+) -> Iterator[Outcome]:
+    """Do `tasks` on `workers` processes; yields how each ended. Raises StoreError and stops at once.
+
+    `then` gives more tasks when one ended well; they are done before those that wait.
+    """
+    waiting = deque(tasks)
+    pool: set[_Worker] = set()
     selector = selectors.DefaultSelector()
 
-    def employ() -> None:
-        while waiting and len(crew) < workers:
+    def spawn() -> None:
+        while waiting and len(pool) < workers:
             worker = _Worker()
-            crew.add(worker)
+            pool.add(worker)
             selector.register(worker.reader, selectors.EVENT_READ, worker)
-            number = waiting.popleft()
-            worker.give(number, tasks[number])
+            worker.give(waiting.popleft())
 
-    def dismiss(worker: _Worker) -> None:
+    def stop(worker: _Worker) -> None:
         selector.unregister(worker.reader)
-        crew.discard(worker)
+        pool.discard(worker)
         worker.end()
 
     try:
-        employ()
-        while crew:
+        spawn()
+        while pool:
             for key, _ in selector.select(timeout=1.0):
                 worker: _Worker = key.data
-                heard = worker.hear()
-                if heard is None:
-                    if worker.number is not None:
-                        yield _died(tasks[worker.number], worker)
-                    dismiss(worker)
-                    employ()
+                messages = worker.receive()
+                if messages is None:
+                    if worker.task is not None:
+                        yield _died(worker.task, worker)
+                    stop(worker)
+                    spawn()
                     continue
-                for said in heard:
-                    assert worker.number is not None
-                    task = tasks[worker.number]
-                    if "at" in said:
-                        on_progress(task, said["at"])
+                for message in messages:
+                    task = worker.task
+                    assert task is not None
+                    if "at" in message:
+                        report(task, message["at"])
                         continue
-                    worker.number = None
+                    worker.task = None
+                    outcome = _outcome(task, message)
+                    if not outcome.code:
+                        waiting.extendleft(reversed(then(task)))
                     if waiting:
-                        number = waiting.popleft()
-                        worker.give(number, tasks[number])
-                    yield _outcome(task, said)
-                    if worker.number is None:
-                        dismiss(worker)
-            for worker in list(crew):
-                if worker.number is not None and time.monotonic() - worker.sign_of_life > STALLED_AFTER:
-                    message = f"nothing was decoded of it for {STALLED_AFTER:.0f} s: given up"
-                    yield Outcome(tasks[worker.number], "stalled", message, retryable=True)
-                    dismiss(worker)
-                    employ()
+                        worker.give(waiting.popleft())
+                    yield outcome
+                    if worker.task is None:
+                        stop(worker)
+                    spawn()
+            for worker in list(pool):
+                if worker.task is not None and time.monotonic() - worker.last_heartbeat > STALLED_AFTER:
+                    text = f"nothing was decoded of it for {STALLED_AFTER:.0f} s: given up"
+                    yield Outcome(worker.task, "stalled", text, retryable=True)
+                    stop(worker)
+                    spawn()
     finally:
-        for worker in list(crew):
-            dismiss(worker)
+        for worker in list(pool):
+            stop(worker)
         selector.close()

@@ -1,18 +1,16 @@
 """Release: a version appears with its manifest, tables, card and page, all at once."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from soundvid.builder.context import Context
+from soundvid.builder.pack import Candidate
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import Dataset, Release, parse_version
 from soundvid.store.schema import FORMAT, tools
 from soundvid.util.hashing import canonical_json
-
-if TYPE_CHECKING:
-    from soundvid.builder.context import Context
-    from soundvid.builder.pack import Candidate
 
 
 def publish_version(
@@ -48,22 +46,22 @@ def publish_version(
     )
 
 
-def publish(context: "Context", candidate: "Candidate") -> Release:
+def publish(context: Context, candidate: Candidate) -> Release:
     """The version that stands for the candidate: a new one, or the newest where nothing has changed.
 
     Raises DatasetError where another version came out since the candidate was made.
     """
-    previous = context.previous
-    if candidate.base != (previous.name if previous else None):
+    newest = context.newest
+    if candidate.base != (newest.name if newest else None):
         raise DatasetError(
             f"{context.recipe.name}: the shards were made on top of version {candidate.base or 'none'}, and the newest "
-            f"is {previous.name if previous else 'none'} now: make the shards again"
+            f"is {newest.name if newest else 'none'} now: make the shards again"
         )
     if candidate.change == "none":
-        assert previous is not None
-        return previous
-    context.listener.phase("publishing", 1)
+        assert newest is not None
+        return newest
+    context.progress.phase("publishing", 1)
     manifest = {**candidate.manifest, "version": candidate.version}
-    release = publish_version(context.dataset, manifest, candidate.samples, candidate.ledger, previous)
-    context.listener.step()
+    release = publish_version(context.dataset, manifest, candidate.samples, candidate.ledger, newest)
+    context.progress.step()
     return release

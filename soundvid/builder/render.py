@@ -1,142 +1,193 @@
-"""Parts: what becomes of each source, left in the work folder under the names of source and settings.
+"""Render: what sources lack is made in worker processes and left in the work folder."""
 
-    <work>/<source id>.<settings>/                 finished samples, as `soundvid build` renders them in one go
-    <work>/<source id>.<settings>.clips/           pictures and sound alone
-    <work>/<source id>.<settings>.spectrograms/    rows computed from that sound, see soundvid.clips.spectrograms
-
-The last two are what a stage of its own leaves; together they give the first, byte for byte.
-"""
-
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from soundvid.builder import engine
-from soundvid.builder.context import Context, Entry
-from soundvid.clips.render import Part, Task, settings_key, without_features
-from soundvid.clips.spectrograms import join, make_spectrograms, spectrogram_settings
-from soundvid.store.dataset import sample_columns
-from soundvid.store.schema import SAMPLES_SCHEMA
+from soundvid.builder.context import Context
+from soundvid.builder.record import SourceRecord
+from soundvid.builder.resolve import Resolved, feature_folder, known_windows, part_folder, resolve
+from soundvid.builder.tasks import FeatureTask, Task
+from soundvid.clips.feature_rows import FeatureRows
+from soundvid.clips.part import MediaLocation, Part
+from soundvid.clips.render import RenderTask
+from soundvid.features.base import Feature
+from soundvid.media.clock import Window
+from soundvid.verdict import Verdict
 
 
-def finished_part(context: Context, entry: Entry) -> Path:
-    return context.dataset.work / f"{entry.source_id}.{entry.key}"
+def render(
+    context: Context, records: list[SourceRecord], *, features: Iterable[Feature] | None = None
+) -> list[SourceRecord]:
+    """Render what the records lack and compute `features` (None: the recipe's) of what is rendered.
 
-
-def clips_part(context: Context, entry: Entry) -> Path:
-    """Where the clips of a source are left; the finished part itself where the recipe has no features."""
-    settings = context.settings(entry.found)
-    if not any(settings["features"].values()):
-        return finished_part(context, entry)
-    key = settings_key(without_features(settings), entry.found.subject)
-    return context.dataset.work / f"{entry.source_id}.{key}.clips"
-
-
-def spectrograms_part(context: Context, entry: Entry) -> Path:
-    key = settings_key(spectrogram_settings(context.settings(entry.found)), "")
-    return context.dataset.work / f"{entry.source_id}.{key}.spectrograms"
-
-
-def whole(folder: Path) -> bool:
-    """Whether a part of clips or samples is there with all that it says."""
-    try:
-        Part.read(folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return True
-
-
-def render(context: Context, entries: list[Entry]) -> None:
-    """Make the missing finished parts, in as many processes as there are workers."""
-    waiting = []
-    for entry in entries:
-        if not entry.outcome and not take(context, entry):
-            waiting.append(entry)
-
-    def ended(entry: Entry) -> None:
-        if not take(context, entry):
-            entry.end("failed", "render", "internal", "its part was not left whole in the work folder", True)
-
-    _run(context, {finished_part(context, e): e for e in waiting}, context.settings, ended)
-
-
-def make_clips(context: Context, entries: list[Entry]) -> None:
-    """Make the missing clips of sources that have not ended, without features. Failures end their entries."""
-    targets = {clips_part(context, e): e for e in entries if not e.outcome}
-    missing = {folder: e for folder, e in targets.items() if not whole(folder)}
-    _run(context, missing, lambda item: without_features(context.settings(item)), lambda entry: None)
-
-
-def make_rows(context: Context, entries: list[Entry]) -> dict[str, tuple[int, int]]:
-    """Make the spectrograms of sources whose clips are there; by source id how many were computed and taken over."""
-    done = {}
-    for entry in entries:
-        settings, clips = context.settings(entry.found), clips_part(context, entry)
-        if any(settings["features"].values()):
-            done[entry.source_id] = make_spectrograms(clips, settings, spectrograms_part(context, entry))
-    return done
-
-
-def _run(context: Context, waiting: dict[Path, Entry], settings: Any, ended: Any) -> None:
+    Returns the records; of a source that could not be processed with its verdict.
+    """
+    wanted = context.features if features is None else list(features)
+    resolved = resolve(context, records)
+    waiting = {part_folder(context, r): i for i, r in enumerate(records) if resolved.pending[i]}
     # Long sources first, so that the last worker does not start an hour of video when the others are done.
-    order = sorted(waiting.items(), key=lambda p: (-(p[1].identity.size if p[1].identity else 0), p[1].source_id))
-    context.listener.phase("rendering", len(order))
+    order = sorted(waiting.items(), key=lambda p: (-_size(records[p[1]]), records[p[1]].source_id))
+    context.progress.phase("rendering", len(order))
     if order:
         context.dataset.work.mkdir(parents=True, exist_ok=True)
-    tasks = [_task(entry, settings(entry.found), target) for target, entry in order]
-    for outcome in engine.run(tasks, context.workers, lambda t, s: context.listener.progress(t.path.name, s)):
-        entry = waiting[outcome.task.target]
+    tasks: list[Task] = [_task(context, records[i], target) for target, i in order]
+    made = list(records)
+
+    def then(task: Task) -> list[Task]:
+        if not isinstance(task, RenderTask) or not wanted:
+            return []
+        record = records[waiting[task.target]]
+        part = Part.read(task.target)
+        located = [(c.window, part.location(task.target, c)) for c in part.clips] if part else []
+        return _feature_tasks(context, record, wanted, [(w, at) for w, at in located if at is not None])
+
+    ended: dict[int, engine.Outcome] = {}
+    for outcome in engine.run(tasks, context.workers, _reporter(context), then):
+        if isinstance(outcome.task, RenderTask):
+            ended[waiting[outcome.task.target]] = outcome
+        elif outcome.code:
+            number = next(i for i, r in enumerate(records) if r.source_id == outcome.task.source_id)
+            ended[number] = outcome
+        if isinstance(outcome.task, RenderTask):
+            i = waiting[outcome.task.target]
+            verdict = _verdict(outcome, outcome.task.target)
+            context.progress.source(records[i].source.name, verdict.outcome, verdict.message)
+            context.progress.step()
+    for i, outcome in ended.items():
+        made[i] = records[i].rendered()
         if outcome.code:
-            entry.end("failed", "render", outcome.code, outcome.message, outcome.retryable)
+            verdict = Verdict("failed", "render", outcome.code, outcome.message, outcome.retryable)
+            made[i] = records[i].failed(verdict, resolved.settings[i])
+    return made
+
+
+def _verdict(outcome: engine.Outcome, folder: Path) -> Verdict:
+    """How rendering a source ended, for whoever watches; the rules of the whole dataset come later."""
+    if outcome.code:
+        return Verdict("failed", "render", outcome.code, outcome.message, outcome.retryable)
+    part = Part.read(folder)
+    if part is None:
+        return Verdict("failed", "render", "internal", "what was rendered is not whole", True)
+    if part.verdict is not None:
+        return part.verdict
+    if any(c.media is not None for c in part.clips) or any(c.measures is None and not c.code for c in part.clips):
+        return Verdict("kept", "render")
+    return Verdict("rejected", "pack", "no_clip_left", f"none of {len(part.clips)} planned clips is kept")
+
+
+def compute_features(context: Context, records: list[SourceRecord], features: Iterable[Feature]) -> dict[str, int]:
+    """Compute features of clips that are rendered; by source id how many clips' rows were made."""
+    resolved = resolve(context, records)
+    tasks: list[Task] = []
+    for i, clips in kept_media(context, resolved).items():
+        tasks += _feature_tasks(context, records[i], list(features), clips)
+    computed: dict[str, int] = {}
+    for outcome in engine.run(tasks, context.workers, _reporter(context)):
+        if outcome.code:
+            raise ValueError(f"{outcome.task.source_id}: {outcome.message}")
+        computed[outcome.task.source_id] = computed.get(outcome.task.source_id, 0) + outcome.computed
+    return computed
+
+
+def missing_features(context: Context, resolved: Resolved) -> list[Task]:
+    """What is still to be computed of clips that are kept and do not stand, as they are, in the newest version."""
+    tasks: list[Task] = []
+    for i, clips in kept_media(context, resolved, composed=True).items():
+        for feature in context.features:
+            rows = FeatureRows.read(feature_folder(context, resolved.records[i], feature))
+            if any(window not in rows for window, _ in clips):
+                tasks += _feature_tasks(context, resolved.records[i], [feature], clips)
+    return tasks
+
+
+def kept_media(
+    context: Context, resolved: Resolved, *, composed: bool = False
+) -> dict[int, list[tuple[Window, MediaLocation]]]:
+    """Kept clips and where their media lie, by record; `composed`: without those that stay in shards as they are."""
+    found: dict[int, list[tuple[Window, MediaLocation]]] = {}
+    rows = np.flatnonzero(resolved.kept & ~unchanged(context, resolved) if composed else resolved.kept)
+    columns = {n: resolved.clips.column(n).take(rows).to_pylist() for n in ("record", "start_frame", "frames")}
+    places = media_locations(context, resolved, rows)
+    for record, start, frames, location in zip(*columns.values(), places, strict=True):
+        if location is not None:
+            found.setdefault(record, []).append((Window(start, frames), location))
+    return found
+
+
+def unchanged(context: Context, resolved: Resolved) -> np.ndarray:
+    """By row whether a clip stands in the newest version's shards just as it is wanted."""
+    there = np.asarray(resolved.clips.column("sample_row").is_valid())
+    if not context.previous.same_features:
+        return np.zeros_like(there)
+    known = context.previous.sources
+    subjects = [known.get(r.source_id, {}).get("subject") == r.source.subject for r in resolved.records]
+    return there & np.asarray([*subjects, False])[np.asarray(resolved.clips.column("record"))]
+
+
+def media_locations(context: Context, resolved: Resolved, rows: np.ndarray) -> list[MediaLocation | None]:
+    """Where the media of some clips lie: in a part, or in a shard of the newest version; None: nowhere yet."""
+    locations = resolved.clips.column("location").take(rows).to_pylist()
+    sample_rows = resolved.clips.column("sample_row").take(rows).to_pylist()
+    asked = sorted({r for at, r in zip(locations, sample_rows, strict=True) if at is None and r is not None})
+    old = dict(zip(asked, context.previous.sample_rows(np.asarray(asked, np.int64)), strict=True)) if asked else {}
+    found: list[MediaLocation | None] = []
+    for at, row in zip(locations, sample_rows, strict=True):
+        if at is not None:
+            found.append(resolved.locations[at])
+        elif row is None:
+            found.append(None)
         else:
-            ended(entry)
-        context.listener.source(entry.found.name, entry.outcome, entry.message)
-        context.listener.step()
+            names = ("mp4_offset", "mp4_size", "flac_offset", "flac_size")
+            path = context.dataset.shard_path(old[row]["shard"])
+            found.append(MediaLocation(path, *(old[row][n] for n in names)))
+    return found
 
 
-def _task(entry: Entry, settings: dict[str, Any], target: Path) -> Task:
-    assert entry.identity is not None
-    return Task(
-        path=entry.found.path,
-        source_id=entry.source_id,
-        sha256=entry.identity.sha256,
-        stamp=entry.identity.stamp,
-        subject=entry.found.subject,
-        settings=settings,
+def _feature_tasks(
+    context: Context, record: SourceRecord, features: list[Feature], clips: list[tuple[Window, MediaLocation]]
+) -> list[Task]:
+    return [
+        FeatureTask(
+            record.source_id,
+            feature.name,
+            feature.options.model_dump(mode="json"),
+            feature.clip_format,
+            feature_folder(context, record, feature),
+            tuple(clips),
+        )
+        for feature in features
+        if clips
+    ]
+
+
+def _task(context: Context, record: SourceRecord, target: Path) -> RenderTask:
+    assert record.identity is not None
+    settings, sidecar = context.settings.of(record.source), record.source.sidecar
+    return RenderTask(
+        path=record.source.path,
+        source_id=record.source_id,
+        signature=record.identity.signature,
+        render=settings.render,
+        plan=settings.plan,
+        time_split=settings.time_split,
+        thresholds=context.thresholds,
         target=target,
-        sound=entry.found.sidecar.path if entry.found.sidecar else None,
-        sound_stamp=entry.identity.sound.stamp if entry.identity.sound else None,
+        known=known_windows(context, record),
+        sound=sidecar.path if sidecar else None,
+        sound_signature=record.identity.sound.signature if record.identity.sound else None,
     )
 
 
-def take(context: Context, entry: Entry) -> bool:
-    """Load the finished part of a source, joining it where the stages left its pieces; False where it is not there."""
-    entry.part = finished_part(context, entry)
-    clips = clips_part(context, entry)
-    if clips != entry.part and clips.is_dir() and not entry.part.is_dir():
-        try:
-            join(clips, spectrograms_part(context, entry), context.settings(entry.found), entry.part)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-    try:
-        part = Part.read(entry.part)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    entry.end(part.outcome, "render", part.code, part.message)
-    entry.facts = part.media
-    for clip in part.clips:
-        entry.clips.append(
-            {
-                "key": clip.key,
-                "start_frame": clip.start_frame,
-                "frames": clip.frames,
-                "outcome": clip.outcome,
-                "stage": "render",
-                "code": clip.code,
-                "message": clip.message,
-                "split": clip.split,
-            }
-        )
-        if clip.sample is not None:
-            record = {k: v for k, v in clip.record.items() if k in SAMPLES_SCHEMA.names}
-            entry.samples.append({**record, **sample_columns(clip.sample), "split": clip.split})
-    return True
+def _size(record: SourceRecord) -> int:
+    return record.identity.size if record.identity else 0
+
+
+def _reporter(context: Context) -> "engine.Report":
+    def report(task: Task, share: float) -> None:
+        if isinstance(task, RenderTask):
+            context.progress.progress(task.path.name, share)
+
+    return report

@@ -63,7 +63,8 @@ def _copies(dataset: Dataset, moving: pa.Table) -> Iterator[tuple[int, Callable[
     """The samples of a table as `Dataset.write_shards` takes them: copied when they are written, and checked then."""
     columns = ("shard", "key", "sample_offset", "sample_size", "sha256")
     for shard, *place in zip(*(moving.column(c).to_pylist() for c in columns), strict=True):
-        sample = Sample(*place, members={})
+        key, offset, size, sha256 = place
+        sample = Sample(key, offset, size, sha256, {})
 
         def make(shard: str = shard, sample: Sample = sample) -> tuple[bytes, Sample]:
             blocks = dataset.read(shard, sample.offset, sample.size)

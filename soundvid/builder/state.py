@@ -1,30 +1,36 @@
-"""Videos one by one: what an orchestrator needs to run the stages for single videos, and to join them afterwards.
+"""Records as files, for an orchestrator that runs the steps of a build video by video, and joins them afterwards.
 
     <dataset>/videos.json          the listing: every video of the recipe under a key of its own
-    <dataset>/videos/<key>.json    a record: what the file was when it was looked at, and how each stage ended
+    <dataset>/videos/<key>.json    its SourceRecord: what the file was, and how each step ended
     <dataset>/candidate/           the version that `assemble` made and `release` publishes
 
-A video's key is its name ([A-Za-z0-9_-]); its content is told by its record. A stage that was done is not done again.
+A video's key is made from its name ([A-Za-z0-9_-]); its record says its content. What was done is not done again.
 """
 
 import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from soundvid.builder.context import Context, Entry
-from soundvid.builder.discover import identify, listed, reuse
-from soundvid.builder.render import clips_part, make_clips, make_rows, spectrograms_part, whole
-from soundvid.clips.render import settings_key
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from soundvid.builder.context import Context
+from soundvid.builder.discover import identify, listed, select
+from soundvid.builder.record import SourceRecord, settings_key, slug
+from soundvid.builder.render import compute_features, render
+from soundvid.builder.resolve import Resolved, resolve
+from soundvid.clips.feature_rows import feature_key
 from soundvid.errors import DatasetError
-from soundvid.sources.folder import Identity, stamp
+from soundvid.sources.digests import Identity, file_signature
 from soundvid.sources.model import DiscoveredSource, Origin, SidecarAudio
-from soundvid.store.tar import canonical_json
+from soundvid.util.files import replace_file
+from soundvid.util.hashing import content_key
 from soundvid.verdict import Verdict
 
 PASSING = ("network", "rate_limit")  # failures of a download after which trying again soon can help
@@ -33,50 +39,24 @@ SOON = 300.0  # seconds
 
 @dataclass(frozen=True)
 class Video:
-    """A video of the listing. `stamp` changes whenever it has to be looked at again: file, terms or settings."""
+    """A video of the listing. `signature` changes whenever it has to be looked at again: file, terms or settings."""
 
     key: str
-    found: DiscoveredSource
-    stamp: str
+    source: DiscoveredSource
+    signature: str
     partition: str  # what it is processed with: itself, or its ingest batch
-
-
-@dataclass
-class Record:
-    """What is known of a video since it was looked at."""
-
-    key: str
-    stamp: str
-    found: DiscoveredSource
-    identity: Identity | None = None
-    end: list[Any] = field(default_factory=list)  # outcome, stage, code, message, retryable; empty: goes on
-    clips: dict[str, Any] = field(default_factory=dict)
-    spectrograms: dict[str, Any] = field(default_factory=dict)
-    again: int = 0  # how often it was made to wait again
-
-    def entry(self, context: Context) -> Entry:
-        """The entry of a build that this is."""
-        entry = Entry(self.found, self.identity)
-        if self.identity is not None:
-            entry.source_id = self.identity.source_id(self.found.name)
-        if self.end:
-            entry.end(*self.end)
-        elif self.identity is not None:
-            entry.key = settings_key(context.settings(self.found), self.found.subject)
-        return entry
 
 
 # -- the listing
 
 
-def key_of(found: DiscoveredSource) -> str:
+def key_of(source: DiscoveredSource) -> str:
     """A safe name for a video: the catalogue's for one from the web, name and hash of the name for a file."""
-    if found.origin is not None and found.origin.extractor:
+    if source.origin is not None and source.origin.extractor:
         from soundvid.sources.web.ids import source_id
 
-        return source_id(found.origin.extractor, found.origin.media_id).lstrip("-")
-    stem = re.sub(r"[^A-Za-z0-9_]+", "-", Path(found.name).stem).strip("-_")[:40].strip("-_")
-    return f"{stem or 'video'}-{hashlib.sha256(found.name.encode()).hexdigest()[:8]}"
+        return source_id(source.origin.extractor, source.origin.media_id).lstrip("-")
+    return f"{slug(Path(source.name).stem)}-{hashlib.sha256(source.name.encode()).hexdigest()[:8]}"
 
 
 def list_videos(context: Context, *, batch: int | None = None) -> list[Video]:
@@ -86,11 +66,11 @@ def list_videos(context: Context, *, batch: int | None = None) -> list[Video]:
     """
     before = {v.key: v.partition for v in listing(context).values()}
     videos: dict[str, Video] = {}
-    for found in listed(context):
-        key = key_of(found)
+    for source in listed(context):
+        key = key_of(source)
         if key in videos:  # the same name in another folder
-            key = f"{key}-{hashlib.sha256(os.fsencode(found.path)).hexdigest()[:8]}"
-        videos[key] = Video(key, found, _stamp(context, found), key)
+            key = f"{key}-{hashlib.sha256(os.fsencode(source.path)).hexdigest()[:8]}"
+        videos[key] = Video(key, source, _signature(context, source), key)
     if batch is None:
         return list(videos.values())
     batches = [p for p in before.values() if p.startswith("batch-")]
@@ -107,24 +87,26 @@ def list_videos(context: Context, *, batch: int | None = None) -> list[Video]:
     return placed
 
 
-def _stamp(context: Context, found: DiscoveredSource) -> str:
+def _signature(context: Context, source: DiscoveredSource) -> str:
     file: list[Any] = []
-    if found.verdict is None:
+    if source.verdict is None:
         try:
-            file = [*stamp(found.path), *(stamp(found.sidecar.path) if found.sidecar else ())]
+            file = [*file_signature(source.path), *(file_signature(source.sidecar.path) if source.sidecar else ())]
         except OSError as error:
             file = [error.errno]
-    told = [_found_to(found), file, settings_key(context.settings(found), found.subject)]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    settings = settings_key(context.settings.of(source))
+    judged = [asdict(context.thresholds), [feature_key(f) for f in context.features]]
+    content = [_source_to(source), file, settings, judged]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def save_listing(context: Context, videos: Iterable[Video]) -> str:
     """Make this the listing; returns its digest."""
-    rows = [{**vars(v), "found": _found_to(v.found)} for v in videos]
+    rows = [{**vars(v), "source": _source_to(v.source)} for v in videos]
     data = json.dumps(rows).encode()
     path = context.dataset.folder / "videos.json"
     if not path.is_file() or path.read_bytes() != data:
-        _write(path, data)
+        replace_file(path, data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -135,7 +117,7 @@ def listing(context: Context) -> dict[str, Video]:
         rows = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    return {r["key"]: Video(r["key"], _found_from(r["found"]), r["stamp"], r["partition"]) for r in rows}
+    return {r["key"]: Video(r["key"], _source_from(r["source"]), r["signature"], r["partition"]) for r in rows}
 
 
 def videos_of(context: Context, partition: str) -> list[Video]:
@@ -151,68 +133,85 @@ def videos_of(context: Context, partition: str) -> list[Video]:
 # -- records
 
 
-def record_of(context: Context, key: str) -> Record | None:
+def load_record(context: Context, key: str) -> SourceRecord | None:
+    """The record of a video; None where it was never looked at."""
     try:
         row = json.loads((context.dataset.folder / "videos" / f"{key}.json").read_bytes())
-        identity = row.pop("identity")
-        return Record(**{**row, "found": _found_from(row["found"]), "identity": _identity_from(identity)})
+        return SourceRecord(
+            **{
+                **row,
+                "source": _source_from(row["source"]),
+                "identity": _identity_from(row["identity"]),
+                "verdict": Verdict(**row["verdict"]) if row["verdict"] else None,
+            }
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _keep(context: Context, record: Record) -> None:
-    identity = record.identity and asdict(record.identity)
-    row = {**vars(record), "found": _found_to(record.found), "identity": identity}
-    _write(context.dataset.folder / "videos" / f"{record.key}.json", json.dumps(row).encode())
+def save_record(context: Context, record: SourceRecord) -> None:
+    row = {
+        **vars(record),
+        "source": _source_to(record.source),
+        "identity": record.identity and asdict(record.identity),
+        "verdict": record.verdict and vars(record.verdict),
+    }
+    replace_file(context.dataset.folder / "videos" / f"{record.key}.json", json.dumps(row).encode())
 
 
 def pending(context: Context, videos: Iterable[Video]) -> dict[str, str]:
     """Videos never processed as they are now: by key a mark that changes when they are to be tried again."""
     waiting = {}
     for video in videos:
-        record = record_of(context, video.key)
-        if record is None or record.stamp != video.stamp or not (record.end or record.spectrograms):
-            waiting[video.key] = f"{video.stamp}-{record.again if record else 0}"
+        record = load_record(context, video.key)
+        if record is None or record.signature != video.signature or not _processed(context, record):
+            waiting[video.key] = f"{video.signature}-{record.attempts if record else 0}"
     return waiting
 
 
-def forgive(context: Context, videos: Iterable[Video]) -> list[str]:
+def _processed(context: Context, record: SourceRecord) -> bool:
+    """Whether every step was done for a record, or none is left to do."""
+    if record.verdict is not None:
+        return True
+    return bool(record.clips) and all(f.name in record.features for f in context.features)
+
+
+def reset_failed(context: Context, videos: Iterable[Video]) -> list[str]:
     """Make videos that failed, and can succeed, wait again; returns their keys."""
     again = []
     for video in videos:
-        record = record_of(context, video.key) or Record(video.key, "", video.found)
-        failed = record.end[0] == "failed" and record.end[4] if record.end else record.clips.get("retryable", False)
-        unfinished = not record.end and not record.spectrograms
-        if failed or unfinished:
-            _keep(context, replace(record, stamp="", end=[], clips={}, spectrograms={}, again=record.again + 1))
+        record = load_record(context, video.key) or SourceRecord(video.source, key=video.key)
+        failed = record.verdict is not None and record.verdict.outcome == "failed" and record.verdict.retryable
+        if failed or not _processed(context, record):
+            reset = SourceRecord(record.source, record.identity, key=record.key, attempts=record.attempts + 1)
+            save_record(context, reset)
             again.append(video.key)
     return again
 
 
-# -- the stages of single videos
+# -- the steps of single videos
 
 
-def examine(context: Context, videos: list[Video]) -> list[Record]:
+def discover_videos(context: Context, videos: list[Video]) -> list[SourceRecord]:
     """Look at videos: fetch those that are not here, hash their files. A video that cannot be had is a record."""
-    with context.dataset.tending():
-        if any(v.found.origin is not None for v in videos):
+    with context.dataset.work_in_use():
+        if any(v.source.origin is not None for v in videos):
             videos = _fetched(context, videos)
-        found = [v.found for v in videos]
         records = []
-        for video, entry in zip(videos, identify(context, found), strict=True):
-            old = record_of(context, video.key)
-            end = [entry.outcome, entry.stage, entry.code, entry.message, entry.retryable] if entry.outcome else []
-            record = Record(video.key, video.stamp, entry.found, entry.identity, end, again=old.again if old else 0)
-            if old is not None and old.stamp == record.stamp and old.identity == record.identity:
-                record.clips, record.spectrograms = old.clips, old.spectrograms
-            _keep(context, record)
+        for video, found in zip(videos, identify(context, [v.source for v in videos]), strict=True):
+            old = load_record(context, video.key)
+            record = replace(found, key=video.key, signature=video.signature, attempts=old.attempts if old else 0)
+            if old is not None and old.signature == record.signature and old.identity == record.identity:
+                record = replace(record, clips=old.clips, features=old.features)
+            save_record(context, record)
             records.append(record)
         return records
 
 
-def passes(context: Context, record: Record) -> bool:
-    """Whether the trouble that a download ended in may be over soon, so that trying again can help."""
-    if not record.end or record.end[2] not in PASSING or not record.end[4]:
+def may_pass_soon(context: Context, record: SourceRecord) -> bool:
+    """Whether the failure that a download ended in may be over soon, so that trying again can help."""
+    verdict = record.verdict
+    if verdict is None or verdict.code not in PASSING or not verdict.retryable:
         return False
     from soundvid.sources.web.catalogue import Catalogue
 
@@ -222,143 +221,148 @@ def passes(context: Context, record: Record) -> bool:
 
 
 def _fetched(context: Context, videos: list[Video]) -> list[Video]:
-    """The same videos after those from the web that are due were fetched; stamps are those of now."""
-    from soundvid.sources.web.available import held
+    """The same videos after those from the web that are due were fetched; signatures are those of now."""
+    from soundvid.sources.web.available import available_sources
     from soundvid.sources.web.sync import fetch
 
-    fetch(context.store, context.recipe, [v.key for v in videos if v.found.origin is not None], context.listener)
-    now = {key_of(f): f for f in held(context.recipe, context.store)}
+    fetch(context.store, context.recipe, [v.key for v in videos if v.source.origin is not None], context.progress)
+    now = {key_of(s): s for s in available_sources(context.recipe, context.store)}
     fresh = []
     for video in videos:
-        found = now.get(video.key, video.found) if video.found.origin is not None else video.found
-        fresh.append(replace(video, found=found, stamp=_stamp(context, found)))
+        source = now.get(video.key, video.source) if video.source.origin is not None else video.source
+        fresh.append(replace(video, source=source, signature=_signature(context, source)))
     return fresh
 
 
-def clips(context: Context, keys: Iterable[str]) -> list[Record]:
-    """Cut the clips of videos that were looked at; those that a version or a part holds already are not cut again.
+def render_videos(context: Context, keys: Iterable[str]) -> list[SourceRecord]:
+    """Render the clips of videos that were looked at; those that a version or a part holds are not rendered again.
 
-    Raises DatasetError where one was never looked at.
+    A video with the content of another one that is listed is passed over: which of them counts is decided when the
+    dataset is assembled. Raises DatasetError where one was never looked at.
     """
-    with context.dataset.tending():
+    with context.dataset.work_in_use():
         records = [_must(context, key) for key in keys]
-        entries = {r.key: r.entry(context) for r in records}
-        _take_over(context, list(entries.values()))
-        going = [e for e in entries.values() if not e.outcome]
-        there = {e.source_id for e in going if whole(clips_part(context, e))}
-        make_clips(context, going)
+        twins = _twins(context, records)
+        active = [r for r in records if r.key not in twins and not r.ended(context.settings.of(r.source))]
+        before = resolve(context, active)
+        new = {r.key: pending for r, pending in zip(active, before.pending, strict=True)}
+        made = {r.key: r for r in render(context, active, features=())}
+        rendered = [r for r in made.values() if r.verdict is None]
+        resolved = resolve(context, rendered)
+        position = {r.key: i for i, r in enumerate(rendered)}
+        records = [made.get(r.key, r) for r in records]
+        done = []
         for record in records:
-            entry = entries[record.key]
-            reused = entry.reused or entry.source_id in there
-            made = _clips_record(context, entry, reused)
-            if all(made[k] == record.clips.get(k) for k in ("key", "outcome", "kept")):
-                made["digest"] = record.clips["digest"]  # the same content, whether a part or a shard tells it
-            record.clips = made
-            _keep(context, record)
-        return records
+            if record.key in twins:
+                summary = _ended("rejected", "duplicate", f"the same content as {twins[record.key]}")
+            elif record.key in position:
+                summary = _summary(context, resolved, position[record.key])
+            else:
+                verdict = record.verdict
+                assert verdict is not None
+                summary = _ended(verdict.outcome, verdict.code, verdict.message)
+            done.append(replace(record, clips={**summary, "reused": not new.get(record.key, False)}))
+            save_record(context, done[-1])
+        return done
 
 
-def _take_over(context: Context, entries: list[Entry]) -> None:
-    """Let those that the newest version holds end as they stand there."""
-    if context.previous is None:
-        return
-    known = set(context.previous.table("ledger").column("source_id").to_pylist())
-    if any(e.source_id in known for e in entries if not e.outcome):
-        reuse(context, entries)
+def _twins(context: Context, records: list[SourceRecord]) -> dict[str, str]:
+    """By key those records whose content another listed video stands for, with that one's name."""
+    wanted = {r.identity.sha256 for r in records if r.identity is not None}
+    others = (load_record(context, key) for key in listing(context))
+    known = {r.key: r for r in others if r is not None and r.identity is not None and r.identity.sha256 in wanted}
+    known |= {r.key: r for r in records}
+    if len(known) == len(records) == len(wanted):
+        return {}
+    selection = select(context, known.values())
+    verdicts = [(r, selection.verdicts.get(i)) for i, r in enumerate(selection.records)]
+    return {r.key: v.message.removeprefix("the same content as ") for r, v in verdicts if v and v.code == "duplicate"}
 
 
-def _clips_record(context: Context, entry: Entry, reused: bool) -> dict[str, Any]:
-    told = {"key": entry.key, "reused": reused, "outcome": entry.outcome, "code": entry.code, "message": entry.message}
-    if entry.outcome and not entry.reused:  # it ended before, or its rendering failed
-        return {**told, "digest": _digest([entry.outcome, entry.code]), "retryable": entry.retryable, "kept": 0}
-    if entry.reused:
-        kept = sorted((s["key"], s["sha256"]) for s in entry.samples)
-        facts, planned = entry.facts, len(entry.clips)
-        lasts = [s["seconds"] for s in entry.samples]
-        late = [s["timing_error_seconds"] for s in entry.samples]
-    else:
-        from soundvid.clips.render import Part
+def _ended(outcome: str, code: str, message: str) -> dict[str, Any]:
+    digest = content_key([outcome, code])
+    return {"outcome": outcome, "code": code, "message": message, "digest": digest, "kept": 0, "rejected": 0}
 
-        part = Part.read(clips_part(context, entry))
-        told |= {"outcome": part.outcome, "code": part.code, "message": part.message}
-        samples = [(c, c.sample) for c in part.clips if c.sample is not None]
-        kept = sorted((c.key, s.sha256) for c, s in samples)
-        facts, planned = part.media, len(part.clips)
-        lasts = [c.record["seconds"] for c, _ in samples]
-        late = [c.record["timing_error_seconds"] for c, _ in samples]
+
+def _summary(context: Context, resolved: Resolved, number: int) -> dict[str, Any]:
+    """What is to be shown of one video's clips, and a digest that changes when one of them does."""
+    verdict = resolved.verdicts[number]
+    if verdict is not None:
+        return {**_ended(verdict.outcome, verdict.code, verdict.message), "facts": resolved.facts[number]}
+    inside = np.flatnonzero(np.asarray(resolved.clips.column("record")) == number)
+    kept = inside[resolved.kept[inside]]
+    clips = resolved.clips.take(pa.array(kept))
+    settings = resolved.settings[number]
+    windows = sorted(zip(*(clips.column(n).to_pylist() for n in ("start_frame", "frames")), strict=True))
+    frames = sum(w[1] for w in windows)
+    reasons = [resolved.messages[r] for r in inside if not resolved.kept[r]]
+    outcome = ("kept", "", "") if len(kept) else ("rejected", "no_clip_left", reasons[0] if reasons else "")
+    errors = pc.max(clips.column("timing_error_seconds")).as_py() or 0.0
+    identity = resolved.records[number].identity
+    assert identity is not None
     return {
-        **told,
-        "digest": _digest([told["outcome"], told["code"], kept]),
-        "retryable": False,
+        "outcome": outcome[0],
+        "code": outcome[1],
+        "message": outcome[2],
+        # Content, settings and windows decide every byte of the clips.
+        "digest": content_key([identity.sha256, settings.render.key, windows]),
         "kept": len(kept),
-        "rejected": planned - len(kept),
-        "seconds": sum(lasts),
-        "timing_error_seconds": max(late, default=0.0),
-        "facts": facts,
+        "rejected": len(inside) - len(kept),
+        "seconds": float(frames / context.recipe.video.fps),
+        "timing_error_seconds": errors,
+        "facts": {k: v for k, v in resolved.facts[number].items() if k != "motion_map"},
     }
 
 
-def spectrograms(context: Context, keys: Iterable[str]) -> list[Record]:
-    """Compute the spectrograms of videos whose clips are cut. Raises DatasetError where they are not."""
-    with context.dataset.tending():
+def compute_feature(context: Context, keys: Iterable[str], name: str) -> list[SourceRecord]:
+    """Compute one feature of videos whose clips are rendered. Raises DatasetError where they are not."""
+    feature = next(f for f in context.features if f.name == name)
+    with context.dataset.work_in_use():
         records = [_must(context, key) for key in keys]
+        going = [r for r in records if r.clips.get("kept") and r.verdict is None]
         for record in records:
-            entry = record.entry(context)
-            if not record.clips or (entry.key and record.clips["key"] != entry.key):
-                raise DatasetError(f"{record.key}: its clips are not cut as the recipe says now: make the clips first")
-            computed = kept = 0
-            digest = record.clips["digest"]
-            if record.clips["kept"] and whole(clips_part(context, entry)):
-                computed, kept = make_rows(context, [entry]).get(entry.source_id, (0, 0))
-                digest = _digest([digest, _index_digest(spectrograms_part(context, entry))])
-            elif record.spectrograms.get("clips") == digest:
-                digest = record.spectrograms["digest"]  # the parts are gone, what they were is known
-            record.spectrograms = {"clips": record.clips["digest"], "digest": digest}
-            record.spectrograms |= {"computed": computed, "taken_over": kept}
-            _keep(context, record)
-        return records
+            if not record.clips and record.verdict is None:
+                raise DatasetError(f"{record.key}: its clips are not rendered yet: make the clips first")
+        resolved = resolve(context, going)
+        late = [r.key for r, pending in zip(going, resolved.pending, strict=True) if pending]
+        if late:
+            raise DatasetError(f"{late[0]}: its clips are not rendered as the recipe says now: make the clips first")
+        fresh = [r for r, reused in zip(going, resolved.reused, strict=True)
+                 if not (reused and context.previous.same_features)]  # fmt: skip
+        computed = compute_features(context, fresh, [feature])
+        done = []
+        for record in records:
+            count = computed.get(record.source_id, 0)
+            digest = content_key([record.clips.get("digest", ""), feature_key(feature)])
+            kept = int(record.clips.get("kept", 0))
+            summary = {"digest": digest, "computed": count, "taken_over": kept - count}
+            done.append(replace(record, features={**record.features, name: summary}))
+            save_record(context, done[-1])
+        return done
 
 
-def _index_digest(folder: Path) -> str:
-    try:
-        return hashlib.sha256((folder / "rows.bin").read_bytes()).hexdigest()
-    except FileNotFoundError:  # a recipe without features
-        return ""
-
-
-def _must(context: Context, key: str) -> Record:
-    record = record_of(context, key)
+def _must(context: Context, key: str) -> SourceRecord:
+    record = load_record(context, key)
     if record is None:
         raise DatasetError(f"{context.recipe.name}: {key} was not looked at yet: make its source_videos first")
     return record
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(canonical_json(value)).hexdigest()
-
-
 # -- as files
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
-def _found_to(found: DiscoveredSource) -> dict[str, Any]:
+def _source_to(source: DiscoveredSource) -> dict[str, Any]:
     # Not by asdict, which copies every value deeply: that was the most of a sensor's look at a thousand videos.
     return {
-        **vars(found),
-        "path": str(found.path),
-        "sidecar": found.sidecar and {**vars(found.sidecar), "path": str(found.sidecar.path)},
-        "origin": found.origin and vars(found.origin),
-        "verdict": found.verdict and vars(found.verdict),
+        **vars(source),
+        "path": str(source.path),
+        "sidecar": source.sidecar and {**vars(source.sidecar), "path": str(source.sidecar.path)},
+        "origin": source.origin and vars(source.origin),
+        "verdict": source.verdict and vars(source.verdict),
     }
 
 
-def _found_from(row: dict[str, Any]) -> DiscoveredSource:
+def _source_from(row: dict[str, Any]) -> DiscoveredSource:
     return DiscoveredSource(
         **{
             **row,
@@ -371,11 +375,11 @@ def _found_from(row: dict[str, Any]) -> DiscoveredSource:
     )
 
 
+def _sidecar_from(row: dict[str, Any] | None) -> SidecarAudio | None:
+    return None if row is None else SidecarAudio(**{**row, "path": Path(row["path"])})
+
+
 def _identity_from(row: dict[str, Any] | None) -> Identity | None:
     if row is None:
         return None
-    return Identity(row["sha256"], row["size"], tuple(row["stamp"]), _identity_from(row["sound"]))
-
-
-def _sidecar_from(row: dict[str, Any] | None) -> SidecarAudio | None:
-    return None if row is None else SidecarAudio(**{**row, "path": Path(row["path"])})
+    return Identity(row["sha256"], row["size"], tuple(row["signature"]), _identity_from(row["sound"]))

@@ -1,4 +1,4 @@
-"""A rendering process: tasks come as lines of JSON on standard input, what happens goes to a pipe (see engine).
+"""A worker process: tasks come as lines of JSON on standard input, what happens goes to a pipe (see engine).
 
 It ends when its standard input does: that is how it learns that the build is over, or was killed.
 """
@@ -9,26 +9,25 @@ import queue
 import signal
 import sys
 import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from soundvid.clips.render import Task, render
+from soundvid.builder.tasks import FeatureTask, Task, decode
+from soundvid.clips.feature_rows import make_rows
+from soundvid.clips.render import render
 from soundvid.errors import StoreError
-from soundvid.media.probe import MediaError
+from soundvid.features.registry import create
+from soundvid.media.errors import MediaError
 
 
-def decode(line: bytes) -> Task:
-    """The inverse of `soundvid.builder.engine.encode`."""
-    fields = json.loads(line)
-    paths = {name: Path(fields[name]) for name in ("path", "target", "sound") if fields[name] is not None}
-    stamps = {name: tuple(fields[name]) for name in ("stamp", "sound_stamp") if fields[name] is not None}
-    return Task(**{**fields, **paths, **stamps})
-
-
-def work(task: Task, tell: Any) -> dict[str, Any]:
-    """Render one source; the answer says how that ended."""
+def work(task: Task, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Do one task; the answer says how that ended."""
     try:
-        render(task, lambda share: tell({"at": round(share, 4)}))
+        if isinstance(task, FeatureTask):
+            (feature,) = create({task.feature: task.options}, task.clip_format)
+            _, computed, _ = make_rows(task.folder, feature, task.clips)
+            return {"end": "done", "computed": computed}
+        render(task, lambda share: report({"at": round(share, 4)}))
     except MediaError as error:  # the file went away or changed: the next build may find it well
         return {"end": "failed", "code": error.code, "message": error.message}
     except StoreError as error:
@@ -52,9 +51,9 @@ def main() -> None:
             tasks.put(line)
         os._exit(0)
 
-    def tell(message: dict[str, Any]) -> None:
+    def report(message: dict[str, Any]) -> None:
         os.write(pipe, json.dumps(message).encode() + b"\n")
 
     threading.Thread(target=listen, daemon=True).start()
     while True:
-        tell(work(decode(tasks.get()), tell))
+        report(work(decode(tasks.get()), report))

@@ -1,62 +1,98 @@
-"""The end of `soundvid demo`: a training of seconds on the dataset it made, and everything that comes of a training."""
+"""`soundvid demo`: everything once, on videos that soundvid draws itself; no network is needed."""
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-err = Console(stderr=True, highlight=False)
+from soundvid.cli import datasets, ui
+from soundvid.cli.ui import WorkersOption
 
-CLIPS = 4  # evaluated: enough to see a table, and quick
-# Nothing is looked at on the way: there is hardly a way.
+CLIPS = 4  # evaluated: enough to show a table, and quick
+# No validation, preview or checkpoint before the end: the training lasts a few seconds.
 SETTINGS = ("steps=100000", "log_every=5", "validate_every=100000", "sample_every=100000", "checkpoint_every=100000",
             "validation_clips=2")  # fmt: skip
 
 
-def train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
-    """Train `tiny` for `seconds`, evaluate it, generate one video and write the page; the page's path.
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Folder for the sample videos and the store.")] = Path(
+        "demo"
+    ),
+    seconds: Annotated[int, typer.Option("--seconds", min=20, max=60, help="Length of each sample video.")] = 24,
+    workers: WorkersOption = None,
+    train: Annotated[bool, typer.Option("--train/--no-train", help="End with a training, or with the dataset.")] = True,
+    train_seconds: Annotated[int, typer.Option("--train-seconds", min=1, help="Length of the training.")] = 20,
+) -> None:
+    """Try everything: sample videos, a dataset, a short training, a generated video.
 
-    None where torch is not installed. A run that is there from the same version is left as it is.
+    It draws sample videos, downloads them from a server on loopback, builds and verifies a dataset, trains on it for a
+    few seconds, evaluates the run, generates a video, and writes a report of the dataset and one of the run.
+    """
+    from soundvid.demo import SOURCES, make_sources
+    from soundvid.demo.serve import served
+    from soundvid.recipe.model import load
+
+    with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
+        progress.phase("drawing sample videos", len(SOURCES))
+
+        def drawn(name: str, share: float) -> None:
+            if share < 1:
+                progress.progress(name, share)
+            else:
+                progress.source(name, "kept", "")
+                progress.step()
+
+        videos = make_sources(folder / "videos", seconds=seconds, progress=drawn, workers=workers or 2)
+    ui.say(f"{len(videos)} sample videos in {folder / 'videos'}")
+    with served(load("demo", base=folder / "videos"), folder / "videos") as recipe:
+        result = datasets.run_build(recipe, folder / "store", workers)
+    datasets.verify(f"demo@{result.version}", folder / "store", decode=True, as_json=False)
+    page = _train_and_show(folder, result, train_seconds) if train else None
+    print(f"Open the report: {(result.path / 'report.html').as_uri()}")
+    if page is not None:
+        print(f"and the run's page: {page.absolute().as_uri()}")
+
+
+def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
+    """Train `tiny` for `seconds`, evaluate it, generate one video and write the run's page; returns the page's path.
+
+    None where torch is not installed. A run of the same version that is there already is left as it is.
     """
     if find_spec("torch") is None or find_spec("safetensors") is None:
-        err.print("no training in this demo: it needs torch; pip install 'soundvid\\[train]'", soft_wrap=True)
+        ui.say(
+            "no training in this demo: torch and safetensors are not installed; run pip install 'soundvid[train]', "
+            "or in a clone pip install -e '.[train]'"
+        )
         return None
+    from soundvid.runs.page import write_page
+
     run = folder / "runs" / f"tiny-{built.version}"
     page = run / "report.html"
     if page.exists():
-        err.print(escape(f"{run}: trained already"), soft_wrap=True)
+        ui.say(f"{run}: trained already")
         return page
-    _train(folder, built, run, seconds)
-    _evaluate(run)
-    film = _generate(folder, run)
-    from soundvid.reports.run_page import write_run_page
-
-    with err.status("drawing the page"):
-        write_run_page(run)
-    print(f"Generated from one picture and its sound, by networks trained for seconds: {film}")
+    with ui.interruptible("stopped; run the command again to continue"):
+        _train(folder, built, run, seconds)
+        _evaluate(run)
+        video = _generate(folder, run)
+        with ui.ConsoleProgress() as progress:
+            progress.phase("writing the run's page", None)
+            write_page(run)
+    print(f"Generated from one picture and its sound, after a few seconds of training: {video}")
     return page
-
-
-def _bars(told: str = "") -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn())
-    return Progress(*columns, TextColumn("{task.fields[told]}"), TimeElapsedColumn(), console=err, transient=True)
 
 
 def _train(folder: Path, built: Any, run: Path, seconds: int) -> None:
     from soundvid.runs import train
-    from soundvid.training.log import Numbers, Watcher
+    from soundvid.training.log import Numbers, TrainingCallback
 
-    class Screen(Watcher):
-        """A bar of seconds, not of steps: the clock ends this training."""
+    class SecondsProgress(TrainingCallback):
+        """Counts seconds, not steps: the clock ends this training."""
 
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
-            progress.update(
-                bar, completed=seconds - min(seconds, seconds_left), told=f"s  step {step}, loss {numbers['loss']:.3g}"
-            )
+            note = f"step {step}, loss {numbers['loss']:.3g}"
+            progress.update(seconds - min(seconds, seconds_left), note=note)
 
     request = train.Request(
         system="sound_to_video",
@@ -69,36 +105,31 @@ def _train(folder: Path, built: Any, run: Path, seconds: int) -> None:
         device="cpu",
         minutes=seconds / 60,
     )
-    with _bars() as progress:
-        bar = progress.add_task("training", total=seconds, told="s")
-        (trained,) = train.train(request, Screen())
+    with ui.ConsoleProgress() as progress:
+        progress.phase("training", seconds, "s")
+        (trained,) = train.train(request, SecondsProgress())
     outcome = trained.outcome
     if outcome.reason == "stopped":
-        err.print("stopped; the same command goes on from here")
+        ui.say("stopped and saved; run the command again to continue")
         raise typer.Exit(130)
-    err.print(f"trained {outcome.step} steps in {outcome.seconds:.0f} s", highlight=False)
+    ui.say(f"trained {outcome.step} steps in {outcome.seconds:.0f} s")
 
 
 def _evaluate(run: Path) -> None:
     from soundvid.runs.evaluate import evaluate_run
 
-    with _bars() as progress:
-        bar = progress.add_task("evaluating", total=CLIPS, told="clips")
-        evaluate_run(
-            run, "val", clips=CLIPS, progress=lambda done, total: progress.update(bar, completed=done, total=total)
-        )
+    with ui.ConsoleProgress() as progress:
+        progress.phase("evaluating", CLIPS, "clips")
+        evaluate_run(run, "val", clips=CLIPS, progress=progress.update)
 
 
 def _generate(folder: Path, run: Path) -> Path:
-    from soundvid.systems.sound_to_video.generate import generate, load_model
+    from soundvid.runs.generate import generate
 
     source, target = folder / "videos" / "hand" / "drum.mp4", folder / "generated.mp4"
-    with _bars() as progress:
-        bar = progress.add_task("generating", total=1, told="s")
-
-        def moved(done: float, total: float | None) -> None:
-            progress.update(bar, completed=round(done), total=round(total or done))
-
-        made = generate(load_model(run, device="cpu"), source, source, target, pixels=256, progress=moved)
-    err.print(f"generated {made.seconds:.1f} s of video in {made.wall:.1f} s")
+    with ui.ConsoleProgress() as progress:
+        progress.phase("generating", None, "s")
+        given = {"image": source, "sound": source, "size": 256}
+        made = generate(run, target, given, device="cpu", progress=progress.update)
+    ui.say(f"generated {made.seconds:.1f} s of video in {made.wall:.1f} s")
     return target

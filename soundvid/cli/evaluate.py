@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from soundvid.cli import systems
 from soundvid.cli.train import need_torch
 from soundvid.errors import SoundvidError
 
@@ -19,7 +20,12 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that 'soundvid train' left.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help=f"The folder that 'soundvid train' made, with any preset of {systems.presets()}."
+        ),
+    ],
     split: Annotated[str, typer.Option("--split", help="test, val or train.")] = "test",
     checkpoint: Annotated[str, typer.Option("--checkpoint", help="best or last.")] = "best",
     require: Annotated[
@@ -34,18 +40,16 @@ def evaluate(
     page: Annotated[bool, typer.Option("--page/--no-page", help="Write RUN/report.html anew with it.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
 ) -> None:
-    """Measure a trained run on clips of its dataset: quality, synchrony, and what another sound does to it.
+    """Measure a trained run on clips of its dataset, as its system does.
 
-    Every number with its N, a 95 % interval over videos and its definition, beside the baselines. Written as
+    Every number with its N, a 95 % interval over videos and its definition, next to the baselines. Written as
     RUN/evaluation/SPLIT.json, SPLIT.clips.jsonl with a line for each clip, and on the run's page, RUN/report.html.
     """
     need_torch()
     if checkpoint not in ("best", "last"):
-        raise SoundvidError(f"--checkpoint {checkpoint}: best or last")
-    if device not in ("auto", "cpu", "cuda"):
-        raise SoundvidError(f"--device {device}: auto, cpu or cuda")
+        raise SoundvidError(f"--checkpoint {checkpoint}: give best or last")
     from soundvid.runs.evaluate import evaluate_run
-    from soundvid.runs.train import choose_device
+    from soundvid.runs.open import choose_device
 
     try:
         with _bar() as progress:
@@ -80,10 +84,10 @@ def evaluate(
                 out.print(escape(line), style="dim", soft_wrap=True)
     err.print(escape(f"written below {run / 'evaluation'}"), soft_wrap=True)
     if page:
-        from soundvid.reports.run_page import write_run_page
+        from soundvid.runs.page import write_page
 
         with err.status("drawing the page"):
-            written = write_run_page(run, "best" if checkpoint == "best" else "last")
+            written = write_page(run, "best" if checkpoint == "best" else "last")
         err.print(escape(f"page: {written}"), soft_wrap=True)
 
 

@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from soundvid.cli import systems
 from soundvid.errors import SoundvidError
+from soundvid.recipe.model import built_in
 
 err = Console(stderr=True, highlight=False)
 
@@ -30,11 +32,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def make_watcher(progress: Progress) -> Any:
-    from soundvid.training.log import Numbers, Watcher
+def make_callback(progress: Progress) -> Any:
+    from soundvid.training.log import Numbers, TrainingCallback
 
-    class Screen(Watcher):
-        """A bar with what the last steps said; a line for each validation."""
+    class Console(TrainingCallback):
+        """A bar with the numbers of the last steps; a line for each validation."""
 
         def __init__(self) -> None:
             self.bar: Any = None
@@ -42,30 +44,31 @@ def make_watcher(progress: Progress) -> Any:
         def stage(self, name: str, start: int, steps: int) -> None:
             if self.bar is not None:
                 progress.remove_task(self.bar)
-            self.bar = progress.add_task(name, total=steps, completed=start, told="reading the first clips")
+            self.bar = progress.add_task(name, total=steps, completed=start, status="reading the first clips")
 
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
             losses = "  ".join(f"{k} {numbers[k]:.3g}" for k in ("loss", "l1") if k in numbers)
-            told = (
+            status = (
                 f"{losses}  {numbers['samples_per_second']:.1f} clips/s  data wait {numbers['data_wait']:.0%}"
                 f"  {clock(seconds_left)} left"
             )
-            progress.update(self.bar, completed=step, told=told)
+            progress.update(self.bar, completed=step, status=status)
             if not err.is_terminal:
-                self.say(f"step {step}: {told}")
+                self.say(f"step {step}: {status}")
 
         def validated(self, step: int, numbers: Numbers, better: bool) -> None:
-            told = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-            self.say(f"step {step}, held-out clips: {told}{'  (best so far)' if better else ''}")
+            measured = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+            self.say(f"step {step}, validation clips: {measured}{'  (best so far)' if better else ''}")
 
         def say(self, text: str) -> None:
             progress.print(escape(text), soft_wrap=True)
 
-    return Screen()
+    return Console()
 
 
-def train(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe (hand, mouth, fireworks, sea) or a YAML file.")],
+def _train(
+    *,
+    recipe: Annotated[str, typer.Argument(help=f"A built-in recipe ({', '.join(built_in())}) or a YAML file.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder: checkpoints, log, pictures.")],
     dataset: Annotated[
         str | None,
@@ -74,19 +77,16 @@ def train(
     store: Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Where datasets live.")] = Path(
         "store"
     ),
-    preset: Annotated[str | None, typer.Option("--preset", help="paper_ja, paper_en, recommended, tiny.")] = None,
-    system: Annotated[str | None, typer.Option("--system", help="sound_to_video, lip_sync.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help=f"Of {systems.presets()}.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help=f"{systems.names()}.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the whole run.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Stop, with a checkpoint, after.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Clips a step, on each device.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was; or begin it.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")] = False,
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the preset; repeatable.")
     ] = None,
-    init: Annotated[
-        Path | None,
-        typer.Option("--init", exists=True, dir_okay=False, help="lip_sync: begin from wav2lip's public wav2lip.pth."),
-    ] = None,
+    given: dict[str, Any],
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that read data.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
@@ -106,15 +106,12 @@ def train(
     chosen = wanted.training
     asked = [f"{k}={json.dumps(v)}" for k, v in (chosen.set if system in (None, chosen.system) else {}).items()]
     asked += [f"{k}={v}" for k, v in (("steps", steps), ("batch", batch)) if v is not None]
-    if init is not None:
-        if (system or chosen.system) != "lip_sync":
-            raise SoundvidError(f"--init {init}: only lip_sync begins from weights of others (--system lip_sync)")
-        asked.append(f"generator.init={json.dumps(str(init))}")
+    asked += systems.train_values(system or chosen.system, given)
 
-    with _interrupted():
-        from soundvid.runs import train
+    with _interruptible():
+        from soundvid.runs import train as training
 
-    request = train.Request(
+    request = training.Request(
         system=system or chosen.system,
         out=out,
         dataset=dataset or wanted.name,
@@ -132,33 +129,36 @@ def train(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
+        TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
         console=err,
         transient=True,
         disable=os.environ.get("RANK", "0") != "0",
     )
-    with _interrupted(), bars as progress:
-        done = train.train(request, make_watcher(progress))
+    with _interruptible(), bars as progress:
+        done = training.train(request, make_callback(progress))
     report(done, as_json)
 
 
+train = systems.with_options(_train, lambda spec: spec.train_options)
+
+
 @contextmanager
-def _interrupted() -> Iterator[None]:
-    """A line for a Ctrl-C that came before the loop was there to save, or a second one that would not wait for it."""
+def _interruptible() -> Iterator[None]:
+    """A line for a Ctrl-C before the loop can save, and for a second one that does not wait for it."""
     try:
         yield
     except KeyboardInterrupt:
-        err.print("stopped at once; the same command with --resume goes on from the last checkpoint, or begins anew")
+        err.print("stopped at once; the same command with --resume goes on from the last checkpoint, or starts anew")
         raise typer.Exit(130) from None
 
 
 def report(done: Any, as_json: bool) -> None:
-    from soundvid.runs import train
+    from soundvid.runs import train as training
 
     if os.environ.get("RANK", "0") == "0":
         if as_json:
-            print(json.dumps(train.summary(done), ensure_ascii=False), flush=True)
+            print(json.dumps(training.summary(done), ensure_ascii=False), flush=True)
         for trained in done:
             outcome = trained.outcome
             best = "" if outcome.best is None else f", best {outcome.best:.4g}"

@@ -8,7 +8,7 @@ every library.
 from fractions import Fraction
 
 from soundvid.media.clock import Window, half_up, slots_in
-from soundvid.media.probe import MediaError
+from soundvid.media.errors import MediaError
 from soundvid.util.config import Strict
 from soundvid.util.hashing import content_key, uniform64
 

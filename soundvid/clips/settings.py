@@ -9,7 +9,9 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+from soundvid.clips.denoise.registry import library_version
 from soundvid.clips.plan import PlanSettings, TimeSplit, span_windows
 from soundvid.errors import RecipeError
 from soundvid.recipe.model import NoiseFile, Recipe, Sound, Video
@@ -28,6 +30,7 @@ class RenderSettings(Strict):
     video: Video
     sound: Sound
     noise_sha256: str | None = None  # of the recipe's recording of noise
+    denoise_library: str | None = None  # name and version of a library that decides the samples, too
     has_sidecar: bool = False  # the sound is in a file of its own
     sidecar_offset: float | None = None  # seconds; None: measured
 
@@ -39,7 +42,7 @@ class RenderSettings(Strict):
             sound["denoise"]["profile"] = self.noise_sha256
         video = self.video.model_dump(mode="json", exclude=_MOTION if self.video.crop != "motion" else None)
         sidecar = {"offset": self.sidecar_offset} if self.has_sidecar else None
-        return content_key([self.version, video, sound, sidecar])
+        return content_key([self.version, video, sound, self.denoise_library, sidecar])
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class SourceSettings:
 
 
 class RecipeSettings:
-    """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read."""
+    """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read, or
+    a library that it needs is not installed."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -62,11 +66,16 @@ class RecipeSettings:
         self.spans: dict[str, list[tuple[float, float]]] = {}
         for span in recipe.clips.spans:
             self.spans.setdefault(span.source, []).append((span.start, span.stop))
-        self._plain = RenderSettings(video=recipe.video, sound=recipe.sound, noise_sha256=self.noise_sha256)
+        self._plain = RenderSettings(
+            video=recipe.video,
+            sound=recipe.sound,
+            noise_sha256=self.noise_sha256,
+            denoise_library=library_version(denoise) if denoise is not None else None,
+        )
         self._time_split = None
         if recipe.splits.by == "time":
             ratios = recipe.splits.ratios
-            ordered = tuple((n, ratios[n]) for n in ("train", "val", "test") if n in ratios)  # type: ignore[index]
+            ordered = tuple((n, ratios[n]) for n in ("train", "val", "test") if n in ratios)
             self._time_split = TimeSplit(ratios=ordered, guard_seconds=recipe.splits.guard_seconds)
 
     def of(self, source: DiscoveredSource) -> SourceSettings:
@@ -76,7 +85,7 @@ class RecipeSettings:
         pinned = source.group in self.recipe.splits.pins  # lies in one split, whole
         time_split = None if pinned else self._time_split
         clips, plan = self.recipe.clips, self.recipe.clips.plan
-        fields = {
+        fields: dict[str, Any] = {
             "plan": plan,
             "seconds": clips.seconds,
             "sidecar_tolerance": sidecar.tolerance if sidecar is not None else None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from soundvid.demo import paint, tone
 from soundvid.demo.paint import Points, blob, curve, ellipse, rgb
-from soundvid.demo.stage import Event, Scene, ease, echo, near, rhythm, strokes
+from soundvid.demo.scene import Event, Scene, ease, echo, near, rhythm, strokes
 
 MIDDLE = 640.0
 BARS = ("X.x.X.x.", "X..x..x.", "X.X.xxX.", "X...X...", "x.x.X...", "............", "........", "X.xxX......")

@@ -6,7 +6,7 @@ import numpy as np
 
 from soundvid.demo import paint, tone
 from soundvid.demo.paint import blob, curve, ellipse, rgb
-from soundvid.demo.stage import Event, Scene, ease, echo, rhythm, strokes
+from soundvid.demo.scene import Event, Scene, ease, echo, rhythm, strokes
 
 MIDDLE = 640.0
 SKIN_Y, SKIN_RX, SKIN_RY = 556.0, 196.0, 44.0  # the drum's skin, an ellipse

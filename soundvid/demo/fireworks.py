@@ -8,7 +8,7 @@ import numpy as np
 
 from soundvid.demo import paint, tone
 from soundvid.demo.paint import blob, ellipse, rgb
-from soundvid.demo.stage import FPS, RATE, STEP, Event, Scene, at_frame
+from soundvid.demo.scene import FPS, RATE, STEP, Event, Scene, at_frame
 
 BOOM_DELAY = 0.0  # seconds from flash to boom; 0 keeps each sound in the picture that made it
 SHORE = 566  # row where hills meet the water

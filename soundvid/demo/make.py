@@ -1,4 +1,4 @@
-"""Renders the demo sources to mp4 files, several at a time, and tells when their events happen."""
+"""Renders the demo sources to mp4 files, several at a time, and lists when their events happen."""
 
 import json
 import multiprocessing
@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 
 from soundvid.demo import clapping, drum, fireworks, mouth, sea, tone
-from soundvid.demo.stage import FPS, RATE, Event
+from soundvid.demo.scene import FPS, RATE, Event
 from soundvid.media.encode import write_movie
 
-# Those that take longest come first, so that no process is left alone with one at the end.
+# Those that take longest come first, so that no process works alone at the end.
 SOURCES: dict[tuple[str, str], ModuleType] = {
     ("sea", "surf"): sea,
     ("fireworks", "lake"): fireworks,
@@ -24,9 +24,9 @@ SOURCES: dict[tuple[str, str], ModuleType] = {
     ("hand", "drum"): drum,
     ("hand", "clapping"): clapping,
 }
-FEWEST, MOST = 20, 60  # seconds
-LOOK = 1  # count up when a scene's pictures or sounds change, so that old files are made again
-STAMP = ".soundvid-demo.json"  # in the folder: what its files were made from
+MIN_SECONDS, MAX_SECONDS = 20, 60
+SCENES_VERSION = 1  # raised when a scene's pictures or sound change, so that old files are made again
+SETTINGS_FILE = ".soundvid-demo.json"  # in the folder: what its files were made from
 
 _reports: "multiprocessing.Queue[tuple[str, float]] | None" = None  # in worker processes: where progress goes
 
@@ -53,27 +53,27 @@ def make_sources(
     and `seed` stay as they are. `progress` gets `subject/name` and the share done (0..1). `workers` processes
     render at the same time; 1 renders in this process.
     """
-    if not FEWEST <= seconds <= MOST:
-        raise ValueError(f"demo: a source lasts {FEWEST} to {MOST} seconds, not {seconds}")
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise ValueError(f"demo: a source lasts {MIN_SECONDS} to {MAX_SECONDS} seconds, not {seconds}")
     folder.mkdir(parents=True, exist_ok=True)
-    _forget_others(folder, {"seconds": seconds, "seed": seed, "look": LOOK})
+    _remove_outdated(folder, {"seconds": seconds, "seed": seed, "look": SCENES_VERSION})
     paths = {key: folder / key[0] / f"{key[1]}.mp4" for key in SOURCES}
     missing = [key for key, path in paths.items() if not path.exists()]
-    tell = progress or (lambda name, share: None)
+    report = progress or (lambda name, share: None)
     for key in paths:
         if key not in missing:
-            tell("/".join(key), 1.0)
+            report("/".join(key), 1.0)
     if workers <= 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
             for key in missing:
-                _make(key, paths[key], seconds, seed, tell)
-                tell("/".join(key), 1.0)
+                _make(key, paths[key], seconds, seed, report)
+                report("/".join(key), 1.0)
         finally:
             cv2.setNumThreads(threads)
     elif missing:
-        _make_together(missing, paths, seconds, seed, tell, min(workers, len(missing)))
+        _make_together(missing, paths, seconds, seed, report, min(workers, len(missing)))
     return sorted(paths.values())
 
 
@@ -82,7 +82,7 @@ def _make_together(
     paths: dict[tuple[str, str], Path],
     seconds: int,
     seed: int,
-    tell: Callable[[str, float], None],
+    report: Callable[[str, float], None],
     workers: int,
 ) -> None:
     """Render in fresh processes and pass on what they report."""
@@ -96,13 +96,13 @@ def _make_together(
             while jobs:
                 for name in [name for name, job in jobs.items() if job.done()]:
                     jobs.pop(name).result()
-                    tell(name, 1.0)
+                    report(name, 1.0)
                 try:
                     name, share = reports.get(timeout=0.2)
                 except queue.Empty:
                     continue
                 if name in jobs:
-                    tell(name, share)
+                    report(name, share)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -120,7 +120,7 @@ def _work(key: tuple[str, str], path: Path, seconds: int, seed: int) -> None:
     _make(key, path, seconds, seed, lambda name, share: send((name, share)))
 
 
-def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, tell: Callable[[str, float], None]) -> None:
+def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, report: Callable[[str, float], None]) -> None:
     """Render one source under a hidden name and move it to its place when it is whole."""
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.stem}.part.mp4")
@@ -130,7 +130,7 @@ def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, tell: Calla
         total = tone.frames_in(seconds)
         for number, picture in enumerate(made.frames):
             if number % 30 == 0:
-                tell("/".join(key), number / total)
+                report("/".join(key), number / total)
             yield picture
 
     try:
@@ -140,15 +140,15 @@ def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, tell: Calla
         part.unlink(missing_ok=True)
 
 
-def _forget_others(folder: Path, made_from: dict[str, int]) -> None:
+def _remove_outdated(folder: Path, made_from: dict[str, int]) -> None:
     """Remove our files that were made with other settings, whose events would be elsewhere."""
-    stamp = folder / STAMP
+    settings = folder / SETTINGS_FILE
     text = json.dumps(made_from)
-    if stamp.exists() and stamp.read_text() == text:
+    if settings.exists() and settings.read_text() == text:
         return
     for subject, name in SOURCES:
         (folder / subject / f"{name}.mp4").unlink(missing_ok=True)
-    stamp.write_text(text)
+    settings.write_text(text)
 
 
 def _known() -> str:

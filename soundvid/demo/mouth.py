@@ -9,7 +9,7 @@ from scipy import signal
 
 from soundvid.demo import paint, tone
 from soundvid.demo.paint import Points, blob, curve, ellipse, limb, rgb
-from soundvid.demo.stage import FPS, RATE, STEP, Event, Scene, at_frame, ease
+from soundvid.demo.scene import FPS, RATE, STEP, Event, Scene, at_frame, ease
 
 
 class Vowel(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from soundvid.demo.stage import HEIGHT, WIDTH
+from soundvid.demo.scene import HEIGHT, WIDTH
 
 _TURN = np.linspace(0, np.pi, 11)[1:-1]
 CAP = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=-1)  # half a circle: the round end of a limb

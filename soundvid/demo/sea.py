@@ -8,7 +8,7 @@ import numpy as np
 
 from soundvid.demo import paint, tone
 from soundvid.demo.paint import blob, curve, ellipse, rgb
-from soundvid.demo.stage import FPS, HEIGHT, RATE, STEP, WIDTH, Event, Scene, at_frame, ease
+from soundvid.demo.scene import FPS, HEIGHT, RATE, STEP, WIDTH, Event, Scene, at_frame, ease
 
 COAST, SLOPE = 392.0, -0.15  # the resting waterline is row COAST + SLOPE * (x - 640)
 BREAK = 120.0  # pixels before the waterline where waves break

@@ -1,4 +1,4 @@
-"""Shows the demo's videos on loopback, so that the demo downloads them as any video from the web is downloaded."""
+"""Serves the demo's videos on loopback, so that the demo downloads them like any video from the web."""
 
 import threading
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ class _Quiet(SimpleHTTPRequestHandler):
 def served(recipe: Recipe, folder: Path) -> Iterator[Recipe]:
     """The recipe with the videos of its folders, which lie below `folder`, as addresses of a server in this process.
 
-    The port is kept in `folder`: under other addresses the same videos would be other sources the next time.
+    The port is saved in `folder`: at other addresses the same videos would be other sources next time.
     """
-    noted = folder / ".port"
+    saved = folder / ".port"
     try:
-        port = int(noted.read_text())
+        port = int(saved.read_text())
     except (OSError, ValueError):
         port = 0
     handler = partial(_Quiet, directory=str(folder))
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError:  # somebody else has it by now
+    except OSError:  # another process uses that port by now
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    noted.write_text(str(server.server_address[1]))
+    saved.write_text(str(server.server_address[1]))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
         yield _with_addresses(recipe, folder, f"http://127.0.0.1:{server.server_address[1]}")
@@ -42,7 +42,7 @@ def served(recipe: Recipe, folder: Path) -> Iterator[Recipe]:
 
 
 def addressed(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe as `served` last gave it; its videos are in the store by now. Raises OSError where it never did."""
+    """The recipe as `served` last yielded it; its videos are in the store by now. Raises OSError where it never did."""
     return _with_addresses(recipe, folder, f"http://127.0.0.1:{int((folder / '.port').read_text())}")
 
 
@@ -55,6 +55,6 @@ def _with_addresses(recipe: Recipe, folder: Path, address: str) -> Recipe:
     ]
     pins = {Path(name).stem: split for name, split in recipe.splits.pins.items()}
     splits = recipe.splits.model_copy(update={"group": "pattern", "pattern": r"^web_(\w+)-", "pins": pins})
-    # The one thing that a recipe for the open web does not need: this server is on loopback.
+    # This server is on loopback, which a recipe for the open web would not allow.
     download = Download(allow_private_addresses=True, sleep_between=0)
     return recipe.model_copy(update={"sources": sources, "splits": splits, "download": download})

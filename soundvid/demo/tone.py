@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import signal
 
-from soundvid.demo.stage import RATE, STEP
+from soundvid.demo.scene import RATE, STEP
 
 
 def silence(seconds: int) -> np.ndarray:

@@ -6,7 +6,9 @@ because browsers do not agree on FLAC inside mp4.
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import av
@@ -14,6 +16,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from soundvid.media import cpu
+from soundvid.media.mp4_index import PacketTable, Read, find_moov, packet_table
 
 # ISO/IEC 14496-3, table 1.18: the only rates AAC can name.
 AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
@@ -81,10 +84,20 @@ def _blocks(sound: np.ndarray, rate: int, wanted: int) -> list[av.AudioFrame]:
     return frames
 
 
-def decode_rgb(mp4: bytes, indices: Sequence[int], *, height: int | None = None) -> np.ndarray:
+@dataclass(frozen=True)
+class RemoteClip:
+    """An mp4 file that is read by ranges: only the bytes that the wanted pictures need are asked for."""
+
+    read: Read  # read(offset, size): bytes of the mp4 file
+    moov_offset: int  # see KeyframeIndex
+    moov_size: int
+
+
+def decode_rgb(mp4: bytes | RemoteClip, indices: Sequence[int], *, height: int | None = None) -> np.ndarray:
     """Pictures `indices` (0-based, any order) of a clip as uint8 `T H W 3` RGB, scaled to `height` rows if given.
 
-    Only the groups of pictures that hold a wanted one are decoded. Raises IndexError where one is not there.
+    Only the groups of pictures that hold a wanted one are decoded; of a RemoteClip only those and `moov` are read.
+    Raises IndexError where one is not there, ValueError where the file is damaged.
     """
     reformatter = VideoReformatter()
     found = {index: _rgb(reformatter, frame, height) for index, frame in _pictures(mp4, indices)}
@@ -92,13 +105,13 @@ def decode_rgb(mp4: bytes, indices: Sequence[int], *, height: int | None = None)
 
 
 def decode_crops(
-    mp4: bytes, indices: Sequence[int], box: tuple[int, int, int, int], size: tuple[int, int]
+    mp4: bytes | RemoteClip, indices: Sequence[int], box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> np.ndarray:
     """One area of pictures `indices` of a clip, made small: uint8 `T h w 3` RGB.
 
     `box` is (x, y, width, height) in stored pixels, `size` is (h, w). Every stored pixel of the box, and no other,
     counts with the area it covers of a new one (OpenCV's INTER_AREA; at 256 -> 64 the mean of 4x4 pixels). The crop
-    is made in RGB: in yuv420p, as stored, a box could only begin at even pixels.
+    is made in RGB: in yuv420p, as stored, a box could only begin at even pixels. Reads and raises as `decode_rgb`.
     """
     import cv2
 
@@ -120,7 +133,7 @@ def decode_crops(
     return out
 
 
-def decode_luma(mp4: bytes, indices: Sequence[int]) -> np.ndarray:
+def decode_luma(mp4: bytes | RemoteClip, indices: Sequence[int]) -> np.ndarray:
     """Luma of pictures `indices` (0-based, any order) of a clip as uint8 `T H W`, 16 (black) to 235 (white).
 
     It is the stored plane itself: no conversion. Raises IndexError where a picture is not there.
@@ -134,34 +147,56 @@ def decode_luma(mp4: bytes, indices: Sequence[int]) -> np.ndarray:
     return np.stack([planes[i] for i in indices])
 
 
-def _pictures(mp4: bytes, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-    """The wanted pictures with their numbers, in order of decoding; only their groups are decoded."""
+def _pictures(mp4: bytes | RemoteClip, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+    """The wanted pictures with their numbers, in order of decoding; only their groups are read and decoded."""
     cpu.level()
-    with av.open(io.BytesIO(mp4), "r", format="mp4") as container:
-        stream = container.streams.video[0]
-        context = stream.codec_context
-        context.thread_count = 1  # pictures come out as they go in
-        packets = [p for p in container.demux(stream) if p.pts is not None]
-        order = {pts: i for i, pts in enumerate(sorted(p.pts for p in packets if p.pts is not None))}
-        missing = [i for i in indices if not 0 <= i < len(order)]
-        if missing:
-            raise IndexError(f"picture {missing[0]} of a clip of {len(order)}")
-        asked = set(indices)
-        starts = [i for i, p in enumerate(packets) if p.is_keyframe] + [len(packets)]
-        for first, stop in pairwise(starts):
-            group = packets[first:stop]
-            wanted = {order[p.pts] for p in group if p.pts is not None} & asked
-            for packet in [*group, None]:
-                if not wanted:
-                    break
-                for frame in context.decode(packet):
-                    index = order.get(frame.pts, -1) if frame.pts is not None else -1
-                    if index in wanted:
-                        wanted.discard(index)
-                        yield index, frame
-            if wanted:
-                raise ValueError(f"picture {min(wanted)} cannot be decoded")
-            context.flush_buffers()
+    if isinstance(mp4, RemoteClip):
+        read, moov = mp4.read, (mp4.moov_offset, mp4.moov_size)
+    else:
+        read = partial(_slice, mp4)
+        moov = find_moov(read, len(mp4))
+    table = packet_table(read(*moov)[: moov[1]])
+    order = {time: number for number, time in enumerate(sorted(table.times))}
+    missing = [i for i in indices if not 0 <= i < len(order)]
+    if missing:
+        raise IndexError(f"picture {missing[0]} of a clip of {len(order)}")
+    asked = set(indices)
+    context = av.CodecContext.create("h264", "r")
+    context.extradata = table.extradata
+    context.thread_count = 1  # pictures come out as they go in
+    for first, stop in pairwise([*table.keyframes, len(table.times)]):
+        wanted = {order[time] for time in table.times[first:stop]} & asked
+        if not wanted:
+            continue
+        for packet in _group(read, table, first, stop):
+            for frame in context.decode(packet):
+                index = order.get(frame.pts, -1) if frame.pts is not None else -1
+                if index in wanted:
+                    wanted.discard(index)
+                    yield index, frame
+            if not wanted:
+                break
+        if wanted:
+            raise ValueError(f"picture {min(wanted)} cannot be decoded")
+        context.flush_buffers()
+
+
+def _group(read: Read, table: PacketTable, first: int, stop: int) -> Iterator[av.Packet | None]:
+    """The packets [first, stop) of a clip, read at once, and the end of them."""
+    offsets, sizes = table.offsets[first:stop], table.sizes[first:stop]
+    begin, end = min(offsets), max(map(sum, zip(offsets, sizes, strict=True)))
+    data = read(begin, end - begin)
+    if len(data) < end - begin:
+        raise ValueError("the mp4 file is cut off")
+    for offset, size, time in zip(offsets, sizes, table.times[first:stop], strict=True):
+        packet = av.Packet(data[offset - begin : offset - begin + size])
+        packet.pts = time
+        yield packet
+    yield None
+
+
+def _slice(data: bytes, offset: int, size: int) -> bytes:
+    return data[offset : offset + size]
 
 
 def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, height: int | None) -> np.ndarray:

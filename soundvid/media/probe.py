@@ -18,7 +18,8 @@ import av.logging
 
 from soundvid.media import cpu
 from soundvid.media.clock import half_up
-from soundvid.media.partial_file import Head, PartReader, read_head
+from soundvid.media.errors import MediaError
+from soundvid.media.partial_file import SparseHeader, SparseReader, read_header
 
 # FFmpeg's errors are read (see decode_safely) and not printed.
 av.logging.set_level(av.logging.ERROR)
@@ -38,18 +39,6 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
 DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-
-
-class MediaError(Exception):
-    """A source that cannot be used, with a stable `code` and one line a person understands."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.message)
 
 
 @dataclass(frozen=True)
@@ -136,14 +125,14 @@ def open_media(path: Path) -> av.container.InputContainer:
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
         head = _head(path)
-        return open_stream(_url(path) if head is None else PartReader(path, head))
+        return open_stream(_url(path) if head is None else SparseReader(path, head))
     except PermissionError as error:
         raise MediaError("unreadable", "the file may not be read: check its permissions") from error
 
 
-def _head(path: Path) -> Head | None:
+def _head(path: Path) -> SparseHeader | None:
     try:
-        return read_head(path)
+        return read_header(path)
     except FileNotFoundError as error:
         raise MediaError("vanished", "the file is no longer there") from error
     except ValueError as error:

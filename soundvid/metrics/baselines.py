@@ -1,4 +1,4 @@
-"""What a system has to beat: predictors that hear nothing.
+"""What a system has to beat: predictors that do not use the sound.
 
 They make a clip from its first picture and its length, uint8 `H W 3` -> `T H W 3`.
 """

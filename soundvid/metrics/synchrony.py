@@ -120,14 +120,14 @@ def av_align(motion: np.ndarray, onsets: np.ndarray, window: int = ALIGN) -> flo
     """
     if not has_onsets(onsets):
         return float("nan")
-    heard = peaks(onsets)
-    seen = np.zeros(0, dtype=int) if is_still(motion) else peaks(motion)
-    if not len(heard):
+    onset_peaks = peaks(onsets)
+    motion_peaks = np.zeros(0, dtype=int) if is_still(motion) else peaks(motion)
+    if not len(onset_peaks):
         return float("nan")
     matched, place = 0, 0
-    for onset in heard:  # both sorted: the earliest free motion peak in reach is the best choice
-        while place < len(seen) and seen[place] < onset - window:
+    for onset in onset_peaks:  # both sorted: the earliest free motion peak in reach is the best choice
+        while place < len(motion_peaks) and motion_peaks[place] < onset - window:
             place += 1
-        if place < len(seen) and seen[place] <= onset + window:
+        if place < len(motion_peaks) and motion_peaks[place] <= onset + window:
             matched, place = matched + 1, place + 1
-    return matched / (len(heard) + len(seen) - matched)
+    return matched / (len(onset_peaks) + len(motion_peaks) - matched)

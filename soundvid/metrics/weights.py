@@ -104,9 +104,9 @@ def check_keys(path: Path, expected: "dict[str, Tensor]", given: "dict[str, Tens
     """Raise BadWeights with one line where names or shapes differ; batch norms' counters may be absent (old files)."""
     counters = {k for k in expected if k.endswith("num_batches_tracked")}
     missing = sorted(set(expected) - set(given) - counters)
-    foreign = sorted(set(given) - set(expected))
+    unexpected = sorted(set(given) - set(expected))
     wrong = sorted(k for k in set(given) & set(expected) if given[k].shape != expected[k].shape)
-    for kind, names in (("lacks", missing), ("has, and should not,", foreign), ("has in another shape", wrong)):
+    for kind, names in (("lacks", missing), ("has, and should not,", unexpected), ("has in another shape", wrong)):
         if names:
             rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise BadWeights(f"{path}: {kind} {', '.join(names[:3])}{rest}; these are weights of another network")

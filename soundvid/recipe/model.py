@@ -13,11 +13,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from soundvid.errors import RecipeError
+from soundvid.features.base import ClipFormat, Feature, FeatureOptions
+from soundvid.features.registry import create as create_features
+from soundvid.features.registry import get as get_feature
+from soundvid.features.registry import names as feature_names
 from soundvid.recipe.sources import SOURCE_KINDS, AnySource, Condition, Download, ListSource, Strict, WebSource
-from soundvid.util.redact import scrub
+from soundvid.util.redact import redact
 
 
 def _to_fraction(value: Any) -> Fraction:
@@ -133,7 +147,7 @@ class Denoise(Strict):
     soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
     """
 
-    method: Literal["spectral_gating"] = "spectral_gating"
+    method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"
     profile: Literal["none", "auto"] | Annotated[list[float], Field(min_length=2, max_length=2)] | NoiseFile = Field(
         "auto",
         description="auto: the quietest steady stretch while there are pictures, for then the scanner runs; [start, "
@@ -167,15 +181,29 @@ class Sound(Strict):
     denoise: Denoise | None = Field(None, description="noise reduction before cutting; null: the sound as it is")
 
 
-class SpectrogramOptions(Strict):
-    """The framewise spectrogram, see soundvid.features.spectrogram."""
+class FeaturesSection(Strict):
+    """The features that are computed from every clip, by name; null: not this one."""
 
-    window: Literal["rectangular", "hann"] = "rectangular"
-    dtype: Literal["float16", "float32"] = "float16"
+    @property
+    def chosen(self) -> dict[str, FeatureOptions]:
+        """The options of the features that are wanted, in the order of their members."""
+        values = ((name, getattr(self, name)) for name in feature_names())
+        return {name: value for name, value in values if value is not None}
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in dump(self).items() if v is not None or k == "spectrogram"}
 
 
-class Features(Strict):
-    spectrogram: SpectrogramOptions | None = SpectrogramOptions()
+# One field for each registered feature, so that a new one needs no line here. The spectrogram is the papers' input.
+Features: Any = create_model(
+    "Features",
+    __base__=FeaturesSection,
+    **{  # type: ignore[call-overload]
+        name: (get_feature(name).Options | None, get_feature(name).Options() if name == "spectrogram" else None)
+        for name in feature_names()
+    },
+)
 
 
 class Splits(Strict):
@@ -280,7 +308,17 @@ class Recipe(Strict):
             raise ValueError("a clip holds less than one frame: raise clips.seconds or video.fps")
         if Fraction(self.sound.rate) / self.video.fps < 2:
             raise ValueError("less than two samples of sound for a frame: raise sound.rate or lower video.fps")
+        self.make_features()
         return self
+
+    @property
+    def clip_format(self) -> ClipFormat:
+        """What all clips have in common."""
+        return ClipFormat(self.video.fps, self.sound.rate, self.video.width, self.video.height)
+
+    def make_features(self) -> list[Feature]:
+        """The features that are computed from every clip, in the order of their members."""
+        return create_features(self.features.chosen, self.clip_format)
 
     @property
     def web_sources(self) -> list[WebSource]:
@@ -454,6 +492,6 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
-    shown = f" (it says {scrub(str(given)) if isinstance(given, str) else given!r})"
+    shown = f" (it says {redact(str(given)) if isinstance(given, str) else given!r})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""
     return f"{name}: {message}{shown}" if name else f"{message}"

@@ -1,73 +1,78 @@
 """The page of a training run: one HTML file that needs nothing else, RUN/report.html.
 
-It is written from the run's folder: its config, its log, its evaluations, and figures made with its newest networks.
-What is not there yet (an evaluation, a checkpoint) is said to be missing. A system adds sections of its own by a line
-in SECTIONS.
+It shows the run's config, log, evaluations and checkpoints, and the sections that its system adds (figures made with
+the networks). What is not there yet (an evaluation, a checkpoint) is said to be missing. `soundvid.runs.page` opens the
+run and writes the file.
 """
 
-import importlib
 import json
-import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from markupsafe import Markup
+
 from soundvid.errors import SoundvidError
 from soundvid.metrics.table import Evaluation, Table, number
 from soundvid.recipe.model import built_in
 from soundvid.reports.curves import Chart, chart, read
-from soundvid.reports.section import Section
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text
 from soundvid.store.dataset import SPLITS, Release, find
-from soundvid.training.run import OpenRun, RunConfig, RunFolder, open_run, stages_of
+from soundvid.training.checkpoint import read_state
+from soundvid.training.run import OpenRun, RunConfig, RunFolder
+from soundvid.training.system import Stage
 
 ROWS = 40  # warnings on the page
-# Modules with `sections(run: PageRun) -> list[Section]`, by system.
-SECTIONS = {
-    "sound_to_video": "soundvid.systems.sound_to_video.report",
-    "lip_sync": "soundvid.systems.lip_sync.report",
-}
-# What the loop itself tells of every system; everything else in a line of the log is the system's.
+# Numbers that the loop itself adds to a line of the log; everything else there is the system's.
 OF_THE_LOOP = {"step", "kind", "step_seconds", "samples_per_second", "data_wait", "flops", "tflops_per_second"}
-# A number's chart by its name, the first pattern that is found in it; others have a chart of their own.
+# (regular expression of a number's name, title of its chart): the first that matches, after those of the system.
+# Others have a chart of their own.
 GROUPS = (
     (r"grad|norm", "Gradient norms"),
-    (r"(^|[_/])(real|fake|wrong)([_/]|$)", "Discriminators: how real they take what is real, and what is not"),
-    (r"accuracy", "Accuracy of the discriminators"),
-    (r"share", "What pulls at the pictures"),
-    (r"^l1$", "L1"),
-    (r"loss|adv|discriminator|penalty|^motion$", "Losses"),
+    (r"loss", "Losses"),
     (r"^lr$|learning", "Learning rate"),
 )
-HELD_OUT = ((r"^l1", "Held-out L1"), (r"correlation", "Held-out correlations"))
 DISTANCES = {"lower": 1.0, "higher": -1.0}
 USES = {"train": "training", "validation": "choosing the best checkpoint"}
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the page that a system adds: a heading with what stands under it.
+
+    `anchor` names it in the page's navigation, where `short` is shown.
+    """
+
+    anchor: str
+    short: str
+    title: str
+    lead: str
+    body: Markup
+    first: bool = False  # before metrics and curves, with what the run is about
+
+
+@dataclass(frozen=True)
 class PageRun:
-    """A run as its page sees it. `path` is RUN; `folder` that of the stage that generates."""
+    """A run as its page shows it. `path` is RUN; `folder` that of the stage that generates."""
 
     path: Path
     folder: RunFolder
     config: RunConfig
     log: list[dict[str, Any]]
     evaluations: list[Evaluation]
+    stage: Stage
+    opened: OpenRun | None  # the trained system; None where there is no checkpoint yet
     which: Literal["best", "last"] = "best"
+    charts: tuple[tuple[str, str], ...] = ()  # of the system: (regular expression of names, title) of the log's numbers
+    validation_charts: tuple[tuple[str, str], ...] = ()
+    usage: str = ""  # arguments of `soundvid generate RUN`, as an example
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in self.log if line.get("kind") == kind]
-
-    @cached_property
-    def opened(self) -> OpenRun | None:
-        """The trained system; None where there is no checkpoint yet."""
-        if not any(self.folder.checkpoints.glob("step-*")):
-            return None
-        return open_run(self.path, self.which)
 
     @cached_property
     def release(self) -> Release | None:
@@ -96,29 +101,8 @@ class PageRun:
         return "train"
 
 
-def load_run(path: Path, which: Literal["best", "last"] = "best") -> PageRun:
-    """Read a run's folder. Raises RunError, one line, where there is none."""
-    stages = stages_of(path)
-    folder = RunFolder(path / stages[-1] if stages else path)
-    found = sorted((path / "evaluation").glob("*.json"), key=lambda p: (p.stem != "test", p.stem))
-    return PageRun(path, folder, folder.config(), folder.log(), [Evaluation.load(p) for p in found], which)
-
-
-def write_run_page(path: str | Path, which: Literal["best", "last"] = "best") -> Path:
-    """Write RUN/report.html, in one rename, from what the run's folder holds by now; returns its path."""
-    run = load_run(Path(path), which)
-    target = run.path / "report.html"
-    hidden = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        hidden.write_bytes(run_page(run))
-        os.replace(hidden, target)
-    finally:
-        hidden.unlink(missing_ok=True)
-    return target
-
-
-def run_page(run: PageRun) -> bytes:
-    """The page as UTF-8 HTML."""
+def run_page(run: PageRun, sections: Sequence[Section] = ()) -> bytes:
+    """The page as UTF-8 HTML, with the sections that the run's system adds."""
     text = environment().get_template("run_page.html.j2").render(
         name=run.path.resolve().name,
         path=run.path,
@@ -130,7 +114,7 @@ def run_page(run: PageRun) -> bytes:
         tiles=tiles(run),
         warnings=warnings(run),
         rows=ROWS,
-        sections=own_sections(run),
+        sections=list(sections),
         tables=[measures(t) for e in run.evaluations for t in e.tables],
         charts=charts(run),
         curves_note=curves_note(run),
@@ -140,21 +124,6 @@ def run_page(run: PageRun) -> bytes:
         commands=commands(run),
     )  # fmt: skip
     return text.encode("utf-8", "replace")
-
-
-def own_sections(run: PageRun) -> list[Section]:
-    """What the run's system adds."""
-    name = SECTIONS.get(run.config.system)
-    if name is None:
-        return []
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return []
-    make: Callable[[PageRun], list[Section]] = module.sections
-    return make(run)
 
 
 # -- metrics
@@ -253,8 +222,6 @@ def processes(run: PageRun) -> int:
     """How many processes trained it, each with batches of its own: the checkpoint knows."""
     if run.opened is None:
         return 1
-    from soundvid.training.checkpoint import read_state
-
     return int(read_state(run.opened.checkpoint)["world"])
 
 
@@ -300,7 +267,7 @@ def tiles(run: PageRun) -> list[tuple[str, str]]:
         found.append((count_text(parameters(run)), "parameters"))
     best = _best(run)
     if best is not None:
-        found.append((read(best[1]), f"best {best[0]} on held-out clips, step {best[2]:,}"))
+        found.append((read(best[1]), f"best {best[0]} on validation clips, step {best[2]:,}"))
     return found
 
 
@@ -309,17 +276,17 @@ def warnings(run: PageRun) -> list[str]:
     counts: dict[str, list[int]] = {}
     for line in run.lines("alarm"):
         counts.setdefault(str(line.get("text", "alarm")), []).append(int(line["step"]))
-    told = []
+    found = []
     for text, steps in counts.items():
         again = f" and {len(steps) - 1} more times, last at {steps[-1]:,}" if len(steps) > 1 else ""
-        told.append(f"Alarm at step {steps[0]:,}{again}: {text}")
+        found.append(f"Alarm at step {steps[0]:,}{again}: {text}")
     if run.opened is None:
-        told.append("There is no checkpoint yet, so there are no pictures and no clips on this page.")
+        found.append("There is no checkpoint yet, so there are no pictures and no clips on this page.")
     elif run.release is None:
-        told.append("The dataset is no longer in its store, so there are no pictures and no clips on this page.")
+        found.append("The dataset is no longer in its store, so there are no pictures and no clips on this page.")
     elif run.held_out == run.config.splits.get("train", "train"):
-        told.append("The dataset has no held-out clips: those shown here were trained on.")
-    return told
+        found.append("The dataset has no held-out clips: those shown here were trained on.")
+    return found
 
 
 def trained_seconds(run: PageRun) -> float:
@@ -368,13 +335,14 @@ def charts(run: PageRun) -> list[Chart]:
     groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in run.lines("validation"):
         for name, value in _numbers(line):
-            title = next((t for pattern, t in HELD_OUT if re.search(pattern, name)), f"Held-out {_words(name)}")
+            title = _title(name, run.validation_charts) or f"Validation {_words(name)}"
             groups.setdefault(title, {}).setdefault(_words(name), []).append((line["step"], value))
-    order = [title for _, title in GROUPS]
+    patterns = (*run.charts, *GROUPS)
+    order = [title for _, title in patterns]
     trained: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for line in run.lines("train"):
         for name, value in _numbers(line):
-            title = next((t for pattern, t in GROUPS if re.search(pattern, name)), _words(name).capitalize())
+            title = _title(name, patterns) or _words(name).capitalize()
             trained.setdefault(title, {}).setdefault(_words(name), []).append((line["step"], value))
     for title in sorted(trained, key=lambda t: (order.index(t) if t in order else len(order), t)):
         groups[title] = trained[title]
@@ -386,6 +354,11 @@ def charts(run: PageRun) -> list[Chart]:
 
 def _numbers(line: dict[str, Any]) -> list[tuple[str, float]]:
     return [(k, float(v)) for k, v in line.items() if k not in OF_THE_LOOP and isinstance(v, int | float)]
+
+
+def _title(name: str, patterns: Sequence[tuple[str, str]]) -> str | None:
+    """The title of the chart that shows a number; None where it has one of its own."""
+    return next((title for pattern, title in patterns if re.search(pattern, name)), None)
 
 
 def _words(name: str) -> str:
@@ -407,12 +380,9 @@ def curves_note(run: PageRun) -> str:
 
 def fields(run: PageRun) -> list[dict[str, Any]]:
     """Every field of the config: value, what the preset has, and its own words about itself and its source."""
-    from soundvid.systems.registry import get
-
-    stage = get(run.config.system).stage(run.config.stage)
-    preset = stage.presets.get(run.config.preset)
+    preset = run.stage.presets.get(run.config.preset)
     rows = []
-    for name, info in stage.config.model_fields.items():
+    for name, info in run.stage.config.model_fields.items():
         if name not in run.config.config:
             continue
         value = run.config.config[name]
@@ -479,7 +449,7 @@ def commands(run: PageRun) -> str:
     path, name = shlex.quote(str(run.path)), run.config.dataset
     recipe = name if name in built_in() else f"{name}.yaml"
     return (
-        f"soundvid generate {path} --image face.jpg --sound voice.wav --out video.mp4 --scale 4\n"
+        f"soundvid generate {path} {run.usage}\n"
         f"soundvid evaluate {path}\n"
         f"soundvid train {recipe} --store {shlex.quote(run.config.store)} --out {path} --resume\n"
         f"soundvid report {path}"

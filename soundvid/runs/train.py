@@ -1,4 +1,4 @@
-"""Beginning a training, or going on with one: which system, config and data, and what stands in the way."""
+"""Starting a training, or resuming one: which system, config and data, and what is refused."""
 
 import difflib
 import fcntl
@@ -15,9 +15,12 @@ import yaml
 from pydantic import ValidationError
 
 from soundvid.errors import SoundvidError
+from soundvid.runs.open import choose_device, open_earlier
+from soundvid.runs.registry import get
 from soundvid.store.load import Clips, EmptySplit, load
+from soundvid.systems.spec import SystemSpec
 from soundvid.training import checkpoint, distributed
-from soundvid.training.log import Watcher
+from soundvid.training.log import TrainingCallback
 from soundvid.training.loop import Loop, Outcome, progress_of, seed_everything
 from soundvid.training.run import (
     RunConfig,
@@ -29,9 +32,9 @@ from soundvid.training.run import (
     tools,
     write_stages,
 )
-from soundvid.training.stage import Definition, Options, Stage
+from soundvid.training.system import Options, Stage
 
-# What may change when a run goes on: how long, and what is told and kept. All else would make it another run.
+# What may change when a run is resumed: how long, and what is logged and kept. All else would make it another run.
 MAY_CHANGE = {"steps", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep", "patience"}
 
 
@@ -43,17 +46,17 @@ class Request:
     out: Path
     dataset: str  # NAME or NAME@VERSION
     store: Path
-    preset: str | None = None  # asked for: a run that goes on must have it
+    preset: str | None = None  # asked for: a run that is resumed must have it
     values: tuple[str, ...] = ()  # field=value, or stage.field=value
     resume: bool = False
     device: str = "auto"
     workers: int | None = None
     minutes: float | None = None
-    usual_preset: str | None = None  # the recipe's, for a run that begins and was asked for none
+    usual_preset: str | None = None  # the recipe's, for a new run that was asked for none
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedStage:
     """Where a stage's run lies and how it ended."""
 
     stage: str
@@ -61,74 +64,72 @@ class Trained:
     outcome: Outcome
 
 
-def train(request: Request, watcher: Watcher | None = None) -> list[Trained]:
-    """Train every stage of a system, one after another; stages that are done are passed over when resuming.
+def train(request: Request, callback: TrainingCallback | None = None) -> list[TrainedStage]:
+    """Train every stage of a system, one after another; stages that are done are skipped when resuming.
 
-    Raises SoundvidError with one line where a config, the data or the run's folder stand in the way.
+    Raises SoundvidError with one line where a config, the data or the run's folder cannot be used.
     """
-    from soundvid.systems.registry import get  # systems import the training core
-
-    definition = get(request.system)
+    spec = get(request.system)
     device = choose_device(request.device)
     rank, world = distributed.start(device.type)
-    told = watcher if watcher is not None and rank == 0 else Watcher()
+    chosen = callback if callback is not None and rank == 0 else TrainingCallback()
     try:
-        with _held(request.out, rank):
-            return _stages(definition, request, device, rank, world, told)
-    except OSError as error:  # a full disk, most likely; what is read is told by who reads it
+        with _locked(request.out, rank):
+            return _stages(spec, request, device, rank, world, chosen)
+    except OSError as error:  # a full disk, most likely: errors in reading are reported where the reading is done
         raise RunError(
-            f"{error.filename or request.out}: {error.strerror or error}; what stands in {request.out} is whole: "
-            "--resume goes on from its last checkpoint"
+            f"{error.filename or request.out}: {error.strerror or error}; the checkpoints in {request.out} are "
+            "complete: --resume goes on from the last"
         ) from error
     finally:
         distributed.stop()
 
 
 def _stages(
-    definition: Definition, request: Request, device: torch.device, rank: int, world: int, watcher: Watcher
-) -> list[Trained]:
-    several = len(definition.stages) > 1
+    spec: SystemSpec, request: Request, device: torch.device, rank: int, world: int, callback: TrainingCallback
+) -> list[TrainedStage]:
+    several = len(spec.stages) > 1
     begun = (request.out / "config.json").is_file()
     if begun and not request.resume:
-        raise RunError(f"{request.out}: a run is there already; --resume goes on with it, or name another folder")
+        raise RunError(f"{request.out}: there is a run already; --resume goes on with it, or name another folder")
     if begun and bool(stages_of(request.out)) != several:
-        raise RunError(f"{request.out}: the run there is not one of {definition.name}")
-    distributed.barrier()  # the first process writes config.json soon: a slow one must not take it for an older run's
-    values = parse_values(request.values, definition)
+        raise RunError(f"{request.out}: the run there is not one of {spec.name}; name another folder")
+    distributed.barrier()  # the first process writes config.json soon: a slower one must not take it for an older run's
+    values = parse_values(request.values, spec)
     if not begun:
-        for stage in definition.stages:
-            stage.check(_config(definition, stage, request, values))
-    done: list[Trained] = []
-    for number, stage in enumerate(definition.stages):
+        for stage in spec.stages:
+            stage.check(_config(spec, stage, request, values))
+    done: list[TrainedStage] = []
+    for number, stage in enumerate(spec.stages):
         folder = RunFolder(request.out / stage.name if several else request.out)
-        minutes = None if request.minutes is None else _left(request.minutes, done) / (len(definition.stages) - number)
-        outcome = _train_stage(definition, stage, folder, request, values, minutes, device, rank, world, watcher)
-        done.append(Trained(stage.name, folder.path, outcome))
+        minutes = None if request.minutes is None else _left(request.minutes, done) / (len(spec.stages) - number)
+        outcome = _train_stage(spec, stage, folder, request, values, minutes, device, rank, world, callback)
+        done.append(TrainedStage(stage.name, folder.path, outcome))
         if outcome.reason == "stopped":
             break
     return done
 
 
-def _preset(definition: Definition, request: Request) -> str:
-    return request.preset or request.usual_preset or definition.default_preset
+def _preset(spec: SystemSpec, request: Request) -> str:
+    return request.preset or request.usual_preset or spec.default_preset
 
 
 def _wanted(stage: Stage, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What was asked for of a stage: by its name, or of all."""
+    """The values given for a stage: by its name, or for all."""
     return values.get("", {}) | values.get(stage.name, {})
 
 
-def _config(definition: Definition, stage: Stage, request: Request, values: dict[str, dict[str, Any]]) -> Options:
-    """The config of a stage that begins."""
-    return configured(stage, _preset(definition, request), _wanted(stage, values))
+def _config(spec: SystemSpec, stage: Stage, request: Request, values: dict[str, dict[str, Any]]) -> Options:
+    """The config of a stage that starts."""
+    return configured(stage, _preset(spec, request), _wanted(stage, values))
 
 
-def _left(minutes: float, done: Sequence[Trained]) -> float:
+def _left(minutes: float, done: Sequence[TrainedStage]) -> float:
     return max(0.0, minutes - sum(t.outcome.seconds for t in done) / 60)
 
 
 def _train_stage(
-    definition: Definition,
+    spec: SystemSpec,
     stage: Stage,
     folder: RunFolder,
     request: Request,
@@ -137,50 +138,60 @@ def _train_stage(
     device: torch.device,
     rank: int,
     world: int,
-    watcher: Watcher,
+    callback: TrainingCallback,
 ) -> Outcome:
     resume = folder.config_path.is_file() and bool(checkpoint.checkpoints(folder.checkpoints))
-    several = len(definition.stages) > 1
+    several = len(spec.stages) > 1
     if resume:
-        config, record = continued(folder, stage, request, _wanted(stage, values))
-        newest = checkpoint.pointed(folder.checkpoints, "last")
+        config, record = resumed(folder, stage, request, _wanted(stage, values))
+        newest = checkpoint.resolve(folder.checkpoints, "last")
         progress = progress_of(checkpoint.read_state(newest), newest)
         if progress.done and progress.step >= config.steps:
-            watcher.say(f"{folder.path}: {stage.name} is trained already ({progress.step} steps)")
+            callback.say(f"{folder.path}: {stage.name} is trained already ({progress.step} steps)")
             return Outcome(progress.step, "steps", progress.best, 0.0)
-        clips, held_out = _clips(record.dataset, record.version, Path(record.store), record.splits, config.subjects)
+        clips, validation_clips = _clips(
+            record.dataset, record.version, Path(record.store), record.splits, config.subjects
+        )
     else:
-        config = _config(definition, stage, request, values)
+        config = _config(spec, stage, request, values)
         name, _, version = request.dataset.partition("@")
-        splits = _splits(name, version or None, request.store, config.subjects, watcher)
-        clips, held_out = _clips(name, version or None, request.store, splits, config.subjects)
+        splits = _splits(name, version or None, request.store, config.subjects, callback)
+        clips, validation_clips = _clips(name, version or None, request.store, splits, config.subjects)
     examples = stage.examples(config, clips, "train")
-    validation = stage.examples(config, held_out, "validation")
+    validation = stage.examples(config, validation_clips, "validation")
     if not resume:
         record = RunConfig(
-            system=definition.name,
+            system=spec.name,
             stage=stage.name,
-            preset=_preset(definition, request),
+            preset=_preset(spec, request),
             config=config.model_dump(mode="json"),
             data=examples.facts,
             dataset=clips.name,
             version=clips.version,
             store=str(clips.store),
-            splits={"train": clips.split, "validation": held_out.split},
+            splits={"train": clips.split, "validation": validation_clips.split},
             seed=config.seed,
             git=git_revision(),
             tools=tools(),
         )
     seed_everything(config.seed)  # the same first weights in every process
+    earlier = open_earlier(spec, request.out, stage.name, record.earlier) if several else {}
+    for name, opened in earlier.items():
+        used = record.earlier.get(name, opened.checkpoint.name)
+        if used != opened.checkpoint.name:
+            callback.say(f"{folder.path}: its {used} of '{name}' is gone; it goes on with {opened.checkpoint.name}")
     # Before anything is written: networks that cannot be made leave no run behind.
-    system = stage.make(config, examples.facts, request.out if several else None)
+    system = stage.make(config, examples.facts, earlier)
     if rank == 0:
-        folder.write_config(record.model_copy(update={"config": config.model_dump(mode="json")}))
+        checkpoints = {name: opened.checkpoint.name for name, opened in earlier.items()}
+        folder.write_config(
+            record.model_copy(update={"config": config.model_dump(mode="json"), "earlier": checkpoints})
+        )
         if several:
-            write_stages(request.out, definition.name, [s.name for s in definition.stages])
+            write_stages(request.out, spec.name, [s.name for s in spec.stages])
     workers = request.workers if request.workers is not None else default_workers(device, world)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        # A reader and as many threads as there are cores wait for each other: a small step takes ten times as long.
+        # A reader and as many threads as cores wait for each other: a small step takes ten times as long.
         torch.set_num_threads(max(1, cores() // world - workers))
     loop = Loop(
         folder,
@@ -193,7 +204,7 @@ def _train_stage(
         minutes=minutes,
         rank=rank,
         world=world,
-        watcher=watcher,
+        callback=callback,
     )
     return loop.run(resume=resume)
 
@@ -208,9 +219,9 @@ def _clips(
 
 
 def _splits(
-    name: str, version: str | None, store: Path, subjects: list[str] | None, watcher: Watcher
+    name: str, version: str | None, store: Path, subjects: list[str] | None, callback: TrainingCallback
 ) -> dict[str, str]:
-    """Which split is held out: val; test where there is no val; training clips, said aloud, where there is neither."""
+    """The validation split: val; test where there is no val; training clips, with a message, where there is neither."""
     for split in ("val", "test"):
         try:
             load(name, version, split, store=store, subjects=subjects)
@@ -218,14 +229,14 @@ def _splits(
             continue
         return {"train": "train", "validation": split}
     why = "val and test lack clips of a subject" if subjects else "val and test are empty"
-    watcher.say(f"{name}: no clips are held out ({why}): 'best' is judged on training clips")
+    callback.say(f"{name}: there are no validation clips ({why}): 'best' is chosen on training clips")
     return {"train": "train", "validation": "train"}
 
 
 def configured(stage: Stage, preset: str, values: dict[str, Any]) -> Options:
     """A preset with some fields changed. Raises SoundvidError that names the field and what is allowed."""
     if preset not in stage.presets:
-        raise SoundvidError(f"preset {preset}: there is none of this name; there are {', '.join(stage.presets)}")
+        raise SoundvidError(f"preset {preset}: there is none of this name; presets: {', '.join(stage.presets)}")
     base = stage.presets[preset].model_dump()
     return _validated(stage, base | values, values)
 
@@ -248,8 +259,8 @@ def _validated(stage: Stage, whole: dict[str, Any], values: dict[str, Any]) -> O
         raise SoundvidError(f"config{f' {where}' if where else ''}: {message}{given}") from error
 
 
-def continued(folder: RunFolder, stage: Stage, request: Request, values: dict[str, Any]) -> tuple[Options, RunConfig]:
-    """The config of a run that goes on. Raises RunError that names what would make it another run."""
+def resumed(folder: RunFolder, stage: Stage, request: Request, values: dict[str, Any]) -> tuple[Options, RunConfig]:
+    """The config of a run that is resumed. Raises RunError that names what would make it another run."""
     record = folder.config()
     if (record.system, record.stage) != (request.system.replace("-", "_"), stage.name):
         raise RunError(f"{folder.path}: the run there is {record.system}, stage {record.stage}, not {request.system}")
@@ -258,7 +269,7 @@ def continued(folder: RunFolder, stage: Stage, request: Request, values: dict[st
     name, _, version = request.dataset.partition("@")
     if name != record.dataset or (version and version != record.version):
         raise RunError(
-            f"{folder.path}: the run was begun on {record.dataset}@{record.version}, not {request.dataset}; "
+            f"{folder.path}: the run was started on {record.dataset}@{record.version}, not {request.dataset}; "
             "name another folder"
         )
     try:
@@ -271,41 +282,31 @@ def continued(folder: RunFolder, stage: Stage, request: Request, values: dict[st
     new = config.model_dump()
     changed = [k for k in new if new[k] != old[k] and k not in MAY_CHANGE]
     if changed:
-        told = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in changed)
-        raise RunError(f"{folder.path}: --resume cannot change {told}; name another folder for another run")
+        changes = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in changed)
+        raise RunError(f"{folder.path}: --resume cannot change {changes}; name another folder for another run")
     return config, record
 
 
-def parse_values(values: Sequence[str], definition: Definition) -> dict[str, dict[str, Any]]:
+def parse_values(values: Sequence[str], spec: SystemSpec) -> dict[str, dict[str, Any]]:
     """`field=value` and `stage.field=value` by stage ("" for all); values are read as YAML."""
     found: dict[str, dict[str, Any]] = {"": {}}
-    stages = [s.name for s in definition.stages]
+    stages = [s.name for s in spec.stages]
     for text in values:
         name, equals, value = text.partition("=")
         if not equals:
-            raise SoundvidError(f"--set {text}: it needs field=value")
+            raise SoundvidError(f"--set {text}: give field=value")
         stage, dot, field = name.strip().rpartition(".")
         if dot and stage not in stages:
-            raise SoundvidError(f"--set {text}: there is no stage '{stage}' ({', '.join(stages)})")
+            raise SoundvidError(f"--set {text}: there is no stage '{stage}' (stages: {', '.join(stages)})")
         try:
             found.setdefault(stage, {})[field] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise SoundvidError(f"--set {text}: the value cannot be read") from error
+            raise SoundvidError(f"--set {text}: the value is not YAML") from error
     return found
 
 
-def choose_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise SoundvidError("--device cuda: torch sees no GPU here; --device cpu trains without one")
-    if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device(name)
-
-
 def default_workers(device: torch.device, world: int) -> int:
-    """Processes that read data: one beside a CPU's own work, up to eight for each GPU."""
+    """Processes that read data: one on a CPU, up to eight for each GPU."""
     return 1 if device.type == "cpu" else max(1, min(8, cores() // world - 1))
 
 
@@ -315,30 +316,30 @@ def cores() -> int:
 
 
 @contextmanager
-def _held(out: Path, rank: int) -> Iterator[None]:
-    """The run's folder is ours while we train; a second training is refused."""
+def _locked(out: Path, rank: int) -> Iterator[None]:
+    """A lock on the run's folder while training; a second training there is refused."""
     if rank != 0:
         yield
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out}: the folder of the run cannot be made ({error.strerror})") from error
+        raise RunError(f"{out}: the folder of the run cannot be made ({error.strerror}); name another") from error
     try:
         handle = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise RunError(f"{out}: the folder of the run cannot be written ({error.strerror})") from error
+        raise RunError(f"{out}: the folder of the run cannot be written ({error.strerror}); name another") from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"{out}: another process is training in this folder") from error
+            raise RunError(f"{out}: another process is training in this folder; name another, or wait") from error
         yield
     finally:
         os.close(handle)
 
 
-def summary(trained: Sequence[Trained]) -> dict[str, Any]:
+def summary(trained: Sequence[TrainedStage]) -> dict[str, Any]:
     """What `--json` prints."""
     stages = [
         {

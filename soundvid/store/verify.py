@@ -227,7 +227,7 @@ def _headers(dataset: Dataset, shard: str) -> Any:
     while (block := dataset.read(shard, offset, BLOCK)) != END[:BLOCK]:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         if info.size < 0:
-            raise tarfile.InvalidHeaderError(f"a member of {info.size} bytes")
+            raise tarfile.HeaderError(f"a member of {info.size} bytes")
         info.offset_data = offset + BLOCK
         yield info
         offset += _blocks(info)

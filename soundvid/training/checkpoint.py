@@ -3,6 +3,7 @@
     step-000300/networks.safetensors      parameters and buffers, `<network>.<name>`
                 average.safetensors       the same of the moving averages, where the system keeps any
                 optimizers.safetensors    `<optimizer>.<parameter>.<state>`
+                state.safetensors         the system's own tensors (a normaliser), where it has any
                 random-<rank>.safetensors states of the random generators, one file for each process
                 state.json                step, the system's own state, schedules, best value so far
 
@@ -30,11 +31,11 @@ from soundvid.training.system import System
 from soundvid.util.files import sync_to_disk
 
 FORMAT = 1
-STATE = ("step", "system", "groups", "world", "progress")  # what state.json holds beside it
+STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold beside `format`
 
 
 class CheckpointError(SoundvidError):
-    """A checkpoint that cannot be used: which, and why."""
+    """A checkpoint that cannot be used: which, why, and what to do."""
 
 
 def folder_name(step: int) -> str:
@@ -55,18 +56,21 @@ def clean(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def point(folder: Path, name: str, target: str) -> None:
-    """Make `folder/last` or `folder/best` say the name of a checkpoint."""
+def set_pointer(folder: Path, name: str, target: str) -> None:
+    """Make the file `folder/last` or `folder/best` name a checkpoint, in one rename."""
     hidden = folder / f".{name}"
     hidden.write_text(target + "\n", encoding="utf-8")
     os.replace(hidden, folder / name)
 
 
-def pointed(folder: Path, which: str) -> Path:
-    """The checkpoint that `last` or `best` names; the newest where a kill came between it and its pointer."""
+def resolve(folder: Path, which: str) -> Path:
+    """The checkpoint that `last` or `best` names; the newest where a kill came between it and its pointer.
+
+    Raises CheckpointError where there is none.
+    """
     there = checkpoints(folder)
     if not there:
-        raise CheckpointError(f"{folder}: there is no checkpoint yet")
+        raise CheckpointError(f"{folder}: there is no checkpoint yet; train it further (soundvid train --resume)")
     pointer = folder / which
     if which == "best" and pointer.is_file():
         path = folder / pointer.read_text(encoding="utf-8").strip()
@@ -85,7 +89,7 @@ def prune(folder: Path, keep: int, best: str | None) -> None:
 
 
 def write(folder: Path, step: int, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> Path:
-    """Make the checkpoint of `step` appear with all its files at once; one that is there gives way."""
+    """Make the checkpoint of `step` appear with all its files at once; one that is there is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     hidden = folder / f".{folder_name(step)}"
     hidden.mkdir(exist_ok=True)  # other ranks may have put their random states there
@@ -114,8 +118,8 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | Non
         save_file(tensors, path, metadata=metadata)
     except SafetensorError as error:  # what its Rust makes of a full disk
         raise CheckpointError(
-            f"{path.parent.parent}: the checkpoint cannot be written ({str(error).splitlines()[0]}); those that are "
-            "there are whole: --resume goes on from the last"
+            f"{path.parent.parent}: the checkpoint cannot be written ({str(error).splitlines()[0]}); earlier ones are "
+            "complete: --resume goes on from the last"
         ) from error
 
 
@@ -130,12 +134,23 @@ def read_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: checkpoint format {state.get('format')}; this soundvid reads format {FORMAT}")
     missing = [key for key in STATE if key not in state]
     if missing:
-        raise CheckpointError(f"{path / 'state.json'}: not whole (missing: {', '.join(missing)})")
+        raise CheckpointError(f"{path / 'state.json'}: incomplete (missing: {', '.join(missing)})")
     return state
 
 
-def fill_state(system: System, state: dict[str, Any], where: Path) -> None:
-    """`System.load_state`, with one line where the state is another system's."""
+def load_system_state(system: System, state: dict[str, Any], where: Path) -> None:
+    """`System.tensors` and `System.load_state` from a checkpoint. Raises CheckpointError, one line, for another's.
+
+    `state` is what state.json has under `system`. Older checkpoints hold the tensors there, as lists.
+    """
+    file = where / "state.safetensors"
+    if file.is_file():
+        tensors = read_tensors(file)
+    else:
+        tensors = {k: torch.tensor(v) for k, v in state.items() if k in system.tensors and isinstance(v, list)}
+        state = {k: v for k, v in state.items() if k not in tensors}
+    _check_keys(system.tensors, tensors, f"{where}: this is not the state of '{system.name}'")
+    system.tensors = {name: tensors[name].to(own) for name, own in system.tensors.items()}
     try:
         system.load_state(state)
     except (KeyError, TypeError, ValueError) as error:
@@ -145,43 +160,48 @@ def fill_state(system: System, state: dict[str, Any], where: Path) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; anything else, a pickle among them, is refused unread."""
+    """The tensors of a safetensors file; anything else, such as a pickle, is refused unread."""
     try:
         return load_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or cut off ({str(error).splitlines()[0]})") from error
+        raise CheckpointError(f"{path}: not a safetensors file, or truncated ({str(error).splitlines()[0]})") from error
 
 
-def flat(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers of several networks under one roof, `<network>.<name>`; ties are written twice."""
+def flatten(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters and buffers of several networks in one dict, `<network>.<name>`; shared ones are written twice."""
     return {f"{n}.{k}": v.detach().clone() for n, net in networks.items() for k, v in net.state_dict().items()}
 
 
-def fill(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], where: Path | str) -> None:
-    """Load `flat`'s tensors. Raises CheckpointError, one line, on foreign, missing or misshapen ones."""
+def load_networks(networks: Mapping[str, nn.Module], tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Load `flatten`'s tensors. Raises CheckpointError, one line, on missing, unexpected or misshapen ones."""
     for name, network in networks.items():
         prefix = name + "."
         given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        own = network.state_dict()
-        problems = {
-            "missing": [k for k in own if k not in given],
-            "foreign": [k for k in given if k not in own],
-            "another shape": [k for k in own if k in given and own[k].shape != given[k].shape],
-        }
-        told = [f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
-                for kind, keys in problems.items() if keys]  # fmt: skip
-        if told:
-            raise CheckpointError(f"{where}: these are not the weights of '{name}' ({'; '.join(told)})")
-    foreign = [k for k in tensors if k.partition(".")[0] not in networks]
-    if foreign:
-        raise CheckpointError(f"{where}: foreign weights ({', '.join(foreign[:3])}); expected {', '.join(networks)}")
+        _check_keys(network.state_dict(), given, f"{where}: these are not the weights of '{name}'")
+    others = [k for k in tensors if k.partition(".")[0] not in networks]
+    if others:
+        expected = f"the networks are {', '.join(networks)}"
+        raise CheckpointError(f"{where}: unexpected weights ({', '.join(others[:3])}); {expected}")
     for name, network in networks.items():
         network.load_state_dict({k: tensors[f"{name}.{k}"] for k in network.state_dict()})
 
 
-def load_foreign(path: Path) -> dict[str, Tensor]:
+def _check_keys(own: Mapping[str, Tensor], given: Mapping[str, Tensor], refusal: str) -> None:
+    """Raise CheckpointError, `refusal` and what differs, where names or shapes of tensors do not agree."""
+    problems = {
+        "missing": [k for k in own if k not in given],
+        "unexpected": [k for k in given if k not in own],
+        "another shape": [k for k in own if k in given and own[k].shape != given[k].shape],
+    }
+    found = [f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
+             for kind, keys in problems.items() if keys]  # fmt: skip
+    if found:
+        raise CheckpointError(f"{refusal} ({'; '.join(found)})")
+
+
+def load_external(path: Path) -> dict[str, Tensor]:
     """Weights from outside, `.pth` or `.safetensors`, by name. Only tensors are read: nothing in it can run.
 
     Raises CheckpointError, one line, where the file holds anything but tensors, or is none.
@@ -219,23 +239,23 @@ def optimizer_tensors(optimizers: Mapping[str, Optimizer]) -> tuple[dict[str, Te
     return tensors, groups
 
 
-def fill_optimizers(
+def load_optimizers(
     optimizers: Mapping[str, Optimizer], tensors: Mapping[str, Tensor], groups: Mapping[str, Any], where: Path
 ) -> None:
-    """Load `optimizer_tensors`. Raises CheckpointError, one line, on foreign, missing or misshapen ones."""
+    """Load `optimizer_tensors`. Raises CheckpointError, one line, on missing, unexpected or misshapen ones."""
     if set(groups) != set(optimizers):
         raise CheckpointError(f"{where}: optimisers {', '.join(groups)}; expected {', '.join(optimizers)}")
     parameters = {n: [p for group in o.param_groups for p in group["params"]] for n, o in optimizers.items()}
     states: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in optimizers}
     fields: dict[str, set[str]] = {name: set() for name in optimizers}
     for key, tensor in tensors.items():
-        name, number, field = (*key.split(".", 2), "", "")[:3]
-        place = int(number) if number.isdecimal() else -1
-        if not field or not 0 <= place < len(parameters.get(name, ())):
-            raise CheckpointError(f"{where}: a state of no optimiser here (foreign: {key})")
-        if tensor.dim() and tensor.shape != parameters[name][place].shape:
+        name, position, field = (*key.split(".", 2), "", "")[:3]
+        index = int(position) if position.isdecimal() else -1
+        if not field or not 0 <= index < len(parameters.get(name, ())):
+            raise CheckpointError(f"{where}: a state of no optimiser here (unexpected: {key})")
+        if tensor.dim() and tensor.shape != parameters[name][index].shape:
             raise CheckpointError(f"{where}: the state of optimiser '{name}' does not fit (another shape: {key})")
-        states[name].setdefault(place, {})[field] = tensor
+        states[name].setdefault(index, {})[field] = tensor
         fields[name].add(field)
     for name, optimizer in optimizers.items():
         missing = [f"{name}.{i}.{f}" for i, state in states[name].items() for f in sorted(fields[name] - set(state))]
@@ -283,16 +303,23 @@ def load_random(path: Path, rank: int) -> None:
     file = path / f"random-{rank}.safetensors"
     tensors = read_tensors(file)
     with safe_open(file, "pt") as opened:
-        told = opened.metadata()
+        metadata = opened.metadata()
     try:
-        set_random_state(tensors, json.loads(told["values"]))
+        set_random_state(tensors, json.loads(metadata["values"]))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CheckpointError(f"{file}: not the states of the random generators ({problem})") from error
 
 
-def system_files(system: System, averages: Mapping[str, nn.Module]) -> tuple[dict[str, Any], dict[str, Any]]:
+def system_files(
+    system: System, averages: Mapping[str, nn.Module]
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
     """A system as `write` takes it: tensors by file, and JSON. `moments`: how many tensors the optimisers have."""
     optimizers, groups = optimizer_tensors(system.optimizers)
-    files = {"networks": flat(system.networks), "average": flat(averages), "optimizers": optimizers}
+    files = {
+        "networks": flatten(system.networks),
+        "average": flatten(averages),
+        "optimizers": optimizers,
+        "state": system.tensors,
+    }
     return files, {"system": system.state(), "groups": groups, "moments": len(optimizers)}

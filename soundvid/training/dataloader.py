@@ -10,9 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from soundvid.errors import DatasetError, SoundvidError
-from soundvid.training.sampler import Order, Place, Steps
-from soundvid.training.stage import Examples
-from soundvid.training.system import Batch
+from soundvid.training.sampler import BatchSampler, EpochIndex, ShuffledSampler
+from soundvid.training.system import Batch, Examples
 
 AHEAD = 4  # batches a worker reads ahead
 
@@ -34,7 +33,7 @@ def _stacked(arrays: list[np.ndarray]) -> torch.Tensor:
 
 
 class _Batches(Dataset[Any]):
-    """Examples as DataLoader reads them, a whole batch at a time; expected trouble comes back as its one line."""
+    """Examples as DataLoader reads them, a whole batch at a time; an expected error comes back as its one line."""
 
     def __init__(self, examples: Examples) -> None:
         self.examples = examples
@@ -42,12 +41,12 @@ class _Batches(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, place: Place) -> Any:
-        return self.__getitems__([place])
+    def __getitem__(self, item: EpochIndex) -> Any:
+        return self.__getitems__([item])
 
-    def __getitems__(self, places: list[Place]) -> Any:
+    def __getitems__(self, items: list[EpochIndex]) -> Any:
         try:
-            return stack([self.examples.example(index, epoch) for epoch, index in places])
+            return stack([self.examples.example(index, epoch) for epoch, index in items])
         except SoundvidError as error:
             return str(error)  # raised again by `batches`: a worker's exception arrives with its whole traceback
 
@@ -63,7 +62,7 @@ def _start_worker(number: int) -> None:
 
 @contextmanager
 def batches(
-    examples: Examples, order: Order, start: int, stop: int, *, workers: int, device: torch.device
+    examples: Examples, sampler: ShuffledSampler, start: int, stop: int, *, workers: int, device: torch.device
 ) -> Iterator[Iterator[Batch]]:
     """The batches of steps `[start, stop)`, in memory that a GPU can fetch from."""
     if workers:
@@ -73,13 +72,13 @@ def batches(
         cv2.setNumThreads(1)
     loader = DataLoader(
         _Batches(examples),
-        batch_sampler=Steps(order, start, stop),
+        batch_sampler=BatchSampler(sampler, start, stop),
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         collate_fn=_whole,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # its own: a draw from the global one would tell a resumed run from a straight one
+        generator=torch.Generator(),  # its own: drawing from the global one would make a resumed run differ
     )
     iterator = iter(loader)
 

@@ -37,7 +37,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def average(tensors: Sequence[Tensor]) -> None:
+def all_reduce_mean(tensors: Sequence[Tensor]) -> None:
     """Make each tensor the mean over all processes, in one message a type."""
     if not active():
         return
@@ -50,21 +50,21 @@ def average(tensors: Sequence[Tensor]) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def share(tensors: Sequence[Tensor]) -> None:
-    """Make each tensor what the first process has."""
+def broadcast(tensors: Sequence[Tensor]) -> None:
+    """Copy the tensors of the first process into those of all others."""
     if not active():
         return
     for tensor in tensors:
         dist.broadcast(tensor.detach(), 0)
 
 
-def told(numbers: dict[str, float]) -> dict[str, float]:
-    """The numbers that the first process has."""
+def broadcast_object(numbers: dict[str, float]) -> dict[str, float]:
+    """The numbers of the first process."""
     if not active():
         return numbers
-    held = [numbers]
-    dist.broadcast_object_list(held, 0)
-    return held[0]
+    box = [numbers]
+    dist.broadcast_object_list(box, 0)
+    return box[0]
 
 
 def any_of(flag: bool, device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""What a run tells: log.jsonl always, TensorBoard where it is installed, and whoever watches."""
+"""The log of a run: log.jsonl always, TensorBoard where it is installed; and callbacks for whoever follows it."""
 
 import json
 import math
@@ -11,8 +11,8 @@ import numpy as np
 Numbers = dict[str, float]
 
 
-class Watcher:
-    """Follows a training as it goes; the command line draws it. Every method may be left as it is."""
+class TrainingCallback:
+    """Follows a training; the command line draws it. All methods are no-ops: override those you need."""
 
     def stage(self, name: str, start: int, steps: int) -> None:
         """A stage begins at step `start` of `steps`."""
@@ -21,10 +21,10 @@ class Watcher:
         """Some steps are done; `numbers` are means since the last call."""
 
     def validated(self, step: int, numbers: Numbers, better: bool) -> None:
-        """Held-out clips were looked at."""
+        """Validation clips were measured; `better`: never before so well."""
 
     def say(self, text: str) -> None:
-        """A sentence for the person who waits: an alarm, a note."""
+        """A sentence for the user: an alarm, a note."""
 
 
 def _json(value: float) -> float | None:
@@ -62,8 +62,8 @@ class Log:
 
     def write(self, kind: str, step: int, numbers: dict[str, Any]) -> None:
         """A line; its numbers also go to TensorBoard under `kind/`."""
-        told = {k: _json(v) if isinstance(v, float) else v for k, v in numbers.items()}
-        self.file.write(json.dumps({"step": step, "kind": kind, **told}, ensure_ascii=False) + "\n")
+        values = {k: _json(v) if isinstance(v, float) else v for k, v in numbers.items()}
+        self.file.write(json.dumps({"step": step, "kind": kind, **values}, ensure_ascii=False) + "\n")
         self.file.flush()
         if self.board is not None and kind in ("train", "validation"):
             for name, value in numbers.items():
@@ -71,7 +71,7 @@ class Log:
                     self.board.add_scalar(f"{kind}/{name}", value, step)
 
     def picture(self, step: int, rgb: np.ndarray) -> None:
-        """The sample grid, uint8 `H W 3`, in TensorBoard."""
+        """The preview grid, uint8 `H W 3`, in TensorBoard."""
         if self.board is not None:
             self.board.add_image("samples", rgb, step, dataformats="HWC")
 

@@ -1,8 +1,8 @@
 """The loop: one for every system, on a CPU, a GPU or several.
 
 A step is a batch, `System.training_step`, and the moving averages. Around it, by the step's number: a line of the log,
-validation, pictures, a checkpoint. Everything that decides what a step does is a function of the step or stands in
-the checkpoint, so that a run that was stopped or killed goes on as if it had not been.
+validation, a preview, a checkpoint. Everything that decides what a step does is a function of the step or is in
+the checkpoint, so that a stopped or killed run goes on as if nothing had happened.
 """
 
 import copy
@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from soundvid.errors import SoundvidError
 from soundvid.training import checkpoint, distributed, preview
 from soundvid.training.dataloader import batches, stack, to_device
-from soundvid.training.log import Log, Numbers, Watcher
+from soundvid.training.log import Log, Numbers, TrainingCallback
 from soundvid.training.run import RunFolder
-from soundvid.training.sampler import Order
-from soundvid.training.stage import Examples, Options
-from soundvid.training.system import Batch, Metrics, System, average_, buffers
+from soundvid.training.sampler import ShuffledSampler
+from soundvid.training.system import Batch, Examples, Metrics, Options, System, average_, buffers
 
 RANK_SEED = 100_000  # between the seeds of processes
 
@@ -89,19 +88,19 @@ class Loop:
         minutes: float | None = None,
         rank: int = 0,
         world: int = 1,
-        watcher: Watcher | None = None,
+        callback: TrainingCallback | None = None,
     ) -> None:
         self.folder, self.config, self.system = folder, config, system
         self.train, self.validation = train, validation
         self.device, self.workers, self.minutes = device, workers, minutes
         self.rank, self.world = rank, world
-        self.watcher = watcher or Watcher()
+        self.callback = callback or TrainingCallback()
         self.progress = Progress()
         self.averages: dict[str, nn.Module] = {}
         self.log: Log | None = None
-        self.look_every = 1 if device.type == "cpu" else config.log_every  # looking for NaN waits for a GPU
-        self.alarmed: list[str] = []  # at the last line of the log; one that goes on is told once
-        self.held_out: list[Batch] | None = None
+        self.check_every = 1 if device.type == "cpu" else config.log_every  # looking for NaN waits for the GPU
+        self.alarms: list[str] = []  # of the last line of the log: one that persists is reported once
+        self.validation_batches: list[Batch] | None = None
         precision = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision)
 
@@ -111,19 +110,19 @@ class Loop:
         config = self.config
         self._prepare(resume)
         progress = self.progress
-        self.watcher.stage(self.system.name, progress.step, config.steps)
-        order = Order(len(self.train), config.batch, config.seed, self.rank, self.world)
+        self.callback.stage(self.system.name, progress.step, config.steps)
+        sampler = ShuffledSampler(len(self.train), config.batch, config.seed, self.rank, self.world)
         meter = Meter(config.batch * self.world, progress)
         reason = "patience" if self._patience_is_over() else "steps"
         with (
             stop_signals() as stop,
             batches(
-                self.train, order, progress.step, config.steps, workers=self.workers, device=self.device
-            ) as feed,
+                self.train, sampler, progress.step, config.steps, workers=self.workers, device=self.device
+            ) as dataloader,
         ):  # fmt: skip
             while progress.step < config.steps and reason == "steps":
                 meter.waits()
-                batch = to_device(next(feed), self.device)
+                batch = to_device(next(dataloader), self.device)
                 meter.works()
                 if progress.flops is None:
                     progress.flops = self._count(batch)
@@ -131,22 +130,22 @@ class Loop:
                 progress.step += 1
                 meter.add(metrics)
                 late = self.minutes is not None and time.monotonic() - began > self.minutes * 60
-                told = distributed.any_of(bool(stop), self.device), distributed.any_of(late, self.device)
-                reason = "stopped" if told[0] else "minutes" if told[1] else reason
+                stopped, late = (distributed.any_of(flag, self.device) for flag in (bool(stop), late))
+                reason = "stopped" if stopped else "minutes" if late else reason
                 last = progress.step == config.steps or reason != "steps"
-                # Nothing is judged or saved that was not looked at.
+                # Nothing is validated or saved that was not checked.
                 due = progress.step % config.checkpoint_every == 0 or progress.step % config.validate_every == 0
-                if meter.steps >= self.look_every or last or due:
+                if meter.steps >= self.check_every or last or due:
                     self._stop_if_not_finite(meter, batch)
                 if progress.step % config.log_every == 0 or last:
-                    self._tell(meter, began)
+                    self._write_log(meter, began)
                 better = False
                 if progress.step % config.validate_every == 0 or (last and reason != "stopped"):
                     better = self._validate()
                     if self._patience_is_over():
                         reason, last = "patience", True
                 if progress.step % config.sample_every == 0 or (last and reason != "stopped"):
-                    self._draw()
+                    self._preview()
                 if progress.step % config.checkpoint_every == 0 or last or better:
                     progress.done = last and reason != "stopped"
                     self.save()
@@ -160,7 +159,7 @@ class Loop:
     def _step(self, batch: Batch) -> Metrics:
         with self.autocast:
             metrics = self.system.training_step(batch, self.progress.step)
-        distributed.share(buffers(self.system.networks.values()))
+        distributed.broadcast(buffers(self.system.networks.values()))
         if self.averages:
             # A young average forgets quickly, or it would stay what chance began with.
             decay = min(self.config.average_decay, (1 + self.progress.step) / (10 + self.progress.step))
@@ -187,7 +186,7 @@ class Loop:
     # -- before and after
 
     def _prepare(self, resume: bool) -> None:
-        """Begin afresh, or where the newest checkpoint stands."""
+        """Begin anew, or at the newest checkpoint."""
         config = self.config
         checkpoint.clean(self.folder.checkpoints) if self.rank == 0 else None
         self.system.to(self.device)
@@ -205,8 +204,9 @@ class Loop:
             self._resume()
         else:
             self.system.prepare(self.train)
-            distributed.share([p for net in self.system.networks.values() for p in net.parameters()])
-            distributed.share(buffers(self.system.networks.values()))
+            distributed.broadcast([p for net in self.system.networks.values() for p in net.parameters()])
+            distributed.broadcast(buffers(self.system.networks.values()))
+            distributed.broadcast(list(self.system.tensors.values()))
         self.system.train()
         if config.compile:
             self.system.call = {name: torch.compile(net) for name, net in self.system.networks.items()}  # type: ignore[misc]
@@ -216,23 +216,23 @@ class Loop:
                 self.log.write("note", self.progress.step, {"resumed": True})
 
     def _resume(self) -> None:
-        path = checkpoint.pointed(self.folder.checkpoints, "last")
+        path = checkpoint.resolve(self.folder.checkpoints, "last")
         state = checkpoint.read_state(path)
         if state["world"] != self.world:
             raise checkpoint.CheckpointError(
                 f"{path}: it was trained by {state['world']} processes (world size), this is {self.world}; "
-                "the same number is needed to go on exactly"
+                "start the same number to resume it"
             )
-        checkpoint.fill(self.system.networks, checkpoint.read_tensors(path / "networks.safetensors"), path)
+        checkpoint.load_networks(self.system.networks, checkpoint.read_tensors(path / "networks.safetensors"), path)
         if self.averages:
-            checkpoint.fill(self.averages, checkpoint.read_tensors(path / "average.safetensors"), path)
+            checkpoint.load_networks(self.averages, checkpoint.read_tensors(path / "average.safetensors"), path)
         optimizers = checkpoint.read_tensors(path / "optimizers.safetensors")
-        checkpoint.fill_optimizers(self.system.optimizers, optimizers, state["groups"], path)
-        if len(optimizers) != state.get("moments", len(optimizers)):  # a parameter without them would begin anew
+        checkpoint.load_optimizers(self.system.optimizers, optimizers, state["groups"], path)
+        if len(optimizers) != state.get("moments", len(optimizers)):  # a parameter without its state would begin anew
             raise checkpoint.CheckpointError(
                 f"{path / 'optimizers.safetensors'}: {len(optimizers)} tensors; {state['moments']} were written"
             )
-        checkpoint.fill_state(self.system, state["system"], path)
+        checkpoint.load_system_state(self.system, state["system"], path)
         self.progress = progress_of(state, path)
         if self.progress.step > self.config.steps:
             raise checkpoint.CheckpointError(
@@ -248,17 +248,17 @@ class Loop:
         if self.rank == 0:
             files, state = checkpoint.system_files(self.system, self.averages)
             checkpoint.write(folder, step, files, {**state, "world": self.world, "progress": vars(self.progress)})
-            checkpoint.point(folder, "last", checkpoint.folder_name(step))
+            checkpoint.set_pointer(folder, "last", checkpoint.folder_name(step))
             best = None if self.progress.best_step is None else checkpoint.folder_name(self.progress.best_step)
             if best is not None:
-                checkpoint.point(folder, "best", best)
+                checkpoint.set_pointer(folder, "best", best)
             checkpoint.prune(folder, self.config.keep, best)
         distributed.barrier()
 
-    # -- looking
+    # -- measuring
 
-    def _tell(self, meter: "Meter", began: float) -> None:
-        """A line of the log; alarms, where the system sees any."""
+    def _write_log(self, meter: "Meter", began: float) -> None:
+        """A line of the log; alarms, where the system raises any."""
         numbers = meter.read()
         if self.rank != 0 or self.log is None:
             return
@@ -267,22 +267,22 @@ class Loop:
         if self.minutes is not None:
             left = min(left, max(0.0, self.minutes * 60 - (time.monotonic() - began)))
         self.log.write("train", step, numbers)
-        self.watcher.step(step, numbers, left)
+        self.callback.step(step, numbers, left)
         alarms = self.system.alarms(numbers)
         for alarm in alarms:
             self.log.write("alarm", step, {"text": alarm})
-            if alarm not in self.alarmed:
-                self.watcher.say(f"step {step}: {alarm}")
-        self.alarmed = alarms
+            if alarm not in self.alarms:
+                self.callback.say(f"step {step}: {alarm}")
+        self.alarms = alarms
 
-    def _held_out(self) -> list[Batch]:
-        """Validation batches; made once, the first clips of the split, as they are in epoch 0."""
-        if self.held_out is None:
+    def _validation_batches(self) -> list[Batch]:
+        """Made once: the first clips of the split, as they are in epoch 0."""
+        if self.validation_batches is None:
             count = min(self.config.validation_clips, len(self.validation)) if self.validation is not None else 0
             examples = [self.validation.example(i, 0) for i in range(count)] if self.validation is not None else []
             size = self.config.batch
-            self.held_out = [stack(examples[i : i + size]) for i in range(0, count, size)]
-        return self.held_out
+            self.validation_batches = [stack(examples[i : i + size]) for i in range(0, count, size)]
+        return self.validation_batches
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -302,7 +302,7 @@ class Loop:
             checkpoint.set_random_state(*random)
 
     def _validate(self) -> bool:
-        """Look at held-out clips; True where they never looked better. The first process decides for all."""
+        """Measure validation clips; True where they were never better. The first process decides for all."""
         if self.validation is None:
             return False
         numbers: Numbers = {}
@@ -310,13 +310,13 @@ class Loop:
             sums: dict[str, float] = defaultdict(float)
             counts: dict[str, int] = defaultdict(int)
             with self._evaluating():
-                for batch in self._held_out():
+                for batch in self._validation_batches():
                     size = len(next(iter(batch.values())))
                     for name, metric in self.system.validation_step(to_device(batch, self.device)).items():
                         sums[name] += float(metric) * size
                         counts[name] += size
             numbers = {name: total / counts[name] for name, total in sums.items()}
-        numbers = distributed.told(numbers)
+        numbers = distributed.broadcast_object(numbers)
         self.system.validated(numbers)
         value = numbers[self.system.monitor]
         progress = self.progress
@@ -327,23 +327,23 @@ class Loop:
             progress.best, progress.best_step = value, progress.step
         if self.log is not None:
             self.log.write("validation", progress.step, numbers)
-            self.watcher.validated(progress.step, numbers, better)
+            self.callback.validated(progress.step, numbers, better)
         return better
 
     def _patience_is_over(self) -> bool:
         return 0 < self.config.patience <= self.progress.stale
 
-    def _draw(self) -> None:
-        """The picture of the first held-out clips."""
+    def _preview(self) -> None:
+        """The preview grid of the first validation clips."""
         if self.rank != 0 or self.validation is None:
             return
-        batch = self._held_out()[0]
+        batch = self._validation_batches()[0]
         with self._evaluating():
             rows = self.system.preview(to_device(batch, self.device))
         if not rows:
             return
         picture = preview.grid(rows, batch.get("sound"))
-        preview.save(self.folder.samples / f"{checkpoint.folder_name(self.progress.step)}.png", picture)
+        preview.save(self.folder.previews / f"{checkpoint.folder_name(self.progress.step)}.png", picture)
         if self.log is not None:
             self.log.picture(self.progress.step, picture)
 
@@ -356,7 +356,7 @@ class Loop:
         if wrong:
             dump.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous().cpu() for k, v in batch.items()}, dump / f"batch-{self.rank}.safetensors")
-            save_file(checkpoint.flat(self.system.networks), dump / f"networks-{self.rank}.safetensors")
+            save_file(checkpoint.flatten(self.system.networks), dump / f"networks-{self.rank}.safetensors")
             (dump / f"metrics-{self.rank}.json").write_text(json.dumps(meter.last(), indent=1), encoding="utf-8")
         text = f"step {self.progress.step}: {', '.join(wrong) or 'a number of another process'} is no longer finite"
         if self.log is not None:
@@ -368,7 +368,7 @@ class Loop:
 
 
 class Meter:
-    """Means of what steps tell, and where their time goes. Reading a metric waits for the device, so few are read."""
+    """Means of metrics over steps, and where the time goes. Reading a metric waits for the device, so few are read."""
 
     def __init__(self, clips: int, progress: Progress) -> None:
         self.clips, self.progress = clips, progress  # clips of a step, over all processes

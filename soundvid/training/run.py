@@ -1,9 +1,9 @@
-"""The folder of a run: what is in it, how it is begun, and how others open it.
+"""The folder of a run: what is in it, and what a run is once it is opened (soundvid.runs.open).
 
     RUN/config.json       system, stage, preset, config, data (facts), dataset, version, store, splits, git, tools
     RUN/log.jsonl         one object a line: step, kind (train | validation | alarm | note), numbers
     RUN/checkpoints/      step-000300/, and `last` and `best`, which name one
-    RUN/samples/          step-000300.png: input, generated, real, waveform
+    RUN/samples/          step-000300.png: the preview grid: input, generated, real, waveform
     RUN/tensorboard/      the same numbers, where TensorBoard is installed
 
 A system of several stages has one such folder for each, RUN/<stage>/, and a RUN/config.json that lists them.
@@ -13,15 +13,17 @@ import json
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from soundvid._version import __version__
 from soundvid.errors import SoundvidError
 from soundvid.store.load import Clips, load
+from soundvid.training.system import System
 
 
 class RunError(SoundvidError):
@@ -42,6 +44,7 @@ class RunConfig(BaseModel):
     version: str
     store: str
     splits: dict[str, str]  # purpose -> split: train, validation
+    earlier: dict[str, str] = {}  # the earlier stages that this one was made with -> their checkpoints, step-000150
     seed: int
     git: str | None
     tools: dict[str, str]
@@ -66,7 +69,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def samples(self) -> Path:
+    def previews(self) -> Path:
         return self.path / "samples"
 
     def config(self) -> RunConfig:
@@ -93,7 +96,7 @@ class RunFolder:
 
 
 def first_problem(error: Exception) -> str:
-    """The first thing that is wrong, on one line: of pydantic's list the field and what it should be."""
+    """The first error, on one line: of pydantic's list the field and what it should be."""
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0]
     problem = error.errors()[0]
@@ -126,13 +129,15 @@ def stages_of(root: Path) -> list[str] | None:
 
 @dataclass
 class OpenRun:
-    """A trained system, ready to generate: averaged networks where it keeps them, in eval mode."""
+    """A trained stage, ready to generate: averaged networks where it keeps them, in eval mode."""
 
     folder: RunFolder
     config: RunConfig
-    system: Any  # soundvid.training.system.System
+    system: System
     step: int
     checkpoint: Path
+    best: float | None = None  # of the metric that the system monitors, up to this checkpoint
+    earlier: "Mapping[str, OpenRun]" = field(default_factory=dict)  # the stages trained before this one, by name
 
     def clips(self, split: str = "test") -> Clips:
         """A split of the very version the run was trained on, its subjects only."""
@@ -143,49 +148,6 @@ class OpenRun:
             store=self.config.store,
             subjects=self.config.config.get("subjects"),
         )
-
-
-def open_run(
-    path: str | Path,
-    which: Literal["best", "last"] = "best",
-    *,
-    stage: str | None = None,
-    device: str = "cpu",
-) -> OpenRun:
-    """The system of a run, its averaged weights loaded. Of several stages the last, unless `stage` names one.
-
-    Raises SoundvidError with one line where there is no run, no checkpoint, or weights that do not belong to it.
-    """
-    from soundvid.systems.registry import get  # systems import the training core
-    from soundvid.training import checkpoint
-
-    root = Path(path)
-    stages = stages_of(root)
-    if stage is not None and stage not in (stages or []):
-        raise RunError(f"{root}: there is no stage '{stage}' ({', '.join(stages) if stages else 'it has one stage'})")
-    folder = RunFolder(root / (stage or stages[-1]) if stages else root)
-    config = folder.config()
-    chosen = get(config.system).stage(config.stage)
-    try:
-        options = chosen.config.model_validate(config.config)
-        system = chosen.make(options, config.data, root if stages else None)
-    except ValidationError as error:
-        raise RunError(
-            f"{folder.config_path}: not a config of this soundvid's {config.system} ({first_problem(error)}); the run "
-            f"was made by soundvid {config.tools.get('soundvid', 'of another version')}"
-        ) from error
-    except KeyError as error:
-        raise RunError(f"{folder.config_path}: its 'data' does not say {error}") from error
-    found = checkpoint.pointed(folder.checkpoints, which)
-    state = checkpoint.read_state(found)
-    checkpoint.fill(system.networks, checkpoint.read_tensors(found / "networks.safetensors"), found)
-    if (found / "average.safetensors").is_file():
-        averaged = {name: system.networks[name] for name in system.averaged}
-        checkpoint.fill(averaged, checkpoint.read_tensors(found / "average.safetensors"), found)
-    checkpoint.fill_state(system, state["system"], found)
-    system.to(device)
-    system.eval()
-    return OpenRun(folder, config, system, state["step"], found)
 
 
 def git_revision() -> str | None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-Place = tuple[int, int]  # epoch, index
+EpochIndex = tuple[int, int]  # which epoch, and which example in it
 
 
 @lru_cache(maxsize=4)
@@ -16,11 +16,12 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Order:
-    """One endless row of examples, epoch after epoch, that all processes take their batches from in turn.
+class ShuffledSampler:
+    """One endless sequence of examples, epoch after epoch, from which all processes take their batches in turn.
 
-    Example g of the row is number g % count of epoch g // count. Step s takes the next `world * batch` of them, rank r
-    the r-th `batch`: an epoch shows every example exactly once, to one process; a batch may reach into the next epoch.
+    Example g of the sequence is number g % count of epoch g // count. Step s takes the next `world * batch` of them,
+    rank r the r-th `batch`: an epoch shows every example exactly once, to one process; a batch may reach into the next
+    epoch.
     """
 
     count: int
@@ -29,26 +30,27 @@ class Order:
     rank: int = 0
     world: int = 1
 
-    def places(self, step: int) -> list[Place]:
+    def examples(self, step: int) -> list[EpochIndex]:
+        """What this process learns from in a step."""
         first = (step * self.world + self.rank) * self.batch
-        return [self._place(first + i) for i in range(self.batch)]
+        return [self._example(first + i) for i in range(self.batch)]
 
-    def _place(self, number: int) -> Place:
+    def _example(self, number: int) -> EpochIndex:
         epoch, offset = divmod(number, self.count)
         return epoch, int(permutation(self.count, self.seed, epoch)[offset])
 
 
 @dataclass(frozen=True)
-class Steps:
+class BatchSampler:
     """The batches of steps `[start, stop)`, as torch's DataLoader takes them."""
 
-    order: Order
+    sampler: ShuffledSampler
     start: int
     stop: int
 
-    def __iter__(self) -> Iterator[list[Place]]:
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
         for step in range(self.start, self.stop):
-            yield self.order.places(step)
+            yield self.sampler.examples(step)
 
     def __len__(self) -> int:
         return self.stop - self.start

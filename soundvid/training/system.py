@@ -1,26 +1,69 @@
-"""What a system is to the training loop.
+"""What the loop trains: a config that extends `Options`, `Examples` to learn from, a `System` that learns, a `Stage`.
 
 A system owns its networks, its losses and its optimisers. The loop owns steps, precision, checkpoints, logging,
 early stopping, several GPUs and resuming, and knows nothing about pictures or sound.
+
+Importing this module does not import torch: configs and presets are read where only a help text is wanted.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from pydantic import BaseModel
-from torch import Tensor, nn
-from torch.optim import Optimizer
-
-from soundvid.training import distributed
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from soundvid.training.stage import Examples
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
 
-Batch = dict[str, Tensor]
-Metrics = dict[str, Tensor]  # scalars, detached, still on the device: reading one costs a synchronisation
+    from soundvid.store.load import Clips
+    from soundvid.training.run import OpenRun
+
+Batch = dict[str, "Tensor"]
+Metrics = dict[str, "Tensor"]  # scalars, detached, still on the device: reading one costs a synchronisation
+Purpose = Literal["train", "validation"]
+
+
+class Options(BaseModel):
+    """How the loop trains. A system's own config adds its fields to these, so that a run has one flat config."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int = Field(2000, ge=1, description="optimiser steps of the whole run")
+    batch: int = Field(2, ge=1, description="clips a step on each device; paper (en): two")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, order and augmentation")
+    subjects: list[str] | None = Field(None, description="train on these only; paper: one model for each subject")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA")
+    compile: bool = Field(False, description="torch.compile; on a CPU it takes minutes and gains little")
+    channels_last: Literal["auto", "yes", "no"] = Field("auto", description="auto: on CUDA")
+    average_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of weights; 0: none is kept")
+    log_every: int = Field(10, ge=1, description="steps")
+    validate_every: int = Field(250, ge=1, description="steps")
+    validation_clips: int = Field(4, ge=1, description="validation clips measured each time: the first ones")
+    sample_every: int = Field(250, ge=1, description="steps between pictures of generated frames")
+    checkpoint_every: int = Field(250, ge=1, description="steps")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept, beside the best")
+    patience: int = Field(0, ge=0, description="validations without a better one before training stops; 0: never")
+
+
+class Examples(ABC):
+    """What a stage learns from, by number. It goes to worker processes, so it must be picklable."""
+
+    facts: dict[str, Any]  # JSON values that networks must know of the data (bins, rate): kept in config.json
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def example(self, index: int, epoch: int) -> "dict[str, np.ndarray]":
+        """Example `index` as it is in `epoch`: a function of (the config's seed, epoch, index) and nothing else.
+
+        The arrays of a batch are stacked, so their shapes agree over examples.
+        """
 
 
 class System(ABC):
@@ -40,10 +83,13 @@ class System(ABC):
     averaged: ClassVar[tuple[str, ...]] = ()  # networks of which a moving average is kept, and used to evaluate
 
     config: BaseModel
-    networks: dict[str, nn.Module]
-    optimizers: dict[str, Optimizer]
-    call: dict[str, nn.Module]
-    gradients: Mapping[str, Tensor] = MappingProxyType({})  # norm of each network's, at its newest `update`, unclipped
+    networks: "dict[str, nn.Module]"
+    optimizers: "dict[str, Optimizer]"
+    call: "dict[str, nn.Module]"
+    tensors: "Mapping[str, Tensor]" = MappingProxyType({})
+    # State that is tensors and no part of a network (a normaliser, a PCA fitted on the training clips): in `__init__`
+    # a dict, each in its final shape and type. Checkpoints hold it beside the networks.
+    gradients: "Mapping[str, Tensor]" = MappingProxyType({})  # norm of each network's, at its last `update`
 
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> Metrics:
@@ -51,47 +97,51 @@ class System(ABC):
 
     @abstractmethod
     def validation_step(self, batch: Batch) -> Metrics:
-        """Measure on a held-out batch, without learning; holds the metric that `monitor` names."""
+        """Measure on a validation batch, without learning; holds the metric that `monitor` names."""
 
     def validated(self, numbers: dict[str, float]) -> None:  # noqa: B027
-        """Hear what a validation found: the means of `validation_step`, the same in all processes.
+        """Take in what a validation found: the means of `validation_step`, the same in all processes.
 
         Called before the step's checkpoint is written, so what is learnt from it belongs into `state`.
         """
 
-    def prepare(self, examples: "Examples") -> None:  # noqa: B027
-        """Look at the training data before the first step, for what must be measured on it (a normaliser).
+    def prepare(self, examples: Examples) -> None:  # noqa: B027
+        """Measure on the training data, before the first step, what the networks need (a normaliser).
 
-        Not called when a run is resumed or opened: what is found belongs into `state`.
+        Not called when a run is resumed or opened: what is found belongs into `tensors` or `state`.
         """
 
     def alarms(self, metrics: dict[str, float]) -> list[str]:
-        """What is wrong with the training as its numbers, averaged over some steps, tell: a sentence each."""
+        """What is wrong with the training, by its numbers averaged over some steps: a sentence each."""
         return []
 
-    def preview(self, batch: Batch) -> dict[str, Tensor]:
-        """Pictures for the fixed-seed sample grid: rows by name, each float `N T 3 H W` in [0, 1]."""
+    def preview(self, batch: Batch) -> "dict[str, Tensor]":
+        """Pictures for the fixed-seed preview grid: rows by name, each float `N T 3 H W` in [0, 1]."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What the system knows beyond networks and optimisers (a schedule's place, a normaliser): JSON values."""
+        """State beyond networks, optimisers and `tensors` (the position of a schedule): JSON values."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """The inverse of `state`. Raises KeyError, TypeError or ValueError for another system's."""
         if state:
             raise ValueError(f"{self.name} has no state of its own, and was given {', '.join(sorted(state))}")
 
-    def update(self, optimizer: str, loss: Tensor, *, clip: float | None = None) -> Tensor:
+    def update(self, optimizer: str, loss: "Tensor", *, clip: float | None = None) -> "Tensor":
         """Backward through `loss` and one step of an optimiser; returns the norm of its gradient (float32).
 
         `gradients` then holds that of each network that learnt.
         """
+        from torch import nn
+
+        from soundvid.training import distributed
+
         chosen = self.optimizers[optimizer]
         chosen.zero_grad(set_to_none=True)
         loss.backward()
         parameters = [p for group in chosen.param_groups for p in group["params"] if p.grad is not None]
-        distributed.average([p.grad for p in parameters if p.grad is not None])
+        distributed.all_reduce_mean([p.grad for p in parameters if p.grad is not None])
         self.gradients = {**self.gradients, **self._norms({id(p) for p in parameters})}
         norm = nn.utils.clip_grad_norm_(parameters, clip if clip is not None else float("inf"), foreach=True)
         chosen.step()
@@ -99,6 +149,8 @@ class System(ABC):
 
     def _norms(self, chosen: set[int]) -> Metrics:
         """Norm of the gradient of each network, as far as its parameters are chosen (by their id)."""
+        import torch
+
         found = {
             name: [p.grad for p in network.parameters() if id(p) in chosen and p.grad is not None]
             for name, network in self.networks.items()
@@ -106,13 +158,14 @@ class System(ABC):
         return {f"gradient_{n}": torch.stack(torch._foreach_norm(grads)).norm() for n, grads in found.items() if grads}
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         return next(p for network in self.networks.values() for p in network.parameters()).device
 
-    def to(self, device: str | torch.device) -> None:
-        """Move the networks; optimisers follow, because their parameters stay the same objects."""
+    def to(self, device: "str | torch.device") -> None:
+        """Move networks and tensors; optimisers follow, because their parameters stay the same objects."""
         for network in self.networks.values():
             network.to(device)
+        self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
 
     def train(self, mode: bool = True) -> None:
         for network in (*self.networks.values(), *self.call.values()):
@@ -122,7 +175,25 @@ class System(ABC):
         self.train(False)
 
 
-def frozen(*networks: nn.Module) -> "Frozen":
+@dataclass(frozen=True)
+class Stage:
+    """One network, or group of networks, trained by one run of the loop."""
+
+    name: str  # the folder under RUN where a system has several stages
+    presets: Mapping[str, Options]  # by name; all of one class, the stage's config
+    examples: Callable[[Any, "Clips", Purpose], Examples]  # (config, clips, purpose)
+    make: Callable[[Any, dict[str, Any], "Mapping[str, OpenRun]"], System]
+    # (config, facts, earlier): `earlier` are the trained stages before this one, by name, with averaged networks in
+    # eval mode; a stage that was never trained is not among them.
+    check: Callable[[Any], None] = lambda config: None
+    # (config): raises SoundvidError where a new run cannot begin so (weights that do not fit): before any stage trains
+
+    @property
+    def config(self) -> type[Options]:
+        return type(next(iter(self.presets.values())))
+
+
+def frozen(*networks: "nn.Module") -> "Frozen":
     """Within `with frozen(a, b):` the parameters of `a` and `b` get no gradients."""
     return Frozen(networks)
 
@@ -130,7 +201,7 @@ def frozen(*networks: nn.Module) -> "Frozen":
 class Frozen:
     """What `frozen` returns."""
 
-    def __init__(self, networks: tuple[nn.Module, ...]) -> None:
+    def __init__(self, networks: "tuple[nn.Module, ...]") -> None:
         self.parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
 
     def __enter__(self) -> None:
@@ -142,13 +213,15 @@ class Frozen:
             parameter.requires_grad_(True)
 
 
-def count(network: nn.Module) -> int:
+def count(network: "nn.Module") -> int:
     """Number of learnt parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def average_(average: nn.Module, network: nn.Module, decay: float) -> None:
+def average_(average: "nn.Module", network: "nn.Module", decay: float) -> None:
     """Move `average` a step towards `network`: a = decay * a + (1 - decay) * n; buffers are copied."""
+    import torch
+
     with torch.no_grad():
         learnt, gathered = dict(network.named_parameters()), dict(network.named_buffers())
         for name, parameter in average.named_parameters():
@@ -157,6 +230,6 @@ def average_(average: nn.Module, network: nn.Module, decay: float) -> None:
             buffer.copy_(gathered[name])
 
 
-def buffers(networks: Iterable[nn.Module]) -> list[Tensor]:
+def buffers(networks: "Iterable[nn.Module]") -> "list[Tensor]":
     """What networks gather beside their gradients (BatchNorm's statistics)."""
     return [b for network in networks for b in network.buffers()]

@@ -1,10 +1,17 @@
 """The command line as scripts and people meet it."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 import soundvid
+from soundvid.cli.app import app
+from soundvid.recipe.model import built_in
 from tests.conftest import cli, toy_recipe
 
 
@@ -43,7 +50,7 @@ def test_list_show_verify_for_people_and_for_scripts(store):
     shown = cli("show", "toy", "--store", folder).stdout
     assert "4 kept" in shown
     assert json.loads(cli("show", "toy@1.0.0", "--store", folder, "--json").stdout)["version"] == "1.0.0"
-    assert "toy@1.0.0 is whole" in cli("verify", "toy", "--store", folder, "--decode").stdout
+    assert "toy@1.0.0 is valid" in cli("verify", "toy", "--store", folder, "--decode").stdout
     assert json.loads(cli("verify", "toy", "--store", folder, "--json").stdout)["ok"] is True
 
 
@@ -83,13 +90,80 @@ def test_verify_exits_one_where_something_is_wrong(store, tmp_path):
     assert "its bytes are not what was published" in result.stderr
 
 
-def test_help_and_version():
-    for command in ("build", "list", "show", "verify", "repack", "recipe", "demo"):
-        result = cli(command, "--help")
-        assert result.returncode == 0
-        assert "Usage" in result.stdout
+def test_commands_stand_in_the_order_of_work():
+    text = cli("-h").stdout
+    order = "demo build list show verify repack recipe sources train evaluate report generate".split()
+    rows = text[text.index("Commands") :].splitlines()
+    assert [row.split()[1] for row in rows if row.startswith("│ ") and row[2] != " "] == order
     assert cli("--version").stdout.strip() == soundvid.__version__
-    assert "plan: random" in cli("recipe", "hand").stdout
+
+
+def commands(group, path=()):
+    """Every command of the command line, as the words that call it."""
+    for name, command in group.commands.items():
+        yield (*path, name)
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+
+def test_every_command_answers_to_h_and_help():
+    runner, group = CliRunner(), typer.main.get_command(app)
+    for words in commands(group):
+        long, short = runner.invoke(app, [*words, "--help"]), runner.invoke(app, [*words, "-h"])
+        assert long.exit_code == short.exit_code == 0, words
+        assert "Usage" in long.output and long.output == short.output, words
+
+
+@pytest.mark.parametrize("command", ["build", "recipe"])
+def test_help_names_every_built_in_recipe(command):
+    text = " ".join(cli(command, "--help").stdout.replace("│", " ").split())
+    assert ", ".join(built_in()) in text
+
+
+def test_recipe_lists_prints_and_checks(tmp_path):
+    listed = cli("recipe").stdout.splitlines()
+    assert [line.split()[0] for line in listed] == list(built_in())
+    assert all(len(line.split()) > 2 for line in listed)  # what each is for
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(cli("recipe", "hand").stdout)
+    checked = cli("recipe", "check", mine)
+    assert checked.returncode == 0
+    assert "valid; dataset hand" in checked.stdout
+    assert "there is no such folder" in checked.stderr  # of its sources: a build needs it, the recipe is right
+    mine.write_text(mine.read_text().replace("  seconds: 4.0", "  secnds: 4.0"))
+    wrong = cli("recipe", "check", mine)
+    assert wrong.returncode == 1
+    line = next(n for n, text in enumerate(mine.read_text().splitlines(), 1) if "secnds" in text)
+    assert f"{mine}:{line}: " in wrong.stderr and "did you mean 'seconds'" in wrong.stderr
+
+
+def test_a_source_in_place_of_a_recipe_points_to_the_option(toys):
+    for given in (toys, toys / "toy0.mp4", "https://example.org/clap.mp4"):
+        result = cli("build", given)
+        assert result.returncode == 1
+        assert f"run 'soundvid build RECIPE --source {given}'" in result.stderr
+
+
+def test_a_missing_dataset_names_the_store_in_full(tmp_path):
+    """Mostly the folder is the wrong one: a relative name would not show it."""
+    for command in (["show", "hand"], ["verify", "hand"], ["repack", "hand"], ["list"]):
+        result = cli(*command, cwd=tmp_path)
+        assert str(tmp_path / "store") in result.stderr
+        assert "SOUNDVID_STORE" in result.stderr
+
+
+def test_the_shell_completes_recipes_and_datasets(store, tmp_path):
+    folder, _, _ = store
+
+    def complete(words: str) -> list[str]:
+        script = "import sys; sys.argv = ['soundvid']; from soundvid.cli.app import main; main()"
+        asked = {"_SOUNDVID_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        command = [sys.executable, "-c", script]
+        return subprocess.run(command, env=os.environ | asked, capture_output=True, text=True).stdout.split()
+
+    assert complete("soundvid build ha") == ["hand"]
+    assert complete(f"soundvid show --store {folder} ") == ["toy"]
+    assert complete(f"soundvid show --store {tmp_path} ") == []
 
 
 def test_the_python_interface(store):

@@ -14,8 +14,8 @@ from soundvid.media.clip_codec import decode_flac, decode_rgb
 from soundvid.recipe.model import Recipe, load
 from soundvid.store.dataset import Dataset
 from soundvid.store.tar import Member, read_member
-from tests.build.test_build import assert_whole
-from tests.build.test_stages import one_by_one
+from tests.builder.test_build import assert_whole
+from tests.builder.test_steps import one_by_one
 from tests.helpers.scanner import RATE, clicks, film, flashes, speaking, wav
 from tests.media.test_media import ffmpeg
 

@@ -14,10 +14,10 @@ from pipelines.definitions import build_defs
 from pipelines.project import Project, read_project, read_recipes
 from soundvid.errors import RecipeError
 from soundvid.store.dataset import Dataset
-from tests.build.test_build import assert_whole, copy
+from tests.builder.test_build import assert_whole, copy
 from tests.conftest import toy_recipe, toy_video
 from tests.helpers.catalogues import recipe_of
-from tests.helpers.dagster_world import CODE, STAGES, Bench
+from tests.helpers.dagster_world import CODE, STEPS, Bench
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_one_click_makes_a_version_and_a_second_one_makes_nothing(toys, tmp_path
     assert (told["kept videos"].value, told["new"].value, told["reused"].value) == (2, 2, 0)
     assert told["contact sheet"].value.startswith("![contact sheet](data:image/webp;base64,")
     assert len(told["contact sheet"].value) < 20_500
-    assert "pictures above spectrogram" in last(instance, "spectrograms").metadata
+    assert "pictures above spectrogram" in last(instance, "spectrogram").metadata
     versions = data_versions(instance)
     assert all(r.success for r in bench.everything())
     assert [r.name for r in dataset.releases()] == ["1.0.0"]
@@ -107,7 +107,7 @@ def last(instance, asset: str) -> dg.AssetMaterialization:
 
 
 def data_versions(instance) -> dict[str, str]:
-    tags = {a: last(instance, a).tags or {} for a in ("source_catalogue", *STAGES, "shards", "release")}
+    tags = {a: last(instance, a).tags or {} for a in ("source_catalogue", *STEPS, "shards", "release")}
     return {asset: tags[asset]["dagster/data_version"] for asset in tags}
 
 
@@ -123,7 +123,11 @@ def test_broken_silent_and_removed_videos_are_records_and_the_dataset_is_release
     bench = Bench(recipe_of(*sources, name="toy"), tmp_path / "s", instance)
     results = bench.everything()
     assert [r.success for r in results] == [True] * 6
-    rows = {Path(r["url"]).name: r for r in Dataset(tmp_path / "s", "toy").release().ledger() if r["kind"] == "source"}
+    rows = {
+        Path(r["url"]).name: r
+        for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist()
+        if r["kind"] == "source"
+    }
     assert {name: (r["outcome"], r["code"]) for name, r in rows.items()} == {
         "film0.mp4": ("kept", ""),
         "film2.mp4": ("failed", "broken"),
@@ -144,12 +148,12 @@ def test_trouble_that_passes_is_tried_again_by_dagster(films, web, tmp_path, ins
     bench = Bench(recipe, tmp_path / "s", instance)
     assert bench.make("source_catalogue").success
     (partition,) = bench.partitions()
-    failed = bench.make(*STAGES, partition=partition)  # two answers are 500
+    failed = bench.make(*STEPS, partition=partition)  # two answers are 500
     assert not failed.success
     assert [e.step_key for e in failed.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"] == [
         "toy__source_videos"
     ]
-    assert bench.make(*STAGES, partition=partition).success
+    assert bench.make(*STEPS, partition=partition).success
     assert bench.make("shards", "release").success
 
 
@@ -189,7 +193,7 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     again = bench.tick(asked.cursor)
     assert not again.run_requests
     for partition in bench.partitions():
-        bench.make(*STAGES, partition=partition)
+        bench.make(*STEPS, partition=partition)
     calm = bench.tick(again.cursor)
     assert "nothing new" in str(calm.skip_reason)
     # A file that changed is asked for again, one that went is deleted.
@@ -215,11 +219,11 @@ def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tm
     first, second = bench.partitions()
     nothing, cursor = asked(bench, None)
     assert nothing == set()
-    assert bench.make(*STAGES, partition=first).success
+    assert bench.make(*STEPS, partition=first).success
     both, cursor = asked(bench, cursor)
     assert both == {"shards", "release"}  # in one run
     assert bench.make("shards", "release").success
-    assert bench.make(*STAGES, partition=second).success
+    assert bench.make(*STEPS, partition=second).success
     again, cursor = asked(bench, cursor)
     assert again == {"shards", "release"}
     assert bench.make("shards", "release").success
@@ -278,10 +282,10 @@ def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(fil
     assert {k: v.value for k, v in output.step_output_data.metadata.items()} == {"tried": 1, "audited": 2, "rot": 1}
     (request,) = bench.tick().run_requests
     assert request.partition_key.startswith("web_late")
-    assert bench.make(*STAGES, partition=request.partition_key).success
+    assert bench.make(*STEPS, partition=request.partition_key).success
     assert bench.make("shards", "release").success
     assert [r.name for r in dataset.releases()] == ["1.0.0", "1.1.0"]
-    rows = [r for r in dataset.release().ledger() if r["kind"] == "source"]
+    rows = [r for r in dataset.release().ledger.to_pylist() if r["kind"] == "source"]
     assert {r["outcome"] for r in rows} == {"kept"}  # rot is told, and nothing is deleted
 
 

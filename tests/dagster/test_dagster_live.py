@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from soundvid.store.dataset import Dataset
-from tests.build.test_build import assert_whole
+from tests.builder.test_build import assert_whole
 from tests.conftest import toy_video
-from tests.helpers.dagster_world import STAGES, Live
+from tests.helpers.dagster_world import STEPS, Live
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_video_dropped_into_the_folder_is_a_minor_version_and_a_removed_one_a_
     new = live.made() - before
     (third,) = {partition for _, partition in new if partition}
     assert third.startswith("third-")
-    assert {k: n for k, n in new.items() if k[1]} == {(stage, third): 1 for stage in STAGES}
+    assert {k: n for k, n in new.items() if k[1]} == {(stage, third): 1 for stage in STEPS}
     assert new["source_catalogue", None] == 1
     before = live.made()
     (live.home / "videos" / "third.mp4").unlink()
@@ -139,8 +139,8 @@ def test_killed_in_the_middle_it_goes_on_after_a_new_start_and_does_nothing_twic
     live.wait(live.settled)
     assert live.versions()[:-1] == versions
     new = live.made() - before
-    assert all(count == 1 for (asset, _), count in new.items() if asset in ("clips", "spectrograms")), new
-    assert sorted(a for a, p in new if p and p.startswith("long-")) == sorted(STAGES)
+    assert all(count == 1 for (asset, _), count in new.items() if asset in ("clips", "spectrogram")), new
+    assert sorted(a for a, p in new if p and p.startswith("long-")) == sorted(STEPS)
     with live.instance() as instance:
         pools = {key: instance.event_log_storage.get_concurrency_info(key)
                  for key in instance.event_log_storage.get_concurrency_keys()}  # fmt: skip

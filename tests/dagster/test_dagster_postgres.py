@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from soundvid.store.dataset import Dataset
-from tests.build.test_build import assert_whole, copy
+from tests.builder.test_build import assert_whole, copy
 from tests.conftest import toy_recipe
 from tests.helpers.dagster_world import CODE, Bench
 

@@ -9,7 +9,7 @@ import pytest
 from assets.resources import Runs
 from pipelines.definitions import build_defs
 from pipelines.project import Project
-from tests.build.test_build import copy
+from tests.builder.test_build import copy
 from tests.conftest import toy_recipe
 from tests.helpers.dagster_world import Bench
 from tests.helpers.training import QUIET, SMALL

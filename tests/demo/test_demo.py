@@ -23,7 +23,7 @@ def demo(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     result = cli("demo", "--folder", "demo", "--seconds", "20", "--train-seconds", "3", cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert "is whole" in result.stdout
+    assert "is valid" in result.stdout
     assert re.search(r"Open the report: file://\S+report\.html", result.stdout)
     assert re.search(r"and the run's page: file://\S+runs/tiny-1\.0\.0/report\.html", result.stdout)
     return folder / "demo"

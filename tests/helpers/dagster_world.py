@@ -21,7 +21,7 @@ from pipelines.project import Project
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
 
-STAGES = ("source_videos", "clips", "spectrograms")
+STEPS = ("source_videos", "clips", "spectrogram")
 CODE = Path(__file__).resolve().parents[2]
 
 
@@ -49,7 +49,7 @@ class Bench:
     def everything(self) -> list[dg.ExecuteInProcessResult]:
         """What one click does: list, each partition, then shards and release."""
         results = [self.make("source_catalogue")]
-        results += [self.make(*STAGES, partition=p) for p in self.partitions()]
+        results += [self.make(*STEPS, partition=p) for p in self.partitions()]
         return [*results, self.make("shards", "release")]
 
     def tick(self, cursor: str | None = None) -> dg.SensorResult:
@@ -157,9 +157,9 @@ class Live:
         """How often each asset, and each partition of it, was materialised."""
         found: Counter[tuple[str, str | None]] = Counter()
         with self.instance() as instance:
-            for stage in ("source_catalogue", *STAGES, "shards", "release"):
-                events = instance.fetch_materializations(dg.AssetKey([self.name, stage]), limit=1000).records
-                found.update((stage, e.partition_key) for e in events)
+            for step in ("source_catalogue", *STEPS, "shards", "release"):
+                events = instance.fetch_materializations(dg.AssetKey([self.name, step]), limit=1000).records
+                found.update((step, e.partition_key) for e in events)
         return found
 
     def settled(self) -> bool:

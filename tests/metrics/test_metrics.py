@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from soundvid.metrics import frechet, images, synchrony
+from soundvid.metrics.accumulator import ClipName, MetricAccumulator, OtherSounds
 from soundvid.metrics.baselines import copy_first, mean_frame, repeated
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.motion import change_map, is_still, motion_energy, same_place
-from soundvid.metrics.tally import ClipName, OtherSounds, Tally
 
 CLAPS = (9, 26, 34, 51, 77, 85, 93, 110)
 
@@ -266,7 +266,7 @@ def test_one_video_has_no_interval_and_missing_values_leave_the_mean_alone():
     assert np.isnan(Bootstrap(["a", "b"]).mean([np.nan, np.nan])[0])
 
 
-# Tally
+# MetricAccumulator
 
 
 def test_other_sounds_come_from_other_videos_or_at_least_other_moments():
@@ -279,14 +279,16 @@ def test_other_sounds_come_from_other_videos_or_at_least_other_moments():
 
 
 def test_a_half_can_be_measured_by_condition_against_given_baselines():
-    real, tally = clapping(size=32), None
+    real, accumulator = clapping(size=32), None
     reference = real[0]
-    tally = Tally({"ours": "system", "reference": "baseline"}, region=lambda video: video[:, 16:])
+    accumulator = MetricAccumulator({"ours": "system", "reference": "baseline"}, region=lambda video: video[:, 16:])
     for i in range(3):
         made = real.copy()
         made[:, :16] = 0  # wrong where nobody looks
-        tally.add(ClipName(f"c{i}", f"v{i}"), real, {"ours": made, "reference": repeated(reference)(reference, 120)})
-    rows = tally.rows("seen")
+        accumulator.add(
+            ClipName(f"c{i}", f"v{i}"), real, {"ours": made, "reference": repeated(reference)(reference, 120)}
+        )
+    rows = accumulator.rows("seen")
     assert [(r.name, r.kind, r.condition) for r in rows] == [
         ("ours", "system", "seen"),
         ("reference", "baseline", "seen"),

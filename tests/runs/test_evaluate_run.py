@@ -1,5 +1,6 @@
 """Facts of `soundvid evaluate`: a run that was really trained, on the version it was trained on."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,8 @@ torch = pytest.importorskip("torch")
 
 from soundvid.runs import evaluate as evaluation  # noqa: E402  it needs torch
 from soundvid.runs.evaluate import evaluate_run  # noqa: E402
+from soundvid.systems import sound_to_video as system  # noqa: E402
+from soundvid.systems.sound_to_video import evaluate as system_evaluate  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -117,17 +120,15 @@ def test_what_is_required_is_computed_or_it_is_one_line(run, monkeypatch):
     monkeypatch.setattr(evaluation, "networks", lambda require, device: (features, None, []))
     found = evaluate_run(run, "val", require=["fvd"], save=False)
     assert found.tables[0].row("sound_to_video tiny")["fvd"].value is not None
-    monkeypatch.setattr(evaluation, "FEWEST", 31)  # the clips have 30
+    monkeypatch.setattr(system_evaluate, "FEWEST", 31)  # the clips have 30
     found = evaluate_run(run, "val", save=False)
     assert found.tables[0].row("sound_to_video tiny")["fvd"].text() == "not computed: clips of fewer than 31 frames"
     with pytest.raises(SoundvidError, match="--require fvd: not computed: clips of fewer than 31 frames"):
         evaluate_run(run, "val", require=["fvd"], save=False)
 
-    import soundvid.systems.sound_to_video as system
-
     rows = [Row("other", "system", [Measure("l1", 0.1)])]
-    other = lambda *_, **__: Evaluation("val", 6, 2, (Table("Other", rows),))  # noqa: E731
-    monkeypatch.setattr(system, "evaluate", other, raising=False)
+    other = dataclasses.replace(system.spec, evaluate=lambda *_: Evaluation("val", 6, 2, (Table("Other", rows),)))
+    monkeypatch.setattr(system, "spec", other)
     with pytest.raises(SoundvidError, match="--require fvd: not computed: no measure of this system"):
         evaluate_run(run, "val", require=["fvd"], save=False)
 
@@ -151,13 +152,11 @@ def test_a_lost_shard_of_val_is_no_empty_val_to_dagster(run, tmp_path, monkeypat
     assert not (tmp_path / "run" / "evaluation" / "train.json").exists()
 
 
-def test_a_system_may_bring_its_own_way_of_measuring(run, monkeypatch):
-    import soundvid.systems.sound_to_video as system
+def test_a_system_measures_in_its_own_way(run, monkeypatch):
+    def own(opened, split, options):
+        return Evaluation(split, options.clips, 1, (Table(opened.config.system, ()),))
 
-    def own(opened, split, *, clips, **options):
-        return Evaluation(split, clips, 1, (Table(opened.config.system, ()),))
-
-    monkeypatch.setattr(system, "evaluate", own, raising=False)
+    monkeypatch.setattr(system, "spec", dataclasses.replace(system.spec, evaluate=own))
     found = evaluate_run(run, "val", clips=3, save=False)
     assert (found.clips, found.tables[0].title, found.context["step"]) == (3, "sound_to_video", 2)
 

@@ -25,10 +25,12 @@ from soundvid.media.decode import Sound
 from soundvid.media.probe import examine_sound
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
-from soundvid.reports.run_page import load_run, measures, verdict, write_run_page
+from soundvid.reports.run_page import measures, verdict
+from soundvid.runs.open import open_run
+from soundvid.runs.page import load_page, write_page
 from soundvid.store.load import load
 from soundvid.systems.sound_to_video.figures import gallery
-from soundvid.systems.sound_to_video.generate import generate, load_model
+from soundvid.systems.sound_to_video.generate import TrainedModel, generate
 from tests.conftest import RATE, cli, toy_recipe
 from tests.reports.test_report import Page
 
@@ -65,7 +67,7 @@ def page(run) -> Path:
                                              Measure("fvd", None, missing="weights missing")]),
     ]  # fmt: skip
     Evaluation("val", 4, 2, [Table("Quality on 'val'", rows, (HOSTILE,))]).save(run)
-    return write_run_page(run)
+    return write_page(run)
 
 
 def test_what_the_page_says_of_going_on_is_a_command_that_does(page, run, tmp_path):
@@ -86,17 +88,17 @@ def test_clips_of_every_process_count(run, tmp_path):
     shutil.copytree(run, copy)
     state = copy / "checkpoints" / "step-000002" / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"world": 4}))
-    assert "2 steps of 8 clips" in verdict(load_run(copy)) and "2 steps of 2 clips" in verdict(load_run(run))
+    assert "2 steps of 8 clips" in verdict(load_page(copy)) and "2 steps of 2 clips" in verdict(load_page(run))
 
 
 def test_the_page_shows_the_crop_that_was_trained_on(run):
     """A model that saw whole pictures is shown whole pictures, as an evaluation does, and not the papers' middle."""
+    from soundvid.runs.open import open_run
     from soundvid.systems.sound_to_video.evaluate import CentreClips
     from soundvid.systems.sound_to_video.figures import load_clip
-    from soundvid.training.run import open_run
 
     clips = open_run(run, "last").clips("val")
-    model = load_model(run, "last", "cpu")
+    model = TrainedModel(open_run(run, "last"))
     model.crop = 1.0  # type: ignore[misc]
     shown = load_clip(clips, 0, model).pictures
     assert np.array_equal(shown, CentreClips(clips, model.size, 1.0).video(0))
@@ -147,7 +149,7 @@ def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
 
 def test_networks_that_give_no_numbers_make_no_video(run, tmp_path):
     """Weights that overflow: one line, as an evaluation says it, and no black film."""
-    model = load_model(run, "last", "cpu")
+    model = TrainedModel(open_run(run, "last"))
     with torch.no_grad():
         model.system.networks["generator"].leave.weight.fill_(float("nan"))  # type: ignore[attr-defined]
     cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
@@ -159,15 +161,15 @@ def test_networks_that_give_no_numbers_make_no_video(run, tmp_path):
 
 def test_pictures_in_windows_are_those_the_system_makes_in_one(run, tmp_path):
     """Sound as long as a window: the file shows what System.generate makes of image and spectrogram."""
-    from soundvid.training.run import open_run
+    from soundvid.runs.open import open_run
 
-    model, opened = load_model(run, "last", "cpu"), open_run(run, "last")
+    model, opened = TrainedModel(open_run(run, "last")), open_run(run, "last")
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 255, (model.size, model.size, 3)).astype(np.uint8)
     rows = model.spectrogram(rng.normal(0, 0.1, RATE).astype(np.float32), 0, 30)
     assert model.window == 30
-    model.look(picture)
-    ours = model.draw(model.listen(rows))
+    model.set_image(picture)
+    ours = model.decode(model.encode_audio(rows))
     image = torch.from_numpy(picture).permute(2, 0, 1).float()[None] / 127.5 - 1
     theirs = ((opened.system.generate(image, torch.from_numpy(rows)[None])[0] + 1) * 127.5).permute(0, 2, 3, 1)
     assert np.abs(ours - theirs.numpy()).max() <= 0.51
@@ -175,7 +177,7 @@ def test_pictures_in_windows_are_those_the_system_makes_in_one(run, tmp_path):
 
 def test_a_long_sound_does_not_jump_where_windows_meet(run, tmp_path):
     """Steady sound: with networks that hear in both directions, neighbouring pictures stay alike all the way."""
-    model = load_model(run, "last", "cpu")
+    model = TrainedModel(open_run(run, "last"))
     time_ = np.arange(8 * RATE) / RATE
     soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * 300 * time_), RATE)
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
@@ -188,7 +190,7 @@ def test_a_long_sound_does_not_jump_where_windows_meet(run, tmp_path):
     soft = np.abs(np.diff(pictures, axis=0)).mean(axis=(1, 2, 3))
     # The same sound in windows side by side: there every window's edges are seen.
     rows = model.spectrogram(soundfile.read(tmp_path / "a.wav")[0].astype(np.float32), 0, 240)
-    hard = np.concatenate([draw(model.listen(rows[i : i + 30])) for i in range(0, 240, 30)]).astype(np.float32)
+    hard = np.concatenate([draw(model.encode_audio(rows[i : i + 30])) for i in range(0, 240, 30)]).astype(np.float32)
     hard = np.abs(np.diff(hard, axis=0)).mean(axis=(1, 2, 3))
     print(soft.round(1).tolist())
     assert soft[30:-30].max() < 0.3 * hard[30:-30].max()
@@ -267,12 +269,12 @@ class Grey:
 
     spectrogram, window, size, crop = Spectrogram(RATE, Fraction(30)), 30, 32, 1.0
 
-    def listen(self, rows: np.ndarray) -> np.ndarray:
+    def encode_audio(self, rows: np.ndarray) -> np.ndarray:
         return rows[:, :1]
 
-    def look(self, picture: np.ndarray) -> None: ...
+    def set_image(self, picture: np.ndarray) -> None: ...
 
-    def draw(self, features: np.ndarray) -> np.ndarray:
+    def decode(self, features: np.ndarray) -> np.ndarray:
         return np.full((len(features), self.size, self.size, 3), 90, np.uint8)
 
 
@@ -292,7 +294,7 @@ def test_a_run_that_has_hardly_begun_has_a_page(run, tmp_path):
     young = tmp_path / "young"
     young.mkdir()
     shutil.copy(run / "config.json", young)
-    seen = Page(write_run_page(young).read_bytes())
+    seen = Page(write_page(young).read_bytes())
     text = " ".join(seen.text.split())
     assert "Not trained yet" in text
     assert "no checkpoint yet" in text
@@ -305,8 +307,8 @@ def test_a_dataset_that_is_gone_leaves_a_page(run, tmp_path):
     shutil.copytree(run, lonely)
     config = json.loads((lonely / "config.json").read_text())
     (lonely / "config.json").write_text(json.dumps({**config, "store": str(tmp_path / "gone")}))
-    assert "no longer in its store" in Page(write_run_page(lonely).read_bytes()).text
-    assert "2 steps of 2 clips" in verdict(load_run(lonely))
+    assert "no longer in its store" in Page(write_page(lonely).read_bytes()).text
+    assert "2 steps of 2 clips" in verdict(load_page(lonely))
 
 
 def test_report_without_a_run_is_one_line(tmp_path):

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections import Counter
 
 import pytest
 
 from soundvid.builder.build import build
+from soundvid.sources.digests import Digests
 from soundvid.sources.web.sync import remove, retry, sync
 from soundvid.store.dataset import Dataset
 from tests.helpers.catalogues import entries, only, recipe_of
-from tests.helpers.webserver import Item
+from tests.helpers.webserver import Item, _Handler
 
 
 def test_a_fetched_file_is_the_served_one_and_says_where_it_came_from(web, films, tmp_path):
@@ -77,6 +79,24 @@ def test_a_download_that_broke_off_goes_on_where_it_was(web, films, tmp_path):
     half = (films / "film0.mp4").stat().st_size // 2
     assert second["Range"] == f"bytes={half}-" and second["If-Range"]
     assert (tmp_path / "sources" / only(tmp_path).file).read_bytes() == (films / "film0.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("etag", [True, False])
+def test_a_file_that_was_replaced_between_two_attempts_is_not_glued_together(web, films, tmp_path, monkeypatch, etag):
+    """The server ignores If-Range: ETag, or at least the length, show that the rest is another file's."""
+    if not etag:
+        begin = _Handler._begin
+        monkeypatch.setattr(
+            _Handler,
+            "_begin",
+            lambda self, status, headers: begin(
+                self, status, {k: v for k, v in headers.items() if k != "ETag"} | {"Last-Modified": "today"}
+            ),
+        )
+    shutil.copy(films / "film1.mp4", films / "new-film0.mp4")
+    assert sync(tmp_path, recipe_of({"url": f"{web.url}/replaced/film0.mp4"})).states == {"fetched": 1}
+    assert web.count("/replaced/film0.mp4") == 3, "half a file, the wrong rest, the whole new file"
+    assert (tmp_path / "sources" / only(tmp_path).file).read_bytes() == (films / "film1.mp4").read_bytes()
 
 
 WHAT_BECOMES_OF = {
@@ -196,3 +216,21 @@ def test_removal_leaves_a_tombstone_and_the_next_version_is_major(web, films, tm
     states = Counter((e.state, e.code) for e in entries(tmp_path))
     assert states == {("fetched", ""): 1, ("removed", "removed"): 1, ("rejected", "removed"): 1}
     assert "the owner asked" in next(e.message for e in entries(tmp_path) if e.state == "removed")
+
+
+def test_a_file_on_another_machine_is_the_same_one(films, tmp_path, monkeypatch):
+    """The cache of digests rests on path, size and time: device and inode numbers differ from machine to machine."""
+    video = tmp_path / "film.mp4"
+    shutil.copy(films / "film0.mp4", video)
+    cache, info = tmp_path / "digests.jsonl", video.stat()
+    line = {"path": str(video), "sha256": "0" * 64, "stamp": [info.st_size, info.st_mtime_ns, 9, 9]}  # as once written
+    cache.write_text(json.dumps(line) + "\n")
+    assert Digests(cache).identify([video], 1, lambda: None)[video].sha256 == "0" * 64
+    os.utime(video, ns=(1, 1))
+    sha256 = hashlib.sha256(video.read_bytes()).hexdigest()
+    assert Digests(cache).identify([video], 1, lambda: None)[video].sha256 == sha256
+    # Copied back from elsewhere with its time, as another inode: nothing is read, the cache answers.
+    shutil.copy2(video, tmp_path / "copy")
+    os.replace(tmp_path / "copy", video)
+    monkeypatch.setattr("soundvid.sources.digests.content_digest", lambda path: pytest.fail(f"{path} was read"))
+    assert Digests(cache).identify([video], 1, lambda: None)[video].sha256 == sha256

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,13 +20,15 @@ from safetensors import safe_open  # noqa: E402
 
 from soundvid.builder.build import build  # noqa: E402
 from soundvid.errors import SoundvidError  # noqa: E402
-from soundvid.runs import train  # noqa: E402
+from soundvid.runs import registry, train  # noqa: E402
+from soundvid.runs.open import open_run  # noqa: E402
+from soundvid.runs.registry import get  # noqa: E402
 from soundvid.store.load import load  # noqa: E402
-from soundvid.systems.registry import get  # noqa: E402
 from soundvid.training import checkpoint  # noqa: E402
 from soundvid.training.loop import Loop, TrainingError  # noqa: E402
-from soundvid.training.run import RunFolder, open_run  # noqa: E402
-from soundvid.training.sampler import Order  # noqa: E402
+from soundvid.training.run import RunFolder  # noqa: E402
+from soundvid.training.sampler import ShuffledSampler  # noqa: E402
+from soundvid.training.system import Stage  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
 from tests.helpers import training  # noqa: E402
 from tests.helpers.training import arguments, environment, soundvid, tensors, words  # noqa: E402
@@ -54,16 +57,16 @@ def request(store: Path, out: Path, *values: str, steps: int = 3, **changes) -> 
 
 @pytest.mark.parametrize(("count", "batch", "world"), [(10, 2, 1), (7, 2, 3), (3, 5, 2), (1, 2, 1)])
 def test_every_epoch_shows_every_example_once_to_one_process(count, batch, world):
-    orders = [Order(count, batch, 5, rank, world) for rank in range(world)]
+    orders = [ShuffledSampler(count, batch, 5, rank, world) for rank in range(world)]
     steps = -(-4 * count // (batch * world))
-    places = [p for step in range(steps) for order in orders for p in order.places(step)]
+    places = [p for step in range(steps) for order in orders for p in order.examples(step)]
     seen = Counter(places)
     for epoch in range(3):
         assert [seen[epoch, i] for i in range(count)] == [1] * count
     if count > 3:
         first, second = ([i for e, i in places if e == epoch] for epoch in (0, 1))
         assert first != second
-    assert places != [p for s in range(steps) for p in Order(count, batch, 6).places(s)] or count == 1
+    assert places != [p for s in range(steps) for p in ShuffledSampler(count, batch, 6).examples(s)] or count == 1
 
 
 def test_three_and_three_steps_are_six(store, tmp_path):
@@ -72,7 +75,7 @@ def test_three_and_three_steps_are_six(store, tmp_path):
     first = tensors(tmp_path / "three", 3)
     train.train(request(store, tmp_path / "three", steps=6, resume=True, preset=None))
     six = tensors(tmp_path / "six", 6)
-    assert set(six) == {f"{n}.safetensors" for n in ("networks", "average", "optimizers", "random-0")}
+    assert set(six) == {f"{n}.safetensors" for n in ("networks", "average", "optimizers", "state", "random-0")}
     assert tensors(tmp_path / "three", 6) == six
     assert first["networks.safetensors"] != six["networks.safetensors"]
     steps = [r["step"] for r in RunFolder(tmp_path / "three").log() if r["kind"] == "train"]
@@ -85,14 +88,15 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_as_if_not(store, tmp_pa
     script = (
         "import os, signal, sys, torch\n"
         "torch.set_num_threads(1)\n"
-        "from soundvid.training import checkpoint, launch\n"
+        "from soundvid.runs import train\n"
+        "from soundvid.training import checkpoint\n"
         "from pathlib import Path\n"
         "whole = checkpoint.save_file\n"
         "def save(tensors, path, **more):\n"
         "    whole(tensors, path, **more)\n"
         "    if '.step-000005' in str(path) and 'average' in str(path): os.kill(os.getpid(), signal.SIGKILL)\n"
         "checkpoint.save_file = save\n"
-        "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
+        "train.train(train.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
         "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
     )
     values = " ".join((*training.SMALL, "validate_every=1000", "sample_every=1000", "checkpoint_every=5", "steps=6"))
@@ -121,7 +125,8 @@ def test_two_processes_stay_one_network(store, tmp_path):
         "import hashlib, os, sys, torch\n"
         "torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
-        "from soundvid.training import launch, loop\n"
+        "from soundvid.runs import train\n"
+        "from soundvid.training import distributed, loop\n"
         "inner = loop.Loop._step\n"
         "seen = []\n"
         "def step(self, batch):\n"
@@ -131,13 +136,13 @@ def test_two_processes_stay_one_network(store, tmp_path):
         "self_of = []\n"
         "loop.Loop._step = step\n"
         "import time\n"
-        "joined = launch.parallel.start\n"
+        "joined = distributed.start\n"
         "def late(device):\n"  # a slow second process must not take the first one's config.json for another run
         "    found = joined(device)\n"
         "    time.sleep(4 * found[0])\n"
         "    return found\n"
-        "launch.parallel.start = late\n"
-        "launch.train(launch.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
+        "distributed.start = late\n"
+        "train.train(train.Request('sound_to_video', Path(sys.argv[1]), 'toy', Path(sys.argv[2]), 'recommended',\n"
         "    tuple(sys.argv[3].split()), device='cpu', workers=0))\n"
         "digest = hashlib.sha256()\n"
         "for _, value in sorted(self_of[0].system.networks.items()):\n"
@@ -262,12 +267,12 @@ def test_a_start_with_resume_takes_the_recipes_preset(store, tmp_path):
 def test_networks_that_cannot_be_made_leave_no_run_behind(store, tmp_path, monkeypatch):
     from soundvid.systems import sound_to_video
 
-    def fails(config, facts, run):
+    def fails(config, facts, earlier):
         raise SoundvidError("no network")
 
     stage = dataclasses.replace(get("sound_to_video").stage(), make=fails)
     with monkeypatch.context() as patch:
-        patch.setattr(sound_to_video, "definition", dataclasses.replace(sound_to_video.definition, stages=(stage,)))
+        patch.setattr(sound_to_video, "spec", dataclasses.replace(sound_to_video.spec, stages=(stage,)))
         with pytest.raises(SoundvidError, match="no network"):
             train.train(request(store, tmp_path / "run"))
     assert not (tmp_path / "run" / "config.json").exists()
@@ -302,9 +307,9 @@ def test_a_full_disk_is_one_line_and_what_stands_is_whole(store, tmp_path):
 
 def test_ctrl_c_before_the_first_step_is_one_line(store, tmp_path):
     script = (
-        "import sys; from soundvid.training import launch\n"
+        "import sys; from soundvid.runs import train as training\n"
         "def train(*given): raise KeyboardInterrupt\n"
-        "launch.train = train\n"
+        "training.train = train\n"
         "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
     )
     command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
@@ -346,7 +351,7 @@ def test_open_run_gives_the_averaged_networks(trained):
     opened = open_run(trained, "last")
     assert opened.step == 3 and not opened.system.networks["generator"].training
     average = checkpoint.read_tensors(opened.checkpoint / "average.safetensors")
-    own = checkpoint.flat({"generator": opened.system.networks["generator"]})
+    own = checkpoint.flatten({"generator": opened.system.networks["generator"]})
     assert all(torch.equal(average[k], v) for k, v in own.items())
     video = opened.system.generate(torch.zeros(1, 3, 64, 64), torch.rand(1, 37, 735))
     assert video.shape == (1, 37, 3, 64, 64) and video.abs().max() <= 1
@@ -362,8 +367,8 @@ def copied(run: Path, target: Path) -> Path:
     ("change", "told"),
     [
         (lambda t: t.pop("generator.leave.weight"), "missing: leave.weight"),
-        (lambda t: t.update({"generator.other": torch.zeros(1)}), "foreign: other"),
-        (lambda t: t.update({"critic.other": torch.zeros(1)}), "foreign weights (critic.other)"),
+        (lambda t: t.update({"generator.other": torch.zeros(1)}), "unexpected: other"),
+        (lambda t: t.update({"critic.other": torch.zeros(1)}), "unexpected weights (critic.other)"),
         (lambda t: t.update({"generator.leave.weight": torch.zeros(2)}), "another shape: leave.weight"),
     ],
 )
@@ -392,7 +397,7 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
     evil = tmp_path / "wav2lip.pth"
     torch.save({"state_dict": Trap(sprung)}, evil)
     with pytest.raises(checkpoint.CheckpointError, match="refused") as error:
-        checkpoint.load_foreign(evil)
+        checkpoint.load_external(evil)
     assert "\n" not in str(error.value)
     path = copied(trained, tmp_path / "run")
     (path / "networks.safetensors").write_bytes(evil.read_bytes())
@@ -402,7 +407,7 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
     torch.load(evil, weights_only=False)  # it would have worked
     assert sprung.exists()
     torch.save({"state_dict": {"a": torch.ones(2)}}, evil)
-    assert checkpoint.load_foreign(evil)["a"].tolist() == [1, 1]
+    assert checkpoint.load_external(evil)["a"].tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -439,10 +444,14 @@ def _without(*keys: str):
     [
         ("optimizers", _without("generator.0.exp_avg"), "missing: generator.0.exp_avg"),
         ("optimizers", _without(*(f"generator.0.{f}" for f in ("exp_avg", "exp_avg_sq", "step"))), "were written"),
-        ("optimizers", lambda t: t.update({"critic.0.exp_avg": torch.zeros(1)}), "foreign: critic.0.exp_avg"),
-        ("optimizers", lambda t: t.update({"critic.0.step": t.pop("generator.0.step")}), "foreign: critic.0.step"),
-        ("optimizers", lambda t: t.update({"x": t.pop("generator.0.step")}), "foreign: x"),
-        ("optimizers", lambda t: t.update({"generator.999.step": t.pop("generator.0.step")}), "foreign: generator.999"),
+        ("optimizers", lambda t: t.update({"critic.0.exp_avg": torch.zeros(1)}), "unexpected: critic.0.exp_avg"),
+        ("optimizers", lambda t: t.update({"critic.0.step": t.pop("generator.0.step")}), "unexpected: critic.0.step"),
+        ("optimizers", lambda t: t.update({"x": t.pop("generator.0.step")}), "unexpected: x"),
+        (
+            "optimizers",
+            lambda t: t.update({"generator.999.step": t.pop("generator.0.step")}),
+            "unexpected: generator.999",
+        ),
         ("optimizers", lambda t: t.update({"generator.0.exp_avg": torch.zeros(1)}), "another shape: generator.0.exp"),
         ("random-0", _without("numpy"), "not the states of the random generators (KeyError: 'numpy')"),
         ("state", lambda s: s["progress"].update(novelty=1), "not the progress of a run"),
@@ -450,7 +459,7 @@ def _without(*keys: str):
     ],
 )
 def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, told):
-    """Moments, random states and progress that are foreign, missing or misshapen: one line, and no step is made."""
+    """Moments, random states and progress that are unexpected, missing or misshapen: one line, and no step is made."""
     path = copied(trained, tmp_path / "run")
     if file == "state":
         state = json.loads((path / "state.json").read_text())
@@ -492,35 +501,38 @@ def test_what_stands_in_the_way_is_one_line(trained, store, values, changes, tol
 
 
 def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
-    """The second stage's `make` opens the first; a resume passes over what is done; each has its own folder."""
-    from soundvid.systems import registry, sound_to_video
-    from soundvid.training.stage import Definition, Stage
+    """The second stage gets the first, trained, and notes which checkpoint that was; each has its own folder."""
+    from soundvid.systems import sound_to_video
 
-    opened = []
+    handed = []
 
-    def second(config, facts, run):
-        opened.append(open_run(run, "last", stage="first").step)
-        return sound_to_video._make(config, facts, run)
+    def second(config, facts, earlier):
+        handed.append({name: (run.step, run.system.networks["generator"].training) for name, run in earlier.items()})
+        return sound_to_video._make(config, facts, earlier)
 
-    one = sound_to_video.definition.stage()
+    one = sound_to_video.spec.stage()
     stages = (Stage("first", one.presets, one.examples, one.make), Stage("second", one.presets, one.examples, second))
-    two = Definition("two", "a test's", stages)
-    monkeypatch.setattr(registry, "get", lambda name: two)
+    two = dataclasses.replace(sound_to_video.spec, name="two", stages=stages)
+    monkeypatch.setitem(registry.SYSTEMS, "two", "tests.two")
+    monkeypatch.setitem(sys.modules, "tests.two", SimpleNamespace(spec=two))
     asked = request(store, tmp_path / "run", "first.steps=2", system="two", preset="tiny", steps=1)
     done = train.train(asked)
-    assert [(t.stage, t.outcome.step) for t in done] == [("first", 2), ("second", 1)] and opened == [2]
-    assert open_run(tmp_path / "run", "last").config.stage == "second"
+    assert [(t.stage, t.outcome.step) for t in done] == [("first", 2), ("second", 1)]
+    assert handed == [{"first": (2, False)}]
+    assert RunFolder(tmp_path / "run" / "second").config().earlier == {"first": "step-000002"}
+    opened = open_run(tmp_path / "run", "last")
+    assert opened.config.stage == "second" and opened.earlier["first"].checkpoint.name == "step-000002"
     assert RunFolder(tmp_path / "run" / "first").config().config["steps"] == 2
     before = tensors(tmp_path / "run" / "first", 2)
     again = dataclasses.replace(asked, values=(*asked.values, "second.steps=3"), resume=True, preset=None)
     assert [(t.stage, t.outcome.step) for t in train.train(again)] == [("first", 2), ("second", 3)]
     assert tensors(tmp_path / "run" / "first", 2) == before
-    with pytest.raises(SoundvidError, match=r"no stage 'third' \(first, second\)"):
+    with pytest.raises(SoundvidError, match=r"no stage 'third' \(stages: first, second\)"):
         train.train(dataclasses.replace(again, values=("third.steps=3",)))
 
 
 def test_one_training_in_a_folder(store, tmp_path):
-    with train._held(tmp_path, 0), pytest.raises(SoundvidError, match="another process is training"):
+    with train._locked(tmp_path, 0), pytest.raises(SoundvidError, match="another process is training"):
         train.train(request(store, tmp_path))
 
 
@@ -534,7 +546,7 @@ def test_old_checkpoints_go_and_the_best_one_stays(store, tmp_path):
     best = losses.index(min(losses)) + 1
     kept = [p.name for p in checkpoint.checkpoints(state.checkpoints)]
     assert f"step-{best:06d}" in kept and len(kept) in (2, 3)
-    assert checkpoint.pointed(state.checkpoints, "best").name == f"step-{best:06d}"
+    assert checkpoint.resolve(state.checkpoints, "best").name == f"step-{best:06d}"
     if done.outcome.reason == "patience":
         assert done.outcome.step == best + 3
     assert done.outcome.best == pytest.approx(min(losses))

@@ -1,51 +1,99 @@
 """System 4: speech to the moving mouth or vocal tract (wav2lip's form, and a cheaper one for little data)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundvid.store.load import Clips
 from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, ExpertConfig, LipSyncConfig
-from soundvid.systems.lip_sync.data import ExpertExamples, PaperExamples, StretchExamples
-from soundvid.systems.lip_sync.expert import ExpertSystem, filled, make_expert
-from soundvid.systems.lip_sync.system import LipSyncSystem, find_expert, make_generator
-from soundvid.training.run import OpenRun
-from soundvid.training.stage import Definition, Examples, Purpose, Stage
+from soundvid.systems.spec import EvaluationOptions, Generated, Option, SystemSpec
+from soundvid.training.system import Examples, Purpose, Stage, System
 
 if TYPE_CHECKING:
     from soundvid.metrics.table import Evaluation
+    from soundvid.reports.run_page import PageRun, Section
+    from soundvid.store.load import Clips
+    from soundvid.training.run import OpenRun
 
 
-def _examples(config: LipSyncConfig, clips: Clips, purpose: Purpose) -> Examples:
-    return (StretchExamples if config.form == "basis" else PaperExamples)(config, clips, purpose)
+def _expert_examples(config: ExpertConfig, clips: "Clips", purpose: Purpose) -> Examples:
+    from soundvid.systems.lip_sync.data import ExpertExamples
+
+    return ExpertExamples(config, clips, purpose)
 
 
-def _make_expert(config: Any, facts: dict[str, Any], run: Path | None) -> ExpertSystem:
+def _make_expert(config: ExpertConfig, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> System:
+    from soundvid.systems.lip_sync.expert import ExpertSystem
+
     return ExpertSystem(config, facts)
 
 
-def _make_generator(config: LipSyncConfig, facts: dict[str, Any], run: Path | None) -> LipSyncSystem:
-    return LipSyncSystem(config, facts, find_expert(config, run))
+def _examples(config: LipSyncConfig, clips: "Clips", purpose: Purpose) -> Examples:
+    from soundvid.systems.lip_sync.data import BasisExamples, PaperExamples
+
+    return (BasisExamples if config.form == "basis" else PaperExamples)(config, clips, purpose)
+
+
+def _make_generator(config: LipSyncConfig, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> System:
+    from soundvid.systems.lip_sync.system import LipSyncSystem, usable_expert
+
+    return LipSyncSystem(config, facts, usable_expert(config, earlier.get("expert")))
 
 
 def _check(config: ExpertConfig | LipSyncConfig) -> None:
     """Weights to begin from have to fit; the generator's, too, before the expert's hours."""
     if config.init:
+        from soundvid.systems.lip_sync.expert import load_public_weights, make_expert
+        from soundvid.systems.lip_sync.system import make_generator
+
         network = make_expert(config) if isinstance(config, ExpertConfig) else make_generator(config)
-        filled(network, config.form, config.init)
+        load_public_weights(network, config.form, config.init)
 
 
-definition = Definition(
+def _generate(run: "OpenRun", target: Path, **given: Any) -> Generated:
+    from soundvid.systems.lip_sync.generate import generate
+
+    return generate(run, target, **given)
+
+
+def _evaluate(run: "OpenRun", split: str, options: EvaluationOptions) -> "Evaluation":
+    from soundvid.systems.lip_sync.evaluate import evaluate
+
+    return evaluate(run, split, clips=options.clips, progress=options.progress)
+
+
+def _report(run: "PageRun") -> "list[Section]":
+    from soundvid.systems.lip_sync.report import sections
+
+    return sections(run)
+
+
+spec = SystemSpec(
     name="lip_sync",
     summary="speech -> real-time MRI of the vocal tract, or lips: a sync expert, then a generator",
     stages=(
-        Stage("expert", EXPERT_PRESETS, ExpertExamples, _make_expert, _check),
+        Stage("expert", EXPERT_PRESETS, _expert_examples, _make_expert, _check),
         Stage("generator", PRESETS, _examples, _make_generator, _check),
     ),
+    inputs=(
+        Option("sound", "sound", "the speech: a sound file or a video's sound track.", required=True, short="-s"),
+        Option("video", "video", "a video whose mouth, or tongue, is made anew."),
+        Option("image", "image", "one picture instead of a video.", short="-i"),
+        Option("box", "box", "where the mouth or vocal tract is; by default the recipe's box."),
+        Option("scale", "integer", "enlarge the video this many times.", least=1),
+        Option("whole", "flag", "the whole box is made anew, not its lower half."),
+    ),
+    outputs=("video",),
+    generate=_generate,
+    evaluate=_evaluate,
+    report=_report,
+    train_options=(
+        Option("init", "file", "wav2lip's public wav2lip.pth to begin from (preset paper).", sets="generator.init"),
+    ),
+    charts=(
+        (r"accuracy", "Accuracy of expert and discriminator"),
+        (r"^l1$", "L1"),
+        (r"^(sync|quality|quality_loss)$", "Losses"),
+    ),
+    validation_charts=((r"^l1", "Validation L1"), (r"^nmse", "Validation NMSE")),
+    usage="--video someone.mp4 --sound voice.wav --out video.mp4",
 )
-
-
-def evaluate(run: OpenRun, split: str, *, clips: int | None, device: str, progress: Any, **_: Any) -> "Evaluation":
-    """What `soundvid evaluate` measures of a run: Table 2 by condition, and the sync expert."""
-    from soundvid.systems.lip_sync import evaluate  # metrics stand on the systems
-
-    return evaluate.evaluate(run, split, clips=clips, device=device, progress=progress)

@@ -1,15 +1,16 @@
-"""The recommended form: a picture at rest plus motion that the sound scales, all frames of a stretch at once.
+"""The recommended form: a picture at rest plus motion that the sound scales, all frames of a window at once.
 
     picture(t) = mean of the reference + sum over k of weight_k(sound about t) * map_k(reference)
 
-A dilated encoder hears 0.4 s to each side and gives a few weights for each frame. The maps that they scale begin as
-the principal components of the training's motion ("eigentongues", Hueber et al., 2007) and are learnt on; a small U-Net
-looks once at the reference (mean and deviation of other pictures of the same video) and adds what is this speaker's.
+A dilated encoder with 0.4 s of context to each side gives a few weights for each frame. The maps that they scale
+start as the principal components of the training's motion ("eigentongues", Hueber et al., 2007) and are learnt on; a
+small U-Net gets the reference once (mean and deviation of other pictures of the same video) and adds what is this
+speaker's.
 
-Against wav2lip's form it needs no lower half blanked out, hears four times as much sound, and costs about a hundredth:
-the maps are drawn once for a stretch, a frame is a matrix product.
+Against wav2lip's form it needs no lower half blanked out, uses four times as much sound, and costs about a hundredth:
+the maps are made once for a window, a frame is a matrix product.
 
-Legend of shapes: B stretches, T frames, C mel columns, K maps, H W picture.
+Legend of shapes: B windows, T frames, C mel columns, K maps, H W picture.
 """
 
 from itertools import pairwise
@@ -49,7 +50,7 @@ class SoundBlock(nn.Module):
 
 
 class SoundEncoder(nn.Module):
-    """mel `B 80 C` -> `B K C`; column c hears `reach` columns to each side and no more."""
+    """mel `B 80 C` -> `B K C`; column c depends on `reach` columns to each side and no more."""
 
     def __init__(self, maps: int, width: int, dilations: tuple[int, ...], dropout: float, bands: int = 80) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class MapPainter(nn.Module):
 
 
 class BasisGenerator(nn.Module):
-    """Sound and a reference to pictures; `hear` and `paint` are its halves, for generating at length."""
+    """Sound and a reference to pictures; `weights` and `paint` are its halves, for generating at length."""
 
     def __init__(
         self, maps: int, width: int, dilations: tuple[int, ...], channels: tuple[int, ...], dropout: float
@@ -118,9 +119,9 @@ class BasisGenerator(nn.Module):
             self.shared[:count] = components[:count] / self.scale
 
     def weights(self, mel: Tensor, columns: Tensor) -> Tensor:
-        """`B K T`: how much of each map each frame holds."""
-        heard = self.hear(mel)
-        return heard.gather(2, columns[:, None].expand(-1, heard.shape[1], -1))
+        """`B K T`: how much of each map is in each frame."""
+        weights = self.hear(mel)  # the encoder; checkpoints hold it by this name
+        return weights.gather(2, columns[:, None].expand(-1, weights.shape[1], -1))
 
     def compose(self, weights: Tensor, maps: Tensor, reference: Tensor) -> Tensor:
         """`B K T` and `B K 3 H W` on the mean of the reference: `B T 3 H W`."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from soundvid.training.stage import Options
+from soundvid.training.system import Options
 
 
 class _Shared(Options):
@@ -35,11 +35,11 @@ class ExpertConfig(_Shared):
     batch: int = Field(64, ge=1, description="w2l: 64")
     least_shift: int = Field(
         1, ge=1, description="frames that a pair which does not belong together is apart; w2l: 1. choice: 3, as one "
-        "frame of 40 ms can hardly be told in slow speech"
+        "frame of 40 ms is hardly noticed in slow speech"
     )  # fmt: skip
     dropout: float = Field(0.0, ge=0, lt=1, description="of the small form's embeddings; w2l: none")
     contrast: float = Field(
-        0.0, ge=0, description="weight of telling a batch's windows apart; w2l: none. choice for the small form: 1"
+        0.0, ge=0, description="weight of distinguishing a batch's windows; w2l: none. choice for the small form: 1"
     )
     init: str | None = Field(None, description="a public sync expert (lipsync_expert.pth) to begin from")
 
@@ -59,7 +59,7 @@ class LipSyncConfig(_Shared):
     sync_weight: float = Field(0.03, ge=0, lt=1, description="s; w2l: 0.03, once it counts")
     sync_below: float = Field(0.75, ge=0, description="s is 0 until the evaluated sync loss falls below; w2l: 0.75")
     chance: float = Field(
-        0.69, gt=0, description="an expert whose held-out loss is not below has learnt nothing: s stays 0. choice"
+        0.69, gt=0, description="an expert whose validation loss is not below has learnt nothing: s stays 0. choice"
     )
     quality_weight: float = Field(0.07, ge=0, lt=1, description="d; w2l: 0.07")
     ssim_weight: float = Field(
@@ -68,10 +68,12 @@ class LipSyncConfig(_Shared):
     warm_up: int = Field(0, ge=0, description="steps over which the learning rate grows; w2l: none")
     fall: bool = Field(False, description="the learning rate falls to 0 with the last step; w2l: constant")
     # form basis
-    frames: int = Field(25, ge=5, le=250, description="frames of a stretch. choice: 1 s; shorter where clips are")
+    frames: int = Field(25, ge=5, le=250, description="frames of an example. choice: 1 s; shorter where clips are")
     maps: int = Field(48, ge=1, le=512, description="K. choice: 50 principal maps hold 88 % of the rtMRI's variance")
     width: int = Field(96, ge=8, description="channels of the sound's encoder. choice: 32 for minutes of data")
-    dilations: tuple[int, ...] = Field((1, 2, 4, 8, 16), description="hear 32 columns, 0.4 s, to each side. choice")
+    dilations: tuple[int, ...] = Field(
+        (1, 2, 4, 8, 16), description="of the sound's encoder: 32 columns, 0.4 s, of context to each side. choice"
+    )
     channels: tuple[int, ...] = Field((16, 32, 48, 64, 64), description="of the U-Net, 96 to 6 pixels. choice")
     dropout: float = Field(0.2, ge=0, lt=1, description="in the sound's encoder. choice")
     reference_least: int = Field(16, ge=1, description="pictures of a reference in training, at least. choice")
@@ -79,7 +81,7 @@ class LipSyncConfig(_Shared):
 
     @property
     def margin(self) -> int:
-        """Mel columns that the basis form hears to each side of a stretch: the encoder's reach."""
+        """Mel columns of context on each side of an example's frames, form basis: the encoder's reach."""
         return 1 + sum(self.dilations)
 
 

@@ -1,6 +1,6 @@
 """What lip_sync learns from: windows of pictures with the mel that belongs to them, and references of the same video.
 
-Every example is a function of (seed, epoch, index). Pictures are decoded once and kept where they fit into
+Every example is a function of (seed, epoch, index). Pictures are decoded once and kept as far as they fit into
 `cache_megabytes`: on few cores decoding, not learning, would be what takes the time.
 """
 
@@ -15,29 +15,34 @@ from soundvid.errors import DatasetError
 from soundvid.features.mel import Mel
 from soundvid.store.load import Clips, View, load
 from soundvid.systems.lip_sync.networks import SIZE, WINDOW
-from soundvid.training.stage import Examples, Purpose
+from soundvid.training.system import Examples, Purpose
 
 if TYPE_CHECKING:
     from soundvid.systems.lip_sync.config import ExpertConfig, LipSyncConfig
 
-SILENT_DBFS = -70.0  # a piece whose peak stays below has nothing to learn lips from
+SILENT_DBFS = -70.0  # a clip whose peak stays below has no speech to learn from
 
 
-class Pieces:
-    """The clips of one split as lip_sync sees them: square pictures of 96 pixels and a mel."""
+class ClipCache:
+    """The clips of one split as lip_sync uses them, decoded once: square pictures of 96 pixels and a mel."""
 
     def __init__(self, clips: Clips, mel: Mel | None = None, cache_megabytes: int = 1024) -> None:
         self.clips, self.mel_of = clips, mel or Mel()
         self.limit = cache_megabytes << 20
         self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
         self._mels: dict[int, np.ndarray] = {}
-        self._held = 0
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pictures": OrderedDict(), "_mels": {}, "_held": 0}  # another process decodes its own
+        return {
+            **self.__dict__,
+            "_pictures": OrderedDict(),
+            "_mels": {},
+            "_bytes": 0,
+        }  # another process decodes its own
 
     def fps(self, index: int) -> Fraction:
         return Fraction(self.clips.rows[index]["fps_exact"])
@@ -62,16 +67,16 @@ class Pieces:
         view = View(range(row["frames"]), (0, 0, row["width"], row["height"]), (SIZE, SIZE))
         found = self.clips.read(index, view, spectrogram=False).frames
         self._pictures[index] = found
-        self._held += found.nbytes
-        while self._held > self.limit and len(self._pictures) > 1:
-            self._held -= self._pictures.popitem(last=False)[1].nbytes
+        self._bytes += found.nbytes
+        while self._bytes > self.limit and len(self._pictures) > 1:
+            self._bytes -= self._pictures.popitem(last=False)[1].nbytes
         return found
 
     def mel(self, index: int) -> tuple[np.ndarray, int]:
-        """The mel that a clip's frames hear, float32 (80, columns), and the number of the clip's first frame in it.
+        """The mel around a clip, float32 (80, columns), and the number of the clip's first frame in it.
 
-        Clips of this split that touch in time are heard together: a frame at a clip's edge then hears what is really
-        beside it, and not silence. Nothing of another split is ever heard.
+        Clips of this split that touch in time share one mel: a frame at a clip's edge then has the sound that really
+        is next to it, and not silence. Sound of another split is never part of it.
         """
         head = self._head[index]
         if head not in self._mels:
@@ -118,16 +123,16 @@ class Pieces:
             )
 
 
-def other_window(pieces: Pieces, index: int, first: int, length: int, random: np.random.Generator) -> tuple[int, int]:
+def other_window(cache: ClipCache, index: int, first: int, length: int, random: np.random.Generator) -> tuple[int, int]:
     """A window of the same video that shares no picture with clip `index`'s frames first .. first + length - 1.
 
     Returns (clip, frame), every such window equally likely. Clips may overlap in time, so places are compared on the
     source's own grid. Raises DatasetError where the video is too short to have one.
     """
-    rows = pieces.clips.rows
+    rows = cache.clips.rows
     begin = rows[index]["start_frame"] + first
     choices: list[tuple[int, range]] = []
-    for other in pieces.of_source[rows[index]["source_id"]]:
+    for other in cache.of_source[rows[index]["source_id"]]:
         origin, last = rows[other]["start_frame"], rows[other]["frames"] - length
         before = range(0, min(last, begin - length - origin) + 1)
         after = range(max(0, begin + length - origin), last + 1)
@@ -135,8 +140,8 @@ def other_window(pieces: Pieces, index: int, first: int, length: int, random: np
     total = sum(len(r) for _, r in choices)
     if not total:
         raise DatasetError(
-            f"{pieces.clips.name}@{pieces.clips.version}: {rows[index]['source_name']} has no window of {length} "
-            f"pictures beside the target's: clips of at least {2 * length} pictures are needed"
+            f"{cache.clips.name}@{cache.clips.version}: {rows[index]['source_name']} has no window of {length} "
+            f"pictures outside the target's: clips of at least {2 * length} pictures are needed"
         )
     draw = int(random.integers(total))
     for other, places in choices:
@@ -147,29 +152,29 @@ def other_window(pieces: Pieces, index: int, first: int, length: int, random: np
 
 
 def other_pictures(
-    pieces: Pieces, index: int, first: int, length: int, count: int, random: np.random.Generator
+    cache: ClipCache, index: int, first: int, length: int, count: int, random: np.random.Generator
 ) -> np.ndarray:
     """Up to `count` random pictures of the same video, none of the target's: uint8 `count 96 96 3`."""
-    rows = pieces.clips.rows
+    rows = cache.clips.rows
     begin = rows[index]["start_frame"] + first
     places = []
-    for other in pieces.of_source[rows[index]["source_id"]]:
+    for other in cache.of_source[rows[index]["source_id"]]:
         at = rows[other]["start_frame"] + np.arange(rows[other]["frames"])
         free = np.flatnonzero((at < begin) | (at >= begin + length))
         places += [(other, int(f)) for f in free]
     if not places:
         raise DatasetError(
-            f"{pieces.clips.name}@{pieces.clips.version}: {rows[index]['source_name']} has no picture beside the "
+            f"{cache.clips.name}@{cache.clips.version}: {rows[index]['source_name']} has no picture outside the "
             f"target's {length}: longer clips, or a shorter window (frames), are needed"
         )
     chosen = random.choice(len(places), size=min(count, len(places)), replace=False)
-    return np.stack([pieces.pictures(places[c][0])[places[c][1]] for c in chosen])
+    return np.stack([cache.pictures(places[c][0])[places[c][1]] for c in chosen])
 
 
 def reference_of(pictures: np.ndarray) -> np.ndarray:
-    """What the recommended form knows of a speaker: uint8 `N H W 3` -> float32 `6 H W`, mean and 4 x deviation.
+    """What the recommended form gets of a speaker: uint8 `N H W 3` -> float32 `6 H W`, mean and 4 x deviation.
 
-    The mean shows where everything rests, the deviation (in [0, 2], usually below 1) where it moves.
+    The mean shows what does not move, the deviation (in [0, 2], usually below 1) where it moves.
     """
     scaled = pictures.astype(np.float32) / 255
     return np.ascontiguousarray(np.concatenate([scaled.mean(0), 4 * scaled.std(0)], axis=-1).transpose(2, 0, 1))
@@ -178,15 +183,15 @@ def reference_of(pictures: np.ndarray) -> np.ndarray:
 MOST_MOTION = 1500  # pictures that principal components are taken from
 
 
-def principal_motion(pieces: Pieces, count: int) -> np.ndarray:
+def principal_motion(cache: ClipCache, count: int) -> np.ndarray:
     """Principal components of what pictures differ by from the mean of their video: float32 `up to count, 3 96 96`.
 
     Each is scaled by its standard deviation, so that a weight of 1 moves as much as is usual.
     """
-    step = max(1, sum(pieces.frames(i) for i in range(len(pieces))) // MOST_MOTION)
+    step = max(1, sum(cache.frames(i) for i in range(len(cache))) // MOST_MOTION)
     moves = []
-    for clips in pieces.of_source.values():
-        pictures = np.concatenate([pieces.pictures(c)[::step] for c in clips]).astype(np.float32) / 255
+    for clips in cache.of_source.values():
+        pictures = np.concatenate([cache.pictures(c)[::step] for c in clips]).astype(np.float32) / 255
         moves.append((pictures - pictures.mean(0)).reshape(len(pictures), -1))
     motion = np.concatenate(moves)
     # The small side's eigenvectors: pictures are fewer than pixels.
@@ -201,10 +206,10 @@ def as_floats(pictures: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255
 
 
-def stretch(
+def mel_window(
     mel_of: Mel, mel: np.ndarray, first: int, frames: int, fps: Fraction, margin: int
-) -> tuple[np.ndarray, ...]:
-    """The mel about frames first .. first + frames - 1 with `margin` columns on both sides, and where each frame is.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The mel around frames first .. first + frames - 1, `margin` columns more on both sides; each frame's column.
 
     Returns (80, C) and int64 `frames`; C depends on `frames` and `fps` alone. Outside the sound there is silence.
     """
@@ -222,7 +227,7 @@ class _Windows(Examples):
     """What both stages' examples share: clips, how often each is visited in an epoch, and random numbers."""
 
     def __init__(self, clips: Clips, purpose: Purpose, seed: int, visits: int, cache_megabytes: int) -> None:
-        self.pieces = Pieces(clips, cache_megabytes=cache_megabytes)
+        self.cache = ClipCache(clips, cache_megabytes=cache_megabytes)
         self.purpose, self.seed, self.visits = purpose, seed, visits
         video = clips.manifest["recipe"]["video"]
         self.facts = {"fps": str(clips.fps), "crop": video["crop"]}
@@ -230,7 +235,7 @@ class _Windows(Examples):
             self.facts |= {"motion_share": video["motion_share"], "motion_in": video["motion_in"]}
 
     def __len__(self) -> int:
-        return len(self.pieces) * self.visits
+        return len(self.cache) * self.visits
 
     def random(self, index: int, epoch: int) -> np.random.Generator:
         """Held-out windows are the same in every epoch, so that their losses can be compared."""
@@ -238,63 +243,63 @@ class _Windows(Examples):
 
 
 class ExpertExamples(_Windows):
-    """Windows with their own mel (label 1) or with that of another moment of the same video (label 0), half each."""
+    """Windows with their own mel (label 1) or with that of another time in the same clip (label 0), half each."""
 
     def __init__(self, config: "ExpertConfig", clips: Clips, purpose: Purpose) -> None:
         super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
         self.config = config
-        self.pieces.check(WINDOW + 2 * config.least_shift - 1)  # so that one in the middle has another beside it
+        self.cache.check(WINDOW + 2 * config.least_shift - 1)  # a window in the middle needs another
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """`frames` uint8 `5 3 96 96`, `mel` float32 `1 80 16`, `label` float32."""
-        random, clip = self.random(index, epoch), index % len(self.pieces)
-        pieces, shift = self.pieces, self.config.least_shift
-        last = pieces.frames(clip) - WINDOW
+        random, clip = self.random(index, epoch), index % len(self.cache)
+        cache, least = self.cache, self.config.least_shift
+        last = cache.frames(clip) - WINDOW
         first = int(random.integers(last + 1))
         belongs = bool(random.random() < 0.5)
-        heard = first
+        start_of_sound = first
         if not belongs:
-            places = [k for k in range(last + 1) if abs(k - first) >= shift]
-            heard = int(random.choice(places))
-        pictures = pieces.pictures(clip)[first : first + WINDOW]
-        whole, before = pieces.mel(clip)
-        mel = pieces.mel_of.window_of(whole, before + heard, pieces.fps(clip))
+            places = [k for k in range(last + 1) if abs(k - first) >= least]
+            start_of_sound = int(random.choice(places))
+        pictures = cache.pictures(clip)[first : first + WINDOW]
+        whole, before = cache.mel(clip)
+        mel = cache.mel_of.window_of(whole, before + start_of_sound, cache.fps(clip))
         if self.purpose == "train":
-            pictures, mel = altered(self.config, random, pictures, mel)
+            (pictures,), mel = augment(self.config, random, [pictures], mel)
         return {
             "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
             "mel": mel[None].astype(np.float32),
             "label": np.array(belongs, np.float32),
         }
 
-    def rest(self) -> np.ndarray:
+    def mean_frame(self) -> np.ndarray:
         """The mean of up to 500 pictures of all clips: float32 `3 96 96` in [0, 1]."""
-        clips = range(len(self.pieces))
-        step = max(1, sum(self.pieces.frames(i) for i in clips) // 500)
-        means = [self.pieces.pictures(i)[::step].mean(0) for i in clips]
+        clips = range(len(self.cache))
+        step = max(1, sum(self.cache.frames(i) for i in clips) // 500)
+        means = [self.cache.pictures(i)[::step].mean(0) for i in clips]
         return (np.mean(means, axis=0) / 255).astype(np.float32).transpose(2, 0, 1)
 
 
 class PaperExamples(_Windows):
-    """wav2lip's input: a window of 5 frames, a reference window beside it, and the mels that belong to them."""
+    """wav2lip's input: a window of 5 frames, a reference window of the same video, and the mels that belong to them."""
 
     def __init__(self, config: "LipSyncConfig", clips: Clips, purpose: Purpose) -> None:
         super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
         self.config = config
-        self.pieces.check(WINDOW)
+        self.cache.check(WINDOW)
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """`frames`, `reference` uint8 `5 3 96 96`; `mels` float32 `5 1 80 16`, each frame's; `mel` the window's."""
-        random, clip = self.random(index, epoch), index % len(self.pieces)
-        pieces = self.pieces
-        first = int(random.integers(pieces.frames(clip) - WINDOW + 1))
-        other, place = other_window(pieces, clip, first, WINDOW, random)
-        pictures = pieces.pictures(clip)[first : first + WINDOW]
-        reference = pieces.pictures(other)[place : place + WINDOW]
-        (whole, before), fps, half = pieces.mel(clip), pieces.fps(clip), pieces.mel_of.context // 2
-        mel, centres = stretch(pieces.mel_of, whole, before + first, WINDOW, fps, half)
+        random, clip = self.random(index, epoch), index % len(self.cache)
+        cache = self.cache
+        first = int(random.integers(cache.frames(clip) - WINDOW + 1))
+        other, place = other_window(cache, clip, first, WINDOW, random)
+        pictures = cache.pictures(clip)[first : first + WINDOW]
+        reference = cache.pictures(other)[place : place + WINDOW]
+        (whole, before), fps, half = cache.mel(clip), cache.fps(clip), cache.mel_of.context // 2
+        mel, centres = mel_window(cache.mel_of, whole, before + first, WINDOW, fps, half)
         if self.purpose == "train":
-            (pictures, reference), mel = altered_together(self.config, random, [pictures, reference], mel)
+            (pictures, reference), mel = augment(self.config, random, [pictures, reference], mel)
         mels = np.stack([mel[:, c - half : c + half] for c in centres])[:, None]  # as Mel.window_about has them
         return {
             "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
@@ -304,92 +309,88 @@ class PaperExamples(_Windows):
         }
 
 
-class StretchExamples(_Windows):
-    """The recommended form's input: many frames at once, the mel about them, and a reference of the video."""
+class BasisExamples(_Windows):
+    """The recommended form's input: many frames at once, the mel around them, and a reference of the video."""
 
     def __init__(self, config: "LipSyncConfig", clips: Clips, purpose: Purpose) -> None:
         super().__init__(clips, purpose, config.seed, config.visits, config.cache_megabytes)
         self.config = config
         # A video of one clip has to leave pictures for a reference.
-        alone = {i for clips_of in self.pieces.of_source.values() if len(clips_of) == 1 for i in clips_of}
+        alone = {i for clips_of in self.cache.of_source.values() if len(clips_of) == 1 for i in clips_of}
         room = [row["frames"] * 2 // 3 if i in alone else row["frames"] for i, row in enumerate(clips.rows)]
         self.length = max(WINDOW, min(config.frames, *room))
-        self.pieces.check(self.length)
-        self.known = training_pieces(self.pieces) if purpose == "validation" else self.pieces
+        self.cache.check(self.length)
+        self.known = training_cache(self.cache) if purpose == "validation" else self.cache
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
-        """`frames` uint8 `T 3 96 96`, `reference` float32 `6 96 96`, `heard` float32 `80 C`, `columns` int64 `T`."""
-        random, clip = self.random(index, epoch), index % len(self.pieces)
-        pieces, config = self.pieces, self.config
-        first = int(random.integers(pieces.frames(clip) - self.length + 1))
-        pictures = pieces.pictures(clip)[first : first + self.length]
-        (whole, before), fps = pieces.mel(clip), pieces.fps(clip)
-        mel, centres = stretch(pieces.mel_of, whole, before + first, self.length, fps, config.margin)
+        """`frames` uint8 `T 3 96 96`, `reference` float32 `6 96 96`, `mel_window` float32 `80 C`, `columns` int64 `T`.
+
+        `columns` says where each frame is in the mel.
+        """
+        random, clip = self.random(index, epoch), index % len(self.cache)
+        cache, config = self.cache, self.config
+        first = int(random.integers(cache.frames(clip) - self.length + 1))
+        pictures = cache.pictures(clip)[first : first + self.length]
+        (whole, before), fps = cache.mel(clip), cache.fps(clip)
+        mel, centres = mel_window(cache.mel_of, whole, before + first, self.length, fps, config.margin)
         if self.purpose == "train":
             count = int(random.integers(config.reference_least, config.reference_most + 1))
-            beside = other_pictures(pieces, clip, first, self.length, count, random)
-            (pictures, beside), mel = altered_together(config, random, [pictures, beside], mel)
+            others = other_pictures(cache, clip, first, self.length, count, random)
+            (pictures, others), mel = augment(config, random, [pictures, others], mel)
         else:
-            beside = reference_pictures(pieces, self.known, clip, first, self.length)
+            others = reference_pictures(cache, self.known, clip, first, self.length)
         return {
             "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
-            "reference": reference_of(beside),
-            "heard": mel,
+            "reference": reference_of(others),
+            "mel_window": mel,
             "columns": centres,
         }
 
 
-def training_pieces(pieces: Pieces) -> Pieces:
+def training_cache(cache: ClipCache) -> ClipCache:
     """The training clips of the version a split belongs to; the split itself where there are none."""
-    clips = pieces.clips
+    clips = cache.clips
     if clips.split == "train":
-        return pieces
+        return cache
     try:
         known = load(clips.name, clips.version, "train", store=clips.store, subjects=clips.subjects)
     except DatasetError:
-        return pieces
-    return Pieces(known, pieces.mel_of, pieces.limit >> 20)
+        return cache
+    return ClipCache(known, cache.mel_of, cache.limit >> 20)
 
 
 ENOUGH = 250  # pictures of a reference when nothing is random
 
 
-def reference_pictures(pieces: Pieces, known: Pieces, index: int, first: int, length: int) -> np.ndarray:
+def reference_pictures(cache: ClipCache, known: ClipCache, index: int, first: int, length: int) -> np.ndarray:
     """Pictures of the same video that the target does not hold: uint8 `N 96 96 3`, at most 250, evenly chosen.
 
     From its training clips where it has any (a seen speaker), else from its other clips of this split, else from
-    this clip around the stretch, else the clip's first second: what a user would have as well.
+    this clip around the window, else the clip's first second: what a user would have as well.
     """
-    source = pieces.clips.rows[index]["source_id"]
-    if known is not pieces and source in known.of_source:
+    source = cache.clips.rows[index]["source_id"]
+    if known is not cache and source in known.of_source:
         places = [(known, c, k) for c in known.of_source[source] for k in range(known.frames(c))]
     else:
-        here = pieces.clips.rows
+        here = cache.clips.rows
         begin, stop = here[index]["start_frame"] + first, here[index]["start_frame"] + first + length
         places = [
-            (pieces, c, k)
-            for c in pieces.of_source[source]
-            for k in range(pieces.frames(c))
+            (cache, c, k)
+            for c in cache.of_source[source]
+            for k in range(cache.frames(c))
             if not begin <= here[c]["start_frame"] + k < stop
-        ] or [(pieces, index, k) for k in range(round(pieces.fps(index)))]
+        ] or [(cache, index, k) for k in range(round(cache.fps(index)))]
     chosen = np.unique(np.linspace(0, len(places) - 1, min(ENOUGH, len(places))).round().astype(int))
     return np.stack([p.pictures(c)[k] for p, c, k in (places[i] for i in chosen)])
 
 
-def altered(
-    config: Any, random: np.random.Generator, pictures: np.ndarray, mel: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """`altered_together` for one set of pictures."""
-    (pictures,), mel = altered_together(config, random, [pictures], mel)
-    return pictures, mel
-
-
-def altered_together(
+def augment(
     config: Any, random: np.random.Generator, sets: list[np.ndarray], mel: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Other loudness, missing bands and moments, other brightness and place: the same for all pictures of an example.
+    """Random loudness, noise, masked bands and columns, brightness and shift: the same for all pictures of an example.
 
-    Nothing moves in time: which column belongs to which frame stays true.
+    `sets` are uint8 `T H W 3`, `mel` float32 (80, columns). Nothing moves in time: which column belongs to which frame
+    stays true.
     """
     mel = mel.copy()
     if config.loudness_db:  # the mel's 8 units are 100 dB
@@ -407,11 +408,11 @@ def altered_together(
         sets = [np.clip(s * np.float32(gain) + 0.5, 0, 255).astype(np.uint8) for s in sets]
     if config.moved_pixels:
         down, across = (int(v) for v in random.integers(-config.moved_pixels, config.moved_pixels + 1, 2))
-        sets = [moved(s, down, across) for s in sets]
+        sets = [shift(s, down, across) for s in sets]
     return sets, mel
 
 
-def moved(pictures: np.ndarray, down: int, across: int) -> np.ndarray:
+def shift(pictures: np.ndarray, down: int, across: int) -> np.ndarray:
     """Pictures `T H W 3` shifted by whole pixels; edges repeat."""
     height, width = pictures.shape[1:3]
     rows = np.clip(np.arange(height) - down, 0, height - 1)

@@ -1,4 +1,4 @@
-"""Evaluation of system 4: the paper's Table 2 by condition, on the lower half, beside what costs nothing.
+"""Evaluation of system 4: the paper's Table 2 by condition, on the lower half, with two baselines.
 
 Source: "speech to rtMRI with wav2lip", section 2.4: SSIM and NMSE of the lower half, five videos a condition. The paper
 does not say which NMSE; all three are given. Every row is measured on the same clips, at the networks' 96x96.
@@ -10,29 +10,33 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
+from soundvid.metrics.accumulator import ClipName, MetricAccumulator
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.table import Better, Evaluation, Kind, Measure, Row, Table
-from soundvid.metrics.tally import ClipName, Tally
+from soundvid.systems.lip_sync.data import ClipCache, as_floats, reference_pictures, training_cache
+from soundvid.systems.lip_sync.generate import FrameGenerator
+from soundvid.systems.lip_sync.networks import WINDOW, mouths_of
 
 if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
 
-GENERATED, MEAN, HELD = "generated", "mean frame", "reference repeated"
-KINDS: dict[str, Kind] = {GENERATED: "system", MEAN: "baseline", HELD: "baseline"}
+GENERATED, MEAN, REPEATED = "generated", "mean frame", "reference repeated"
+KINDS: dict[str, Kind] = {GENERATED: "system", MEAN: "baseline", REPEATED: "baseline"}
 PAPERS = ("ssim", "nmse_energy", "nmse_variance", "mse")  # Table 2
 PAPERS_CLIPS = 5  # videos a condition, as the paper has them
-EVERY = 5  # frames between the windows that the expert is asked about
-ASK = 32  # windows at a time
+EVERY = 5  # frames between the windows that the expert scores
+AT_ONCE = 32  # windows
 PAIRS = (
-    "windows of 5 frames, every 5 frames, with their own 200 ms of sound, and as many with sound from another moment "
-    "of the clip, at least {shift} frame(s) off"
+    "windows of 5 frames, every 5 frames, with their own 200 ms of sound, and as many with sound from another time "
+    "in the clip, at least {shift} frame(s) off"
 )
 EXPERT: dict[str, tuple[Better, str]] = {
-    "accuracy": ("higher", f"share of pairs told right at one half; chance is 0.5; pairs: {PAIRS}"),
-    "preferred": ("higher", "share of windows whose own sound is believed more than the other moment's; chance is 0.5"),
+    "accuracy": ("higher", f"share of pairs classified right at one half; chance is 0.5; pairs: {PAIRS}"),
+    "preferred": ("higher", "share of windows whose own sound scores higher than the other; chance is 0.5"),
     "loss": ("lower", "binary cross-entropy of the pairs; chance is 0.693"),
 }
 
@@ -44,8 +48,8 @@ class Example:
     row: dict[str, Any]  # of samples.parquet
     real: np.ndarray
     generated: np.ndarray
-    reference: np.ndarray  # `N 96 96 3`: pictures of the same video that the generator saw
-    mel: np.ndarray  # (80, columns) of the sound around, frame `before` of it is the clip's first
+    reference: np.ndarray  # `N 96 96 3`: pictures of the same video that the generator got
+    mel: np.ndarray  # (80, columns) of the sound around the clip, whose first frame is number `before` in it
     before: int
 
     @property
@@ -63,7 +67,7 @@ class Example:
         return np.broadcast_to(picture, self.real.shape)
 
     @property
-    def held(self) -> np.ndarray:
+    def repeated(self) -> np.ndarray:
         """The reference's middle picture, repeated."""
         return np.broadcast_to(self.reference[len(self.reference) // 2], self.real.shape)
 
@@ -73,65 +77,61 @@ def lower_half(video: np.ndarray) -> np.ndarray:
     return video[:, video.shape[1] // 2 :]
 
 
-def examples(opened: "OpenRun", split: str, chosen: Sequence[int] | None = None) -> Iterator[Example]:
-    """Held-out clips with what the run makes of them; `chosen` are numbers of clips, by default all."""
-    from soundvid.systems.lip_sync.data import Pieces, reference_pictures, training_pieces
-    from soundvid.systems.lip_sync.make import Maker
-
-    pieces = Pieces(opened.clips(split))
-    known = training_pieces(pieces)
-    for index in range(len(pieces)) if chosen is None else chosen:
-        real = pieces.pictures(index)
-        reference = reference_pictures(pieces, known, index, 0, len(real))
-        mel, before = pieces.mel(index)
-        made = Maker(opened.system, reference).make(mel, pieces.fps(index), before, len(real), real)
+def examples(run: "OpenRun", split: str, chosen: Sequence[int] | None = None) -> Iterator[Example]:
+    """Clips of a split with what the run makes of them; `chosen` are numbers of clips, by default all."""
+    cache = ClipCache(run.clips(split))
+    known = training_cache(cache)
+    for index in range(len(cache)) if chosen is None else chosen:
+        real = cache.pictures(index)
+        reference = reference_pictures(cache, known, index, 0, len(real))
+        mel, before = cache.mel(index)
+        made = FrameGenerator(run.system, reference).make(mel, cache.fps(index), before, len(real), real)
         stored = np.rint(made * 255).astype(np.uint8)
-        yield Example(pieces.clips.rows[index], real, stored, reference, mel, before)
+        yield Example(cache.clips.rows[index], real, stored, reference, mel, before)
 
 
 def evaluate(
-    opened: "OpenRun",
+    run: "OpenRun",
     split: str = "test",
     *,
     clips: int | None = None,
-    device: str = "cpu",
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Every table of a lip_sync run; `clips` measures so many only, evenly spread. Raises SoundvidError, one line."""
-    held = opened.clips(split)
-    count = len(held) if clips is None else min(clips, len(held))
-    chosen = [k * len(held) // count for k in range(count)]
-    rows = [held.rows[i] for i in chosen]
+    split_clips = run.clips(split)
+    count = len(split_clips) if clips is None else min(clips, len(split_clips))
+    chosen = [k * len(split_clips) // count for k in range(count)]
+    rows = [split_clips.rows[i] for i in chosen]
     few = {chosen[k] for k in _spread(rows)}
-    spectrogram = Spectrogram(held.rate, held.fps)
-    tallies: dict[tuple[bool, str], Tally] = {}
-    asked = _expert(opened, device)
-    for number, (index, example) in enumerate(zip(chosen, examples(opened, split, chosen), strict=True)):
+    spectrogram = Spectrogram(split_clips.rate, split_clips.fps)
+    accumulators: dict[tuple[bool, str], MetricAccumulator] = {}
+    scorer = _expert_scorer(run)
+    for number, (index, example) in enumerate(zip(chosen, examples(run, split, chosen), strict=True)):
         row = example.row
         name = ClipName(row["key"], row["source_id"], row["start_frame"], row["frames"])
-        made = {GENERATED: example.generated, MEAN: example.mean, HELD: example.held}
-        sound = spectrogram(held.sound(index), row["start_frame"], row["frames"])
+        made = {GENERATED: example.generated, MEAN: example.mean, REPEATED: example.repeated}
+        sound = spectrogram(split_clips.sound(index), row["start_frame"], row["frames"])
         for only_few in (False, True) if index in few else (False,):
             key = (only_few, example.condition)
-            if key not in tallies:
-                tallies[key] = Tally(KINDS, fps=float(held.fps), region=lower_half, seed=seed)
-            tallies[key].add(name, example.real, made, spectrogram=sound)
-        if asked is not None:
-            asked.ask(example, Mel(), seed)
+            if key not in accumulators:
+                accumulators[key] = MetricAccumulator(KINDS, fps=float(split_clips.fps), region=lower_half, seed=seed)
+            accumulators[key].add(name, example.real, made, spectrogram=sound)
+        if scorer is not None:
+            scorer.add(example, Mel(), seed)
         if progress is not None:
             progress(number + 1, count)
-    conditions = sorted({condition for _, condition in tallies}, key=lambda c: (c != "seen", c))
-    everything = [row for c in conditions for row in tallies[False, c].rows(c)]
-    first = [row for c in conditions for row in tallies[True, c].rows(c)]
-    notes = _notes(opened)
+    conditions = sorted({condition for _, condition in accumulators}, key=lambda c: (c != "seen", c))
+    everything = [row for c in conditions for row in accumulators[False, c].rows(c)]
+    first = [row for c in conditions for row in accumulators[True, c].rows(c)]
+    notes = _notes(run)
     tables = [
         Table(f"Table 2: lower half, all clips of '{split}'", _only(everything, PAPERS), notes),
         Table(f"Table 2: lower half, up to {PAPERS_CLIPS} clips a condition", _only(first, PAPERS), notes),
         Table("Lower half, other measures", _without(everything, PAPERS)),
     ]
-    tables += [asked.table(split)] if asked is not None else []
-    lines = [{**line, "condition": c} for c in conditions for line in tallies[False, c].per_clip()]
+    tables += [scorer.table(split)] if scorer is not None else []
+    lines = [{**line, "condition": c} for c in conditions for line in accumulators[False, c].per_clip()]
     return Evaluation(split, count, len({r["source_id"] for r in rows}), tuple(tables), {}, tuple(lines))
 
 
@@ -154,15 +154,15 @@ def _without(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [replace(row, measures=[m for m in row.measures if m.name not in names]) for row in rows]
 
 
-def _notes(opened: "OpenRun") -> tuple[str, ...]:
-    config = opened.system.config
-    sees = (
+def _notes(run: "OpenRun") -> tuple[str, ...]:
+    config: Any = run.system.config
+    inputs = (
         "generated: from the sound and a reference of other pictures of the same video, none of the clip's own"
         if config.form == "basis"
         else "generated: from the sound, one other picture of the same video, and the clip's own upper halves"
     )
     return (
-        sees,
+        inputs,
         "reference: up to 250 pictures of the same video's training clips; of a video without any (an unseen speaker), "
         "of its other held-out clips",
         "mean frame: the mean of the reference, repeated; reference repeated: its middle picture, repeated",
@@ -171,17 +171,15 @@ def _notes(opened: "OpenRun") -> tuple[str, ...]:
     )
 
 
-class _Expert:
-    """The sync expert's answers about real and about generated pictures."""
+class ExpertScorer:
+    """How the sync expert scores real and generated pictures with their own sound and with a shifted one."""
 
     def __init__(self, network: Any, shift: int, device: Any) -> None:
         self.network, self.shift, self.device = network, shift, device
-        self.told: dict[str, list[tuple[str, dict[str, list[float]]]]] = {}  # by condition: source, values by name
+        self.scores: dict[str, list[tuple[str, dict[str, list[float]]]]] = {}  # by condition: source, values by name
 
-    def ask(self, example: Example, mel_of: Mel, seed: int) -> None:
-        """Windows of a clip with their own sound, and with that of another moment."""
-        from soundvid.systems.lip_sync.networks import WINDOW
-
+    def add(self, example: Example, mel_of: Mel, seed: int) -> None:
+        """Windows of a clip with their own sound, and with that of another time."""
         last = len(example.real) - WINDOW
         if last < 0:
             return
@@ -189,60 +187,53 @@ class _Expert:
         own = range(0, last + 1, EVERY)
         others = {k: [m for m in range(last + 1) if abs(m - k) >= self.shift] for k in own}
         other = {k: int(random.choice(moments)) for k, moments in others.items() if moments}
-        shown, heard = [*own, *other], [*own, *other.values()]
-        mels = [mel_of.window_of(example.mel, example.before + m, example.fps) for m in heard]
+        shown, sounds = [*own, *other], [*own, *other.values()]
+        mels = [mel_of.window_of(example.mel, example.before + m, example.fps) for m in sounds]
         labels = np.arange(len(shown)) < len(own)
         found = {}
         for name, video in (("real", example.real), (GENERATED, example.generated)):
-            told = self._probability(video, shown, mels)
-            sure = np.clip(np.where(labels, told, 1 - told), 1e-6, 1)
-            true, false = told[[own.index(k) for k in other]], told[len(own) :]
+            scores = self._probability(video, shown, mels)
+            likelihood = np.clip(np.where(labels, scores, 1 - scores), 1e-6, 1)
+            true, false = scores[[own.index(k) for k in other]], scores[len(own) :]
             preferred = np.mean((true > false) + 0.5 * (true == false)) if other else np.nan
-            found[name] = [float(v) for v in (((told > 0.5) == labels).mean(), preferred, -np.log(sure).mean())]
-        self.told.setdefault(example.condition, []).append((example.row["source_id"], found))
+            found[name] = [float(v) for v in (((scores > 0.5) == labels).mean(), preferred, -np.log(likelihood).mean())]
+        self.scores.setdefault(example.condition, []).append((example.row["source_id"], found))
 
     def _probability(self, video: np.ndarray, firsts: list[int], mels: list[np.ndarray]) -> np.ndarray:
-        import torch
-
-        from soundvid.systems.lip_sync.data import as_floats
-        from soundvid.systems.lip_sync.networks import WINDOW, mouths_of
-
-        told = []
+        scores = []
         with torch.inference_mode():
-            for at in range(0, len(firsts), ASK):
-                frames = np.stack([as_floats(video[k : k + WINDOW]) for k in firsts[at : at + ASK]])
-                mel = torch.from_numpy(np.stack(mels[at : at + ASK]))[:, None].to(self.device)
-                told.append(self.network(mel, mouths_of(torch.from_numpy(frames).to(self.device))).cpu().numpy())
-        return np.concatenate(told)
+            for at in range(0, len(firsts), AT_ONCE):
+                frames = np.stack([as_floats(video[k : k + WINDOW]) for k in firsts[at : at + AT_ONCE]])
+                mel = torch.from_numpy(np.stack(mels[at : at + AT_ONCE]))[:, None].to(self.device)
+                scores.append(self.network(mel, mouths_of(torch.from_numpy(frames).to(self.device))).cpu().numpy())
+        return np.concatenate(scores)
 
     def table(self, split: str) -> Table:
-        """Seen and unseen speakers apart: an expert that tells the one can be at chance with the other."""
+        """Seen and unseen speakers apart: an expert that is right about the one can be at chance with the other."""
         rows = []
-        for condition in sorted(self.told, key=lambda c: (c != "seen", c)):
-            boot = Bootstrap([source for source, _ in self.told[condition]])
+        for condition in sorted(self.scores, key=lambda c: (c != "seen", c)):
+            boot = Bootstrap([source for source, _ in self.scores[condition]])
             for name in ("real", GENERATED):
-                values = np.array([found[name] for _, found in self.told[condition]]).T
+                values = np.array([found[name] for _, found in self.scores[condition]]).T
                 measures = []
-                for (what, (better, told)), each in zip(EXPERT.items(), values, strict=True):
-                    count, told = int((~np.isnan(each)).sum()), told.format(shift=self.shift)
+                for (what, (better, text)), each in zip(EXPERT.items(), values, strict=True):
+                    count, text = int((~np.isnan(each)).sum()), text.format(shift=self.shift)
                     value, low, high = boot.mean(each) if count else (None, None, None)
                     missing = "" if count else "clips too short"
-                    measures.append(Measure(what, value, "", low, high, count, boot.sources, better, told, missing))
+                    measures.append(Measure(what, value, "", low, high, count, boot.sources, better, text, missing))
                 rows.append(Row(name, "real" if name == "real" else "system", measures, condition))
         notes = (
             ("the expert learnt from these clips" if split == "train" else "the expert did not learn from these clips")
-            + "; where it is at chance on real pictures, it can say nothing of generated ones",
-            "windows that overlap share their sound, and pauses sound alike: no expert tells every pair",
+            + "; where it is at chance on real pictures, it says nothing about generated ones",
+            "windows that overlap share their sound, and pauses sound alike: no expert is right about every pair",
         )
         return Table("Sync expert: do five frames and 200 ms of sound belong together?", rows, notes)
 
 
-def _expert(opened: "OpenRun", device: str) -> _Expert | None:
+def _expert_scorer(run: "OpenRun") -> ExpertScorer | None:
     """The run's trained expert; None where it has none."""
-    from soundvid.training.run import open_run
-
-    root = opened.folder.path.parent
-    if not (root / "expert" / "checkpoints").is_dir():
+    expert = run.earlier.get("expert")
+    if expert is None:
         return None
-    found = open_run(root, stage="expert", device=device)
-    return _Expert(found.system.networks["expert"], found.system.config.least_shift, found.system.device)
+    config: Any = expert.system.config
+    return ExpertScorer(expert.system.networks["expert"], config.least_shift, expert.system.device)

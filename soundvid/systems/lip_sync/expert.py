@@ -11,12 +11,12 @@ from torch.nn import functional
 from soundvid.systems.lip_sync.basis import block
 from soundvid.systems.lip_sync.config import ExpertConfig
 from soundvid.systems.lip_sync.networks import WINDOW, SyncExpert, mouths_of
-from soundvid.systems.lip_sync.weights import KeyReport, begin_from
+from soundvid.systems.lip_sync.weights import KeyReport, load_public
 from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.system import Batch, Metrics, System
 
 EPSILON = 1e-6  # keeps the logarithms of the cross-entropy finite
-MOTION = 5.0  # brings what moves, some tenths of the range of a picture, to about 1
+MOTION = 5.0  # scales motion, some tenths of a picture's range, to about 1
 SHARPNESS = 10.0  # of the cosines in the contrast
 
 
@@ -24,7 +24,7 @@ class SmallExpert(nn.Module):
     """The same question at a fortieth of the size: for minutes of data, and for a CPU.
 
     mel `B 1 80 16`, lower halves `B 15 48 96` -> the probability `B` that they belong together, from the cosine of
-    two embeddings with a learnt scale and offset (so that it may say "no" clearly; wav2lip's cosine cannot go below 0).
+    two embeddings with a learnt scale and offset (so that it can come near 0; wav2lip's cosine cannot go below 0).
     """
 
     def __init__(self, dropout: float, width: int = 96) -> None:
@@ -38,20 +38,20 @@ class SmallExpert(nn.Module):
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(64 * 10 * 2, width),
         )  # fmt: skip
         self.scale, self.offset = nn.Parameter(torch.tensor(4.0)), nn.Parameter(torch.tensor(0.0))
-        self.rest: Tensor
+        self.rest: Tensor  # the mean frame of the training clips; checkpoints hold it by this name
         self.register_buffer("rest", torch.zeros(15, 48, 96))
 
     def embed(self, mel: Tensor, mouths: Tensor) -> tuple[Tensor, Tensor]:
-        """Two embeddings `B 96` of length 1. Pictures are seen as what differs from rest: what stands still says
-        nothing of the sound, and is most of a picture."""
+        """Two embeddings `B 96` of length 1. Pictures are taken as what differs from the mean frame: what
+        does not move says nothing of the sound, and is most of a picture."""
         sound = functional.normalize(self.audio_encoder(mel).float(), dim=1)
         return sound, functional.normalize(self.face_encoder((mouths - self.rest) * MOTION).float(), dim=1)
 
-    def belief(self, sound: Tensor, mouth: Tensor) -> Tensor:
+    def probability(self, sound: Tensor, mouth: Tensor) -> Tensor:
         return torch.sigmoid(self.scale * (sound * mouth).sum(1) + self.offset)
 
     def forward(self, mel: Tensor, mouths: Tensor) -> Tensor:
-        return self.belief(*self.embed(mel, mouths))
+        return self.probability(*self.embed(mel, mouths))
 
 
 class PublishedExpert(nn.Module):
@@ -65,11 +65,11 @@ class PublishedExpert(nn.Module):
         sound, mouth = self.network(mel, mouths)
         return sound.float(), mouth.float()
 
-    def belief(self, sound: Tensor, mouth: Tensor) -> Tensor:
+    def probability(self, sound: Tensor, mouth: Tensor) -> Tensor:
         return (sound * mouth).sum(1)
 
     def forward(self, mel: Tensor, mouths: Tensor) -> Tensor:
-        return self.belief(*self.embed(mel, mouths))
+        return self.probability(*self.embed(mel, mouths))
 
 
 def make_expert(config: ExpertConfig) -> nn.Module:
@@ -83,7 +83,7 @@ def cross_entropy(probability: Tensor, belongs: Tensor) -> Tensor:
 
 
 class ExpertSystem(System):
-    """Trained on pairs of one video, half of them shifted in time; its held-out accuracy says whether it can tell."""
+    """Trained on pairs of one video, half of them shifted in time; its validation accuracy says how well it does."""
 
     name: ClassVar[str] = "lip_sync.expert"
     monitor: ClassVar[str] = "loss"
@@ -99,26 +99,26 @@ class ExpertSystem(System):
         self.optimizers = {"expert": adam(self.networks["expert"], config.learning_rate, config.weight_decay)}
 
     def prepare(self, examples: Any) -> None:
-        """Learn the picture at rest; begin from public weights where `init` names them."""
+        """Compute the mean frame; start from public weights where `init` names them."""
         expert = self.networks["expert"]
         if self.config.init:
-            begin(expert, self.config.form, self.config.init)
+            start_from(expert, self.config.form, self.config.init)
         if isinstance(expert, SmallExpert):
-            rest = torch.from_numpy(examples.rest()).to(self.device)  # 3 96 96
-            expert.rest.copy_(mouths_of(rest.expand(1, WINDOW, -1, -1, -1))[0])
+            mean = torch.from_numpy(examples.mean_frame()).to(self.device)  # 3 96 96
+            expert.rest.copy_(mouths_of(mean.expand(1, WINDOW, -1, -1, -1))[0])
 
     def training_step(self, batch: Batch, step: int) -> Metrics:
         mel, mouths, belongs = batch["mel"], mouths_of(batch["frames"].float() / 255), batch["label"]
         if self.config.contrast:
             expert: Any = self.networks["expert"]  # and not what torch.compile made of its probability
             sound, mouth = expert.embed(mel, mouths)
-            probability = expert.belief(sound, mouth)
+            probability = expert.probability(sound, mouth)
             loss = cross_entropy(probability, belongs) + self.config.contrast * contrast(sound, mouth, belongs > 0.5)
         else:
             probability = self.call["expert"](mel, mouths)
             loss = cross_entropy(probability, belongs)
-        told = {"loss": loss.detach(), "accuracy": accuracy(probability, belongs)}
-        return told | {"gradient": self.update("expert", loss, clip=10.0)}
+        metrics = {"loss": loss.detach(), "accuracy": accuracy(probability, belongs)}
+        return metrics | {"gradient": self.update("expert", loss, clip=10.0)}
 
     def validation_step(self, batch: Batch) -> Metrics:
         probability = self.call["expert"](batch["mel"], mouths_of(batch["frames"].float() / 255))
@@ -140,7 +140,7 @@ def contrast(sound: Tensor, mouth: Tensor, belongs: Tensor) -> Tensor:
 
 
 def accuracy(probability: Tensor, belongs: Tensor) -> Tensor:
-    """Share of pairs told right at one half."""
+    """Share of pairs classified right at one half."""
     return ((probability.detach() > 0.5) == (belongs > 0.5)).float().mean()
 
 
@@ -154,13 +154,13 @@ def adam(network: nn.Module, rate: float, decay: float, betas: tuple[float, floa
     return torch.optim.AdamW(groups, rate, betas)
 
 
-def filled(network: nn.Module, form: str, path: str) -> KeyReport:
-    """Fill a network of wav2lip's form from `path`. Raises CheckpointError."""
+def load_public_weights(network: nn.Module, form: str, path: str) -> KeyReport:
+    """Load a network of wav2lip's form from `path`. Raises CheckpointError."""
     if form != "wav2lip":
         raise CheckpointError(f"{path}: init takes wav2lip's own weights, which fit the form 'wav2lip' (preset paper)")
-    return begin_from(network.network if isinstance(network, PublishedExpert) else network, Path(path))
+    return load_public(network.network if isinstance(network, PublishedExpert) else network, Path(path))
 
 
-def begin(network: nn.Module, form: str, path: str) -> None:
-    """`filled`, telling on stderr which keys were found."""
-    print(filled(network, form, path).text(), file=sys.stderr)
+def start_from(network: nn.Module, form: str, path: str) -> None:
+    """`load_public_weights`, with a line on stderr that says which keys were found."""
+    print(load_public_weights(network, form, path).text(), file=sys.stderr)

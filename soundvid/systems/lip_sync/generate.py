@@ -2,12 +2,11 @@
 
 What is made at 96x96 goes back into the full picture at the crop box, under a soft edge. The recommended form puts its
 motion on the box as it stands in the full picture, so what does not move stays sharp; wav2lip's form enlarges what it
-painted.
+made.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -15,109 +14,157 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from soundvid.clips.crop.motion import find_motion
 from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.decode import Framing, Pictures
+from soundvid.media.errors import MediaError
 from soundvid.media.image import read_whole_picture
-from soundvid.media.probe import MediaError, Source, examine
+from soundvid.media.probe import Source, examine
 from soundvid.media.video_writer import MovieWriter
-from soundvid.systems.lip_sync.data import SILENT_DBFS
-from soundvid.systems.lip_sync.make import CHUNK, Maker
-from soundvid.systems.lip_sync.networks import SIZE
-from soundvid.systems.sound_to_video.generate import Generated, Reading, check_target, open_sound
+from soundvid.systems.lip_sync.basis import BasisGenerator
+from soundvid.systems.lip_sync.data import SILENT_DBFS, as_floats, mel_window, reference_of
+from soundvid.systems.lip_sync.networks import SIZE, without_lower_half
+from soundvid.systems.sound_input import SoundReader, open_sound
+from soundvid.systems.spec import Generated, check_target
 from soundvid.training.run import OpenRun
 
-SEEN = 120  # pictures of a video that make its reference
-SOFT = 0.06  # of the box's side: width of the edge under which old and new are mixed
+CHUNK = 50  # frames made at a time: memory does not grow with the sound
+REFERENCES = 120  # pictures of a video that make its reference
+SOFT = 0.06  # of the box's side: width of the edge over which old and new are blended
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the picture as displayed
 
 
-@dataclass(frozen=True)
-class Made(Generated):
-    """What was made, and what the user should know about it."""
+class FrameGenerator:
+    """A trained generator with a reference; evaluation, the run's page and `generate` make their frames with it.
 
-    box: Box
-    notes: tuple[str, ...] = ()
+    Frames are made from the mel of a whole sound, in any order. Which mel columns a frame gets is decided as in
+    training (data.py), so nothing is shifted between them.
+    """
+
+    def __init__(self, system: Any, reference: np.ndarray, mel_of: Mel | None = None) -> None:
+        """`system` is a LipSyncSystem in eval mode; `reference` uint8 `N 96 96 3`, other pictures of the same video."""
+        self.generator, self.device = system.networks["generator"], system.device
+        self.mel_of = mel_of or Mel()
+        self.reference = reference
+        self.whole = isinstance(self.generator, BasisGenerator)  # makes whole pictures, not lower halves
+        self.mean = reference.astype(np.float32).mean(0) / 255  # `96 96 3`
+        if self.whole:
+            with torch.inference_mode():
+                self._reference = torch.from_numpy(reference_of(reference)).to(self.device)[None]
+                self._maps = self.generator.paint(self._reference)
+
+    def make(
+        self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Frames first .. first + count - 1: float32 `count 96 96 3` in [0, 1].
+
+        `mel` (80, columns) is the whole sound's. wav2lip's form also takes `pictures`, uint8 `count 96 96 3`, of which
+        it gets the upper halves; without them the reference's middle picture stands for all.
+        """
+        parts = [
+            self._chunk(mel, fps, k, min(CHUNK, first + count - k), None if pictures is None else pictures[k - first :])
+            for k in range(first, first + count, CHUNK)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, *self.mean.shape), np.float32)
+
+    def _chunk(self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None) -> np.ndarray:
+        with torch.inference_mode():
+            if self.whole:
+                window, columns = mel_window(self.mel_of, mel, first, count, fps, self.generator.hear.reach)
+                weights = self.generator.weights(
+                    torch.from_numpy(window).to(self.device)[None], torch.from_numpy(columns).to(self.device)[None]
+                )
+                made = self.generator.compose(weights, self._maps, self._reference)[0]
+            else:
+                middle = self.reference[len(self.reference) // 2]
+                seen = np.repeat(middle[None], count, axis=0) if pictures is None else pictures[:count]
+                target = torch.from_numpy(as_floats(seen)).to(self.device)
+                other = torch.from_numpy(as_floats(middle[None])).to(self.device).expand_as(target)
+                mels = np.stack([self.mel_of.window_about(mel, k, fps) for k in range(first, first + count)])
+                faces = torch.cat([without_lower_half(target), other], dim=1)
+                made = self.generator(torch.from_numpy(mels).to(self.device)[:, None], faces)
+            return made.float().clamp(0, 1).movedim(1, -1).cpu().numpy()
 
 
 def generate(
-    opened: OpenRun,
-    sound: Path,
+    run: OpenRun,
     target: Path,
     *,
+    sound: Path,
     video: Path | None = None,
     image: Path | None = None,
     box: Box | None = None,
-    whole_box: bool = False,
-    scale: int = 1,
+    whole: bool = False,
+    scale: int | None = None,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
-) -> Made:
+) -> Generated:
     """Write `target` (mp4): `video` (or `image`) speaking `sound`, as long as the sound.
 
-    `box` is where the face or vocal tract is; by default the recipe's fixed one, or what moves in the film where the
-    recipe's box is found from motion, else the largest centred square. Its lower half is made anew, with `whole_box`
-    all of it. A video shorter than the sound begins again; of a longer one the rest is left out. `scale` enlarges the
-    film. Raises SoundvidError with one line.
+    `box` is where the face or vocal tract is; by default the recipe's fixed one, or what moves in the video where the
+    recipe's box is found from motion, else the largest centred square. Its lower half is made anew, with `whole`
+    all of it. A video shorter than the sound starts again; of a longer one the rest is left out. `scale` enlarges the
+    video. Raises SoundvidError with one line.
     """
     given = video or image
     if given is None or (video is not None and image is not None):
-        raise SoundvidError("lip_sync needs one of --video (a film that speaks) and --image (a picture of it)")
-    check_target(target, given, sound)
+        raise SoundvidError("lip_sync needs a speaker: give one of --video and --image (one picture)")
+    check_target(target, ("video",), [given, sound])
     begin = time.monotonic()
-    fps, mel_of = Fraction(opened.config.data["fps"]), Mel()
-    reading = Reading(open_sound(sound), Spectrogram(mel_of.rate, fps))
+    fps, mel_of = Fraction(run.config.data["fps"]), Mel()
+    reader = SoundReader(open_sound(sound), Spectrogram(mel_of.rate, fps))
     try:
-        mel, frames, notes = _heard(reading, mel_of, fps, sound)
-        stage = _Film(video, fps) if video is not None else _Still(given)
-        recipes = opened.config.data.get("crop")
+        mel, frames, notes = _read_sound(reader, mel_of, fps, sound)
+        canvas = _VideoCanvas(video, fps) if video is not None else _ImageCanvas(given)
+        recipes = run.config.data.get("crop")
         if box is None and recipes == "motion":
-            recipes, note = _moving(stage, opened.config.data, given)
+            recipes, note = _moving(canvas, run.config.data, given)
             notes.append(note)
-        place = choose_box(box, recipes, stage.size, given)
-        maker, rest = _look(opened, stage, place)
-        mask = soft_mask(place, stage.size, whole_box)
-        if video is not None and frames > stage.count:
-            notes.append(f"{video}: has {stage.count} pictures, the sound lasts {frames}: it begins again")
-        elif video is not None and frames < stage.count:
-            notes.append(f"{sound}: lasts {frames} pictures of the video's {stage.count}: the rest is left out")
-        size = (stage.size[0] * scale, stage.size[1] * scale)
-        with MovieWriter(target, fps, size, reading.rate, len(reading.channels)) as movie:
+        place = choose_box(box, recipes, canvas.size, given)
+        maker, mean = _prepare(run, canvas, place)
+        mask = soft_mask(place, canvas.size, whole)
+        if video is not None and frames > canvas.count:
+            notes.append(f"{video}: has {canvas.count} pictures, the sound lasts {frames}: it starts again")
+        elif video is not None and frames < canvas.count:
+            notes.append(f"{sound}: lasts {frames} pictures of the video's {canvas.count}: the rest is left out")
+        size = (canvas.size[0] * (scale or 1), canvas.size[1] * (scale or 1))
+        with MovieWriter(target, fps, size, reader.rate, len(reader.channels)) as movie:
             for first in range(0, frames, CHUNK):
                 count = min(CHUNK, frames - first)
-                for picture in _speaking(maker, stage, place, rest, mask, mel, fps, first, count):
+                for picture in _composite(maker, canvas, place, mean, mask, mel, fps, first, count):
                     movie.picture(picture)
-                movie.sound(reading.beside(movie.pictures))
+                movie.sound(reader.sound_until(movie.pictures))
                 progress(float(movie.pictures / fps), float(frames / fps))
-            movie.sound(reading.beside(None))
-            seconds = movie.samples / reading.rate
+            movie.sound(reader.sound_until(None))
+            seconds = movie.samples / reader.rate
     except MediaError as error:
         raise SoundvidError(f"{given}: {error.message}") from error
     except OSError as error:
         raise SoundvidError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
-        reading.close()
-    wall, damage = time.monotonic() - begin, len(reading.heard.damage)
-    return Made(target, frames, seconds, *size, wall, damage, place, tuple(notes))
+        reader.close()
+    wall, damage = time.monotonic() - begin, len(reader.analysed.damage)
+    return Generated(target, seconds, wall, frames, *size, damage, tuple(notes))
 
 
-def _heard(reading: Reading, mel_of: Mel, fps: Fraction, path: Path) -> tuple[np.ndarray, int, list[str]]:
+def _read_sound(reader: SoundReader, mel_of: Mel, fps: Fraction, path: Path) -> tuple[np.ndarray, int, list[str]]:
     """The mel of a whole sound, the pictures that cover it, and a note where it is silent."""
     blocks, rate, at = [], mel_of.rate, 0
-    while (end := reading.heard.end) is None or at < end:
-        blocks.append(reading.heard.read(at, at + 10 * rate).samples)
+    while (end := reader.analysed.end) is None or at < end:
+        blocks.append(reader.analysed.read(at, at + 10 * rate).samples)
         at += 10 * rate
-    whole = np.concatenate(blocks)[: reading.end_of(reading.heard)] if blocks else np.zeros(0, np.float32)
+    whole = np.concatenate(blocks)[: reader.end_of(reader.analysed)] if blocks else np.zeros(0, np.float32)
     if not len(whole):
         raise SoundvidError(f"{path}: its sound track is empty")
     silent = 20 * np.log10(np.abs(whole).max() + 1e-9) <= SILENT_DBFS
-    notes = [f"{path}: is silent: the mouth stays at rest"] if silent else []
+    notes = [f"{path}: is silent: the mouth does not move"] if silent else []
     return mel_of(whole, rate), ceil(len(whole) * fps / rate), notes
 
 
-class _Still:
+class _ImageCanvas:
     """One picture, for as long as wanted."""
 
     count = 1
@@ -131,8 +178,8 @@ class _Still:
         yield from (self.picture for _ in places)
 
 
-class _Film:
-    """The pictures of a video as displayed, uint8 `H W 3` RGB, on the grid of `fps`; over its end it begins again."""
+class _VideoCanvas:
+    """The pictures of a video as displayed, uint8 `H W 3` RGB, on the grid of `fps`; after its end it starts again."""
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self.source: Source = examine(path)
@@ -156,13 +203,13 @@ class _Film:
             yield frame.to_ndarray(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG")
 
 
-def _moving(stage: "_Film | _Still", facts: dict[str, Any], path: Path) -> tuple[list[int] | None, str]:
-    """The box that motion finds in a film, as it did in the recordings that the run learnt from; and what to tell."""
-    why = "one picture tells none"
-    if isinstance(stage, _Film):
+def _moving(canvas: "_VideoCanvas | _ImageCanvas", facts: dict[str, Any], path: Path) -> tuple[list[int] | None, str]:
+    """The box that motion finds in a video, as it did in the training's recordings; and a note for the user."""
+    why = "one picture has none"
+    if isinstance(canvas, _VideoCanvas):
         lower = facts.get("motion_in") == "lower_half"
         try:
-            box = find_motion(stage.source, (SIZE, SIZE), facts.get("motion_share", 0.9), lower=lower).box
+            box = find_motion(canvas.source, (SIZE, SIZE), facts.get("motion_share", 0.9), lower=lower).box
             return list(box), f"{path}: what moves lies in the box {','.join(map(str, box))}; --box takes another"
         except MediaError as error:
             if error.code != "no_motion":
@@ -189,30 +236,30 @@ def choose_box(given: Box | None, recipes: object, size: tuple[int, int], path: 
 
 
 def small(picture: np.ndarray, box: Box) -> np.ndarray:
-    """The box as the networks see it: uint8 `96 96 3`."""
+    """The box as the networks get it: uint8 `96 96 3`."""
     x, y, w, h = box
     shrinks = min(w, h) > SIZE
     cut = np.ascontiguousarray(picture[y : y + h, x : x + w])
     return cv2.resize(cut, (SIZE, SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _look(opened: OpenRun, stage: "_Film | _Still", box: Box) -> tuple[Maker, np.ndarray]:
-    """The generator with its reference, and the box at rest: float32 `h w 3` in [0, 1], at full size."""
+def _prepare(run: OpenRun, canvas: "_VideoCanvas | _ImageCanvas", box: Box) -> tuple[FrameGenerator, np.ndarray]:
+    """The generator with its reference, and the mean of the box: float32 `h w 3` in [0, 1], at full size."""
     x, y, w, h = box
-    step = max(1, stage.count // SEEN)
-    seen, rest, count = [], np.zeros((h, w, 3), np.float64), 0
-    for picture in stage.pictures(range(0, stage.count, step)):
+    step = max(1, canvas.count // REFERENCES)
+    seen, total, count = [], np.zeros((h, w, 3), np.float64), 0
+    for picture in canvas.pictures(range(0, canvas.count, step)):
         seen.append(small(picture, box))
-        rest += picture[y : y + h, x : x + w]
+        total += picture[y : y + h, x : x + w]
         count += 1
-    return Maker(opened.system, np.stack(seen)), (rest / (255 * count)).astype(np.float32)
+    return FrameGenerator(run.system, np.stack(seen)), (total / (255 * count)).astype(np.float32)
 
 
-def _speaking(
-    maker: Maker,
-    stage: "_Film | _Still",
+def _composite(
+    maker: FrameGenerator,
+    canvas: "_VideoCanvas | _ImageCanvas",
     box: Box,
-    rest: np.ndarray,
+    mean: np.ndarray,
     mask: np.ndarray,
     mel: np.ndarray,
     fps: Fraction,
@@ -221,11 +268,11 @@ def _speaking(
 ) -> Iterator[np.ndarray]:
     """Full pictures first .. first + count - 1 with the box made anew under the mask."""
     x, y, w, h = box
-    whole = list(stage.pictures(range(first, first + count)))
+    whole = list(canvas.pictures(range(first, first + count)))
     made = maker.make(mel, fps, first, count, np.stack([small(p, box) for p in whole]))
     for picture, new in zip(whole, made, strict=True):
         if maker.whole:
-            new = rest + cv2.resize(new - maker.rest, (w, h), interpolation=cv2.INTER_CUBIC)
+            new = mean + cv2.resize(new - maker.mean, (w, h), interpolation=cv2.INTER_CUBIC)
         else:
             new = cv2.resize(new, (w, h), interpolation=cv2.INTER_CUBIC)
         out = picture.copy()
@@ -246,12 +293,3 @@ def soft_mask(box: Box, size: tuple[int, int], whole_box: bool) -> np.ndarray:
     rows = np.minimum((down - top) / soft_h, (bottom - down) / soft_h).clip(0, 1)
     columns = np.minimum((across - left) / soft_w, (right - across) / soft_w).clip(0, 1)
     return (rows[:, None] * columns[None])[..., None].astype(np.float32)
-
-
-def parse_box(text: str) -> Box:
-    """`x,y,width,height`. Raises SoundvidError."""
-    parts = text.split(",")
-    if len(parts) != 4 or not all(p.strip().lstrip("-").isdigit() for p in parts):
-        raise SoundvidError(f"--box {text}: give x,y,width,height in pixels, such as 96,40,160,160")
-    x, y, w, h = (int(p) for p in parts)
-    return x, y, w, h

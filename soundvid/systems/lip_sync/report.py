@@ -1,4 +1,4 @@
-"""What system 4 shows on the page of its run: pairs that play, kymographs, the paper's figure 3, the sync expert."""
+"""What lip_sync adds to the page of its run: pairs that play, kymographs, the paper's figure 3, the sync expert."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,12 +7,11 @@ import numpy as np
 from markupsafe import Markup
 
 from soundvid.media.encode import encode_jpeg
+from soundvid.reports.comparison import INPUT, jpeg, side_by_side, video_bytes
 from soundvid.reports.figures import data_uri, magma, png, spectrogram, time_ticks
-from soundvid.reports.run_page import PageRun
-from soundvid.reports.section import Section
+from soundvid.reports.run_page import PageRun, Section
 from soundvid.reports.version_page import environment
 from soundvid.systems.lip_sync.evaluate import Example, examples
-from soundvid.systems.sound_to_video.figures import INPUT, jpeg, movie_bytes, side_by_side
 
 PAIRS = 3  # clips of each condition that play beside the original
 STILLS = 5  # pairs of pictures of each of them
@@ -20,7 +19,7 @@ GREY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownClip:
     """A clip that plays, over its kymographs; pictures as data URIs."""
 
     row: dict[str, Any]
@@ -40,9 +39,7 @@ class Shown:
 
 
 def sections(run: PageRun) -> list[Section]:
-    """Made anew with the run's networks; none where there is no checkpoint, or the clips are gone."""
-    if run.opened is None or run.release is None:
-        return []
+    """Made with the run's networks from clips that it did not learn from."""
     shown = gallery(run)
     template: Any = (
         environment()
@@ -54,7 +51,7 @@ def sections(run: PageRun) -> list[Section]:
             "clips",
             "Clips",
             "Real and generated",
-            f"Held-out clips of '{run.held_out}', left as recorded, right from the sound. Below each its kymograph: a "
+            f"Clips of '{run.held_out}', left as recorded, right from the sound. Below each its kymograph: a "
             "column of pixels from picture to picture, so that what moves draws a line; real, generated, the sound.",
             Markup(template.pairs()),
             first=True,
@@ -72,12 +69,12 @@ def sections(run: PageRun) -> list[Section]:
             "Sync expert",
             "The sync expert",
             "Trained first: do five frames and 200 ms of sound belong together?",
-            Markup(template.told()),
+            Markup(template.sync_expert()),
         ),
     ]
 
 
-def gallery(run: PageRun) -> list[Shown]:
+def gallery(run: PageRun) -> list[ShownClip]:
     """Up to three clips of each condition, the loudest: where somebody speaks. Chosen before anything is generated."""
     assert run.opened is not None
     clips = run.opened.clips(run.held_out)
@@ -91,7 +88,7 @@ def gallery(run: PageRun) -> list[Shown]:
     return [_shown(example, clips.sound(index)) for index, example in zip(chosen, made, strict=True)]
 
 
-def _shown(example: Example, sound: np.ndarray) -> Shown:
+def _shown(example: Example, sound: np.ndarray) -> ShownClip:
     row, seconds = example.row, len(sound) / example.row["sample_rate"]
     column = liveliest(example.reference)
     image = example.mean[0].copy()
@@ -99,7 +96,7 @@ def _shown(example: Example, sound: np.ndarray) -> Shown:
     frames = [side_by_side(a, b) for a, b in zip(example.real, example.generated, strict=True)]
     count = min(STILLS, len(frames))
     at = [(2 * k + 1) * len(frames) // (2 * count) for k in range(count)]
-    return Shown(
+    return ShownClip(
         row=row,
         condition=example.condition,
         image=jpeg(image),
@@ -109,7 +106,7 @@ def _shown(example: Example, sound: np.ndarray) -> Shown:
         stills=[(jpeg(example.real[k]), jpeg(example.generated[k])) for k in at],
         seconds=seconds,
         column=column,
-        video=data_uri("video/mp4", movie_bytes(frames, sound, row["sample_rate"], example.fps)),
+        video=data_uri("video/mp4", video_bytes(frames, sound, row["sample_rate"], example.fps)),
         poster=data_uri("image/jpeg", encode_jpeg(frames[len(frames) // 2], 6)),
         width=frames[0].shape[1],
         height=frames[0].shape[0],
@@ -135,10 +132,11 @@ def _strip(picture: np.ndarray) -> str:
 
 
 def expert(run: PageRun) -> dict[str, Any] | None:
-    """How well the expert tells held-out pairs, and whether the generator was made to listen to it."""
-    from soundvid.training.run import RunFolder
-
-    folder = RunFolder(run.path / "expert")
+    """How well the expert does on validation pairs, and whether the generator was trained against it."""
+    opened = run.opened.earlier.get("expert") if run.opened is not None else None
+    if opened is None:
+        return None
+    folder = opened.folder
     lines = [line for line in folder.log() if line.get("kind") == "validation" and "loss" in line]
     if not lines:
         return None

@@ -1,11 +1,10 @@
-"""The generator with its two discriminators: wav2lip's form and losses, and the recommended form under the same roof.
+"""The generator with its two discriminators: wav2lip's form and losses, and the recommended form.
 
 Source: Prajwal et al. (2020), section 3: loss = s * sync + d * quality + (1 - s - d) * L1, d = 0.07, s = 0 until the
 evaluated sync loss falls below 0.75, then 0.03.
 """
 
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.nn import functional
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.config import LipSyncConfig
 from soundvid.systems.lip_sync.data import principal_motion
-from soundvid.systems.lip_sync.expert import adam, begin, cross_entropy
+from soundvid.systems.lip_sync.expert import adam, cross_entropy, start_from
 from soundvid.systems.lip_sync.networks import (
     MEL_COLUMNS,
     WINDOW,
@@ -25,6 +24,9 @@ from soundvid.systems.lip_sync.networks import (
     without_lower_half,
 )
 from soundvid.training.system import Batch, Metrics, System, frozen
+
+if TYPE_CHECKING:
+    from soundvid.training.run import OpenRun
 
 
 class LipSyncSystem(System):
@@ -52,12 +54,12 @@ class LipSyncSystem(System):
         self.sync_counts = False  # has the evaluated sync loss fallen below the threshold?
 
     def prepare(self, examples: Any) -> None:
-        """Begin from the public checkpoint where `init` names it, the basis form from how the videos move."""
+        """Start from the public checkpoint where `init` names it, the basis form from how the videos move."""
         generator = self.networks["generator"]
         if self.config.init:
-            begin(generator, self.config.form, self.config.init)
+            start_from(generator, self.config.form, self.config.init)
         if isinstance(generator, BasisGenerator):
-            generator.begin_with(torch.from_numpy(principal_motion(examples.pieces, self.config.maps)).to(self.device))
+            generator.begin_with(torch.from_numpy(principal_motion(examples.cache, self.config.maps)).to(self.device))
 
     def to(self, device: str | torch.device) -> None:
         super().to(device)
@@ -79,7 +81,7 @@ class LipSyncSystem(System):
         """The pictures of a batch's sound: `B T 3 H W`, wav2lip's in [0, 1], the basis form's about that."""
         generator = self.call["generator"]
         if self.config.form == "basis":
-            return generator(batch["heard"], batch["columns"], batch["reference"])
+            return generator(batch["mel_window"], batch["columns"], batch["reference"])
         frames, reference = batch["frames"].float() / 255, batch["reference"].float() / 255
         faces = torch.cat([without_lower_half(frames), reference], dim=2)
         made = generator(batch["mels"].flatten(0, 1), faces.flatten(0, 1))
@@ -99,7 +101,7 @@ class LipSyncSystem(System):
             metrics["sync"] = sync.detach()
         if d:
             with frozen(self.networks["quality"]):
-                quality = believed(self.call["quality"](halves(made)), True)
+                quality = gan_bce(self.call["quality"](halves(made)), True)
             loss = loss + d * quality
             metrics["quality"] = quality.detach()
         if config.ssim_weight:
@@ -108,13 +110,13 @@ class LipSyncSystem(System):
             metrics["ssim"] = likeness.detach()
         metrics["gradient"] = self.update("generator", loss, clip=1.0 if config.form == "basis" else None)
         if d:
-            metrics |= self._judge(frames, made.detach())
+            metrics |= self._discriminator_step(frames, made.detach())
         return metrics | {"loss": loss.detach()}
 
-    def _judge(self, frames: Tensor, made: Tensor) -> Metrics:
+    def _discriminator_step(self, frames: Tensor, made: Tensor) -> Metrics:
         """A step of the quality discriminator."""
         real, fake = self.call["quality"](halves(frames)), self.call["quality"](halves(made))
-        loss = believed(real, True) + believed(fake, False)
+        loss = gan_bce(real, True) + gan_bce(fake, False)
         self.update("quality", loss)
         right = ((real > 0).float().mean() + (fake < 0).float().mean()) / 2
         return {"quality_loss": loss.detach(), "quality_accuracy": right.detach()}
@@ -123,20 +125,20 @@ class LipSyncSystem(System):
         frames = batch["frames"].float() / 255
         made = self.made(batch).clamp(0, 1)
         wanted, found = lower_half(frames), lower_half(made)
-        rest = lower_half(self._at_rest(batch, frames))
+        still = lower_half(self._mean_frame(batch, frames))
         error = ((wanted - found) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
-        error_at_rest = ((wanted - rest) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
+        error_of_mean = ((wanted - still) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
         metrics = {
             "l1": (made - frames).abs().mean(),
             "nmse": error.mean(),
-            "nmse_reference": error_at_rest.mean(),  # what standing still would get
+            "nmse_reference": error_of_mean.mean(),  # of the mean frame, repeated
             "ssim": ssim(found, wanted),
         }
         if self.expert is not None:
             metrics["sync"] = self.sync_loss(made, batch, place=0)
         return metrics
 
-    def _at_rest(self, batch: Batch, frames: Tensor) -> Tensor:
+    def _mean_frame(self, batch: Batch, frames: Tensor) -> Tensor:
         """The mean of the reference, in every frame."""
         if self.config.form == "basis":
             return batch["reference"][:, None, :3].expand_as(frames)
@@ -146,17 +148,17 @@ class LipSyncSystem(System):
         frames = batch["frames"].float() / 255
         with torch.no_grad():
             made = self.made(batch).clamp(0, 1)
-        rows = {"input": self._at_rest(batch, frames), "generated": made, "real": frames}
+        rows = {"input": self._mean_frame(batch, frames), "generated": made, "real": frames}
         return {name: pictures[:PREVIEWED] for name, pictures in rows.items()}
 
     def sync_loss(self, made: Tensor, batch: Batch, place: int) -> Tensor:
-        """What the expert says to five of the made frames; `place` picks them where there are more."""
+        """The expert's loss on five of the made frames; `place` picks them where there are more."""
         assert self.expert is not None
         first = place * WINDOW % (made.shape[1] - WINDOW + 1)
         if self.config.form == "basis":
             middle = batch["columns"][:, first + WINDOW // 2]
             at = middle[:, None] - MEL_COLUMNS // 2 + torch.arange(MEL_COLUMNS, device=middle.device)
-            sound = batch["heard"]
+            sound = batch["mel_window"]
             mel = sound.gather(2, at[:, None].expand(-1, sound.shape[1], -1))[:, None]
         else:
             mel = batch["mel"]
@@ -164,7 +166,7 @@ class LipSyncSystem(System):
         return cross_entropy(probability, torch.ones_like(probability))
 
     def validated(self, numbers: dict[str, float]) -> None:
-        """The sync loss begins to count once its mean over held-out clips is below the threshold (and goes on)."""
+        """The sync loss counts from the first time its mean over validation clips is below the threshold."""
         self.sync_counts |= numbers.get("sync", float("inf")) < self.config.sync_below
 
     def _set_rate(self, step: int) -> None:
@@ -181,31 +183,25 @@ def make_generator(config: LipSyncConfig) -> nn.Module:
     return BasisGenerator(config.maps, config.width, config.dilations, config.channels, config.dropout)
 
 
-def find_expert(config: LipSyncConfig, run: Path | None) -> nn.Module | None:
-    """The trained expert of a run; None where there is none, or where it cannot tell better than chance."""
-    from soundvid.training.run import open_run
-
-    if run is None or not (run / "expert" / "config.json").is_file():
+def usable_expert(config: LipSyncConfig, expert: "OpenRun | None") -> nn.Module | None:
+    """The network of a trained sync expert; None where there is none, or where it is not better than chance."""
+    if expert is None or (expert.best is not None and expert.best >= config.chance):
         return None
-    opened = open_run(run, stage="expert")
-    losses = [row["loss"] for row in opened.folder.log() if row.get("kind") == "validation" and "loss" in row]
-    if losses and min(losses) >= config.chance:
-        return None
-    return opened.system.networks["expert"]
+    return expert.system.networks["expert"]
 
 
 def halves(frames: Tensor) -> Tensor:
-    """`B T 3 H W` -> `BT 3 H/2 W`: what the quality discriminator sees."""
+    """`B T 3 H W` -> `BT 3 H/2 W`: what the quality discriminator gets."""
     return lower_half(frames).flatten(0, 1)
 
 
-def believed(logits: Tensor, real: bool) -> Tensor:
-    """Cross-entropy of calling all of them real, or made; float32."""
+def gan_bce(logits: Tensor, real: bool) -> Tensor:
+    """Binary cross-entropy of a discriminator's logits against all real, or all generated; float32."""
     wanted = torch.full_like(logits, float(real), dtype=torch.float32)
     return functional.binary_cross_entropy_with_logits(logits.float(), wanted)
 
 
-PREVIEWED = 4  # stretches in the picture of a run
+PREVIEWED = 4  # examples in the preview grid
 EMPTY = 1e-6  # energy of a black picture: keeps a ratio finite
 
 

@@ -1,45 +1,44 @@
-"""Beginning from a public checkpoint: wav2lip.pth or lipsync_expert.pth, read without executing anything in it."""
+"""Starting from a public checkpoint: wav2lip.pth or lipsync_expert.pth, read without executing anything in it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from soundvid.training.checkpoint import CheckpointError, load_foreign
+from soundvid.training.checkpoint import CheckpointError, load_external
 
 LISTED = 3  # keys that a message names
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Which parameters were found: `loaded`, `missing` (stay as they were), `foreign` (in the file, not in here)."""
+    """Which parameters were found: `loaded`, `missing` (stay as they were), `unexpected` (only in the file)."""
 
     path: Path
     loaded: list[str]
     missing: list[str]
-    foreign: list[str]
+    unexpected: list[str]
 
     def text(self) -> str:
         parts = [f"{len(self.loaded)} tensors loaded"]
-        parts += [
-            f"{len(k)} {name} ({_some(k)})" for name, k in (("missing", self.missing), ("foreign", self.foreign)) if k
-        ]
+        others = {"missing": self.missing, "unexpected": self.unexpected}
+        parts += [f"{len(keys)} {name} ({_some(keys)})" for name, keys in others.items() if keys]
         return f"{self.path}: " + ", ".join(parts)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a public checkpoint by name, without the "module." that several GPUs leave in front."""
-    return {name.removeprefix("module."): tensor for name, tensor in load_foreign(path).items()}
+    return {name.removeprefix("module."): tensor for name, tensor in load_external(path).items()}
 
 
-def begin_from(network: nn.Module, path: Path) -> KeyReport:
-    """Fill a network of wav2lip's form from a public checkpoint; its BGR channels become our RGB.
+def load_public(network: nn.Module, path: Path) -> KeyReport:
+    """Load a network of wav2lip's form from a public checkpoint; its BGR channels become our RGB.
 
     Raises CheckpointError where a tensor has another shape, or where less than half of the network is in the file.
     """
     tensors, own = read_checkpoint(path), network.state_dict()
     loaded = [k for k in own if k in tensors]
-    missing, foreign = [k for k in own if k not in tensors], [k for k in tensors if k not in own]
+    missing, unexpected = [k for k in own if k not in tensors], [k for k in tensors if k not in own]
     odd = next((k for k in loaded if tensors[k].shape != own[k].shape), None)
     if odd:
         there, here = tuple(tensors[odd].shape), tuple(own[odd].shape)
@@ -48,11 +47,11 @@ def begin_from(network: nn.Module, path: Path) -> KeyReport:
         )
     if len(loaded) * 2 < len(own):
         raise CheckpointError(
-            f"{path}: only {len(loaded)} of {len(own)} tensors are in it (missing: {_some(missing)}; foreign: "
-            f"{_some(foreign) or 'none'}): another network's weights"
+            f"{path}: only {len(loaded)} of {len(own)} tensors are in it (missing: {_some(missing)}; "
+            f"unexpected: {_some(unexpected) or 'none'}): another network's weights"
         )
     network.load_state_dict({k: as_rgb(k, tensors[k]) for k in loaded}, strict=False)
-    return KeyReport(path, loaded, missing, foreign)
+    return KeyReport(path, loaded, missing, unexpected)
 
 
 def as_rgb(name: str, tensor: Tensor) -> Tensor:

@@ -1,20 +1,74 @@
 """System 1: a video from one image and a sound (ja and en papers, "image and sound to video")."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soundvid.systems.sound_to_video.config import PRESETS, Config
-from soundvid.systems.sound_to_video.examples import SoundToVideoExamples
-from soundvid.systems.sound_to_video.system import SoundToVideo
-from soundvid.training.stage import Definition, Stage
+from soundvid.systems.spec import EvaluationOptions, Generated, Option, SystemSpec
+from soundvid.training.system import Examples, Purpose, Stage, System
+
+if TYPE_CHECKING:
+    from soundvid.metrics.table import Evaluation
+    from soundvid.reports.run_page import PageRun, Section
+    from soundvid.store.load import Clips
+    from soundvid.training.run import OpenRun
 
 
-def _make(config: Config, facts: dict[str, Any], run: Path | None) -> SoundToVideo:
+def _examples(config: Config, clips: "Clips", purpose: Purpose) -> Examples:
+    from soundvid.systems.sound_to_video.data import SoundToVideoExamples
+
+    return SoundToVideoExamples(config, clips, purpose)
+
+
+def _make(config: Config, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> System:
+    from soundvid.systems.sound_to_video.system import SoundToVideo
+
     return SoundToVideo(config, facts)
 
 
-definition = Definition(
-    "sound_to_video",
-    "one image + sound -> video",
-    (Stage("sound_to_video", PRESETS, SoundToVideoExamples, _make),),
-)
+def _generate(run: "OpenRun", target: Path, **given: Any) -> Generated:
+    from soundvid.systems.sound_to_video.generate import generate_with_run
+
+    return generate_with_run(run, target, **given)
+
+
+def _evaluate(run: "OpenRun", split: str, options: EvaluationOptions) -> "Evaluation":
+    from soundvid.systems.sound_to_video.evaluate import evaluate_run
+
+    return evaluate_run(run, split, options)
+
+
+def _report(run: "PageRun") -> "list[Section]":
+    from soundvid.systems.sound_to_video.report import sections
+
+    return sections(run)
+
+
+spec = SystemSpec(
+    name="sound_to_video",
+    summary="one image + sound -> video",
+    stages=(Stage("sound_to_video", PRESETS, _examples, _make),),
+    inputs=(
+        Option("image", "image", "PNG, JPEG, WebP ...; of a video its first picture. Its middle is taken.",
+               required=True, short="-i"),
+        Option("sound", "sound", "WAV, FLAC, MP3, M4A, Ogg ..., or a video's sound track; of any length.",
+               required=True, short="-s"),
+        Option("scale", "integer", "enlarge the pictures this many times.", least=1),
+        Option("size", "integer", "pixels a side instead.", least=16, most=4096),
+        Option("whole", "flag", "the whole square of the image, not the training's crop of it."),
+    ),
+    outputs=("video",),
+    generate=_generate,
+    evaluate=_evaluate,
+    report=_report,
+    charts=(
+        (r"(^|[_/])(real|fake|wrong)([_/]|$)", "Discriminators: how real they take what is real, and what is not"),
+        (r"accuracy", "Accuracy of the discriminators"),
+        (r"^share_", "Share of each loss in the gradient at the generated pictures"),
+        (r"^l1$", "L1"),
+        (r"^adversarial|^discriminator_(image|video)$|^squared$", "Losses"),
+    ),
+    validation_charts=((r"^l1", "Validation L1"), (r"correlation", "Validation correlations")),
+    usage="--image face.jpg --sound voice.wav --out video.mp4 --scale 4",
+)  # fmt: skip

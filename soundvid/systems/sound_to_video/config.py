@@ -8,13 +8,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from soundvid.training.stage import Options
+from soundvid.training.system import Options
 
 
 class Config(Options):
     """System 1 and its training."""
 
-    # What a step sees
+    # What a step learns from
     frames: int = Field(
         100,
         ge=2,
@@ -24,7 +24,7 @@ class Config(Options):
         None,
         ge=2,
         description="of those, how many a step generates, in chunks at random places; null: all that fill whole "
-        "chunks (of 100: 100 in chunks of 5, 96 of 16; papers: all). A CPU takes fewer; the sound encoder hears the "
+        "chunks (of 100: 100 in chunks of 5, 96 of 16; papers: all). A CPU takes fewer; the sound encoder gets the "
         "whole clip all the same",
     )
     crop: float = Field(

@@ -16,14 +16,17 @@ import numpy as np
 
 from soundvid.errors import SoundvidError
 from soundvid.metrics import baselines, frechet
+from soundvid.metrics.accumulator import ClipName, Features, MetricAccumulator, OtherSounds
+from soundvid.metrics.i3d import FEWEST
 from soundvid.metrics.table import Evaluation, Kind, Table
-from soundvid.metrics.tally import ClipName, Features, OtherSounds, Tally
-from soundvid.systems.sound_to_video.swapped_sound import Swap
+from soundvid.systems.sound_to_video.swapped_audio import SwappedAudioTest
+from soundvid.systems.spec import EvaluationOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from soundvid.store.load import Clips
+    from soundvid.training.run import OpenRun
 
 # (images `B 3 H W` in [-1, 1], raw spectrogram magnitudes `B N bins`) -> frames `B N 3 H W` in [-1, 1]
 Predict = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -84,6 +87,33 @@ class CentreClips:
         return self.clips.spectrogram(self._place(index))
 
 
+def evaluate_run(run: "OpenRun", split: str, options: EvaluationOptions) -> Evaluation:
+    """Every table of a run's split. FVD and KVD are left out where a clip is too short for their network."""
+    system: Any = run.system
+    clips = CentreClips(run.clips(split), system.config.size, system.config.crop, most=options.clips)
+    train = CentreClips(run.clips(run.config.splits["train"]), system.config.size, system.config.crop)
+    features, without = options.features, options.without_features
+    if features is not None and min(r["frames"] for c in (clips, train) for r in c.clips.rows) < FEWEST:
+        features, without = None, f"clips of fewer than {FEWEST} frames"
+
+    def predict(images: "Tensor", spectrogram: "Tensor") -> "Tensor":
+        return system.generate(images.to(options.device), spectrogram.to(options.device))
+
+    return evaluate(
+        predict,
+        clips,
+        train=train,
+        name=f"{run.config.system} {run.config.preset}",
+        split=split,
+        batch=options.batch,
+        truth=options.truth,
+        features=features,
+        without_features=without,
+        notes=options.notes,
+        progress=options.progress,
+    )
+
+
 def evaluate(
     predict: Predict,
     clips: Measurable,
@@ -103,20 +133,22 @@ def evaluate(
     """Generate every clip from its first picture and its sound, and again with another clip's sound; measure both.
 
     `train` gives the mean frame and, where there is a network for FVD, the real-against-real floor. `truth` knows the
-    frames of a drawn clip's events. `features` and `without_features` are Tally's. The same arguments give the same
-    numbers; random states are as they were afterwards. Raises SoundvidError where `predict` answers in another shape.
+    frames of a drawn clip's events. `features` and `without_features` are MetricAccumulator's. The same arguments give
+    the same numbers; random states are restored afterwards. Raises SoundvidError where `predict` returns another shape.
     """
     if not len(clips):
-        raise SoundvidError(f"evaluate: there is no clip in '{split}'")
+        raise SoundvidError(f"evaluate: there is no clip in '{split}'; take another --split")
     mean = baselines.repeated(baselines.mean_frame(train.video, len(train)))
-    hears_nothing = {baselines.COPY: baselines.copy_first, baselines.MEAN: mean}
-    kinds: dict[str, Kind] = {name: "system", **dict.fromkeys(hears_nothing, "baseline")}
-    tally = Tally(kinds, fps=float(clips.fps), features=features, without_features=without_features, seed=seed)
-    swap = Swap()
+    baseline_of = {baselines.COPY: baselines.copy_first, baselines.MEAN: mean}
+    kinds: dict[str, Kind] = {name: "system", **dict.fromkeys(baseline_of, "baseline")}
+    accumulator = MetricAccumulator(
+        kinds, fps=float(clips.fps), features=features, without_features=without_features, seed=seed
+    )
+    swap = SwappedAudioTest()
     names = [clips.name(i) for i in range(len(clips))]
     others = OtherSounds(names, seed + 1)
     partners = [next(iter(others.of(i, 1)), None) for i in range(len(names))]
-    tell = progress or (lambda done, total: None)
+    report = progress or (lambda done, total: None)
     with fixed_random(seed):
         for start in range(0, len(names), batch):
             chosen = range(start, min(start + batch, len(names)))
@@ -125,25 +157,25 @@ def evaluate(
             made = generate(predict, [v[0] for v in real], sound)
             for i, video, spectrogram, generated in zip(chosen, real, sound, made, strict=True):
                 ours = {name: generated[: len(video)]}
-                copies = {other: make(video[0], len(video)) for other, make in hears_nothing.items()}
+                copies = {other: make(video[0], len(video)) for other, make in baseline_of.items()}
                 events = truth(names[i]) if truth is not None else None
-                tally.add(names[i], video, {**ours, **copies}, spectrogram=spectrogram, events=events)
+                accumulator.add(names[i], video, {**ours, **copies}, spectrogram=spectrogram, events=events)
             swapped = [(i, p, v[0]) for i, v in zip(chosen, real, strict=True) if (p := partners[i]) is not None]
             again = generate(predict, [v for _, _, v in swapped], [clips.spectrogram(p) for _, p, _ in swapped])
             for (i, partner, _), video in zip(swapped, again, strict=True):
                 swap.add(i, partner, video)
-            tell(chosen.stop, len(names))
+            report(chosen.stop, len(names))
     if features is not None:
         for i in _apart(train, names):
-            tally.add_floor(train.video(i))
+            accumulator.add_floor(train.video(i))
     count = min(len(train), baselines.MEAN_CLIPS)
-    notes = (COPY_NOTE, MEAN_NOTE.format(count=count), *_sets_note(tally), *notes)
-    tables = [Table(f"Quality on '{split}'", tally.rows(), notes)]
+    notes = (COPY_NOTE, MEAN_NOTE.format(count=count), *_sets_note(accumulator), *notes)
+    tables = [Table(f"Quality on '{split}'", accumulator.rows(), notes)]
     if swap.pairs:
         pairing = "each clip's first picture with the sound of a clip of another source, or of another moment"
-        tables.append(Table(f"Swapped sound on '{split}'", swap.rows(name, tally), (pairing,)))
+        tables.append(Table(f"Swapped sound on '{split}'", swap.rows(name, accumulator), (pairing,)))
     sources = len({n.source for n in names})
-    return Evaluation(split, len(names), sources, tuple(tables), context or {}, tuple(tally.per_clip()))
+    return Evaluation(split, len(names), sources, tuple(tables), context or {}, tuple(accumulator.per_clip()))
 
 
 def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:
@@ -153,17 +185,17 @@ def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:
     return [free[i * len(free) // len(names)] for i in range(len(names))] if len(free) >= len(names) else []
 
 
-def _sets_note(tally: Tally) -> list[str]:
-    if tally.features is None:
+def _sets_note(accumulator: MetricAccumulator) -> list[str]:
+    if accumulator.features is None:
         return []
+    count = len(accumulator.clips)
     floor = (
-        f"compare it with the floor of the same N ({len(tally.floor)} training clips), not with other papers"
-        if tally.floor
+        f"compare it with the floor of the same N ({len(accumulator.floor)} training clips), not with other papers"
+        if accumulator.floor
         else "there is no floor of the same N to compare it with"
     )
-    return [f"fvd and kvd with N = {len(tally.clips)} on each side; with few clips fvd is mostly bias: {floor}"] + (
-        [f"fvd: fewer than {frechet.ENOUGH} clips say little"] if len(tally.clips) < frechet.ENOUGH else []
-    )
+    notes = [f"fvd and kvd with N = {count} on each side; with few clips fvd is mostly bias: {floor}"]
+    return notes + ([f"fvd: fewer than {frechet.ENOUGH} clips say little"] if count < frechet.ENOUGH else [])
 
 
 def generate(predict: Predict, images: Sequence[np.ndarray], spectrograms: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -183,7 +215,7 @@ def generate(predict: Predict, images: Sequence[np.ndarray], spectrograms: Seque
         if tuple(frames.shape) != wanted:
             raise SoundvidError(f"evaluate: the predictor gave frames of shape {tuple(frames.shape)}, not {wanted}")
         if not bool(torch.isfinite(frames).all()):
-            raise SoundvidError("evaluate: the predictor gave frames that are not finite numbers; was it trained well?")
+            raise SoundvidError("evaluate: the predictor's frames are not finite numbers; take another checkpoint")
         stored = ((frames + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
         made.update(zip(places, stored, strict=True))
     return [made[place] for place in range(len(spectrograms))]

@@ -1,38 +1,33 @@
-"""The papers' figures of system 1 and its playable pairs, made with a run's networks from held-out clips.
+"""The papers' figures of sound_to_video and its pairs that play, made with a run's networks from held-out clips.
 
 A fixed sound with several images, a fixed image with several sounds; every 20th picture; waveform above; the input
 image framed green, real pictures red, generated ones orange.
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.video_writer import MovieWriter
 from soundvid.metrics.motion import motion_energy
+from soundvid.reports.comparison import jpeg, side_by_side, video_bytes
 from soundvid.reports.figures import Row, data_uri, sheet_frames, spread, time_ticks, waveform
 from soundvid.store.load import Augment, Clips
-from soundvid.systems.sound_to_video.generate import CHUNK, Model
+from soundvid.systems.sound_input import CHUNK
+from soundvid.systems.sound_to_video.generate import Model
 
 PAIRS = 4  # clips that play beside the original
 SWAPPED = 2  # of them played once more, with the sound of another clip
 ACROSS = 3  # images, or sounds, that stand against a fixed one
 EVERY = 20  # pictures between the ones that are shown, as in the papers
-CELL = 128  # pixels of a picture in a figure
-SIDE = 240  # pixels of each half of a playing pair
-EDGE = 4  # pixels of the frame around it
-REAL, GENERATED, INPUT = (216, 62, 62), (240, 146, 32), (46, 160, 87)  # the papers' red, orange and green
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip as the networks see it."""
+class ShownClip:
+    """A clip as the networks get it."""
 
     row: Row
     pictures: np.ndarray  # uint8 `T size size 3`
@@ -72,7 +67,7 @@ class Pair:
     """A clip that plays, real beside generated, over its lanes."""
 
     row: Row
-    image: str  # its first picture, all that the networks see
+    image: str  # its first picture: what the networks get
     sound_from: str  # the clip whose sound it is, where that is another
     video: str
     poster: str
@@ -117,23 +112,25 @@ def gallery(clips: Clips, model: Model) -> Gallery:
     )
 
 
-def load_clip(clips: Clips, index: int, model: Model) -> Clip:
+def load_clip(clips: Clips, index: int, model: Model) -> ShownClip:
     """A clip as an evaluation sees it: every picture, the middle of the papers' crop, at the model's size."""
     row = clips.rows[index]
     view = Augment(crop=model.crop, size=model.size).centre(row["frames"], row["width"], row["height"])
     read = clips.read(index, view, spectrogram=False, sound=True)
     assert read.sound is not None
     rows = model.spectrogram(read.sound, row["start_frame"], row["frames"])
-    return Clip(row, read.frames, read.sound, clips.rate, rows)
+    return ShownClip(row, read.frames, read.sound, clips.rate, rows)
 
 
-def imagine(model: Model, picture: np.ndarray, rows: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+def make_pictures(
+    model: Model, picture: np.ndarray, rows: np.ndarray, numbers: Sequence[int] | None = None
+) -> np.ndarray:
     """What the model makes of a picture and a sound, all pictures or those of `numbers`: uint8 `T size size 3`."""
-    model.look(picture)
-    features = model.listen(rows)
+    model.set_image(picture)
+    features = model.encode_audio(rows)
     if numbers is not None:
         features = features[list(numbers)]
-    return np.concatenate([model.draw(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)])
+    return np.concatenate([model.decode(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)])
 
 
 # -- drawing
@@ -144,8 +141,8 @@ def shown_of(count: int) -> list[int]:
     return sheet_frames(count, max(1, round(count / EVERY)))
 
 
-def _pair(model: Model, image: Clip, sound: Clip) -> Pair:
-    made, shown = imagine(model, image.pictures[0], sound.rows), shown_of(len(sound.rows))
+def _pair(model: Model, image: ShownClip, sound: ShownClip) -> Pair:
+    made, shown = make_pictures(model, image.pictures[0], sound.rows), shown_of(len(sound.rows))
     strips = [_strip("real", "real", sound.pictures, shown), _strip("generated", "generated", made, shown)]
     moves = {"real": motion_energy(sound.pictures), "generated": motion_energy(made)}
     top = max(float(m.max(initial=0)) for m in moves.values()) or 1.0
@@ -154,7 +151,7 @@ def _pair(model: Model, image: Clip, sound: Clip) -> Pair:
         row=image.row,
         image=jpeg(image.pictures[0]),
         sound_from="" if image is sound else _name(sound),
-        video=data_uri("video/mp4", movie_bytes(frames, sound.sound, sound.rate, model.spectrogram.fps)),
+        video=data_uri("video/mp4", video_bytes(frames, sound.sound, sound.rate, model.spectrogram.fps)),
         poster=data_uri("image/jpeg", encode_jpeg(frames[len(frames) // 2], 6)),
         seconds=sound.seconds,
         strips=strips,
@@ -167,9 +164,9 @@ def _pair(model: Model, image: Clip, sound: Clip) -> Pair:
     )
 
 
-def _cross(model: Model, image: Clip, sound: Clip) -> Cross:
+def _cross(model: Model, image: ShownClip, sound: ShownClip) -> Cross:
     shown = shown_of(len(sound.rows))
-    made = imagine(model, image.pictures[0], sound.rows, shown)
+    made = make_pictures(model, image.pictures[0], sound.rows, shown)
     return Cross(
         image=jpeg(image.pictures[0]),
         image_name=_name(image),
@@ -184,44 +181,12 @@ def _cross(model: Model, image: Clip, sound: Clip) -> Cross:
     )
 
 
-def _name(clip: Clip) -> str:
+def _name(clip: ShownClip) -> str:
     return f"{PurePath(clip.row['source_name']).stem} from {clip.row['start_seconds']:.1f} s"
 
 
 def _strip(name: str, kind: str, pictures: np.ndarray, shown: Sequence[int]) -> Strip:
     return Strip(name, kind, [jpeg(pictures[i]) for i in shown])
-
-
-def jpeg(picture: np.ndarray) -> str:
-    return data_uri("image/jpeg", encode_jpeg(_larger(picture, CELL), 4))
-
-
-def _larger(picture: np.ndarray, side: int) -> np.ndarray:
-    import cv2
-
-    return cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
-
-
-def side_by_side(real: np.ndarray, made: np.ndarray) -> np.ndarray:
-    halves = []
-    for picture, colour in ((real, REAL), (made, GENERATED)):
-        framed = np.empty((SIDE, SIDE, 3), np.uint8)
-        framed[:] = colour
-        framed[EDGE:-EDGE, EDGE:-EDGE] = _larger(picture, SIDE - 2 * EDGE)
-        halves.append(framed)
-    return np.concatenate(halves, axis=1)
-
-
-def movie_bytes(frames: list[np.ndarray], sound: np.ndarray, rate: int, fps: Fraction) -> bytes:
-    """Pictures and sound (int16 `N`) as the bytes of an mp4."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pair.mp4"
-        height, width = frames[0].shape[:2]
-        with MovieWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
-            for frame in frames:
-                movie.picture(frame)
-            movie.sound(sound.astype(np.float32)[None] / 32768)
-        return path.read_bytes()
 
 
 def _steps(share: np.ndarray) -> str:

@@ -232,7 +232,7 @@ class StackedDiscriminator(nn.Module):
     """Video discriminator of ja 3.4: `M tau 3 H W`, stacked to 3 tau channels, to PatchGAN logits `M 1 6 6`.
 
     With `hears`, the number of features it makes of the sound: `rows` `M tau bins` become a vector that is tiled
-    beside the pictures, as the generator's is.
+    and stacked with the pictures, as the generator's is.
     """
 
     def __init__(self, chunk: int, width: int, norm: str, *, bins: int, hears: int = 0) -> None:
@@ -247,8 +247,8 @@ class StackedDiscriminator(nn.Module):
     def forward(self, frames: Tensor, rows: Tensor) -> Tensor:
         x = frames.flatten(1, 2)
         if self.ear is not None:
-            heard = self.ear(rows)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
-            x = torch.cat([x, heard.to(x.dtype)], 1)
+            sound = self.ear(rows)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+            x = torch.cat([x, sound.to(x.dtype)], 1)
         return self.patch(x)
 
 

@@ -19,11 +19,10 @@ from soundvid.systems.sound_to_video.networks import (
     VolumeDiscriminator,
     init_normal,
 )
-from soundvid.training.stage import Examples
-from soundvid.training.system import Batch, Metrics, System, frozen
+from soundvid.training.system import Batch, Examples, Metrics, System, frozen
 
-HEARD = 32  # features a discriminator makes of the sound
-FLOOR = 1e-3  # magnitude below which scale log sees nothing
+SOUND_FEATURES = 32  # that a discriminator makes of the sound
+FLOOR = 1e-3  # magnitude below which scale log distinguishes nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
 
 
@@ -37,10 +36,10 @@ class SoundToVideo(System):
 
     def __init__(self, config: Config, facts: dict[str, Any]) -> None:
         self.config, self.bins = config, int(facts["bins"])
-        self.heard_bins = config.bands or self.bins
+        self.input_bins = config.bands or self.bins
         self.bands = Bands(self.bins, config.bands, float(Fraction(facts["fps"]))) if config.bands else None
         make = BLSTM if config.encoder == "blstm" else Dilated
-        encoder = make(self.heard_bins, config.encoder_width)
+        encoder = make(self.input_bins, config.encoder_width)
         networks: dict[str, nn.Module] = {"encoder": encoder}
         if config.generator == "unet":
             networks["generator"] = UNet(encoder.features, config.width, config.norm)
@@ -50,9 +49,9 @@ class SoundToVideo(System):
         if config.beta:
             networks["image_discriminator"] = PatchDiscriminator(3, wide, config.norm)
         if config.gamma and config.video_discriminator == "stacked":
-            heard = HEARD if config.discriminator_hears else 0
+            features = SOUND_FEATURES if config.discriminator_hears else 0
             networks["video_discriminator"] = StackedDiscriminator(
-                config.chunk, wide, config.norm, bins=self.heard_bins, hears=heard
+                config.chunk, wide, config.norm, bins=self.input_bins, hears=features
             )
         elif config.gamma:
             networks["video_discriminator"] = VolumeDiscriminator(wide, config.norm)
@@ -67,7 +66,7 @@ class SoundToVideo(System):
         if critics:
             self.optimizers["discriminators"] = self._adam(critics, config.discriminator_learning_rate)
         self.critics = critics
-        self.mean, self.deviation = torch.zeros(self.heard_bins), torch.ones(self.heard_bins)
+        self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
 
     def _adam(self, names: tuple[str, ...], rate: float) -> torch.optim.Adam:
         parameters = [p for name in names for p in self.networks[name].parameters()]
@@ -83,7 +82,7 @@ class SoundToVideo(System):
             return
         clips = examples.clips  # type: ignore[attr-defined]
         count = 0
-        total, squares = torch.zeros(self.heard_bins).double(), torch.zeros(self.heard_bins).double()
+        total, squares = torch.zeros(self.input_bins).double(), torch.zeros(self.input_bins).double()
         step = max(1, len(clips) // MOST_CLIPS)
         for index in range(0, len(clips), step):
             rows = self._scaled(torch.from_numpy(clips.spectrogram(index))).double()
@@ -91,30 +90,23 @@ class SoundToVideo(System):
         mean = total / count
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         # Bins that hold next to nothing stay small instead of becoming noise.
-        self.mean, self.deviation = mean.float(), deviation.clamp(min=0.1 * float(deviation.max()) + 1e-6).float()
-
-    def state(self) -> dict[str, Any]:
-        return {"mean": self.mean.tolist(), "deviation": self.deviation.tolist()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        if not len(state["mean"]) == len(state["deviation"]) == self.heard_bins:
-            raise ValueError(f"a normaliser of {len(state['mean'])} bins; the networks hear {self.heard_bins}")
-        self.mean, self.deviation = torch.tensor(state["mean"]), torch.tensor(state["deviation"])
+        deviation = deviation.clamp(min=0.1 * float(deviation.max()) + 1e-6)
+        self.tensors = {"mean": mean.float().to(self.device), "deviation": deviation.float().to(self.device)}
 
     def _scaled(self, spectrogram: Tensor) -> Tensor:
-        """Raw magnitudes `... bins`, pooled and on the scale of the config: `... heard_bins`."""
+        """Raw magnitudes `... bins`, pooled and on the scale of the config: `... input_bins`."""
         rows = self.bands.to(spectrogram.device)(spectrogram) if self.bands is not None else spectrogram
         if self.config.scale == "linear":
             return rows
         return torch.log1p(rows) if self.config.scale == "log1p" else torch.log(rows + FLOOR)
 
-    def heard(self, spectrogram: Tensor) -> Tensor:
+    def normalised(self, spectrogram: Tensor) -> Tensor:
         """Magnitudes as stored, `B N bins`, as the networks take them: float32, whatever precision they work in."""
         with torch.autocast(spectrogram.device.type, enabled=False):
             rows = self._scaled(spectrogram.float())
             if not self.config.normalise:
                 return rows
-            return (rows - self.mean.to(rows.device)) / self.deviation.to(rows.device)
+            return (rows - self.tensors["mean"]) / self.tensors["deviation"]
 
     # -- generating
 
@@ -130,7 +122,7 @@ class SoundToVideo(System):
                 f"generate: {tuple(images.shape)} images and {tuple(spectrogram.shape)} sound; needed are B 3 H W and "
                 f"B N {self.bins}"
             )
-        features = self.call["encoder"](self.heard(spectrogram))
+        features = self.call["encoder"](self.normalised(spectrogram))
         made = [self.call["generator"](images, part) for part in features.split(at_once, 1)]
         return torch.cat(made, 1).float()
 
@@ -139,7 +131,7 @@ class SoundToVideo(System):
     def training_step(self, batch: Batch, step: int) -> Metrics:
         config = self.config
         image, real = pixels(batch["image"]), pixels(batch["frames"])
-        rows = self.heard(self._louder(batch["spectrogram"]))
+        rows = self.normalised(self._louder(batch["spectrogram"]))
         self._warm_up(step)
         features = self.call["encoder"](rows)
         numbers = batch["numbers"]
@@ -148,22 +140,23 @@ class SoundToVideo(System):
         pick = Pick(config, numbers, rows)
         metrics: Metrics = {}
         if self.critics:
-            metrics |= self._learn_to_tell(real, made.detach(), pick)
+            metrics |= self._discriminator_step(real, made.detach(), pick)
         losses = {"l1": config.alpha * (made - real).abs().mean()}
         if config.squared:
             losses["squared"] = config.squared * (made - real).square().mean()
         with frozen(*(self.networks[name] for name in self.critics)):
             for name in self.critics:
                 share = config.beta if name == "image_discriminator" else config.gamma
-                losses[f"adversarial_{name.partition('_')[0]}"] = share * self._fools(self._judge(name, made, pick))
-        # One backward for each loss as far as the pictures tells how much each has to say; it costs no more than one.
-        pulls = {k: torch.autograd.grad(v, made, retain_graph=True)[0] for k, v in losses.items()}
-        whole = sum(pulls.values())
+                loss = self._generator_loss(self._judge(name, made, pick))
+                losses[f"adversarial_{name.partition('_')[0]}"] = share * loss
+        # One backward for each loss, down to the pictures, gives the share of each: together no more than one costs.
+        at_pictures = {k: torch.autograd.grad(v, made, retain_graph=True)[0] for k, v in losses.items()}
+        whole = sum(at_pictures.values())
         assert isinstance(whole, Tensor)
         metrics["generator_gradient"] = self.update("generator", (made * whole).sum(), clip=config.clip)
         metrics |= self.gradients
-        if len(pulls) > 1:
-            norms = {k: v.norm() for k, v in pulls.items()}
+        if len(at_pictures) > 1:
+            norms = {k: v.norm() for k, v in at_pictures.items()}
             sum_of = torch.stack(list(norms.values())).sum().clamp(min=1e-20)
             metrics |= {f"share_{k}": v / sum_of for k, v in norms.items()}
         metrics |= {k: v.detach() for k, v in losses.items()}
@@ -189,16 +182,16 @@ class SoundToVideo(System):
             return self.call[name](pick.pictures(frames)).float()
         return self.call[name](pick.chunks(frames), pick.sound(wrong=wrong_sound)).float()
 
-    def _learn_to_tell(self, real: Tensor, made: Tensor, pick: "Pick") -> Metrics:
-        """The discriminators' step."""
+    def _discriminator_step(self, real: Tensor, made: Tensor, pick: "Pick") -> Metrics:
+        """A step of the discriminators."""
         losses, metrics = [], {}
         for name in self.critics:
             short = name.partition("_")[0]
             yes, no = self._judge(name, real, pick), self._judge(name, made, pick)
-            loss = self._tells(yes, no)
+            loss = self._discriminator_loss(yes, no)
             if name == "video_discriminator" and self.config.discriminator_hears:
                 wrong = self._judge(name, real, pick, wrong_sound=True)
-                loss = (loss + self._tells(yes, wrong)) / 2
+                loss = (loss + self._discriminator_loss(yes, wrong)) / 2
                 metrics["wrong_sound_video"] = torch.sigmoid(wrong).mean()
             losses.append(loss)
             metrics[f"discriminator_{short}"] = loss
@@ -207,13 +200,13 @@ class SoundToVideo(System):
         metrics["discriminator_gradient"] = self.update("discriminators", torch.stack(losses).sum())
         return metrics
 
-    def _tells(self, real: Tensor, fake: Tensor) -> Tensor:
+    def _discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """A discriminator's loss on logits."""
         if self.config.adversarial == "hinge":
             return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
         return F.softplus(-real).mean() + F.softplus(fake).mean()
 
-    def _fools(self, fake: Tensor) -> Tensor:
+    def _generator_loss(self, fake: Tensor) -> Tensor:
         """The generator's loss on a discriminator's logits."""
         if self.config.adversarial == "hinge":
             return -fake.mean()
@@ -223,18 +216,18 @@ class SoundToVideo(System):
         found = []
         for name in ("image", "video"):
             if metrics.get(f"accuracy_{name}", 0.0) > 0.995:
-                found.append(f"the {name} discriminator tells every fake: the generator learns nothing from it")
+                found.append(f"the {name} discriminator recognises every fake: the generator learns nothing from it")
         if metrics["motion_ratio"] < 0.05:
             found.append("generated pictures stand still (motion_ratio below 0.05)")
         return found
 
-    # -- looking
+    # -- measuring
 
     def validation_step(self, batch: Batch) -> Metrics:
-        """L1 in [0, 1] pixels beside copying the input, and whether motion follows the sound.
+        """L1 in [0, 1] pixels, that of copying the input, and whether motion follows the sound.
 
-        `motion_correlation` is between the motion of real and generated pictures over time, `sound_correlation` what
-        of it goes when the sound is that of half a clip later. soundvid.metrics has the real measures.
+        `motion_correlation` is between the motion of real and generated pictures over time, `sound_correlation` how
+        much of it is lost when the sound is that of half a clip later. soundvid.metrics has the real measures.
         """
         image, real = pixels(batch["image"]), pixels(batch["frames"])
         count = real.shape[1]
@@ -258,7 +251,7 @@ class SoundToVideo(System):
 
 
 class Pick:
-    """What of a step's pictures the discriminators see: all, or one picture and one chunk of each clip."""
+    """Which of a step's pictures the discriminators get: all, or one picture and one chunk of each clip."""
 
     def __init__(self, config: Config, numbers: Tensor, rows: Tensor) -> None:
         self.chunk = config.chunk
@@ -289,8 +282,8 @@ class Pick:
     def sound(self, *, wrong: bool) -> Tensor:
         """Rows of sound of those chunks, `M tau bins`."""
         numbers = (self.numbers + self.shift[:, None]) % self.rows.shape[1] if wrong else self.numbers
-        heard = self.rows.gather(1, numbers[:, :, None].expand(-1, -1, self.rows.shape[2]))
-        parts = self._split(heard)
+        rows = self.rows.gather(1, numbers[:, :, None].expand(-1, -1, self.rows.shape[2]))
+        parts = self._split(rows)
         return parts[self.clips, self.part] if self.one else parts.flatten(0, 1)
 
     def steps(self, frames: Tensor) -> Tensor:

@@ -16,28 +16,28 @@ from soundvid.media.clip_codec import decode_rgb
 from soundvid.media.encode import write_movie
 from soundvid.recipe.model import Recipe
 from soundvid.runs import train
+from soundvid.runs.generate import parse_box
+from soundvid.runs.open import open_run
 from soundvid.store.load import load
-from soundvid.systems.lip_sync import definition
+from soundvid.systems.lip_sync import spec
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, ExpertConfig
 from soundvid.systems.lip_sync.data import (
+    BasisExamples,
+    ClipCache,
     ExpertExamples,
     PaperExamples,
-    Pieces,
-    StretchExamples,
+    mel_window,
     other_window,
     reference_pictures,
-    stretch,
 )
-from soundvid.systems.lip_sync.evaluate import Example, _Expert
+from soundvid.systems.lip_sync.evaluate import Example, ExpertScorer
 from soundvid.systems.lip_sync.expert import ExpertSystem
-from soundvid.systems.lip_sync.generate import choose_box, generate, parse_box, soft_mask
-from soundvid.systems.lip_sync.make import Maker
+from soundvid.systems.lip_sync.generate import FrameGenerator, choose_box, generate, soft_mask
 from soundvid.systems.lip_sync.networks import Generator, Quality, SyncExpert, without_lower_half
 from soundvid.systems.lip_sync.system import LipSyncSystem
-from soundvid.systems.lip_sync.weights import begin_from
+from soundvid.systems.lip_sync.weights import load_public
 from soundvid.training.checkpoint import CheckpointError
-from soundvid.training.run import open_run
 from soundvid.training.system import count
 from tests.helpers import puppet
 from tests.helpers.training import tensors
@@ -127,8 +127,8 @@ def test_a_public_checkpoint_is_loaded_with_its_colours_turned(tmp_path):
     state = {f"module.{name}": tensor for name, tensor in theirs.state_dict().items()}
     torch.save({"state_dict": state, "optimizer": None, "global_step": 7}, tmp_path / "wav2lip.pth")
     ours = Generator()
-    report = begin_from(ours, tmp_path / "wav2lip.pth")
-    assert len(report.loaded) == 352 and not report.missing and not report.foreign
+    report = load_public(ours, tmp_path / "wav2lip.pth")
+    assert len(report.loaded) == 352 and not report.missing and not report.unexpected
     assert "352 tensors loaded" in report.text()
     # What the public network does to BGR pictures, ours does to RGB ones.
     mel, faces = torch.randn(2, 1, 80, 16), torch.rand(2, 6, 96, 96)
@@ -148,7 +148,7 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
     (tmp_path / "text.pth").write_text("not found")
     for name, told in (("evil", "refused"), ("expert", "another network"), ("odd", "shape"), ("text", "damaged")):
         with pytest.raises(CheckpointError) as error:
-            begin_from(Generator(), tmp_path / f"{name}.pth")
+            load_public(Generator(), tmp_path / f"{name}.pth")
         assert told in str(error.value) and "\n" not in str(error.value) and f"{name}.pth" in str(error.value)
     assert not (tmp_path / "executed").exists()
     system = LipSyncSystem(PRESETS["tiny"].model_copy(update={"init": str(tmp_path / "expert.pth")}), {})
@@ -173,28 +173,28 @@ def test_weights_that_do_not_fit_are_told_before_the_expert_is_trained(puppets, 
 
 
 def test_training_and_generating_hear_the_same_columns(puppets):
-    """The mel of any frame is the same whether it is heard from a window, a stretch, or the whole sound."""
-    pieces, mel_of = Pieces(load("puppet", split="train", store=puppets)), Mel()
-    mel, before = pieces.mel(0)
+    """The mel of any frame is the same whether it is taken from few frames, from many, or the whole sound."""
+    cache, mel_of = ClipCache(load("puppet", split="train", store=puppets)), Mel()
+    mel, before = cache.mel(0)
     margin = 8
     for first in (0, 7, 20):
-        heard, centres = stretch(mel_of, mel, before + first, 25, FPS, margin)
+        window_of_25, centres = mel_window(mel_of, mel, before + first, 25, FPS, margin)
         for k in range(25):
             window = mel_of.window_about(mel, before + first + k, FPS)
-            assert np.array_equal(heard[:, centres[k] - 8 : centres[k] + 8], window)
+            assert np.array_equal(window_of_25[:, centres[k] - 8 : centres[k] + 8], window)
         expert = mel_of.window_of(mel, before + first, FPS)
         middle = centres[2]
-        assert np.array_equal(heard[:, middle - 8 : middle + 8], expert)
+        assert np.array_equal(window_of_25[:, middle - 8 : middle + 8], expert)
 
 
-def test_clips_that_touch_are_heard_together_and_frames_stay_where_they_are(puppets):
+def test_clips_that_touch_share_one_mel_and_frames_stay_where_they_are(puppets):
     """The mel of joined clips is that of the source there: nothing is shifted at the seam."""
     clips = load("puppet", split="train", store=puppets)
-    pieces, differs = Pieces(clips), False
+    cache, differs = ClipCache(clips), False
     for clip, row in enumerate(clips.rows):
-        mel, before = pieces.mel(clip)
+        mel, before = cache.mel(clip)
         assert before == row["start_frame"]  # all of a film's training clips touch
-        alone = pieces.mel_of(clips.sound(clip), row["sample_rate"])
+        alone = cache.mel_of(clips.sound(clip), row["sample_rate"])
         first = before * 80 // 25  # 2-s clips begin on whole columns
         together = mel[:, first : first + alone.shape[1]]
         assert np.allclose(together[:, 4:-4], alone[:, 4:-4], atol=1e-4)
@@ -211,7 +211,7 @@ def test_a_basis_generator_makes_the_same_frames_in_any_pieces():
         device = torch.device("cpu")
 
     random = np.random.default_rng(0)
-    maker = Maker(System(), random.integers(0, 255, (5, 96, 96, 3)).astype(np.uint8))
+    maker = FrameGenerator(System(), random.integers(0, 255, (5, 96, 96, 3)).astype(np.uint8))
     mel = random.standard_normal((80, 400)).astype(np.float32)
     whole = maker.make(mel, FPS, 0, 120)
     parts = np.concatenate([maker.make(mel, FPS, a, b - a) for a, b in ((0, 7), (7, 60), (60, 120))])
@@ -222,16 +222,16 @@ def test_a_basis_generator_makes_the_same_frames_in_any_pieces():
 
 
 def test_a_reference_window_never_shares_a_picture_with_the_target(puppets):
-    pieces = Pieces(load("puppet", split="train", store=puppets))
-    rows, random = pieces.clips.rows, np.random.default_rng(0)
+    cache = ClipCache(load("puppet", split="train", store=puppets))
+    rows, random = cache.clips.rows, np.random.default_rng(0)
     seen = set()
     for _ in range(400):
-        clip = int(random.integers(len(pieces)))
-        first = int(random.integers(pieces.frames(clip) - 4))
-        other, place = other_window(pieces, clip, first, 5, random)
+        clip = int(random.integers(len(cache)))
+        first = int(random.integers(cache.frames(clip) - 4))
+        other, place = other_window(cache, clip, first, 5, random)
         here, there = rows[clip]["start_frame"] + first, rows[other]["start_frame"] + place
         assert rows[clip]["source_id"] == rows[other]["source_id"]
-        assert abs(here - there) >= 5 and 0 <= place <= pieces.frames(other) - 5
+        assert abs(here - there) >= 5 and 0 <= place <= cache.frames(other) - 5
         seen.add(other == clip)
     assert seen == {True, False}  # from the same clip and from others
 
@@ -241,7 +241,7 @@ def test_examples_depend_on_seed_epoch_and_index_alone(puppets):
     kinds = (
         (ExpertExamples, EXPERT_PRESETS["recommended"]),
         (PaperExamples, PRESETS["paper"]),
-        (StretchExamples, PRESETS["recommended"]),
+        (BasisExamples, PRESETS["recommended"]),
     )
     for kind, config in kinds:
         one, other = kind(config, clips, "train"), kind(config, clips, "train")
@@ -271,11 +271,11 @@ def test_the_generator_does_not_see_the_half_that_it_paints(puppets):
 )  # fmt: skip
 def test_every_alteration_alone_reaches_every_form_in_training_only(puppets, field, value, what):
     """It alters the sound or the pictures, whichever it is of, and nothing else."""
-    of = {"sound": ("mel", "mels", "heard"), "pictures": ("frames", "reference")}
+    of = {"sound": ("mel", "mels", "mel_window"), "pictures": ("frames", "reference")}
     kinds = (
         (ExpertExamples, EXPERT_PRESETS["tiny"]),
         (PaperExamples, PRESETS["paper"]),
-        (StretchExamples, PRESETS["tiny"]),
+        (BasisExamples, PRESETS["tiny"]),
     )
     for kind, plain in kinds:
         changed = plain.model_copy(update={field: value})
@@ -308,13 +308,13 @@ def test_half_of_the_experts_pairs_belong_together_and_the_others_are_apart(pupp
 
 
 def test_held_out_clips_have_references_from_the_training_clips(puppets):
-    pieces = Pieces(load("puppet", split="test", store=puppets))
-    known = Pieces(load("puppet", split="train", store=puppets))
-    found = reference_pictures(pieces, known, 0, 0, pieces.frames(0))
-    target = pieces.pictures(0)
+    cache = ClipCache(load("puppet", split="test", store=puppets))
+    known = ClipCache(load("puppet", split="train", store=puppets))
+    found = reference_pictures(cache, known, 0, 0, cache.frames(0))
+    target = cache.pictures(0)
     assert found.shape[1:] == (96, 96, 3) and len(found) > 50
     assert all(np.abs(f.astype(int) - target.astype(int)).mean((1, 2, 3)).max() > 0 for f in found[:5])
-    alone = Pieces(load("puppet", split="test", store=puppets))
+    alone = ClipCache(load("puppet", split="test", store=puppets))
     assert len(reference_pictures(alone, alone, 0, 0, alone.frames(0))) >= 1
 
 
@@ -338,14 +338,14 @@ def test_the_puppets_mouth_follows_its_sound(trained, puppets, tmp_path):
     sound = tmp_path / "other.wav"
     soundfile.write(sound, puppet.speech(level, 77), puppet.RATE)
     reference = np.stack([puppet.draw(o, 150.0) for o in puppet.loudness(4.0, 5)])
-    maker = Maker(run.system, reference)
+    maker = FrameGenerator(run.system, reference)
     mel = maker.mel_of(puppet.speech(level, 77), puppet.RATE)
     made = puppet.opening(np.rint(maker.make(mel, FPS, 0, len(level)) * 255))
     assert abs(lag(made, level)) <= 1
     assert np.corrcoef(made, level)[0, 1] > 0.8
     # The same through the command's path: a film of another sound, its mouth made anew.
     given_film = puppet.film(tmp_path / "given.mp4", 6.0, 5)
-    result = generate(run, sound, tmp_path / "made.mp4", video=given_film, box=(0, 0, 96, 96))
+    result = generate(run, tmp_path / "made.mp4", sound=sound, video=given_film, box=(0, 0, 96, 96))
     assert result.frames == len(level) and (result.width, result.height) == (96, 96)
     pictures = decode_rgb((tmp_path / "made.mp4").read_bytes(), range(result.frames))
     follows = np.corrcoef(puppet.opening(pictures), level)[0, 1]
@@ -410,13 +410,13 @@ def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
 
     real = np.repeat(np.rint(np.arange(frames) / frames * 255).astype(np.uint8), 96 * 96 * 3).reshape(-1, 96, 96, 3)
     mel = np.broadcast_to((np.arange(160) / 3.2 - 0.5) / frames, (80, 160)).astype(np.float32)
-    asked = _Expert(Timid(), 3, torch.device("cpu"))
+    scorer = ExpertScorer(Timid(), 3, torch.device("cpu"))
     for condition, corner in (("unseen", 255), ("seen", 0)):
         video = real.copy()
         video[:, 48, 0] = corner
         row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps": "25"}
-        asked.ask(Example(row, video, video[::-1], video, mel, 0), Mel(), 0)
-    table = asked.table("test")
+        scorer.add(Example(row, video, video[::-1], video, mel, 0), Mel(), 0)
+    table = scorer.table("test")
     seen, unseen = table.row("real", "seen"), table.row("real", "unseen")
     assert (seen["accuracy"].value, seen["preferred"].value) == (1, 1)
     assert (unseen["accuracy"].value, unseen["preferred"].value) == (0.5, 1)
@@ -424,9 +424,9 @@ def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
 
 
 def test_the_runs_page_shows_pairs_kymographs_and_the_expert(trained):
-    from soundvid.reports.run_page import write_run_page
+    from soundvid.runs.page import write_page
 
-    page = write_run_page(trained).read_text(encoding="utf-8")
+    page = write_page(trained).read_text(encoding="utf-8")
     for told in ("kymograph of the generated pictures", "figure 3", "chance: 50 %", "video/mp4"):
         assert told in page
 
@@ -437,12 +437,12 @@ def test_the_runs_page_shows_pairs_kymographs_and_the_expert(trained):
 def test_a_picture_speaks_a_sound_and_the_sound_decides_the_length(trained, tmp_path):
     film = puppet.film(tmp_path / "speech.mp4", 2.5, 9)
     run = open_run(trained)
-    result = generate(run, film, tmp_path / "made.mp4", image=film, scale=2)
+    result = generate(run, tmp_path / "made.mp4", sound=film, image=film, scale=2)
     assert result.width == 192 and result.frames == ceil(result.seconds * 25)
     short = puppet.film(tmp_path / "short.mp4", 1.0, 3)
-    again = generate(run, film, tmp_path / "again.mp4", video=short)
-    assert any("begins again" in note for note in again.notes)
-    cut = generate(run, short, tmp_path / "cut.mp4", video=film)
+    again = generate(run, tmp_path / "again.mp4", sound=film, video=short)
+    assert any("starts again" in note for note in again.notes)
+    cut = generate(run, tmp_path / "cut.mp4", sound=short, video=film)
     assert any("left out" in note for note in cut.notes) and cut.frames <= 26
 
 
@@ -452,10 +452,10 @@ def test_bad_input_gives_one_line(trained, puppets, tmp_path):
     text = tmp_path / "text.wav"
     text.write_text("no sound")
     cases = (
-        (lambda: generate(run, film, tmp_path / "o.mp4"), "--video"),
-        (lambda: generate(run, text, tmp_path / "o.mp4", video=film), "text.wav"),
-        (lambda: generate(run, film, film, video=film), "overwrite"),
-        (lambda: generate(run, film, tmp_path / "o.mp4", video=film, box=(50, 50, 80, 80)), "does not fit"),
+        (lambda: generate(run, tmp_path / "o.mp4", sound=film), "--video"),
+        (lambda: generate(run, tmp_path / "o.mp4", sound=text, video=film), "text.wav"),
+        (lambda: generate(run, film, sound=film, video=film), "overwrite"),
+        (lambda: generate(run, tmp_path / "o.mp4", sound=film, video=film, box=(50, 50, 80, 80)), "does not fit"),
         (lambda: parse_box("1,2,3"), "x,y,width,height"),
         (lambda: run.clips("nosplit"), "no split"),
     )
@@ -478,7 +478,7 @@ def test_datasets_that_cannot_be_learnt_from_say_why(puppets, tmp_path):
     short = puppet.film(tmp_path / "films" / "short.mp4", 1.2, 0)
     recipe = puppet_recipe(short.parent, name="short", clips={"plan": "consecutive", "seconds": 0.28})
     build.build(recipe, store=tmp_path / "store", workers=1)
-    alone = Pieces(load("short", split="train", store=tmp_path / "store"))
+    alone = ClipCache(load("short", split="train", store=tmp_path / "store"))
     alone.of_source.clear()
     alone.of_source[alone.clips.rows[0]["source_id"]] = [0]
     with pytest.raises(DatasetError, match="at least 10 pictures"):
@@ -587,5 +587,5 @@ def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
 
 
 def test_the_stages_are_expert_then_generator():
-    assert [s.name for s in definition.stages] == ["expert", "generator"]
-    assert {*definition.presets} >= {"paper", "recommended", "tiny"}
+    assert [s.name for s in spec.stages] == ["expert", "generator"]
+    assert {*spec.presets} >= {"paper", "recommended", "tiny"}

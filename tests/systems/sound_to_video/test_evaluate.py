@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from soundvid.errors import SoundvidError
+from soundvid.metrics.accumulator import ClipName
 from soundvid.metrics.synchrony import SEARCH
 from soundvid.metrics.table import Evaluation
-from soundvid.metrics.tally import ClipName
 from soundvid.systems.sound_to_video.evaluate import evaluate
 from tests.metrics.test_metrics import clapping, late, sound
 

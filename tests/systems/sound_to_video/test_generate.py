@@ -30,11 +30,11 @@ class Meter:
     def __init__(self, window: int = 40, size: int = 16) -> None:
         self.spectrogram = Spectrogram(RATE, Fraction(30))
         self.window, self.size, self.crop = window, size, 1.0
-        self.heard: list[int] = []
+        self.windows: list[int] = []
         self.drawn: list[int] = []
 
-    def listen(self, rows: np.ndarray) -> np.ndarray:
-        self.heard.append(len(rows))
+    def encode_audio(self, rows: np.ndarray) -> np.ndarray:
+        self.windows.append(len(rows))
         loud = rows.mean(axis=1)
         ahead, back = np.zeros(len(rows)), np.zeros(len(rows))
         state = 0.0
@@ -45,11 +45,11 @@ class Meter:
             state = back[i] = 0.9 * state + 0.1 * loud[i]
         return np.stack([ahead, back], axis=1).astype(np.float32)
 
-    def look(self, picture: np.ndarray) -> None:
+    def set_image(self, picture: np.ndarray) -> None:
         assert picture.shape == (self.size, self.size, 3) and picture.dtype == np.uint8
         self.picture = picture
 
-    def draw(self, features: np.ndarray) -> np.ndarray:
+    def decode(self, features: np.ndarray) -> np.ndarray:
         self.drawn.append(len(features))
         return np.stack([np.full_like(self.picture, min(255, 40 * f.sum())) for f in features])
 
@@ -99,10 +99,10 @@ def test_sound_stays_where_it_was(tmp_path, form):
     assert found["video"]["start"] == found["audio"]["start"] == 0
     assert found["video"]["frames"] == made.frames == -(-round(made.seconds * RATE) // 1470)
     assert abs(found["video"]["seconds"] - found["audio"]["seconds"]) <= 1 / 30 + 1e-6
-    heard = Sound(examine_sound(made.path), RATE).read(0, 3 * RATE).samples
+    samples = Sound(examine_sound(made.path), RATE).read(0, 3 * RATE).samples
     given = Sound(examine_sound(sound), RATE).read(0, 3 * RATE).samples
-    assert onset(heard, RATE) == pytest.approx(onset(given, RATE), abs=0.001)
-    assert onset(heard, RATE) == pytest.approx(1.234, abs=0.001 if form != "a.ogg" else 0.002)
+    assert onset(samples, RATE) == pytest.approx(onset(given, RATE), abs=0.001)
+    assert onset(samples, RATE) == pytest.approx(1.234, abs=0.001 if form != "a.ogg" else 0.002)
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 37000, 48000, 96000])
@@ -113,8 +113,8 @@ def test_rates_and_channels_are_kept(tmp_path, rate):
     assert track.sound.channels == 2
     assert track.sound.rate == (rate if rate != 37000 else 48000)
     for mix, time in ((left, 0.5), (right, 1.0)):
-        heard = Sound(track, RATE, mix=mix).read(0, 2 * RATE).samples
-        assert onset(heard, RATE) == pytest.approx(time, abs=0.001)
+        samples = Sound(track, RATE, mix=mix).read(0, 2 * RATE).samples
+        assert onset(samples, RATE) == pytest.approx(time, abs=0.001)
     assert made.seconds == pytest.approx(1.5)
     assert made.frames == 45
 
@@ -175,7 +175,7 @@ def test_long_sound_in_bounded_memory(tmp_path):
         top = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert made.frames == 30 * seconds
-        assert max(model.heard) == model.window
+        assert max(model.windows) == model.window
         assert max(model.drawn) <= 30
         assert sum(model.drawn) == made.frames  # each picture is drawn once
         return top
@@ -189,14 +189,14 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(1, 0.3, (count, 7)).astype(np.float32)
 
 
-def pieces(whole: np.ndarray, size: int = 13):
+def cache(whole: np.ndarray, size: int = 13):
     return (whole[i : i + size] for i in range(0, len(whole), size))
 
 
 @pytest.mark.parametrize("count", [1, 2, 39, 40, 41, 59, 60, 61, 80, 81, 200])
 def test_windows_cover_every_row_once_and_in_order(count):
     whole = rows(count)
-    out = np.concatenate(list(blended(pieces(whole), 40, lambda r: r)))
+    out = np.concatenate(list(blended(cache(whole), 40, lambda r: r)))
     assert np.allclose(out, whole, atol=1e-5)
 
 
@@ -208,17 +208,17 @@ def test_features_do_not_jump_where_windows_meet(count):
     def listen(r: np.ndarray) -> np.ndarray:
         return np.full((len(r), 1), float(next(turn) % 2), np.float32)
 
-    out = np.concatenate(list(blended(pieces(rows(count)), 40, listen)))[:, 0]
+    out = np.concatenate(list(blended(cache(rows(count)), 40, listen)))[:, 0]
     assert len(out) == count
     assert out.min() < 0.1 and out.max() > 0.9  # both had their say
     assert np.abs(np.diff(out)).max() <= 0.09  # a fade over 20 rows: pi / 2 / 20 at its steepest
 
 
 def test_a_long_steady_sound_stays_steady():
-    """The edges of windows, where an encoder has heard one side only, are not seen in the pictures."""
+    """The edges of windows, where an encoder has context on one side only, do not show in the pictures."""
     model, steady = Meter(window=120), np.full((600, 5), 10, np.float32)
-    soft = np.concatenate(list(blended(pieces(steady), 120, model.listen))).sum(axis=1)
-    hard = np.concatenate([model.listen(steady[i : i + 120]) for i in range(0, 600, 120)]).sum(axis=1)
+    soft = np.concatenate(list(blended(cache(steady), 120, model.listen))).sum(axis=1)
+    hard = np.concatenate([model.encode_audio(steady[i : i + 120]) for i in range(0, 600, 120)]).sum(axis=1)
     inside = slice(60, -60)
     assert np.ptp(hard[inside]) > 8  # of 20: what one would see every four seconds
     assert np.ptp(soft[inside]) < 0.8
@@ -279,15 +279,17 @@ def test_wide_tall_and_tiny_pictures_give_their_middle(tmp_path):
 
 
 def test_a_sample_that_is_no_number_is_silence_and_damage(tmp_path):
-    """A float track may hold NaN and infinity: they are silent, the rest is heard as it is, and it is said."""
+    """A float track may hold NaN and infinity: they are silent, the rest stays as it is, and the damage is counted."""
     sound = np.full((RATE, 2), 0.25, np.float32)
     soundfile.write(tmp_path / "clean.wav", sound, RATE, subtype="FLOAT")
     sound[[5000, 30000], [0, 1]] = np.nan, np.inf
     soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
     for rate in (RATE, 48000):
-        clean, heard = (Sound(examine_sound(tmp_path / f), rate).read(0, rate).samples for f in ("clean.wav", "a.wav"))
-        assert np.isfinite(heard).all()
-        assert 2 <= np.count_nonzero(np.abs(heard - clean) > 0.01) < 100
+        clean, samples = (
+            Sound(examine_sound(tmp_path / f), rate).read(0, rate).samples for f in ("clean.wav", "a.wav")
+        )
+        assert np.isfinite(samples).all()
+        assert 2 <= np.count_nonzero(np.abs(samples - clean) > 0.01) < 100
     made = generate(Meter(), photo(tmp_path / "a.png"), tmp_path / "a.wav", tmp_path / "v.mp4")
     assert (made.frames, made.damage) == (30, 2)
 
@@ -336,7 +338,7 @@ def test_an_output_is_replaced_whole_and_never_an_input(tmp_path):
     out.write_bytes(b"what was there")
 
     class Fails(Meter):
-        def draw(self, features):
+        def decode(self, features):
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError):

@@ -10,8 +10,7 @@ import pytest
 from soundvid.demo import events
 from soundvid.demo.make import SOURCES
 from soundvid.features.spectrogram import Spectrogram
-from soundvid.metrics.tally import ClipName, Tally
-from soundvid.metrics.truth import drawn_truth
+from soundvid.metrics.accumulator import ClipName, MetricAccumulator, known_events
 
 SECONDS = 20
 
@@ -28,8 +27,11 @@ def drawn(request):
         for start in (60, 200):
             name = ClipName(f"{request.param}{seed}-0123456789ab-{start}", str(seed), start, 120)
             found.append((name, np.stack(small[start : start + 120]), rows[start : start + 120]))
-    known = {f"{request.param}{seed}": events("hand", SECONDS, seed, name=request.param) for seed in (1, 2)}
-    return found, drawn_truth(known)
+    known = {
+        f"{request.param}{seed}": [e.frame for e in events("hand", SECONDS, seed, name=request.param)]
+        for seed in (1, 2)
+    }
+    return found, known_events(known)
 
 
 def test_the_truth_of_a_clip_is_its_source_s_events_counted_from_its_first_frame(drawn):
@@ -42,11 +44,11 @@ def test_the_truth_of_a_clip_is_its_source_s_events_counted_from_its_first_frame
 
 def test_drawn_video_is_in_step_with_its_sound_and_a_delay_is_measured_against_the_truth(drawn):
     clips, truth = drawn
-    tally = Tally({"late": "system"})
+    accumulator = MetricAccumulator({"late": "system"})
     for name, video, spectrogram in clips:
         late = np.concatenate([video[:1], video[:1], video[:-2]])
-        tally.add(name, video, {"late": late}, spectrogram=spectrogram, events=truth(name))
-    rows = {row.name: row for row in tally.rows()}
+        accumulator.add(name, video, {"late": late}, spectrogram=spectrogram, events=truth(name))
+    rows = {row.name: row for row in accumulator.rows()}
     assert rows["real"]["lag"].value == 0
     assert rows["late"]["lag_to_truth"].value == rows["late"]["lag_difference"].value == 2
     assert rows["real"]["audio_sensitivity"].value > 0.3

@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 
 import soundvid  # noqa: E402
 from soundvid.builder.build import build  # noqa: E402
-from soundvid.systems.sound_to_video import PRESETS, Config, SoundToVideoExamples, definition  # noqa: E402
+from soundvid.systems.sound_to_video import PRESETS, Config, spec  # noqa: E402
+from soundvid.systems.sound_to_video.data import SoundToVideoExamples  # noqa: E402
 from soundvid.systems.sound_to_video.networks import BLSTM, Bands, Dilated, Film, UNet, VolumeDiscriminator  # noqa: E402
 from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels  # noqa: E402
 from soundvid.training.dataloader import stack  # noqa: E402
@@ -42,7 +43,7 @@ def batch(clips: int = 2, length: int = 30, learnt: int = 8, bins: int = 735) ->
 
 def test_the_papers_networks_have_their_sizes():
     """specs: BLSTM 735 -> 16 a direction, pix2pix's U-Net on 3 + 32 channels, PatchGANs on 3 and 15, MoCoGAN's."""
-    ja = {n: count(net) for n, net in definition.stage().make(PRESETS["paper_ja"], FACTS, None).networks.items()}
+    ja = {n: count(net) for n, net in spec.stage().make(PRESETS["paper_ja"], FACTS, {}).networks.items()}
     assert ja == {
         "encoder": 96_384,
         "generator": 29_277_379,
@@ -110,7 +111,7 @@ def test_an_encoder_hears_both_ways(make):
 
 
 def test_bands_are_means_of_their_bins():
-    """A flat spectrum stays flat, and a tone is heard in the bands about it alone."""
+    """A flat spectrum stays flat, and a tone is in the bands around it alone."""
     bands = Bands(735, 48, 30.0)
     assert torch.allclose(bands(torch.full((2, 735), 3.0)), torch.full((2, 48), 3.0))
     low, high = torch.zeros(735), torch.zeros(735)
@@ -163,21 +164,21 @@ def test_the_normaliser_is_kept():
 
     system = SoundToVideo(small(), FACTS)
     system.prepare(Held())
-    heard = torch.cat([system.heard(torch.from_numpy(Known().spectrogram(i))[None]) for i in range(3)], 1)
-    assert heard.mean((0, 1)).abs().max() < 1e-3 and (heard.std((0, 1)) - 1).abs().max() < 0.02
+    inputs = torch.cat([system.normalised(torch.from_numpy(Known().spectrogram(i))[None]) for i in range(3)], 1)
+    assert inputs.mean((0, 1)).abs().max() < 1e-3 and (inputs.std((0, 1)) - 1).abs().max() < 0.02
     other = SoundToVideo(small(), FACTS)
     other.load_state(system.state())
     assert torch.equal(other.mean, system.mean) and torch.equal(other.deviation, system.deviation)
 
 
 @pytest.mark.parametrize("preset", ["paper_ja", "recommended"])
-def test_sound_is_heard_alike_in_bfloat16(preset):
+def test_sound_is_normalised_alike_in_bfloat16(preset):
     """A network trained in bfloat16 hears what it will hear when it generates, in float32."""
     system = SoundToVideo(small(preset), FACTS)
     spectrogram = torch.from_numpy(np.abs(noise((2, 30, 735))))
     with torch.autocast("cpu", torch.bfloat16):
-        heard = system.heard(spectrogram)
-    assert heard.dtype == torch.float32 and torch.equal(heard, system.heard(spectrogram))
+        inputs = system.normalised(spectrogram)
+    assert inputs.dtype == torch.float32 and torch.equal(inputs, system.normalised(spectrogram))
 
 
 @pytest.fixture(scope="module")

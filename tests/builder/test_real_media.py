@@ -31,11 +31,11 @@ def odd(media, tmp_path_factory):
 
 
 def outcomes(dataset) -> dict[str, tuple[str, str]]:
-    return {r["name"]: (r["outcome"], r["code"]) for r in dataset.release().ledger() if r["kind"] == "source"}
+    return {r["name"]: (r["outcome"], r["code"]) for r in dataset.release().ledger.to_pylist() if r["kind"] == "source"}
 
 
 def test_every_odd_file_ends_in_a_row_with_one_line(odd, media):
-    rows = [r for r in odd.release().ledger() if r["kind"] == "source"]
+    rows = [r for r in odd.release().ledger.to_pylist() if r["kind"] == "source"]
     assert len(rows) == len([p for p in (media / "odd").iterdir() if p.is_file()])
     assert Counter(r["outcome"] for r in rows)["failed"] == 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""Clips as system 1 learns from them."""
+"""Clips as sound_to_video learns from them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from soundvid.errors import DatasetError
 from soundvid.store.load import Augment, Clips, View
 from soundvid.systems.sound_to_video.config import Config
-from soundvid.training.stage import Examples, Purpose
+from soundvid.training.system import Examples, Purpose
 
 
 class SoundToVideoExamples(Examples):
@@ -30,7 +30,7 @@ class SoundToVideoExamples(Examples):
             )
         features = clips.manifest["recipe"]["features"].get("spectrogram") or {}
         self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps)}
-        # For sound that is no clip: how its spectrogram is made, and how much of it the encoder is used to hear.
+        # For sound that is no clip: how its spectrogram is made, and how many rows the encoder was trained on.
         self.facts |= {"window": features.get("window", "rectangular"), "length": self.length}
 
     def __len__(self) -> int:

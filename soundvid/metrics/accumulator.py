@@ -1,12 +1,14 @@
 """Clip by clip into numbers, and the numbers into the rows of a table.
 
-A Tally sees each clip once, with every video that was made for it, and keeps numbers and two curves of it, no
-pictures: memory does not grow with their size. Systems whose input is not `image + spectrogram` use it directly:
+A MetricAccumulator gets each clip once, with every video that was made for it, and keeps numbers and two curves of it,
+no pictures: memory does not grow with their size.
 
-    tally = Tally({"wav2lip": "system", "mean frame": "baseline", "reference repeated": "baseline"}, region=lower_half)
+    kinds = {"wav2lip": "system", "mean frame": "baseline", "reference repeated": "baseline"}
+    accumulator = MetricAccumulator(kinds, region=lower_half)
     for clip in clips:
-        tally.add(ClipName(key, source), real, {"wav2lip": video, "mean frame": mean, "reference repeated": held})
-    table = Table("Table 2", tally.rows(condition="seen speakers"))
+        made = {"wav2lip": video, "mean frame": mean, "reference repeated": repeated}
+        accumulator.add(ClipName(key, source), real, made)
+    table = Table("Table 2", accumulator.rows(condition="seen speakers"))
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +51,7 @@ class _Videos:
     features: list[np.ndarray] = field(default_factory=list)
 
 
-class Tally:
+class MetricAccumulator:
     """Numbers of several ways to make the same clips.
 
     `kinds` names them and says what each is. `region` cuts the part that is measured out of a video `T H W 3` (the
@@ -261,8 +263,8 @@ class Tally:
         value, low, high = estimate
         took = ~np.isnan(values)
         if np.isnan(value):
-            heard = [o for o in self.onsets if o is not None]
-            if missing == NO_MOTION and heard and not any(map(synchrony.has_onsets, heard)):
+            sounds = [o for o in self.onsets if o is not None]
+            if missing == NO_MOTION and sounds and not any(map(synchrony.has_onsets, sounds)):
                 missing = NO_ONSETS
             return Measure(name, None, unit, n=0, better=better, definition=definition, missing=missing)
         sources = len({c.source for c, t in zip(self.clips, took, strict=True) if t})
@@ -335,3 +337,19 @@ def score(energy: np.ndarray, onsets: np.ndarray) -> float:
     length = min(len(energy), len(onsets))
     curve = synchrony.correlogram(energy[:length], onsets[:length], synchrony.NEAR)
     return synchrony.peak_correlation(curve)
+
+
+def known_events(frames: Mapping[str, Sequence[int]]) -> Callable[[ClipName], list[int] | None]:
+    """The `truth` of an evaluation on sources whose events are known, as those of drawn sources are.
+
+    `frames` are the frames of whole sources that show an event, by file name without its suffix, as keys of clips
+    begin with it. Returns a function: a clip -> numbers of its frames that show one; None for clips of other sources.
+    """
+
+    def of(clip: ClipName) -> list[int] | None:
+        known = frames.get(clip.key.rsplit("-", 2)[0])
+        if known is None:
+            return None
+        return [frame - clip.start for frame in known if clip.start <= frame < clip.start + clip.frames]
+
+    return of

@@ -6,58 +6,64 @@ from pathlib import Path
 import pytest
 
 from soundvid.builder.build import build
-from soundvid.builder.candidate import CHECKS, assemble, check, release, tidy
+from soundvid.builder.candidate import CHECKS, assemble, check, release, remove_unused
 from soundvid.builder.context import Context
-from soundvid.builder.discover import find
-from soundvid.builder.render import clips_part, make_clips, make_rows, spectrograms_part
-from soundvid.builder.state import clips, examine, list_videos, pending, save_listing, spectrograms
+from soundvid.builder.discover import discover
+from soundvid.builder.render import compute_features, render
+from soundvid.builder.resolve import feature_folder, part_folder
+from soundvid.builder.state import compute_feature, discover_videos, list_videos, pending, render_videos, save_listing
 from soundvid.errors import DatasetError
 from soundvid.recipe.model import Training
 from soundvid.store.dataset import Dataset
 from soundvid.store.verify import verify
-from tests.build.test_build import assert_whole, copy, hashes
+from tests.builder.test_build import assert_whole, copy, hashes
 from tests.conftest import toy_recipe
 
 
 def staged(recipe, store: Path):
-    """Clips, then spectrograms, of everything; returns the context, the entries, and the rows computed and kept."""
+    """Clips, then features, of everything; returns the context, the records, and how many rows were computed."""
     context = Context(recipe, store, workers=2)
-    entries = find(context)
-    make_clips(context, entries)
-    return context, entries, make_rows(context, entries)
+    records = render(context, discover(context), features=())
+    return context, records, compute_features(context, records, context.features)
 
 
-def test_clips_and_spectrograms_apart_are_the_same_bytes_as_rendered_in_one_go(toys, tmp_path):
+def media_of(context, records) -> dict[Path, int]:
+    """The rendered media of records, and when they were written."""
+    files = [f for r in records for f in part_folder(context, r).glob("media-*.bin")]
+    return {f: f.stat().st_mtime_ns for f in files}
+
+
+def test_clips_and_features_apart_are_the_same_bytes_as_rendered_in_one_go(toys, tmp_path):
     recipe = toy_recipe(toys)
     build(recipe, store=tmp_path / "one")
-    context, entries, _ = staged(recipe, tmp_path / "two")
-    before = {clips_part(context, e): (clips_part(context, e) / "samples.tar").stat().st_mtime_ns for e in entries}
+    context, records, _ = staged(recipe, tmp_path / "two")
+    before = media_of(context, records)
     result = build(recipe, store=tmp_path / "two", keep_work=True)
     assert result.version == "1.0.0"
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
-    assert before == {p: (p / "samples.tar").stat().st_mtime_ns for p in before}  # nothing was encoded again
+    assert before and before == media_of(context, records)  # nothing was encoded again
     assert_whole(tmp_path / "two")
 
 
 def test_another_crop_computes_no_sound_and_another_spectrogram_encodes_no_picture(toys, tmp_path):
-    context, entries, first = staged(toy_recipe(toys), tmp_path)
-    encoded = {clips_part(context, e) for e in entries}
-    assert all(computed > 0 and kept == 0 for computed, kept in first.values())
+    context, records, first = staged(toy_recipe(toys), tmp_path)
+    encoded = media_of(context, records)
+    assert set(first) == {r.source_id for r in records} and all(first.values())
 
     cropped = toy_recipe(toys, video={"width": 64, "height": 64, "crop": [0, 0, 100, 100]})
-    context, again, rows = staged(cropped, tmp_path)
-    assert not encoded & {clips_part(context, e) for e in again}
-    assert all(computed == 0 and kept > 0 for computed, kept in rows.values())
+    context, again, computed = staged(cropped, tmp_path)
+    assert not set(encoded) & set(media_of(context, again))
+    assert not any(computed.values())
 
     hann = toy_recipe(toys, features={"spectrogram": {"window": "hann"}})
-    known = {p.name for p in context.dataset.work.glob("*.clips")}
-    context, again, rows = staged(hann, tmp_path)
-    assert {p.name for p in context.dataset.work.glob("*.clips")} == known
-    assert all(computed > 0 and kept == 0 for computed, kept in rows.values())
-    assert len({spectrograms_part(context, e) for e in again}) == len(again)
+    context, again, computed = staged(hann, tmp_path)
+    assert media_of(context, again) == encoded
+    assert all(computed.values())
+    (spectrogram,) = context.features
+    assert len({feature_folder(context, r, spectrogram) for r in again}) == len(again)
 
 
-def test_clips_without_features_need_no_second_stage(toys, tmp_path):
+def test_clips_without_features_need_no_second_step(toys, tmp_path):
     recipe = toy_recipe(toys, features={"spectrogram": None})
     build(recipe, store=tmp_path / "one")
     staged(recipe, tmp_path / "two")
@@ -66,18 +72,19 @@ def test_clips_without_features_need_no_second_stage(toys, tmp_path):
 
 
 def one_by_one(recipe, store: Path):
-    """All stages, for each video by itself, as an orchestrator runs them; returns what was assembled and released."""
+    """All steps, for each video by itself, as an orchestrator runs them; returns what was assembled and released."""
     listed = list_videos(Context(recipe, store))
     save_listing(Context(recipe, store), listed)
     waiting = pending(Context(recipe, store), listed)
     for video in [v for v in listed if v.key in waiting]:
-        examine(Context(recipe, store), [video])
-        clips(Context(recipe, store, workers=1), [video.key])
-        spectrograms(Context(recipe, store), [video.key])
+        discover_videos(Context(recipe, store), [video])
+        render_videos(Context(recipe, store, workers=1), [video.key])
+        for name in recipe.features.chosen:
+            compute_feature(Context(recipe, store, workers=1), [video.key], name)
     assembled = assemble(Context(recipe, store), listed)
     problems = check(Context(recipe, store), assembled.candidate)
     version, change = release(Context(recipe, store))
-    tidy(Context(recipe, store), [v.key for v in listed])
+    remove_unused(Context(recipe, store), [v.key for v in listed])
     return assembled, problems, version, change
 
 
@@ -92,7 +99,7 @@ def test_video_by_video_gives_the_same_version_as_a_build(toys, tmp_path):
     assert set(problems) == set(CHECKS) and not any(problems.values())
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
     told = [[(r["kind"], r["name"], r["key"], r["outcome"], r["code"]) for r in Dataset(tmp_path / s, "toy").release()
-             .ledger()] for s in ("one", "two")]  # fmt: skip
+             .ledger.to_pylist()] for s in ("one", "two")]  # fmt: skip
     assert sorted(told[0], key=str) == sorted(told[1], key=str)
 
     again, _, version, change = one_by_one(recipe, tmp_path / "two")
@@ -175,5 +182,5 @@ def test_batches_stay_as_they_were_formed(toys, tmp_path):
     copy(toys, videos, "toy3.mp4")
     second = list_videos(Context(recipe, tmp_path / "s"), batch=2)
     assert [v.partition for v in first] == ["batch-00001", "batch-00001", "batch-00002"]
-    assert {v.found.name: v.partition for v in second} == {
+    assert {v.source.name: v.partition for v in second} == {
         "toy1.mp4": "batch-00001", "toy2.mp4": "batch-00002", "toy3.mp4": "batch-00003"}  # fmt: skip

@@ -223,7 +223,9 @@ def test_broken_silent_and_double_files_are_rows_and_nothing_else(toys, tmp_path
     ffmpeg("-f", "lavfi", "-i", "color=black:size=64x64:rate=30", "-i", toys / "toy3.mp4", "-map", "0:v", "-map", "1:a",
            "-t", "5", videos / "black.mp4")  # fmt: skip
     result = build(toy_recipe(videos), store=tmp_path / "store")
-    rows = {r["name"]: r for r in Dataset(tmp_path / "store", "toy").release().ledger() if r["kind"] == "source"}
+    rows = {
+        r["name"]: r for r in Dataset(tmp_path / "store", "toy").release().ledger.to_pylist() if r["kind"] == "source"
+    }
     codes = {name: (r["outcome"], r["code"]) for name, r in rows.items()}
     assert codes == {
         "toy0.mp4": ("kept", ""),
@@ -266,7 +268,7 @@ def test_a_source_that_vanishes_or_changes_on_the_way_fails_and_is_retried(toys,
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert json.loads(out)["sources"] == {"kept": 1, "rejected": 0, "failed": 1}
-    row = next(r for r in Dataset(tmp_path / "s", "toy").release().ledger() if r["name"] == "victim.mp4")
+    row = next(r for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist() if r["name"] == "victim.mp4")
     assert (row["code"], row["retryable"]) == ("vanished" if trouble == "vanishes" else "changed", True)
     assert_whole(tmp_path / "s")
     victim.write_bytes(content)
@@ -290,7 +292,7 @@ def test_a_crash_in_a_worker_costs_its_source_alone(toys, tmp_path, monkeypatch)
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert json.loads(out)["sources"] == {"kept": 1, "rejected": 0, "failed": 1}
-    row = next(r for r in Dataset(tmp_path / "s", "toy").release().ledger() if r["name"] == "victim.mp4")
+    row = next(r for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist() if r["name"] == "victim.mp4")
     assert (row["code"], row["retryable"]) == ("crashed", True)
     assert "signal 9" in row["message"]
 
@@ -450,7 +452,7 @@ def test_names_in_a_recipe_that_meet_nothing_are_told(toys, tmp_path):
     recipe = toy_recipe(toys, splits=splits, clips={"plan": "spans", "spans": spans})
     result = build(recipe, store=tmp_path)
     assert any("pins toy1" in w and "did you mean toy1.mp4?" in w for w in result.warnings)
-    rows = {r["name"]: r for r in Dataset(tmp_path, "toy").release().ledger() if r["kind"] == "source"}
+    rows = {r["name"]: r for r in Dataset(tmp_path, "toy").release().ledger.to_pylist() if r["kind"] == "source"}
     assert (rows["toy9.mp4"]["outcome"], rows["toy9.mp4"]["code"]) == ("rejected", "no_such_source")
     grouped = toy_recipe(toys, splits={"ratios": {"train": 1.0}, "group": "pattern", "pattern": r"speaker(\d+)"})
     assert any("finds no group in 4 of 4 names" in w for w in build(grouped, store=tmp_path / "p").warnings)

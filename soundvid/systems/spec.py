@@ -1,0 +1,140 @@
+"""What a system declares: a SystemSpec is all that command line, runs and pages know of it.
+
+A system is a package `soundvid.systems.NAME` with a `spec`, and a line in `soundvid.runs.registry`. Its other files
+have the same names in every system: config, data, networks, system, generate, evaluate, report. Importing the package
+must not import torch (help texts come from the spec), so the spec's functions import what they need when they are
+called.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from soundvid.errors import SoundvidError
+from soundvid.training.system import Stage
+
+if TYPE_CHECKING:
+    from soundvid.metrics.accumulator import ClipName, Features
+    from soundvid.metrics.table import Evaluation
+    from soundvid.reports.run_page import PageRun, Section
+    from soundvid.training.run import OpenRun
+
+Medium = Literal["image", "sound", "video"]
+Kind = Literal["image", "sound", "video", "box", "file", "integer", "flag"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A command-line option that a system takes: `--name`, and the keyword its value is passed by.
+
+    `kind` says what it names: a file of a medium (checked before networks are loaded; Path), a box `X,Y,W,H` (four
+    int: x, y, width, height in pixels), any file (Path), an integer (within `least` and `most`), or a flag (bool).
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    required: bool = False
+    short: str = ""  # such as -i
+    least: int | None = None
+    most: int | None = None
+    sets: str = ""  # of `train_options`: the config field that gets the value, or stage.field
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A file that was generated. Sizes are of its pictures; 0 where it has none."""
+
+    path: Path
+    seconds: float  # it plays
+    wall: float  # seconds of work, from opening the inputs to the finished file
+    frames: int = 0
+    width: int = 0
+    height: int = 0
+    damage: int = 0  # places of the sound that could not be decoded; silence there
+    notes: tuple[str, ...] = ()  # what the user should know of it, a line each
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of work for a second of output: below 1 is faster than it plays."""
+        return self.wall / self.seconds
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a run is measured."""
+
+    clips: int | None = None  # so many only, spread evenly over the split; None: all
+    batch: int = 2  # clips generated at once
+    device: str = "cpu"
+    truth: "Callable[[ClipName], Sequence[int] | None] | None" = None  # a drawn clip -> its frames that show an event
+    progress: Callable[[int, int], None] | None = None  # (clips done, of)
+    features: "Features | None" = None  # of FVD and KVD
+    without_features: str | None = None  # why there are none
+    notes: tuple[str, ...] = ()  # to be printed under the first table
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """A system as `soundvid train --system NAME`, `evaluate`, `generate` and `report` know it."""
+
+    name: str
+    summary: str  # what it turns into what, in a few words
+    stages: tuple[Stage, ...]  # trained one after another; the last one generates
+    inputs: tuple[Option, ...]  # what generating takes
+    outputs: tuple[Medium, ...]  # what it makes
+    generate: "Callable[..., Generated]"
+    # (run: OpenRun, target: Path, *, progress: Callable[[float, float | None], None], **inputs): writes `target` whole
+    # or not at all. `inputs` are those that were given. Raises SoundvidError with one line.
+    evaluate: "Callable[[OpenRun, str, EvaluationOptions], Evaluation]"  # (run, split, options)
+    report: "Callable[[PageRun], list[Section]]"  # its own parts of the run's page
+    train_options: tuple[Option, ...] = ()
+    charts: tuple[tuple[str, str], ...] = ()  # (regular expression of names in the log, title) of curves in one chart
+    validation_charts: tuple[tuple[str, str], ...] = ()
+    usage: str = ""  # arguments of `soundvid generate RUN`, as an example
+    default_preset: str = "recommended"
+
+    def stage(self, name: str | None = None) -> Stage:
+        """The stage of this name; by default the last. Raises SoundvidError that lists the stages there are."""
+        if name is None:
+            return self.stages[-1]
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise SoundvidError(
+            f"{self.name}: there is no stage '{name}' (stages: {', '.join(s.name for s in self.stages)})"
+        )
+
+    @property
+    def presets(self) -> list[str]:
+        return list(self.stages[-1].presets)
+
+    def check_inputs(self, given: Mapping[str, Any], where: Path | str) -> None:
+        """Raise SoundvidError where an input is given that the system does not take, or one is missing."""
+        takes = {option.name: option for option in self.inputs}
+        listed = ", ".join(f"--{name}" for name in takes)
+        for name in given:
+            if name not in takes:
+                raise SoundvidError(f"--{name}: {where} is a run of {self.name}, which takes {listed}")
+        for name, option in takes.items():
+            if option.required and name not in given:
+                raise SoundvidError(f"{where}: a run of {self.name} needs --{name} (it takes {listed})")
+
+
+SUFFIXES: dict[Medium, str] = {"video": "mp4", "sound": "wav", "image": "png"}
+
+
+def check_target(target: Path, outputs: Sequence[Medium], inputs: Sequence[Path]) -> None:
+    """Refuse a file that cannot be written, has the wrong suffix, or is one of the inputs. Raises SoundvidError."""
+    suffixes = [SUFFIXES[medium] for medium in outputs]
+    if target.suffix.lower().removeprefix(".") not in suffixes:
+        named = f"{target.stem or 'result'}.{suffixes[0]}"
+        raise SoundvidError(f"{target}: --out writes {' or '.join(suffixes)}; give it a name such as {named}")
+    if target.is_dir():
+        raise SoundvidError(f"{target}: is a folder; --out names the file to be written")
+    if not target.parent.is_dir():
+        raise SoundvidError(f"{target}: there is no folder {target.parent} to write it to; make it, or name another")
+    for file in inputs:
+        if target.exists() and file.exists() and target.samefile(file):
+            raise SoundvidError(f"{target}: --out would overwrite its own input; name another file")
