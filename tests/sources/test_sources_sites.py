@@ -44,8 +44,8 @@ def test_a_sites_facts_are_kept_and_its_own_id_names_the_source(web, tmp_path):
     assert entry.source_id == "loopbacktube_abc_-1"
     assert (entry.uploader, entry.channel, entry.upload_date) == ("Ada", "Ada's claps", "2026-11-03")
     assert (entry.licence, entry.format_id) == ("creative-commons", "18")
-    sample = Dataset(tmp_path, "web").release().samples()[0]
-    assert sample["group"] == "loopbacktube:Ada's claps" and sample["media_id"] == "abc_-1"
+    sample = Dataset(tmp_path, "web").release().samples.to_pylist()[0]
+    assert sample["source_group"] == "loopbacktube:Ada's claps" and sample["media_id"] == "abc_-1"
 
 
 def test_terms_that_are_not_allowed_are_refused_before_the_download(web, tmp_path):
