@@ -59,6 +59,19 @@ def test_a_view_has_the_pictures_and_pixels_it_names(clips):
     assert np.abs(half - mean).max() <= 0.5  # every pixel counts with its area
 
 
+def test_a_few_pictures_cost_only_the_bytes_of_their_groups(clips, monkeypatch):
+    asked = []
+    read = Clips._read
+    monkeypatch.setattr(Clips, "_read", lambda self, row, *place: asked.append(place) or read(self, row, *place))
+    whole = clips.read(5, spectrogram=False).frames
+    size = clips.rows[5]["mp4_size"]
+    assert asked == [(clips.rows[5]["mp4_offset"], size)]
+    asked.clear()
+    few = clips.read(5, View([16, 18], (0, 0, 64, 64), (64, 64)), spectrogram=False).frames
+    assert np.array_equal(few, whole[[16, 18]])
+    assert sum(count for _, count in asked) < 0.75 * size  # one of two groups of 15, and the table of pictures
+
+
 def test_row_i_of_the_spectrogram_is_picture_i_through_a_window(clips):
     """Of a window's pictures, each one's own row is the transform of its own 1,470 samples."""
     random = Augment(frames=10).random(0, 0)
