@@ -13,7 +13,7 @@ import scipy
 
 from soundvid.builder.build import build
 from soundvid.builder.context import Context
-from soundvid.builder.discover import find
+from soundvid.builder.discover import discover
 from soundvid.builder.render import render
 from soundvid.clips.denoise.base import Denoised
 from soundvid.clips.denoise.noise import levels, noise_of, opener, quiet_stretch
@@ -262,14 +262,14 @@ def test_a_noise_recording_that_changes_on_the_way_is_no_profile(tmp_path, code)
     wav(tmp_path / "v" / "a.wav", voice(2.4), R)
     noise = wav(tmp_path / "noise.wav", 0.01 * scanner_noise(R, R), R)
     context = Context(recipe(tmp_path / "v", {"file": str(noise)}), tmp_path / "s", workers=1)
-    entries = find(context)
+    records = discover(context)
     if code == "changed":
         wav(noise, 0.02 * scanner_noise(R, R), R)
     else:
         noise.unlink()
-    render(context, entries)
-    (entry,) = entries
-    assert (entry.outcome, entry.code, entry.retryable) == ("failed", code, True)
+    (record,) = render(context, records)
+    assert record.verdict is not None
+    assert (record.verdict.outcome, record.verdict.code, record.verdict.retryable) == ("failed", code, True)
 
 
 def test_a_profile_beyond_the_video_is_a_row_of_the_ledger(tmp_path):
