@@ -203,7 +203,7 @@ class World:
         return self.sources + [{**{f: r[f] for f in fields}, **end, "key": r["key"]} for r in self.samples]
 
     def page(self, ledger=(), samples=None, warnings=()):
-        kept, names = [*self.ledger.to_pylist(), *ledger], sorted({r["subject"] for r in self.samples})
+        kept, names = [*self.ledger(), *ledger], sorted({r["subject"] for r in self.samples})
         counts = {k: {"kept": 1, "rejected": len(ledger), "failed": 0} for k in ("sources", "clips")}
         recipe = {
             "description": "tiny <b>test</b>",
