@@ -78,7 +78,7 @@ def _processed(context: Context, records: list[SourceRecord]) -> tuple[Selection
     resolved = resolve(context, selection.active)
     lacking = [r for r, pending in zip(resolved.records, resolved.pending, strict=True) if pending]
     known = context.previous.sources
-    # Nobody will ask for these again: a twin that was passed over and whose original is gone, and what a lost shard held.
+    # Nobody will ask for these again: a twin whose original is gone, and what a lost shard held.
     here = {r.key for r in lacking if r.clips.get("code") == "duplicate" or _was_released(context, r)}
     promoted = [r for r in lacking if r.key in here]
     late = [r for r in lacking if r.key not in here]
