@@ -212,8 +212,9 @@ def test_a_build_gates_the_whole_track_and_says_by_what(tmp_path):
     one = build(recipe(folder, profile_seconds=0.9), store=tmp_path / "one", workers=1)
     two = build(recipe(folder, profile_seconds=0.9), store=tmp_path / "two", workers=2)
     assert [s["sha256"] for s in one.shards] == [s["sha256"] for s in two.shards]
-    ledger = Dataset(tmp_path / "one", "gated").release().ledger.to_pylist()
-    rows = {r["name"]: r for r in ledger if r["kind"] == "source"}
+    rows = {
+        r["name"]: r for r in Dataset(tmp_path / "one", "gated").release().ledger.to_pylist() if r["kind"] == "source"
+    }
     assert rows["pauses.avi"]["noise_profile"].endswith(" s")
     assert rows["pauses.avi"]["noise_dbfs"] == pytest.approx(-40, abs=1)
     assert rows["rises.avi"]["noise_profile"] == "follows the sound"

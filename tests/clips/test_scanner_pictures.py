@@ -185,8 +185,10 @@ def test_time_splits_the_seen_speaker_and_the_unseen_one_is_whole_in_test(speake
     renamed = seen_and_unseen.model_copy(update={"conditions": seen_and_unseen.conditions[:1]})
     again = build(renamed, store=tmp_path / "s")
     assert (again.change, again.new_sources) == ("patch", 0)
-    rows = Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()
-    assert {r["condition"] for r in rows} == {None, "unseen"}
+    assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()} == {
+        None,
+        "unseen",
+    }
 
 
 def test_clips_split_each_for_itself_and_the_build_says_that_neighbours_leak(speakers, tmp_path):

@@ -278,9 +278,8 @@ def test_a_part_that_cannot_grow_stays_and_the_ledger_says_why(long_films, tmp_p
         rows = [(url, 33.0, 34.0), (f"{web.url}/v/varying.mp4", 5.0, 6.0)]
         second = spans_recipe(listing(tmp_path / "b.jsonl", *rows), name="other")
         assert build(second, store=store, workers=1).sources["failed"] == 1
-        (row,) = [
-            r for r in Dataset(store, "other").release().ledger.to_pylist() if r["kind"] == "source" and r["code"]
-        ]
+        ledger = Dataset(store, "other").release().ledger.to_pylist()
+        (row,) = [r for r in ledger if r["kind"] == "source" and r["code"]]
         assert (row["stage"], row["code"]) == ("fetch", "gone") and "only other parts" in row["message"]
         assert build(first, store=store, workers=1).change == "none"
         asked = len(web.asked)

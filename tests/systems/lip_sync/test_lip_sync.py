@@ -64,7 +64,7 @@ def puppets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("puppets")
     for seed in range(2):
         puppet.film(folder / "films" / f"puppet{seed}.mp4", 16.0, seed)
-    build.build(puppet_recipe(folder / "films"), store=folder / "store", workers=1)
+    build(puppet_recipe(folder / "films"), store=folder / "store", workers=1)
     return folder / "store"
 
 
@@ -477,7 +477,7 @@ def test_datasets_that_cannot_be_learnt_from_say_why(puppets, tmp_path):
         PaperExamples(longer, clips, "train")
     short = puppet.film(tmp_path / "films" / "short.mp4", 1.2, 0)
     recipe = puppet_recipe(short.parent, name="short", clips={"plan": "consecutive", "seconds": 0.28})
-    build.build(recipe, store=tmp_path / "store", workers=1)
+    build(recipe, store=tmp_path / "store", workers=1)
     alone = ClipCache(load("short", split="train", store=tmp_path / "store"))
     alone.of_source.clear()
     alone.of_source[alone.clips.rows[0]["source_id"]] = [0]
