@@ -21,7 +21,7 @@ from statistics import mean, median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from soundvid.systems.sound_to_video import PRESETS, Config
+from soundvid.systems.sound_to_video.config import PRESETS, Config
 from soundvid.systems.sound_to_video.system import SoundToVideo
 from soundvid.training.system import Batch
 

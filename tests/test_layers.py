@@ -23,13 +23,8 @@ KNOWN: set[tuple[str, str]] = {
     ("soundvid.clips.spectrograms", "soundvid.store.tar"),
     ("soundvid.media.partial_file", "soundvid.media.probe"),
     ("soundvid.media.probe", "soundvid.media.partial_file"),
-    ("soundvid.metrics.truth", "soundvid.demo.scene"),
-    ("soundvid.reports.run_page", "soundvid.systems.registry"),
     ("soundvid.store.load", "soundvid.store.torch_dataset"),
     ("soundvid.store.torch_dataset", "soundvid.store.load"),
-    ("soundvid.training.run", "soundvid.systems.registry"),
-    ("soundvid.training.stage", "soundvid.training.system"),
-    ("soundvid.training.system", "soundvid.training.stage"),
 }
 
 

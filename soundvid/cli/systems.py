@@ -24,7 +24,7 @@ TYPES: dict[Kind, Any] = {
 METAVARS: dict[Kind, str] = {"box": "X,Y,W,H"}
 
 
-def names() -> str:
+def summaries() -> str:
     """`sound_to_video (one image + sound -> video), ...`: for a help text."""
     return "; ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
 

@@ -18,7 +18,7 @@ from soundvid.errors import SoundvidError
 from soundvid.runs.open import choose_device, open_earlier
 from soundvid.runs.registry import get
 from soundvid.store.load import Clips, EmptySplit, load
-from soundvid.systems.spec import SystemSpec
+from soundvid.systems.spec import Stage, SystemSpec
 from soundvid.training import checkpoint, distributed
 from soundvid.training.log import TrainingCallback
 from soundvid.training.loop import Loop, Outcome, progress_of, seed_everything
@@ -32,7 +32,7 @@ from soundvid.training.run import (
     tools,
     write_stages,
 )
-from soundvid.training.system import Options, Stage
+from soundvid.training.system import Options
 
 # What may change when a run is resumed: how long, and what is logged and kept. All else would make it another run.
 MAY_CHANGE = {"steps", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep", "patience"}

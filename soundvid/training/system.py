@@ -1,14 +1,13 @@
-"""What the loop trains: a config that extends `Options`, `Examples` to learn from, a `System` that learns, a `Stage`.
+"""What the loop trains: a config that extends `Options`, `Examples` to learn from, a `System` that learns.
 
 A system owns its networks, its losses and its optimisers. The loop owns steps, precision, checkpoints, logging,
 early stopping, several GPUs and resuming, and knows nothing about pictures or sound.
 
-Importing this module does not import torch: configs and presets are read where only a help text is wanted.
+Importing this module does not import torch: configs are read without it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
-
-    from soundvid.store.load import Clips
-    from soundvid.training.run import OpenRun
 
 Batch = dict[str, "Tensor"]
 Metrics = dict[str, "Tensor"]  # scalars, detached, still on the device: reading one costs a synchronisation
@@ -173,24 +169,6 @@ class System(ABC):
 
     def eval(self) -> None:
         self.train(False)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One network, or group of networks, trained by one run of the loop."""
-
-    name: str  # the folder under RUN where a system has several stages
-    presets: Mapping[str, Options]  # by name; all of one class, the stage's config
-    examples: Callable[[Any, "Clips", Purpose], Examples]  # (config, clips, purpose)
-    make: Callable[[Any, dict[str, Any], "Mapping[str, OpenRun]"], System]
-    # (config, facts, earlier): `earlier` are the trained stages before this one, by name, with averaged networks in
-    # eval mode; a stage that was never trained is not among them.
-    check: Callable[[Any], None] = lambda config: None
-    # (config): raises SoundvidError where a new run cannot begin so (weights that do not fit): before any stage trains
-
-    @property
-    def config(self) -> type[Options]:
-        return type(next(iter(self.presets.values())))
 
 
 def frozen(*networks: "nn.Module") -> "Frozen":

@@ -24,11 +24,11 @@ from soundvid.runs import registry, train  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.runs.registry import get  # noqa: E402
 from soundvid.store.load import load  # noqa: E402
+from soundvid.systems.spec import Stage  # noqa: E402
 from soundvid.training import checkpoint  # noqa: E402
 from soundvid.training.loop import Loop, TrainingError  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 from soundvid.training.sampler import ShuffledSampler  # noqa: E402
-from soundvid.training.system import Stage  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
 from tests.helpers import training  # noqa: E402
 from tests.helpers.training import arguments, environment, soundvid, tensors, words  # noqa: E402
@@ -511,7 +511,10 @@ def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
         return sound_to_video._make(config, facts, earlier)
 
     one = sound_to_video.spec.stage()
-    stages = (Stage("first", one.presets, one.examples, one.make), Stage("second", one.presets, one.examples, second))
+    stages = (
+        Stage("first", one.load_presets, one.examples, one.make),
+        Stage("second", one.load_presets, one.examples, second),
+    )
     two = dataclasses.replace(sound_to_video.spec, name="two", stages=stages)
     monkeypatch.setitem(registry.SYSTEMS, "two", "tests.two")
     monkeypatch.setitem(sys.modules, "tests.two", SimpleNamespace(spec=two))

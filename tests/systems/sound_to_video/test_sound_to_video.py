@@ -7,7 +7,8 @@ torch = pytest.importorskip("torch")
 
 import soundvid  # noqa: E402
 from soundvid.builder.build import build  # noqa: E402
-from soundvid.systems.sound_to_video import PRESETS, Config, spec  # noqa: E402
+from soundvid.systems.sound_to_video import spec  # noqa: E402
+from soundvid.systems.sound_to_video.config import PRESETS, Config  # noqa: E402
 from soundvid.systems.sound_to_video.data import SoundToVideoExamples  # noqa: E402
 from soundvid.systems.sound_to_video.networks import BLSTM, Bands, Dilated, Film, UNet, VolumeDiscriminator  # noqa: E402
 from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels  # noqa: E402
