@@ -35,7 +35,7 @@ def presets() -> str:
 
 
 def with_options(command: Callable[..., None], options: Callable[[SystemSpec], Sequence[Option]]) -> Any:
-    """`command` with an option for each that a system takes, where its parameter `given` stands.
+    """`command` with an option for each that a system takes, in place of its parameter `given`.
 
     `given` becomes a dict of those that were used, by name.
     """

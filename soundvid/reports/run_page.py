@@ -42,7 +42,7 @@ USES = {"train": "training", "validation": "choosing the best checkpoint"}
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that a system adds: a heading with what stands under it.
+    """A part of the page that a system adds: a heading and its content.
 
     `anchor` names it in the page's navigation, where `short` is shown.
     """
@@ -372,7 +372,7 @@ def curves_note(run: PageRun) -> str:
         return "There is no line of training in the log yet."
     return (
         "By step. A line of the log is a mean over the steps since the line before; where a chart has no room for all, "
-        "neighbours are averaged. Numbers beside the names are the last ones."
+        "neighbours are averaged. Numbers next to the names are the last ones."
     )
 
 

@@ -89,14 +89,14 @@ def _stages(
     spec: SystemSpec, request: Request, device: torch.device, rank: int, world: int, callback: TrainingCallback
 ) -> list[TrainedStage]:
     several = len(spec.stages) > 1
-    begun = (request.out / "config.json").is_file()
-    if begun and not request.resume:
+    started = (request.out / "config.json").is_file()
+    if started and not request.resume:
         raise RunError(f"{request.out}: there is a run already; --resume goes on with it, or name another folder")
-    if begun and bool(stages_of(request.out)) != several:
+    if started and bool(stages_of(request.out)) != several:
         raise RunError(f"{request.out}: the run there is not one of {spec.name}; name another folder")
     distributed.barrier()  # the first process writes config.json soon: a slower one must not take it for an older run's
     values = parse_values(request.values, spec)
-    if not begun:
+    if not started:
         for stage in spec.stages:
             stage.check(_config(spec, stage, request, values))
     done: list[TrainedStage] = []

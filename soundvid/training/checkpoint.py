@@ -31,7 +31,7 @@ from soundvid.training.system import System
 from soundvid.util.files import sync_to_disk
 
 FORMAT = 1
-STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold beside `format`
+STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold besides `format`
 
 
 class CheckpointError(SoundvidError):

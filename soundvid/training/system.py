@@ -42,7 +42,7 @@ class Options(BaseModel):
     validation_clips: int = Field(4, ge=1, description="validation clips measured each time: the first ones")
     sample_every: int = Field(250, ge=1, description="steps between pictures of generated frames")
     checkpoint_every: int = Field(250, ge=1, description="steps")
-    keep: int = Field(3, ge=1, description="newest checkpoints kept, beside the best")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept, besides the best")
     patience: int = Field(0, ge=0, description="validations without a better one before training stops; 0: never")
 
 
@@ -84,7 +84,7 @@ class System(ABC):
     call: "dict[str, nn.Module]"
     tensors: "Mapping[str, Tensor]" = MappingProxyType({})
     # State that is tensors and no part of a network (a normaliser, a PCA fitted on the training clips): in `__init__`
-    # a dict, each in its final shape and type. Checkpoints hold it beside the networks.
+    # a dict, each in its final shape and type. Checkpoints hold it besides the networks.
     gradients: "Mapping[str, Tensor]" = MappingProxyType({})  # norm of each network's, at its last `update`
 
     @abstractmethod
@@ -209,5 +209,5 @@ def average_(average: "nn.Module", network: "nn.Module", decay: float) -> None:
 
 
 def buffers(networks: "Iterable[nn.Module]") -> "list[Tensor]":
-    """What networks gather beside their gradients (BatchNorm's statistics)."""
+    """What networks gather besides their gradients (BatchNorm's statistics)."""
     return [b for network in networks for b in network.buffers()]

@@ -141,9 +141,9 @@ def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
         while process.poll() is None and not any(out.iterdir()):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=120)
+        _, message = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert told.strip() == "stopped; nothing was written"
+    assert message.strip() == "stopped; nothing was written"
     assert list(out.iterdir()) == []
 
 

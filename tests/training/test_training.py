@@ -1,4 +1,4 @@
-"""The training core: order of examples, exact resume, kills, processes, and what stands in the way."""
+"""The training core: order of examples, exact resume, kills, processes, and what is refused."""
 
 import dataclasses
 import json
@@ -189,9 +189,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(store, tmp_path):
     while process.poll() is None and len(log.log()) < 3:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the process that reads the data gets it too
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert "Traceback" not in told and "--resume goes on from this step" in words(told)
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130, message
+    assert "Traceback" not in message and "--resume goes on from this step" in words(message)
     (last,) = checkpoint.checkpoints(log.checkpoints)
     assert checkpoint.read_state(last)["step"] == log.log()[-1]["step"] >= 3
     assert log.log()[-1]["ended"] == "stopped"
@@ -364,7 +364,7 @@ def copied(run: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.pop("generator.leave.weight"), "missing: leave.weight"),
         (lambda t: t.update({"generator.other": torch.zeros(1)}), "unexpected: other"),
@@ -372,14 +372,14 @@ def copied(run: Path, target: Path) -> Path:
         (lambda t: t.update({"generator.leave.weight": torch.zeros(2)}), "another shape: leave.weight"),
     ],
 )
-def test_weights_of_something_else_are_one_line(trained, tmp_path, change, told):
+def test_weights_of_something_else_are_one_line(trained, tmp_path, change, message):
     path = copied(trained, tmp_path / "run")
     weights = checkpoint.read_tensors(path / "networks.safetensors")
     change(weights)
     checkpoint.save_file(weights, path / "networks.safetensors")
     with pytest.raises(checkpoint.CheckpointError) as error:
         open_run(tmp_path / "run", "last")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 class Trap:
@@ -411,7 +411,7 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("config.json", '"steps": 3,', '"steps": 3, "novelty": 1,', "sound_to_video (novelty: Extra inputs are not"),
         ("config.json", '"system":', '"novelty": 1, "system":', "not the config of a run (novelty: Extra inputs"),
@@ -423,7 +423,7 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
         ("state.json", None, "[]", "not the state of a checkpoint"),
     ],
 )
-def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new, told):
+def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new, message):
     path = copied(trained, tmp_path / "run") / file
     path = path if file == "state.json" else tmp_path / "run" / file
     text = path.read_text()
@@ -431,7 +431,7 @@ def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new
     path.write_text(new if old is None else text.replace(old, new, 1))
     with pytest.raises(SoundvidError) as error:
         open_run(tmp_path / "run", "last")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -440,7 +440,7 @@ def _without(*keys: str):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("file", "change", "message"),
     [
         ("optimizers", _without("generator.0.exp_avg"), "missing: generator.0.exp_avg"),
         ("optimizers", _without(*(f"generator.0.{f}" for f in ("exp_avg", "exp_avg_sq", "step"))), "were written"),
@@ -458,7 +458,7 @@ def _without(*keys: str):
         ("state", lambda s: s["progress"].pop("step"), "is at step 0, the checkpoint is of 3"),
     ],
 )
-def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, told):
+def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, message):
     """Moments, random states and progress that are unexpected, missing or misshapen: one line, and no step is made."""
     path = copied(trained, tmp_path / "run")
     if file == "state":
@@ -474,11 +474,11 @@ def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, c
         checkpoint.save_file(tensors, file, metadata)
     with pytest.raises(checkpoint.CheckpointError) as error:
         train.train(request(store, tmp_path / "run", steps=4, preset=None, resume=True))
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("values", "changes", "told"),
+    ("values", "changes", "message"),
     [
         ((), {}, "a run is there already; --resume goes on"),
         ((), {"resume": True, "preset": "tiny"}, "the run has preset recommended, not tiny"),
@@ -490,14 +490,14 @@ def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, c
         ((), {"device": "cuda"}, "torch sees no GPU here"),
     ],
 )
-def test_what_stands_in_the_way_is_one_line(trained, store, values, changes, told):
+def test_what_cannot_be_resumed_is_one_line(trained, store, values, changes, message):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("a GPU is here")
     asked = request(store, trained, *values)
     asked = dataclasses.replace(asked, **changes)
     with pytest.raises(SoundvidError) as error:
         train.train(asked)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):

@@ -146,10 +146,10 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
     torch.save({"state_dict": SyncExpert().state_dict()}, tmp_path / "expert.pth")
     torch.save({"state_dict": {k: v[:1] for k, v in Generator().state_dict().items() if v.ndim}}, tmp_path / "odd.pth")
     (tmp_path / "text.pth").write_text("not found")
-    for name, told in (("evil", "refused"), ("expert", "another network"), ("odd", "shape"), ("text", "damaged")):
+    for name, message in (("evil", "refused"), ("expert", "another network"), ("odd", "shape"), ("text", "damaged")):
         with pytest.raises(CheckpointError) as error:
             load_public(Generator(), tmp_path / f"{name}.pth")
-        assert told in str(error.value) and "\n" not in str(error.value) and f"{name}.pth" in str(error.value)
+        assert message in str(error.value) and "\n" not in str(error.value) and f"{name}.pth" in str(error.value)
     assert not (tmp_path / "executed").exists()
     system = LipSyncSystem(PRESETS["tiny"].model_copy(update={"init": str(tmp_path / "expert.pth")}), {})
     with pytest.raises(CheckpointError, match="form 'wav2lip'"):
@@ -159,12 +159,12 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
 def test_weights_that_do_not_fit_are_told_before_the_expert_is_trained(puppets, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     torch.save({"state_dict": SyncExpert().state_dict()}, tmp_path / "expert.pth")
-    for name, told in (("text", "damaged"), ("expert", "another network")):
+    for name, message in (("text", "damaged"), ("expert", "another network")):
         request = train.Request(
             "lip_sync", tmp_path / "run", "puppet", puppets, preset="paper", workers=0, device="cpu",
             values=("expert.steps=1", "expert.batch=1", f"generator.init={tmp_path / name}.pth"),
         )  # fmt: skip
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             train.train(request)
         assert not (tmp_path / "run" / "expert").exists()
 
@@ -199,7 +199,7 @@ def test_clips_that_touch_share_one_mel_and_frames_stay_where_they_are(puppets):
         together = mel[:, first : first + alone.shape[1]]
         assert np.allclose(together[:, 4:-4], alone[:, 4:-4], atol=1e-4)
         differs |= not np.allclose(together, alone, atol=0.1)
-    assert differs  # at its edges a clip alone hears silence
+    assert differs  # a clip alone has silence at its edges
 
 
 def test_a_basis_generator_makes_the_same_frames_in_any_pieces():
@@ -427,11 +427,11 @@ def test_the_runs_page_shows_pairs_kymographs_and_the_expert(trained):
     from soundvid.runs.page import write_page
 
     page = write_page(trained).read_text(encoding="utf-8")
-    for told in ("kymograph of the generated pictures", "figure 3", "chance: 50 %", "video/mp4"):
-        assert told in page
+    for message in ("kymograph of the generated pictures", "figure 3", "chance: 50 %", "video/mp4"):
+        assert message in page
 
 
-# -- generating, and what stands in its way
+# -- generating, and what is refused
 
 
 def test_a_picture_speaks_a_sound_and_the_sound_decides_the_length(trained, tmp_path):
@@ -459,10 +459,10 @@ def test_bad_input_gives_one_line(trained, puppets, tmp_path):
         (lambda: parse_box("1,2,3"), "x,y,width,height"),
         (lambda: run.clips("nosplit"), "no split"),
     )
-    for call, told in cases:
+    for call, message in cases:
         with pytest.raises(SoundvidError) as error:
             call()
-        assert told in str(error.value) and "\n" not in str(error.value)
+        assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "o.mp4").exists()
 
 

@@ -326,9 +326,9 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_left(tmp_path):
         generate(Meter(), image, sound, target, pixels=16 * 1000)
     for change, words in wrong:
         given = {"image": image, "sound": sound, "target": target, **change}
-        with pytest.raises(SoundvidError, match=words) as told:
+        with pytest.raises(SoundvidError, match=words) as message:
             generate(Meter(), given["image"], given["sound"], given["target"])
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(message.value)
         assert list(target.parent.iterdir()) == []
 
 

@@ -174,7 +174,7 @@ def test_the_normaliser_is_kept():
 
 @pytest.mark.parametrize("preset", ["paper_ja", "recommended"])
 def test_sound_is_normalised_alike_in_bfloat16(preset):
-    """A network trained in bfloat16 hears what it will hear when it generates, in float32."""
+    """A network trained in bfloat16 gets the same inputs as when it generates, in float32."""
     system = SoundToVideo(small(preset), FACTS)
     spectrogram = torch.from_numpy(np.abs(noise((2, 30, 735))))
     with torch.autocast("cpu", torch.bfloat16):
@@ -246,7 +246,7 @@ def test_a_moving_average_lags_behind():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"width": 18}, "width 18 cannot be normalised in groups"),
         ({"frames": 10, "frames_per_step": 16, "chunk": 12}, "chunk 12 is longer than the 10 frames of a step"),
@@ -272,6 +272,6 @@ def test_a_moving_average_lags_behind():
         ),
     ],
 )
-def test_a_config_that_no_network_can_follow_is_told_before_training(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_config_that_no_network_can_follow_is_told_before_training(changes, message):
+    with pytest.raises(ValueError, match=message):
         type(PRESETS["tiny"]).model_validate(PRESETS["tiny"].model_dump() | changes)
