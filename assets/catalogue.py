@@ -30,9 +30,9 @@ def refresh(work: Context, *, batch: int | None, ask: bool, wait: float = 60.0) 
     """List the recipe's videos again; with `ask` its addresses are asked for what is new. Raises SoundvidError."""
     unlisted: list[str] = []
     if ask and work.recipe.web_sources:
-        from soundvid.sources.web.sync import ask as ask_addresses
+        from soundvid.sources.web.sync import list_addresses
 
-        unlisted = ask_addresses(work.store, work.recipe, work.progress, wait=wait).unlisted
+        unlisted = list_addresses(work.store, work.recipe, work.progress, wait=wait).unlisted
     before = set(listing(work))
     videos = list_videos(work, batch=batch)
     digest = save_listing(work, videos)

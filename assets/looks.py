@@ -29,9 +29,7 @@ def _table(rows: Rows) -> dg.TableMetadataValue:
     return dg.MetadataValue.table([dg.TableRecord(row) for row in rows[:MOST_ROWS]])
 
 
-def _one_or_many(
-    records: list[SourceRecord], single: Metadata, rows: Rows
-) -> Metadata:
+def _one_or_many(records: list[SourceRecord], single: Metadata, rows: Rows) -> Metadata:
     """The metadata of a single video, or a table of a batch's."""
     return single if len(records) == 1 else {"videos": len(records), "each": _table(rows)}
 

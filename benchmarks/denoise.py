@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from soundvid.clips.denoise import Gate, noise_of, opener
+from soundvid.clips.denoise.noise import noise_of, opener
+from soundvid.clips.denoise.spectral_gating import Gate
 from soundvid.demo import mouth, scene
-from soundvid.media.probe import MediaError, examine
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine
 from soundvid.recipe.model import Denoise
 
 RATE = 16000

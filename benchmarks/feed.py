@@ -1,9 +1,9 @@
-"""What a sync costs: a feed of many entries with few new ones, on the CPU and in memory.
+"""Cost of a sync: CPU time and memory for a feed of many entries with few new ones.
 
     python -m benchmarks.feed [--entries 10000] [--new 3]
 
-The server runs in a process of its own, so that the figures are the sync's alone. The downloads' own CPU is
-measured apart (the same new videos from a feed that names nothing else) and taken off.
+The server runs in a process of its own, so that only the sync is measured. The CPU time of the downloads is
+measured separately (the same new videos from a feed with no other entries) and subtracted.
 """
 
 import argparse
@@ -36,10 +36,10 @@ print(json.dumps({"new": result.new, "tried": result.tried, "states": result.sta
 
 
 def serve(folder: Path, pipe: Connection) -> None:
-    """Show `folder`; each message says how many entries the feed has and how many of them are new and free."""
-    from tests.helpers.webserver import Item, Web
+    """Serve `folder`; each message gives the number of old entries of the feed and of new ones under a free licence."""
+    from tests.helpers.webserver import Item, WebServer
 
-    with Web(folder) as web:
+    with WebServer(folder) as web:
         pipe.send(web.url)
         while (message := pipe.recv()) is not None:
             old, new = message

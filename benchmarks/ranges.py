@@ -1,4 +1,4 @@
-"""What a span of a long video costs in bytes: the part that is fetched against the whole file, over HTTP on loopback.
+"""Bytes downloaded for a span of a long video, compared with the whole file, over HTTP on loopback.
 
 python -m benchmarks.ranges [--minutes 20] [--span 2]
 """
@@ -27,7 +27,7 @@ FILMS = {
 
 
 def make(folder: Path, name: str, minutes: int) -> None:
-    """A film of `minutes`: one minute is encoded and repeated."""
+    """A video of `minutes`: one minute is encoded and repeated."""
     import imageio_ffmpeg
 
     codecs, options = FILMS[name]
@@ -41,7 +41,7 @@ def make(folder: Path, name: str, minutes: int) -> None:
 
 
 def main() -> None:
-    from tests.helpers.webserver import Web
+    from tests.helpers.webserver import WebServer
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=int, default=20)
@@ -55,7 +55,7 @@ def main() -> None:
         print(f"a span of {wanted.span:g} s out of {wanted.minutes} minutes")
         for name in FILMS:
             make(films, name, wanted.minutes)
-            with Web(films) as web:
+            with WebServer(films) as web:
                 row = {"url": f"{web.url}/v/{name}", "start": start, "stop": start + wanted.span}
                 (folder / "list.jsonl").write_text(json.dumps(row) + "\n")
                 recipe = Recipe.model_validate(
@@ -72,9 +72,9 @@ def main() -> None:
                 with Catalogue(folder / name) as catalogue:
                     (entry,) = catalogue.entries()
                 size, sent = (films / name).stat().st_size, web.sent[name]
-                how = "in part" if entry.held else "whole"
+                how = "sparse" if entry.available_spans else "whole"
                 print(
-                    f"{name:22s} {size / 1e6:7.1f} MB   fetched {how} {sent / 1e6:6.2f} MB   ratio {sent / size:.4f}   "
+                    f"{name:22s} {size / 1e6:7.1f} MB   {how:6s} {sent / 1e6:6.2f} MB   share {sent / size:.4f}   "
                     f"{len(web.asked):3d} requests   wall {wall:4.1f} s"
                 )
             (films / name).unlink()

@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from soundvid.media.encode import write_movie
 from soundvid.recipe.model import Recipe
-from tests.helpers.webserver import Web, make_hls
+from tests.helpers.webserver import WebServer, make_hls
 
 RATE = 44100
 # No test asserts a wall-clock time, and hypothesis would: a busy machine is no failure.
@@ -125,5 +125,5 @@ def films(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def web(films):
-    with Web(films) as server:
+    with WebServer(films) as server:
         yield server

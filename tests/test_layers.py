@@ -21,8 +21,6 @@ KNOWN: set[tuple[str, str]] = {
     ("soundvid.builder.repack", "soundvid.reports.version_page"),
     ("soundvid.clips.render", "soundvid.store.tar"),
     ("soundvid.clips.spectrograms", "soundvid.store.tar"),
-    ("soundvid.media.partial_file", "soundvid.media.probe"),
-    ("soundvid.media.probe", "soundvid.media.partial_file"),
     ("soundvid.store.load", "soundvid.store.torch_dataset"),
     ("soundvid.store.torch_dataset", "soundvid.store.load"),
 }

@@ -21,9 +21,9 @@ def listed(context: Context) -> list[DiscoveredSource]:
     """Every video that the recipe names, in one order. Raises DatasetError where there is none."""
     sources = scan(context.recipe, ignore=context.store)
     if context.recipe.web_sources:
-        from soundvid.sources.web.available import held
+        from soundvid.sources.web.available import available_sources
 
-        sources += held(context.recipe, context.store)
+        sources += available_sources(context.recipe, context.store)
     sources.sort(key=lambda s: (s.name, str(s.path)))
     if not sources:
         places = ", ".join(place_of(s.model_dump(mode="json")) for s in context.recipe.sources)

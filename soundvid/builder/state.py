@@ -222,11 +222,11 @@ def may_pass_soon(context: Context, record: SourceRecord) -> bool:
 
 def _fetched(context: Context, videos: list[Video]) -> list[Video]:
     """The same videos after those from the web that are due were fetched; signatures are those of now."""
-    from soundvid.sources.web.available import held
+    from soundvid.sources.web.available import available_sources
     from soundvid.sources.web.sync import fetch
 
     fetch(context.store, context.recipe, [v.key for v in videos if v.source.origin is not None], context.progress)
-    now = {key_of(s): s for s in held(context.recipe, context.store)}
+    now = {key_of(s): s for s in available_sources(context.recipe, context.store)}
     fresh = []
     for video in videos:
         source = now.get(video.key, video.source) if video.source.origin is not None else video.source

@@ -90,7 +90,7 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
             try:
                 manifest = release.manifest
             except DatasetError as error:
-                ui.note(str(error))
+                ui.warn(str(error))
                 continue
             rows.append(
                 {
@@ -226,7 +226,9 @@ def repack(
     from soundvid.builder.repack import repack as run
 
     dataset, _ = _find(store, name)
-    release, change = run(dataset, max_megabytes)
+    with ui.interruptible("stopped; the dataset is unchanged"), ui.ConsoleProgress() as progress:
+        progress.phase("merging shards", None)
+        release, change = run(dataset, max_megabytes)
     if as_json:
         ui.answer({"dataset": dataset.name, "version": release.name, "change": change, "shards": len(release.shards)})
     ui.say(f"{dataset.name} {release.name}: {len(release.shards)} shards" + ("" if change else " (nothing to merge)"))
@@ -280,7 +282,7 @@ def _check(file: Path) -> None:
     loaded = load(file)
     for source in loaded.sources:
         if isinstance(source, FolderSource) and not Path(source.folder).exists():
-            ui.note(f"{source.folder}: there is no such folder or file yet; a build needs it")
+            ui.warn(f"{source.folder}: there is no such folder or file yet; a build needs it")
     video, clips = loaded.video, loaded.clips
     print(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"

@@ -60,7 +60,10 @@ def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
     None where torch is not installed. A run of the same version that is there already is left as it is.
     """
     if find_spec("torch") is None or find_spec("safetensors") is None:
-        ui.say("no training in this demo: torch and safetensors are not installed; pip install 'soundvid[train]'")
+        ui.say(
+            "no training in this demo: torch and safetensors are not installed; run pip install 'soundvid[train]', "
+            "or in a clone pip install -e '.[train]'"
+        )
         return None
     from soundvid.runs.page import write_page
 
@@ -73,7 +76,8 @@ def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
         _train(folder, built, run, seconds)
         _evaluate(run)
         video = _generate(folder, run)
-        with ui.err.status("writing the run's page"):
+        with ui.ConsoleProgress() as progress:
+            progress.phase("writing the run's page", None)
             write_page(run)
     print(f"Generated from one picture and its sound, after a few seconds of training: {video}")
     return page

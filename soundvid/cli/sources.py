@@ -1,4 +1,4 @@
-"""`soundvid sources ...`: the catalogue of videos from the web on the command line."""
+"""`soundvid sources ...`: videos from the web and their catalogue."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,13 +10,16 @@ from rich.table import Table
 
 from soundvid.cli.ui import STORE, ConsoleProgress, JsonOption, StoreOption, answer, err, out
 from soundvid.errors import RecipeError
-from soundvid.util.redact import scrub
+from soundvid.util.redact import redact
 
-app = typer.Typer(no_args_is_help=True, help="Videos from the web: what is followed, fetched, failed, and why.")
+app = typer.Typer(
+    no_args_is_help=True, help="Videos from the web: follow addresses, download what is new, see what failed and why."
+)
 RecipeArgument = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A recipe; without one, everything that is followed.")
+    str | None,
+    typer.Argument(metavar="[RECIPE]", help="A recipe; without one, everything that is followed in the store."),
 ]
-MOST_LINES = 50  # of single videos: thousands of them would hide the sum
+MAX_LINES = 50  # of single videos: thousands would hide the summary
 
 
 def _recipe(name: str | None) -> Any:
@@ -26,10 +29,10 @@ def _recipe(name: str | None) -> Any:
 
 
 def _progress() -> ConsoleProgress:
-    return ConsoleProgress(max_lines=MOST_LINES, see_also="'soundvid sources list' lists them all")
+    return ConsoleProgress(max_lines=MAX_LINES, see_also="'soundvid sources list' shows all of them")
 
 
-def _tell(result: Any, as_json: bool) -> None:
+def _print_result(result: Any, as_json: bool) -> None:
     states = {name: result.states.get(name, 0) for name in ("fetched", "rejected", "failed", "listed", "removed")}
     if as_json:
         answer({"new": result.new, "tried": result.tried, "states": states, "unlisted": result.unlisted})
@@ -42,22 +45,25 @@ def _tell(result: Any, as_json: bool) -> None:
 
 @app.command()
 def add(
-    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="An address, a list's path, or words.")],
+    addresses: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ADDRESS...", help="An address; with --kind list a file's path, with --kind search the words."
+        ),
+    ],
     kind: Annotated[str, typer.Option("--kind", help="url, playlist, channel, feed, search or list.")] = "url",
     store: StoreOption = STORE,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="Fetch as this recipe's 'download' section says.")
-    ] = None,
-    licence: Annotated[str | None, typer.Option("--licence", help="own: these videos are yours.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Use the 'download' section of this recipe.")] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="'own': these videos are yours.")] = None,
     allow_licence: Annotated[
-        list[str] | None, typer.Option("--allow-licence", help="Terms that are taken; repeatable; any: all.")
+        list[str] | None, typer.Option("--allow-licence", help="Accept this licence (repeatable); 'any' accepts all.")
     ] = None,
     allow_private: Annotated[
-        bool, typer.Option("--allow-private-addresses", help="Take from loopback and private networks.")
+        bool, typer.Option("--allow-private-addresses", help="Allow loopback and private networks.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Follow addresses: they are listed now and fetched by the next sync. A recipe that names them does the same."""
+    """Follow addresses: their videos are listed now and downloaded by the next sync. A recipe does so by itself."""
     from pydantic import ValidationError
 
     from soundvid.recipe.sources import WEB_KINDS, Download
@@ -80,9 +86,9 @@ def add(
         sources = [WEB_KINDS[kind].model_validate({kind: a, "licence": licence}) for a in given]
     except ValidationError as error:
         problem = error.errors()[0]
-        raise RecipeError(scrub(f"{problem.get('input')}: {problem['msg'].removeprefix('Value error, ')}")) from error
+        raise RecipeError(redact(f"{problem.get('input')}: {problem['msg'].removeprefix('Value error, ')}")) from error
     if kind == "list":
-        for path in given:  # what cannot be read is not followed
+        for path in given:  # a list that cannot be read is not followed
             for _ in read_list(Path(path)):
                 pass
     result = SyncResult()
@@ -90,44 +96,46 @@ def add(
         session = Session(catalogue, Policy(options, policy.pixels), ProgressCallback())
         pairs = session.follow(sources)
         with _progress() as progress:
-            session.watcher = progress
-            session.ask(pairs, result)
+            session.progress = progress
+            session.list_sources(pairs, result)
         result.states = catalogue.states([f.id for _, f in pairs])
-    _tell(result, as_json)
+    _print_result(result, as_json)
     if result.unlisted:
         raise typer.Exit(1)
 
 
 @app.command()
 def unfollow(
-    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="As 'list --followed' shows it.")],
+    addresses: Annotated[list[str], typer.Argument(metavar="ADDRESS...", help="As shown by 'list --followed'.")],
     store: StoreOption = STORE,
 ) -> None:
-    """Ask addresses no more. What was fetched from them stays; a recipe that names one follows it again."""
+    """Stop following addresses. Their downloaded videos stay; a recipe that names an address follows it again."""
     from soundvid.sources.web.catalogue import Catalogue
 
-    _must_be_there(store)
+    _require_catalogue(store)
     with Catalogue(store) as catalogue, catalogue.lock():
         for address in addresses:
             stay, gone = catalogue.unfollow(address)
-            print(f"{scrub(address)}: no longer followed; {stay} videos stay, {gone} that never came are forgotten")
+            print(
+                f"{redact(address)}: no longer followed; {stay} videos stay, {gone} never downloaded ones are forgotten"
+            )
 
 
-def _must_be_there(store: Path) -> None:
-    """Say that a store has no sources, in place of making an empty one where its name was mistyped."""
+def _require_catalogue(store: Path) -> None:
+    """Raise RecipeError if a store has no catalogue: a mistyped name must not create an empty one."""
     if not (store / "sources" / "catalogue.db").is_file():
-        raise RecipeError(f"{store}: no sources are in there; 'soundvid sources add' or a sync begins them (--store)")
+        raise RecipeError(f"{store}: this store has no sources; fix --store, or begin with 'soundvid sources add'")
 
 
 @app.command()
 def sync(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: JsonOption = False) -> None:
-    """List what is new, fetch what is due. It can be killed at any time and given again: it goes on where it was."""
+    """List new videos and download those that are due. Can be interrupted at any time; the next run resumes."""
     from soundvid.sources.web.sync import sync as run
 
     loaded = _recipe(recipe)
     with _progress() as progress:
         result = run(store, loaded, progress)
-    _tell(result, as_json)
+    _print_result(result, as_json)
     if result.unlisted:
         raise typer.Exit(1)
 
@@ -137,35 +145,36 @@ def retry(
     recipe: RecipeArgument = None,
     store: StoreOption = STORE,
     code: Annotated[
-        list[str] | None, typer.Option("--class", help="Try this class although it may not succeed; repeatable.")
+        list[str] | None,
+        typer.Option("--class", help="Retry this class of failure even if it may not succeed; repeatable."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Try all that failed.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Retry everything that failed.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Try failed videos again, those only that can succeed, without asking what is new."""
-    from soundvid.sources.web.errors import KINDS
+    """Retry failed videos that can succeed, without listing what is new."""
+    from soundvid.sources.web.errors import FAILURE_CLASSES
     from soundvid.sources.web.sync import retry as run
 
-    unknown = set(code or ()) - set(KINDS)
+    unknown = set(code or ()) - set(FAILURE_CLASSES)
     if unknown:
-        raise RecipeError(f"--class {unknown.pop()}: the classes are {', '.join(KINDS)}")
+        raise RecipeError(f"--class {unknown.pop()}: the classes are {', '.join(FAILURE_CLASSES)}")
     loaded = _recipe(recipe)
-    _must_be_there(store)
+    _require_catalogue(store)
     with _progress() as progress:
         result = run(store, loaded, progress, codes=code or (), everything=everything)
-    _tell(result, as_json)
+    _print_result(result, as_json)
 
 
 @app.command(name="list")
 def list_(
     store: StoreOption = STORE,
     state: Annotated[
-        str | None, typer.Option("--state", help="Only listed, fetched, rejected, failed or removed.")
+        str | None, typer.Option("--state", help="Show one state only: listed, fetched, rejected, failed or removed.")
     ] = None,
-    followed: Annotated[bool, typer.Option("--followed", help="What is followed, in place of the videos.")] = False,
+    followed: Annotated[bool, typer.Option("--followed", help="Show what is followed instead of the videos.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Every video of the catalogue: state, terms, where from; and why it is not there where it is not."""
+    """Show every video of the catalogue: state, licence, duration, and why it was not downloaded."""
     from dataclasses import asdict
 
     from soundvid.sources.web.catalogue import Catalogue
@@ -173,7 +182,7 @@ def list_(
 
     if state is not None and state not in STATES:
         raise RecipeError(f"--state {state}: the states are {', '.join(STATES)}")
-    _must_be_there(store)
+    _require_catalogue(store)
     with Catalogue(store) as catalogue:
         if followed:
             rows = [{k: v for k, v in asdict(f).items() if k != "policy"} for f in catalogue.all_followed()]
@@ -193,8 +202,8 @@ def list_(
     for row in rows:
         if not followed:
             row |= {"seconds": f"{row['duration']:.1f}" if row["duration"] else "", "class": row["code"]}
-            if row["held"]:
-                row["seconds"] += f" ({sum(b - a for a, b in row['held']):.1f} held)"
+            if row["available_spans"]:
+                row["seconds"] += f" ({sum(b - a for a, b in row['available_spans']):.1f} downloaded)"
             row["next attempt"] = _when(row["next_attempt"])
         table.add_row(*(escape(str(row[c] or "")) for c in columns))
     out.print(table)
@@ -212,30 +221,30 @@ def _when(moment: float) -> str:
 @app.command()
 def remove(
     source_ids: Annotated[
-        list[str], typer.Argument(metavar="SOURCE_ID...", help="As 'soundvid sources list' names it.")
+        list[str], typer.Argument(metavar="SOURCE_ID...", help="As shown by 'soundvid sources list'.")
     ],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it stays with the tombstone.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is stored with the tombstone.")],
     store: StoreOption = STORE,
 ) -> None:
-    """Delete videos for good. A tombstone keeps them from being fetched again; the next build drops their clips."""
+    """Delete videos for good. A tombstone keeps them from being downloaded again; the next build drops their clips."""
     from soundvid.sources.web.sync import remove as run
 
-    _must_be_there(store)
+    _require_catalogue(store)
     for source_id in source_ids:
         for entry in run(store, source_id, reason):
             same = "" if entry.source_id == source_id else f" (the same content as {source_id})"
-            print(f"{entry.source_id}: {entry.message}{same}; datasets lose it with their next build (a MAJOR version)")
+            print(f"{entry.source_id}: {entry.message}{same}; the next build drops its clips (a MAJOR version)")
 
 
 @app.command()
 def audit(recipe: RecipeArgument = None, store: StoreOption = STORE, as_json: JsonOption = False) -> None:
-    """Ask whether fetched videos are still where they were. Nothing is deleted; exit 0 whatever is found."""
+    """Check whether downloaded videos are still available at their addresses. Deletes nothing; exits 0 in any case."""
     from dataclasses import asdict
 
     from soundvid.sources.web.audit import audit as run
 
     loaded = _recipe(recipe)
-    _must_be_there(store)
+    _require_catalogue(store)
     with _progress() as progress:
         findings = run(store, loaded, progress)
     rotten = [f for f in findings if f.is_rot]

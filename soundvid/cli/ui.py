@@ -52,7 +52,9 @@ def complete_dataset(ctx: typer.Context, incomplete: str) -> list[str]:
     return [name for name in sorted(p.parent.name for p in folder.glob("*/versions")) if name.startswith(incomplete)]
 
 
-StoreOption = Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Folder that holds the datasets.")]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="The store: the folder with datasets and sources.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, max=256, help="Worker processes; by default one per core.")
@@ -101,9 +103,9 @@ def say(text: str) -> None:
     err.print(escape(text), soft_wrap=True)
 
 
-def note(text: str) -> None:
-    """Print something the user should know although the command goes on."""
-    err.print(f"[yellow]note[/] {escape(text)}", soft_wrap=True)
+def warn(text: str) -> None:
+    """Print what the user should know although the command goes on."""
+    err.print(f"[yellow]warning[/] {escape(text)}", soft_wrap=True)
 
 
 def error(text: str) -> None:
@@ -174,6 +176,7 @@ class ConsoleProgress(ProgressCallback):
         self._done, self._began = 0.0, time.monotonic()
         self._total: float | None = None
         self._lines = 0
+        self._counting = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -200,8 +203,8 @@ class ConsoleProgress(ProgressCallback):
 
     def line(self) -> str:
         """The state of the work as one line of text: phase, count, time since the phase began, sources in work."""
-        parts = [f"{self._name}: {_count(self._done, self._total, self._unit).strip()}"] if self._total != 0 else []
-        parts = parts or [self._name]
+        unknown = not self._total and not self._done  # nothing is counted
+        parts = [self._name if unknown else f"{self._name}: {_count(self._done, self._total, self._unit).strip()}"]
         parts += [self._note] if self._note else []
         parts += [text for _, text in list(self._items.values())[:3]]
         return f"{', '.join(parts)} ({duration(time.monotonic() - self._began)} so far)"
@@ -214,14 +217,17 @@ class ConsoleProgress(ProgressCallback):
 
     def phase(self, name: str, total: float | None, unit: str = "") -> None:
         """A new phase of `total` steps, or of `total` of `unit`, begins. None: nobody knows how many."""
-        if self._bar is not None:
-            self._bars.remove_task(self._bar)
+        ended = [bar for bar, _ in self._items.values()] + ([] if self._bar is None else [self._bar])
+        for bar in ended:
+            self._bars.remove_task(bar)
+        self._items.clear()
         self._name, self._unit, self._note = name, unit, ""
         self._done, self._total, self._began = 0.0, total, time.monotonic()
         self._bar = self._bars.add_task(name, total=total, visible=total != 0, unit=unit, note="")
 
     def step(self) -> None:
-        self.update(self._done + 1)
+        with self._counting:  # several threads that read files call this
+            self.update(self._done + 1)
 
     def update(self, done: float, total: float | None = None, note: str | None = None) -> None:
         """`done` of the phase's steps are done; `total` and `note` replace the phase's where they are given."""
@@ -259,4 +265,4 @@ class ConsoleProgress(ProgressCallback):
             self.print(escape(f"... and more: {self.see_also}"))
 
     def warn(self, message: str) -> None:
-        self.print(f"[yellow]note[/] {escape(message)}")
+        self.print(f"[yellow]warning[/] {escape(message)}")

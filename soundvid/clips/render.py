@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from soundvid.clips.crop.registry import find_box
-from soundvid.clips.denoise import Denoised, Gate, noise_of, opener
+from soundvid.clips.denoise.registry import open_sound
 from soundvid.clips.part import MediaWriter, Part, PartClip
 from soundvid.clips.plan import PlanSettings, TimeSplit, plan_windows, split_of_window, split_parts
 from soundvid.clips.settings import RenderSettings, file_sha256
 from soundvid.errors import RecipeError
 from soundvid.media.clock import Window, slots_in
-from soundvid.media.decode import Framing, Pictures, Sound, crop_area
+from soundvid.media.decode import Framing, Pictures, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundTrack, Source, examine, examine_sound
@@ -93,29 +93,14 @@ class _Renderer:
         self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
         self.facts["crop"] = list(self.crop)
         self.pictures = Pictures(source, self.fps, self.framing, heartbeat, nearest=self.video.timing == "nearest")
-        self.sound = self._sound(heard, heartbeat)
+        self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
+        self.facts |= noise
         self.ring: dict[int, _Shown] = {}
         self.last: tuple[int, _Shown] | None = None
 
     def close(self) -> None:
         self.pictures.close()
         self.sound.close()
-
-    def _sound(self, heard: Source | SoundTrack, heartbeat: Callable[[], None]) -> Sound | Denoised:
-        """The source's sound, behind the gate where the recipe has one."""
-        channel = None if self.sound_settings.channel == "mix" else self.sound_settings.channel - 1
-        make = opener(heard, self.rate, channel, heartbeat)
-        options = self.sound_settings.denoise
-        if options is None:
-            return make()
-        noise = noise_of(make, self.source.duration, options)
-        self.facts["noise_profile"] = "follows the sound" if noise is None else "file"
-        if noise is not None:
-            self.facts |= {"noise_dbfs": round(noise.dbfs, 2)}
-            if noise.start is not None and noise.stop is not None:
-                self.facts["noise_profile"] = f"{noise.start:g} to {noise.stop:g} s"
-        gate = Gate(self.rate, options, None if noise is None else noise.samples)
-        return Denoised(make, gate, self.source.duration)
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)

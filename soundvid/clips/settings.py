@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from soundvid.clips.denoise.registry import library_version
 from soundvid.clips.plan import PlanSettings, TimeSplit, span_windows
 from soundvid.errors import RecipeError
 from soundvid.recipe.model import NoiseFile, Recipe, Sound, Video
@@ -29,6 +30,7 @@ class RenderSettings(Strict):
     video: Video
     sound: Sound
     noise_sha256: str | None = None  # of the recipe's recording of noise
+    denoise_library: str | None = None  # name and version of a library that decides the samples, too
     has_sidecar: bool = False  # the sound is in a file of its own
     sidecar_offset: float | None = None  # seconds; None: measured
 
@@ -40,7 +42,7 @@ class RenderSettings(Strict):
             sound["denoise"]["profile"] = self.noise_sha256
         video = self.video.model_dump(mode="json", exclude=_MOTION if self.video.crop != "motion" else None)
         sidecar = {"offset": self.sidecar_offset} if self.has_sidecar else None
-        return content_key([self.version, video, sound, sidecar])
+        return content_key([self.version, video, sound, self.denoise_library, sidecar])
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class SourceSettings:
 
 
 class RecipeSettings:
-    """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read."""
+    """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read, or
+    a library that it needs is not installed."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -63,7 +66,12 @@ class RecipeSettings:
         self.spans: dict[str, list[tuple[float, float]]] = {}
         for span in recipe.clips.spans:
             self.spans.setdefault(span.source, []).append((span.start, span.stop))
-        self._plain = RenderSettings(video=recipe.video, sound=recipe.sound, noise_sha256=self.noise_sha256)
+        self._plain = RenderSettings(
+            video=recipe.video,
+            sound=recipe.sound,
+            noise_sha256=self.noise_sha256,
+            denoise_library=library_version(denoise) if denoise is not None else None,
+        )
         self._time_split = None
         if recipe.splits.by == "time":
             ratios = recipe.splits.ratios

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from soundvid.util.config import Strict
 
@@ -22,7 +23,7 @@ Need = Literal["sound", "pictures"]
 class FeatureOptions(Strict):
     """Options of a feature, `features.<name>` in a recipe. Each feature has its own subclass; all have defaults."""
 
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32"] = Field("float16", description="of the stored rows: float16 or float32")
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,10 @@ class Feature(ABC):
         if not len(array):
             return None
         indices = sorted({0, len(array) // 2, len(array) - 1})
-        expected = self.compute_rows(clip, indices).astype(self.dtype).astype(np.float64)
+        try:
+            expected = self.compute_rows(clip, indices).astype(self.dtype).astype(np.float64)
+        except (ValueError, IndexError) as error:
+            return f"{self.member_name}: its rows cannot be computed from the clip ({error})"
         difference = np.abs(array[indices].astype(np.float64) - expected)
         allowed = self.tolerance + 2 * float(np.finfo(self.dtype).eps) * np.abs(expected)
         wrong = np.flatnonzero((difference > allowed).reshape(len(indices), -1).any(axis=1))

@@ -2,8 +2,8 @@
 
 Source: Prajwal et al., "A lip sync expert is all you need" (2020), public code's audio.py and hparams.py: 16 kHz,
 pre-emphasis 0.97, periodic Hann window of 800, hop 200 (80 columns a second), magnitudes, 80 Slaney mels from 55 to
-7,600 Hz, 20 dB reference, floor -100 dB, scaled to [-4, 4] and clipped. It is computed from a sample's FLAC when it
-is loaded (2 ms of CPU for a clip of 5 s), so nothing of it is stored.
+7,600 Hz, 20 dB reference, floor -100 dB, scaled to [-4, 4] and clipped. `lip_sync` computes it from a sample's FLAC
+when it is loaded (2 ms of CPU for a clip of 5 s); the feature `wav2lip_mel` stores it for those who train elsewhere.
 
 The public code picks columns by one rule in training and by another, 40 ms later, in inference. Here `Mel.column` is
 the only rule, for training, evaluation and generation, at any frame rate.
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-import scipy  # its parts load when they are first used: half a second that most processes need not spend
-import soxr
 
-from soundvid.media.clock import HALF, half_up
+from soundvid.features.base import ClipFormat, ClipMedia, Feature, FeatureOptions, Panel
+from soundvid.media.clock import HALF, Window, half_up
 
 CHUNK = 4096  # columns that are transformed at a time: 26 MB, however long the sound is
 
@@ -62,7 +62,11 @@ class Mel:
     def resampled(self, sound: np.ndarray, rate: int) -> np.ndarray:
         """int16 or float `sound` (`N`,) at `rate` Hz -> float32 in [-1, 1] at this form's own rate."""
         scaled = sound.astype(np.float32) / np.float32(32768) if sound.dtype == np.int16 else sound.astype(np.float32)
-        return scaled if rate == self.rate else soxr.resample(scaled, rate, self.rate, quality="HQ")
+        if rate == self.rate:
+            return scaled
+        import soxr
+
+        return soxr.resample(scaled, rate, self.rate, quality="HQ")
 
     def __call__(self, sound: np.ndarray, rate: int) -> np.ndarray:
         """Mono `sound` (`N`,), int16 or float in [-1, 1], at `rate` Hz -> float32 (bands, columns) in [-limit, limit].
@@ -71,11 +75,20 @@ class Mel:
         """
         if sound.ndim != 1:
             raise ValueError(f"mel: one channel is needed, the sound has the shape {sound.shape}")
-        x = self.resampled(sound, rate)
+        return self.of_resampled(self.resampled(sound, rate))
+
+    def of_resampled(self, x: np.ndarray) -> np.ndarray:
+        """float32 or float64 `x` (`N`,) at this form's rate -> float32 (bands, columns), computed in its precision."""
         x = np.concatenate([x[:1], x[1:] - np.float32(self.preemphasis) * x[:-1]])
         return np.concatenate(list(self._chunks(x)), axis=1)
 
+    def columns_of(self, samples: int, rate: int) -> int:
+        """The number of columns of so many samples at `rate` Hz; soxr rounds the length of its output half up."""
+        return 1 + half_up(Fraction(samples * self.rate, rate)) // self.hop
+
     def _chunks(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        import scipy.fft
+
         half = self.window // 2
         padded = np.concatenate([np.zeros(half, np.float32), x, np.zeros(half, np.float32)])
         frames = np.lib.stride_tricks.sliding_window_view(padded, self.window)[:: self.hop][: 1 + len(x) // self.hop]
@@ -125,9 +138,62 @@ def slaney_hertz(mel: np.ndarray) -> np.ndarray:
 
 def slaney_filterbank(rate: int, window: int, bands: int, low: float, high: float) -> np.ndarray:
     """Triangular mel filters of equal area, float32 (bands, window // 2 + 1): librosa's default filterbank."""
-    edges = slaney_hertz(np.linspace(slaney_mel(np.array(low)), slaney_mel(np.array(high)), bands + 2))
+    edges = slaney_edges(bands, low, high)
+    area = 2 / (edges[2:] - edges[:-2])
+    return (triangles(edges, rate, window) * area[:, None]).astype(np.float32)
+
+
+def slaney_edges(bands: int, low: float, high: float) -> np.ndarray:
+    """float64 (bands + 2,), Hz, evenly spaced in Slaney mel: band b rises from edge b to b + 1 and falls to b + 2."""
+    return slaney_hertz(np.linspace(slaney_mel(np.array(low)), slaney_mel(np.array(high)), bands + 2))
+
+
+def triangles(edges: np.ndarray, rate: int, window: int) -> np.ndarray:
+    """float64 (bands, window // 2 + 1): triangles of height one between `edges` (Hz) at the bins of a transform."""
     bins = np.arange(window // 2 + 1) * (rate / window)
     rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    area = 2 / (edges[2:] - edges[:-2])
-    return (np.maximum(0, np.minimum(rising, falling)) * area[:, None]).astype(np.float32)
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+class Wav2LipMel(Feature):
+    """wav2lip's mel as a feature: row c is column c, centred c / 80 s behind the clip's beginning.
+
+    Computed in float64, so that the rounded rows do not depend on how a machine's BLAS adds.
+    """
+
+    name = "wav2lip_mel"
+    version = 1
+    Options = FeatureOptions
+    needs = frozenset({"sound"})
+    units = "wav2lip's scale, -4 to 4"
+    summary = "the mel spectrogram that wav2lip and its public checkpoints hear"
+    tolerance = 0.01
+
+    def __init__(self, options: FeatureOptions, clip_format: ClipFormat) -> None:
+        super().__init__(options, clip_format)
+        self.mel = Mel()
+
+    @property
+    def rate(self) -> Fraction:
+        return self.mel.columns_per_second
+
+    def rows(self, first_frame: int, frames: int) -> int:
+        sample_rate = self.clip_format.sample_rate
+        low, high = Window(first_frame, frames).samples(sample_rate, self.clip_format.fps)
+        return self.mel.columns_of(high - low, sample_rate)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (self.mel.bands,)
+
+    def compute(self, clip: ClipMedia) -> np.ndarray:
+        sound = self.mel.resampled(clip.sound, self.clip_format.sample_rate)
+        return self.mel.of_resampled(sound.astype(np.float64)).T
+
+    def facts(self) -> dict[str, Any]:
+        mel = self.mel
+        return {"rate": mel.rate, "window": mel.window, "hop": mel.hop, "bands": mel.bands, "padding": mel.window // 2}
+
+    def panel(self) -> Panel:
+        return Panel("heatmap", "mel band", self.units, (0.0, float(self.mel.bands)))

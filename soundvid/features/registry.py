@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 FEATURES = {
     "spectrogram": "soundvid.features.spectrogram:SpectrogramFeature",
+    "wav2lip_mel": "soundvid.features.mel:Wav2LipMel",
+    "log_mel": "soundvid.features.log_mel:LogMel",
+    "optical_flow": "soundvid.features.optical_flow:OpticalFlow",
 }
 
 
@@ -44,3 +47,26 @@ def create(
     for name in wanted:
         get(name)
     return [(cls := get(n))(cls.Options.model_validate(wanted[n]), clip_format) for n in FEATURES if n in wanted]
+
+
+def table() -> str:
+    """The features and their options as Markdown, with the sizes of the default recipe; docs/features.md shows it."""
+    from fractions import Fraction
+
+    from soundvid.features.base import ClipFormat
+
+    clip_format = ClipFormat(Fraction(30), 44100, 286, 286)
+    lines = ["| feature | needs | rows | a row | what it is | units |", "|---|---|---|---|---|---|"]
+    options = ["| option | default | meaning |", "|---|---|---|"]
+    for name in FEATURES:
+        cls = get(name)
+        feature = cls(cls.Options(), clip_format)
+        each = feature.rate / clip_format.fps
+        rows = f"{each} per frame" if each.denominator == 1 else f"{feature.rate} per second"
+        shape = " x ".join(map(str, feature.row_shape))
+        needs = " and ".join(sorted(cls.needs))
+        lines.append(f"| `{name}` | {needs} | {rows} | {shape} | {cls.summary} | {cls.units} |")
+        for field, info in cls.Options.model_fields.items():
+            default = "null" if info.default is None else info.default
+            options.append(f"| `{name}.{field}` | `{default}` | {info.description or ''} |")
+    return "\n".join([*lines, "", *options])

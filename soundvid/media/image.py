@@ -8,7 +8,8 @@ import numpy as np
 
 from soundvid.errors import SoundvidError
 from soundvid.media.decode import Framing, Pictures
-from soundvid.media.probe import MediaError, examine
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28

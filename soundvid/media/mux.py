@@ -6,7 +6,8 @@ from typing import Any
 
 import av
 
-from soundvid.media.probe import MediaError, open_media
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import open_media
 
 
 def join(pictures: Path, sound: Path, target: Path) -> None:

@@ -1,8 +1,7 @@
-"""Finding out what a file is without reading all of it: its head, its end, and the spans that are wanted.
+"""Probing a file without reading all of it: its header, its end, and the spans that are required.
 
-The file is read through FFmpeg as the build will read it later, so that whatever that needs has been asked for:
-a reader that keeps what it is asked for (see soundvid.sources.web.partial_download) then holds a part that gives the
-same clips.
+The file is read through FFmpeg exactly as the build will read it later. A reader that keeps every block it is asked
+for (see soundvid.sources.web.partial_download) then has all bytes that the same clips need.
 """
 
 from collections.abc import Callable, Iterable
@@ -16,7 +15,7 @@ import av
 
 from soundvid.media.clock import sample_at
 from soundvid.media.decode import Framing, Pictures, Sound, seek_sound
-from soundvid.media.partial_file import Spans, Whole, merged
+from soundvid.media.partial_file import NeedFullDownload, Spans, merged
 from soundvid.media.probe import (
     SEEKABLE,
     Source,
@@ -30,22 +29,22 @@ from soundvid.media.probe import (
     silent,
 )
 
-MARGIN = 2.0  # seconds held on both sides of a span: more than any jump of `Pictures` and `Sound` needs
-WORTH = 0.5  # of the whole: from there on the whole is fetched
-_BLOCKS = Sound.LOOKAHEAD + 8  # of sound that are read beyond a span's end
+MARGIN = 2.0  # seconds read on both sides of a span: more than any seek of `Pictures` and `Sound` needs
+FULL_DOWNLOAD_SHARE = 0.5  # share of the duration from which the whole file is downloaded
+_BLOCKS = Sound.LOOKAHEAD + 8  # sound packets that are read beyond a span's end
 
 
-def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, float]]) -> Source:
-    """What `examine` would tell of the file, having read only what clips of `spans` (seconds on the clock) need.
+def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, float]]) -> Source:
+    """What `examine` would say about the file, reading only what clips of `spans` (seconds on the clock) need.
 
-    `file` gives a fresh file object each time. Facts that only the whole file can tell (number of pictures, shortest
-    and longest distance) are of what was read, or the header's. Raises Whole, or MediaError as `examine` does.
+    `file` opens the file anew each time. Facts that need the whole file (number of pictures, shortest and longest
+    distance) come from what was read, or from the header. Raises NeedFullDownload, or MediaError as `examine` does.
     """
     opened = lambda: open_stream(file())  # noqa: E731
     with opened() as container:
         streams = describe(container)
         if streams.container not in SEEKABLE:
-            raise Whole(f"{streams.container} has no index")
+            raise NeedFullDownload(f"{streams.container} has no index")
         counted = container.streams[streams.index].frames
     zero, first = first_picture(opened, streams.index, streams.nominal, silent)
     with opened() as container:
@@ -62,7 +61,7 @@ def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, flo
                 _read_on(container, known, stop)
     found = assemble(path, streams, [*runs, end], zero, first)
     if sum(run.missing for run in [*runs, end]):
-        raise Whole("some of its pictures have no time stamps")
+        raise NeedFullDownload("some of its pictures have no time stamps")
     seen = [(max(run.times) - min(run.times), len(run.times) - 1) for run in [*runs, end] if len(run.times) > 1]
     per_tick = Fraction(sum(n for _, n in seen), sum(ticks for ticks, _ in seen)) if seen else Fraction(0)
     frames = counted or max(1, round(found.duration / streams.tick * per_tick))
@@ -70,41 +69,41 @@ def survey(file: Callable[[], Any], path: Path, spans: Iterable[tuple[float, flo
 
 
 def _end(container: av.container.InputContainer, streams: Streams) -> Stamps:
-    """The stamps of the last pictures."""
+    """Time stamps of the last pictures."""
     video = cast(av.VideoStream, container.streams[streams.index])
     if video.duration:
         last = (video.start_time or 0) + video.duration
     elif container.duration:
         last = floor(Fraction(container.duration + (container.start_time or 0), 1_000_000) / streams.tick)
     else:
-        raise Whole("its header does not say how long it is")
+        raise NeedFullDownload("its header states no duration")
     try:
         container.seek(last, stream=video, backward=True)
     except (av.error.FFmpegError, OSError) as error:
-        raise Whole("it has no index") from error
+        raise NeedFullDownload("it has no index") from error
     stamps = all_stamps(container, video)
     if not stamps.times or abs(max(stamps.times) - last) * streams.tick > 2:
-        raise Whole("its end is not where its header says: cut off, or without an index")
+        raise NeedFullDownload("its end is not where its header says: the file is cut off or has no index")
     return stamps
 
 
 def _wanted(source: Source, spans: Iterable[tuple[float, float]]) -> Spans:
-    """The spans with their margins, merged; those that reach beyond the end are left to the build to refuse."""
+    """The spans with their margins, merged; those that reach beyond the end are left out: the build rejects them."""
     duration = float(source.duration)
     inside = []
     for start, stop in spans:
         if abs(stop - duration) <= 1.0:
-            raise Whole("a span ends where the video does, and only the whole tells where that is exactly")
+            raise NeedFullDownload("a span ends at the video's end, whose exact time only the whole file shows")
         if stop < duration:
             inside.append((max(0.0, start - MARGIN), stop + MARGIN))
     wanted = merged(inside, gap=1.0)
-    if sum(b - a + MARGIN for a, b in wanted) > WORTH * duration:
-        raise Whole("most of it is wanted")
+    if sum(b - a + MARGIN for a, b in wanted) > FULL_DOWNLOAD_SHARE * duration:
+        raise NeedFullDownload("most of it is required")
     return wanted
 
 
 def _walk(container: av.container.InputContainer, source: Source, start: float, stop: float) -> Stamps:
-    """Read from the keyframe before `start` to `stop` seconds on the clock; the pictures' stamps."""
+    """Read from the keyframe before `start` to `stop` seconds on the clock; the pictures' time stamps."""
     video = container.streams[source.video.index]
     tick = video.time_base or Fraction(1, 1000)
     if start > 0:
@@ -113,7 +112,7 @@ def _walk(container: av.container.InputContainer, source: Source, start: float, 
 
 
 def _read_on(container: av.container.InputContainer, source: Source, stop: float) -> Stamps:
-    """Read pictures and sound until both are beyond `stop` seconds on the clock, and some blocks of sound further."""
+    """Read pictures and sound until both are beyond `stop` seconds on the clock, and some sound packets more."""
     until = Fraction(stop) + source.zero
     stamps = Stamps([], [])
     wait = {source.video.index: 1, **({source.sound.index: _BLOCKS} if source.sound else {})}
@@ -124,15 +123,15 @@ def _read_on(container: av.container.InputContainer, source: Source, stop: float
         if stamp is not None and packet.time_base is not None and stamp * packet.time_base > until:
             wait[index] -= 1
         if all(n <= 0 for n in wait.values()):
-            # Pictures behind `until` that have come are decoded early: others, shown before them, have not.
+            # Pictures after `until` came early in decoding order; others that are shown before them did not come yet.
             tick = container.streams[source.video.index].time_base or Fraction(1, 1000)
             stamps.times = [t for t in stamps.times if t * tick <= until]
             break
     return stamps
 
 
-def try_out(source: Source, spans: Iterable[tuple[float, float]]) -> None:
-    """Decode the spans (seconds) of a part as a build would. Raises MediaError where bytes are lacking (`not_held`)."""
+def verify_spans(source: Source, spans: Iterable[tuple[float, float]]) -> None:
+    """Decode spans (seconds) of a sparse file as a build does. Raises MediaError `not_held` if bytes are missing."""
     fps, rate = Fraction(30), 44100
     places = [(floor(a * fps), floor(b * fps)) for a, b in merged(spans) if b < source.duration]
     pictures = Pictures(source, fps, Framing(64, 64))

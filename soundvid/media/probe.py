@@ -19,7 +19,7 @@ import av.logging
 from soundvid.media import cpu
 from soundvid.media.clock import half_up
 from soundvid.media.errors import MediaError
-from soundvid.media.partial_file import Head, PartReader, read_head
+from soundvid.media.partial_file import SparseHeader, SparseReader, read_header
 
 # FFmpeg's errors are read (see decode_safely) and not printed.
 av.logging.set_level(av.logging.ERROR)
@@ -125,14 +125,14 @@ def open_media(path: Path) -> av.container.InputContainer:
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
         head = _head(path)
-        return open_stream(_url(path) if head is None else PartReader(path, head))
+        return open_stream(_url(path) if head is None else SparseReader(path, head))
     except PermissionError as error:
         raise MediaError("unreadable", "the file may not be read: check its permissions") from error
 
 
-def _head(path: Path) -> Head | None:
+def _head(path: Path) -> SparseHeader | None:
     try:
-        return read_head(path)
+        return read_header(path)
     except FileNotFoundError as error:
         raise MediaError("vanished", "the file is no longer there") from error
     except ValueError as error:

@@ -14,7 +14,8 @@ import scipy  # its parts load when they are first used: half a second that most
 
 from soundvid.media.clock import half_up
 from soundvid.media.decode import Sound
-from soundvid.media.probe import MediaError, SoundTrack, Source, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, Source, silent
 
 MEASURE = 60  # seconds of both tracks that are compared
 MEASURE_RATE = 16000

@@ -31,7 +31,7 @@ from soundvid.features.registry import create as create_features
 from soundvid.features.registry import get as get_feature
 from soundvid.features.registry import names as feature_names
 from soundvid.recipe.sources import SOURCE_KINDS, AnySource, Condition, Download, ListSource, Strict, WebSource
-from soundvid.util.redact import scrub
+from soundvid.util.redact import redact
 
 
 def _to_fraction(value: Any) -> Fraction:
@@ -147,7 +147,7 @@ class Denoise(Strict):
     soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
     """
 
-    method: Literal["spectral_gating"] = "spectral_gating"
+    method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"
     profile: Literal["none", "auto"] | Annotated[list[float], Field(min_length=2, max_length=2)] | NoiseFile = Field(
         "auto",
         description="auto: the quietest steady stretch while there are pictures, for then the scanner runs; [start, "
@@ -492,6 +492,6 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
-    shown = f" (it says {scrub(str(given)) if isinstance(given, str) else given!r})"
+    shown = f" (it says {redact(str(given)) if isinstance(given, str) else given!r})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""
     return f"{name}: {message}{shown}" if name else f"{message}"

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from soundvid.util.config import Strict
-from soundvid.util.redact import clean_address, scrub
+from soundvid.util.redact import clean_address, redact
 
 
 def _checked_address(value: str) -> str:
@@ -206,7 +206,7 @@ class Download(Strict):
     cookies_file: str | None = Field(None, description="Netscape cookies.txt; never copied, its content never logged")
     cookies_from_browser: str | None = Field(None, pattern=r"^[a-z]+(:[^:]+)?$", description="browser[:profile]")
     netrc: bool = Field(False, description="use the names and passwords in ~/.netrc, or in the file that $NETRC names")
-    proxy: Annotated[str, PlainSerializer(scrub)] | None = Field(None, description="http://, https:// or socks5://")
+    proxy: Annotated[str, PlainSerializer(redact)] | None = Field(None, description="http://, https:// or socks5://")
     rate_limit: int | None = Field(None, ge=1, description="bytes a second, for each download")
     sleep_between: float = Field(1.0, ge=0, description="seconds between two downloads from one host")
     parallel: int = Field(4, ge=1, le=32, description="downloads at the same time")

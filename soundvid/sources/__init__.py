@@ -1,6 +1,7 @@
-"""Where videos come from: folders and the web; identity, provenance and licence of each, and what became of it.
+"""Where videos come from: folders (here) and the web (`web`); identity, provenance and licence of each.
 
-Addresses run through these in order: listing (what is there), fetch (web.py or yt-dlp in site.py, every
-connection through guard.py), arrival (is it a whole video), catalogue (what became of it), held (what a build
-can use).
+- model: a discovered source, wherever it comes from
+- folder: the files that a recipe's folders name; sidecar: sound files that belong to them
+- digests: which file it is, by its content, remembered by size and modification time
+- web: listing, downloading and validating videos from addresses
 """

@@ -17,9 +17,9 @@ from soundvid.sources.sidecar import find_sounds
 
 
 def scan(recipe: Recipe, ignore: Path | None = None) -> list[DiscoveredSource]:
-    """All files that the recipe's folders name, sorted; hidden ones, and those below `ignore`, left out.
+    """All files that the recipe's folders name, sorted, without hidden files and those below `ignore`.
 
-    Raises RecipeError where a folder does not exist: an unmounted disk is no empty dataset.
+    Raises RecipeError if a folder does not exist or cannot be listed: an unmounted disk is not an empty dataset.
     """
     found: dict[Path, DiscoveredSource] = {}
     for source in recipe.sources:
@@ -51,16 +51,16 @@ def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, st
         yield Path(os.path.abspath(root)), printable(root.name)
         return
     if not root.is_dir():
-        raise RecipeError(f"{root}: no such folder: give the videos with --source, or mend 'sources' in the recipe")
+        raise RecipeError(f"{root}: no such folder: name the videos with --source, or fix 'sources' in the recipe")
 
     def unreadable(error: OSError) -> None:
-        # Its videos would be taken for removed: like an unmounted disk, it ends the build.
+        # Its videos would be taken for removed ones: like an unmounted disk, it ends the build.
         raise RecipeError(
-            f"{error.filename}: this folder cannot be listed ({error.strerror}): mend that, or leave it out"
+            f"{error.filename}: this folder cannot be listed ({error.strerror}); fix that or take it out of the recipe"
         )
 
     own = set() if ignore is None else {ignore.resolve(), *(ignore.resolve() / f for f in ("datasets", "sources"))}
-    seen: set[Path] = set()  # links may lead in circles
+    seen: set[Path] = set()  # symbolic links may form cycles
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         place = Path(folder).resolve()
         if place in seen or (place in own and place != root.resolve()):

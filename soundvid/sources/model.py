@@ -1,4 +1,4 @@
-"""A video that a recipe names: where it lies, what it is to be called, and where it came from."""
+"""A video that a recipe's sources name: its file, its name, its group and condition, and where it came from."""
 
 import os
 import re
@@ -21,37 +21,40 @@ class Origin:
     upload_date: str = ""  # YYYY-MM-DD
     licence_stated: str = ""
     format_id: str = ""
-    sha256: str = ""  # of the file when it came
+    sha256: str = ""  # of the file when it was downloaded
 
 
 @dataclass(frozen=True)
 class SidecarAudio:
-    """The file that holds a video's sound, and how it is laid beside the pictures, see FolderSource."""
+    """The file that holds a video's sound, and how it is aligned with the pictures, see FolderSource."""
 
     path: Path
-    offset: float | None
-    tolerance: float | None
+    offset: float | None  # seconds; None: to be measured
+    tolerance: float | None  # seconds by which the two may differ in length
 
 
 @dataclass(frozen=True)
 class DiscoveredSource:
-    """A file that a recipe's sources name, or a video that should be one (`verdict` says why it is not there)."""
+    """A video that a recipe's sources name; `verdict` says why its file is missing or cannot be used."""
 
     path: Path
-    name: str  # the path below its folder, printable; of a downloaded one its source id and ending
+    name: str  # the path below its folder, printable; of a downloaded one its source id and file ending
     subject: str
     licence: str
     group: str
     origin: Origin | None = None
     verdict: Verdict | None = None
-    spans: tuple[tuple[float, float, str], ...] = ()  # seconds and caption, where a list names parts
+    spans: tuple[
+        tuple[float, float, str], ...
+    ] = ()  # start and stop (seconds) and caption, if a list names parts of it
     caption: str = ""  # of the whole video
-    condition: str | None = None  # as its source in the recipe says
+    condition: str | None = None  # of its source in the recipe
     sidecar: SidecarAudio | None = None
 
 
 def group_of(recipe: Recipe, name: str, *, folder: str, channel: str) -> str:
-    """What a video stays together with: itself, its folder (or kind of address), its channel, or a pattern's find."""
+    """The group that is never divided between splits: the video, its folder (or kind of address), its channel, or what
+    the recipe's pattern finds in its name."""
     rule = recipe.splits
     if rule.group == "folder":
         return folder
@@ -64,7 +67,7 @@ def group_of(recipe: Recipe, name: str, *, folder: str, channel: str) -> str:
 
 
 def condition_of(recipe: Recipe, found: DiscoveredSource, split: str | None) -> str | None:
-    """The label under which a clip's figures are told apart: its source's own, or the first rule that fits."""
+    """The label under which a clip's metrics are reported: its source's own, or that of the first matching rule."""
     if found.condition is not None:
         return found.condition
     for rule in recipe.conditions:

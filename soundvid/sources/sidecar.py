@@ -1,4 +1,4 @@
-"""Which sound file belongs to which video of a folder: pairs by name."""
+"""Sidecar audio: which sound file belongs to which video of a folder, paired by name."""
 
 import glob
 import os
@@ -9,13 +9,13 @@ from soundvid.recipe.sources import FolderSource
 from soundvid.sources.model import SidecarAudio
 from soundvid.verdict import Verdict
 
-# Files that hold sound alone, by their names.
-ENDINGS = frozenset(".wav .flac .w64 .aif .aiff .caf .mp3 .m4a .aac .ogg .opus".split())
+# Endings of files that hold sound only.
+SOUND_ENDINGS = frozenset(".wav .flac .w64 .aif .aiff .caf .mp3 .m4a .aac .ogg .opus".split())
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What was found for a folder's files: a video's sound, or why it has none, and the files that are sounds."""
+    """The pairs in a folder: each video's sound file, or why it has none, and all files that were taken as sound."""
 
     sounds: dict[Path, SidecarAudio] = field(default_factory=dict)
     verdicts: dict[Path, Verdict] = field(default_factory=dict)
@@ -23,13 +23,13 @@ class Pairs:
 
 
 def find_sounds(source: FolderSource, files: list[Path]) -> Pairs:
-    """The sound file of each of `files`, as the recipe's `sound_file` names it; nothing where it has none."""
+    """The sound file of each of `files`, as the recipe's `sound_file` says; no pairs if the recipe has no such rule."""
     pairs = Pairs()
     if source.sound_file is None:
         return pairs
     videos: set[Path] = set()
     for path in files:
-        if path.suffix.lower() in ENDINGS:
+        if path.suffix.lower() in SOUND_ENDINGS:
             continue
         found = _candidates(path, source.sound_file)
         pairs.taken.update(found)
@@ -37,14 +37,14 @@ def find_sounds(source: FolderSource, files: list[Path]) -> Pairs:
             pairs.sounds[path] = SidecarAudio(found[0], source.sound_offset, source.sound_tolerance)
         elif found:
             names = " and ".join(p.name for p in found[:3])
-            message = f"{len(found)} sound files belong to it by name ({names}): leave one, or mend sound_file"
+            message = f"{len(found)} sound files match its name ({names}): keep one of them, or fix sound_file"
             pairs.verdicts[path] = Verdict("rejected", "find", "two_sound_files", message)
         else:
             message = f"there is no sound file for it: sound_file is {source.sound_file!r}"
             pairs.verdicts[path] = Verdict("rejected", "find", "no_sound_file", message)
             continue
         videos.add(path)
-    # A pattern such as {stem}.* may meet other videos: none of them is to vanish for that.
+    # A pattern such as {stem}.* may match other videos: they stay sources of their own.
     pairs.taken.difference_update(videos)
     return pairs
 
@@ -53,8 +53,8 @@ def _candidates(video: Path, rule: str) -> list[Path]:
     stem = glob.escape(video.stem)
     if rule == "beside":
         near = [video.parent / name for name in glob.glob(f"{stem}.*", root_dir=video.parent)]
-        paths = {path for path in near if path.stem == video.stem and path.suffix.lower() in ENDINGS}
+        paths = {path for path in near if path.stem == video.stem and path.suffix.lower() in SOUND_ENDINGS}
     else:
         named = glob.glob(rule.replace("{stem}", stem), root_dir=video.parent)
         paths = {Path(os.path.normpath(video.parent / name)) for name in named}
-    return sorted(path for path in paths if path.is_file() and path != video)  # a pipe would never end
+    return sorted(path for path in paths if path.is_file() and path != video)  # not a pipe, which would never end

@@ -10,7 +10,8 @@ from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.clock import half_up, sample_at
 from soundvid.media.decode import Sound, left, mono, right
-from soundvid.media.probe import MediaError, SoundTrack, examine_sound
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import SoundTrack, examine_sound
 
 CHUNK = 30  # rows that are read, and pictures that are made, at a time
 MOST_PADDING = 4096  # samples that an encoder may have added to fill its last block

@@ -1,7 +1,7 @@
-"""Addresses without their secrets: what may be written into a store, a manifest, a message or a log.
+"""Redaction of secrets: what may be written into a store, a manifest, a message or a log.
 
-Credentials stand in addresses more often than people notice: `user:password@`, `?token=...`, signed links.
-Whatever leaves the memory of the process goes through `scrub` first.
+Addresses contain credentials more often than people notice: `user:password@`, `?token=...`, signed links.
+Whatever leaves the memory of the process goes through `redact` first.
 """
 
 import re
@@ -14,7 +14,7 @@ _SECRET = frozenset(
     "x-goog-signature x-goog-credential key-pair-id awsaccesskeyid googleaccessid sessionid session_id "
     "phpsessid hmac hdnts hdnea bearer credential credentials".split()
 )
-# Names that may as well be a video's own (`?key=clip-7`): secret only where the value looks like one.
+# Names that videos use as well (`?key=clip-7`): secret only if the value looks like a secret.
 _MAYBE = frozenset("key sig sid auth session policy code st se sp sv sr verify ticket hash md5 expires e s t".split())
 _LOOKS_SECRET = re.compile(r"(?=.*\d)(?=.*[A-Za-z])[A-Za-z0-9_\-+/=%~]{20,}")
 _ADDRESS = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>`]+")
@@ -29,7 +29,7 @@ def _is_secret(name: str, value: str) -> bool:
 
 def _clean_query(query: str) -> str:
     if not any(_is_secret(k, v) for k, v in parse_qsl(query, keep_blank_values=True)):
-        return query  # as it was, to the byte: servers differ in what they make of an equal query
+        return query  # byte for byte: servers may treat an equivalent query differently
     kept = []
     for piece in query.split("&"):
         pair = parse_qsl(piece, keep_blank_values=True)
@@ -44,20 +44,20 @@ def clean_address(url: str) -> str:
         parts = urlsplit(url)
         netloc = parts.netloc.rpartition("@")[2]
         clean = urlunsplit((parts.scheme, netloc, parts.path, _clean_query(parts.query), _clean_query(parts.fragment)))
-    except ValueError:  # no address at all, such as http://[half: nothing of it is worth the risk
+    except ValueError:  # not an address, such as http://[half: none of it is safe to show
         return url.split("://", 1)[0] + "://..."
     return clean
 
 
-def scrub(text: str) -> str:
-    """Text with every address in it cleaned, and without cookies, authorisations and loose credentials."""
+def redact(text: str) -> str:
+    """Text without credentials: those in addresses, in cookie and authorisation headers, and in `name=value` pairs."""
     text = _ADDRESS.sub(lambda m: clean_address(m.group()), text)
     text = _HEADER.sub(r"\1\2...", text)
     return _LOOSE.sub(r"\1=...", text)
 
 
 def credentials_of(url: str) -> tuple[str, str] | None:
-    """User name and password that stand in an address, decoded; None where there are none."""
+    """User name and password from an address, decoded; None if it has none."""
     user, at, _ = urlsplit(url).netloc.rpartition("@")
     if not at:
         return None
@@ -66,6 +66,6 @@ def credentials_of(url: str) -> tuple[str, str] | None:
 
 
 def without_user(url: str) -> str:
-    """The address with its query as it is and without user name and password: what is asked of a server."""
+    """The address without user name and password, its query unchanged: the form that is sent to a server."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, parts.query, parts.fragment))

@@ -223,7 +223,9 @@ def test_broken_silent_and_double_files_are_rows_and_nothing_else(toys, tmp_path
     ffmpeg("-f", "lavfi", "-i", "color=black:size=64x64:rate=30", "-i", toys / "toy3.mp4", "-map", "0:v", "-map", "1:a",
            "-t", "5", videos / "black.mp4")  # fmt: skip
     result = build(toy_recipe(videos), store=tmp_path / "store")
-    rows = {r["name"]: r for r in Dataset(tmp_path / "store", "toy").release().ledger.to_pylist() if r["kind"] == "source"}
+    rows = {
+        r["name"]: r for r in Dataset(tmp_path / "store", "toy").release().ledger.to_pylist() if r["kind"] == "source"
+    }
     codes = {name: (r["outcome"], r["code"]) for name, r in rows.items()}
     assert codes == {
         "toy0.mp4": ("kept", ""),

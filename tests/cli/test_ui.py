@@ -24,11 +24,24 @@ def test_a_line_says_the_phase_the_count_and_what_is_in_work():
     assert progress.line() == "rendering: 1/4, clap.mp4 40%, drum.mp4 3.0 MB at 1.5 MB/s (0:00 so far)"
     progress.source("clap.mp4", "kept", "")
     assert "clap.mp4" not in progress.line()
+    progress.phase("merging shards", None)
+    assert progress.line() == "merging shards (0:00 so far)"
     progress.phase("generating", None, "s")
     progress.update(7.2)
     assert progress.line().startswith("generating: 7 s")
     progress.update(8, 16, note="the last part")
     assert progress.line().startswith("generating: 8/16 s, the last part")
+
+
+def test_steps_of_several_threads_all_count():
+    _, progress = shown()
+    progress.phase("reading", 8000)
+    threads = [threading.Thread(target=lambda: [progress.step() for _ in range(1000)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert progress.line().startswith("reading: 8000/8000")
 
 
 def test_off_a_terminal_lines_come_although_no_callback_does():
@@ -74,7 +87,7 @@ def test_only_sources_that_were_left_out_get_a_line_and_their_names_are_no_marku
         "rejected b[red].mp4: no sound track",
         "failed c: no sound track",
         "... and more: 'soundvid sources list' lists them all",
-        "note x [bold]",
+        "warning x [bold]",
     ]
 
 

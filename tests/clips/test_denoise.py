@@ -1,21 +1,30 @@
 """The gate takes the scanner away and moves nothing: length, place, determinism, and where the noise is heard."""
 
+import importlib.metadata
+import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy
 
 from soundvid.builder.build import build
 from soundvid.builder.context import Context
 from soundvid.builder.discover import find
 from soundvid.builder.render import render
-from soundvid.clips.denoise import Denoised, Gate, levels, noise_of, opener, quiet_stretch
+from soundvid.clips.denoise.base import Denoised
+from soundvid.clips.denoise.noise import levels, noise_of, opener, quiet_stretch
+from soundvid.clips.denoise.registry import METHODS, get, library_version
+from soundvid.clips.denoise.spectral_gating import Gate
 from soundvid.errors import DatasetError, RecipeError
-from soundvid.media.probe import MediaError, examine_sound
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine_sound
 from soundvid.recipe.model import Denoise, Recipe, load
 from soundvid.store.dataset import Dataset
+from soundvid.store.load import load as load_clips
 from tests.helpers.scanner import film, scanner_noise, speaking, wav
 
 R = 16000
@@ -35,14 +44,14 @@ def si_sdr(estimate: np.ndarray, clean: np.ndarray) -> float:
     return 10 * np.log10((part @ part) / ((estimate - part) @ (estimate - part)))
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("noise", [True, False])
 @pytest.mark.parametrize("length", [R * 40 + 77, 1000])
-def test_an_impulse_stays_on_its_sample_and_the_track_as_long_as_it_was(noise, length):
+def test_an_impulse_stays_on_its_sample_and_the_track_as_long_as_it_was(method, noise, length):
     sound = np.random.default_rng(0).standard_normal(length).astype(np.float32) * 1e-3
     places = [500] if length == 1000 else [7, 16001, R * 15 - 1, R * 30, length - 5]  # at borders of pieces too
     sound[places] = 0.9
-    gate = Gate(R, Denoise(), np.random.default_rng(1).standard_normal(8000) * 1e-3 if noise else None)
-    out = gate(sound)
+    out = get(method)(R, Denoise(), np.random.default_rng(1).standard_normal(8000) * 1e-3 if noise else None)(sound)
     assert len(out) == length
     for place in places:
         near = np.abs(out[max(place - 400, 0) : place + 400])
@@ -55,23 +64,26 @@ def test_nothing_to_reduce_changes_nothing():
     np.testing.assert_allclose(out, sound, atol=2e-6)  # the transform and its inverse alone
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("snr", [0, 10])
-def test_speech_comes_out_of_the_scanners_noise(snr):
+def test_speech_comes_out_of_the_scanners_noise(method, snr):
     clean = voice(20)
     noise = scanner_noise(len(clean), R)
     noise *= np.sqrt(np.mean(clean**2)) / 10 ** (snr / 20)
     mix = (clean + noise).astype(np.float32)
-    gated = Gate(R, Denoise(), scanner_noise(R, R)[: R // 2] * np.std(noise))(mix)
+    gated = get(method)(R, Denoise(), scanner_noise(R, R)[: R // 2] * np.std(noise))(mix)
     assert si_sdr(gated, clean) > si_sdr(mix, clean) + 3
     pause = slice(R + 3000, 2 * R - 3000)
     assert np.std(gated[pause]) < 0.2 * np.std(mix[pause])
 
 
-def test_silence_is_silence_and_never_not_a_number():
+@pytest.mark.parametrize("method", METHODS)
+def test_silence_is_silence_and_never_not_a_number(method):
     sound = np.zeros(R * 20, np.float32)
     sound[R * 12 : R * 13] = 0.3 * np.sin(np.arange(R) * 0.3)
-    out = Gate(R, Denoise(), None)(sound)
+    out = get(method)(R, Denoise(), None)(sound)
     assert np.isfinite(out).all()
+    assert not get(method)(R, Denoise(), None)(np.zeros(R, np.float32)).any()
     assert np.abs(out[: R * 11]).max() < 1.5e-5  # nothing in 16 bits
 
 
@@ -85,19 +97,63 @@ def test_a_floor_that_follows_spares_speech_between_silences_and_gates_up_to_the
         assert np.std(out[second * R : (second + 1) * R]) < 0.3 * 0.01
 
 
-def test_reading_windows_is_cutting_the_gated_track(tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_reading_windows_is_cutting_the_gated_track(tmp_path, method):
     """In pieces, in any windows, after leaps: a clip's sound depends on the track alone."""
     sound = (voice(50) + 0.02 * scanner_noise(50 * R, R)).astype(np.float32)
     source = examine_sound(wav(tmp_path / "a.wav", sound, R))
     noise = sound[R : R + 8000]
-    whole = Gate(R, Denoise(), noise)(opener(source, R, None)().read(0, len(sound)).samples)
+    whole = get(method)(R, Denoise(), noise)(opener(source, R, None)().read(0, len(sound)).samples)
     for windows in ([(0, 5), (3, 8), (14, 16), (29, 47)], [(44, 50)], [(0, 50)]):
-        track = Denoised(opener(source, R, None), Gate(R, Denoise(), noise), source.duration)
+        track = Denoised(opener(source, R, None), get(method)(R, Denoise(), noise), source.duration)
         for low, high in windows:
             part = track.read(low * R, high * R)
             assert part.missing == 0
             np.testing.assert_allclose(part.samples, whole[low * R : high * R], atol=1e-6)
         track.close()
+
+
+@pytest.mark.parametrize("seconds", [3, 37, 80])
+@pytest.mark.parametrize("stationary", [True, False])
+def test_noisereduce_is_the_library_on_the_whole_track(seconds, stationary):
+    """The numbers that the library gives for the track as a whole, shorter than a chunk or longer."""
+    import noisereduce
+
+    sound = (voice(seconds) + 0.02 * scanner_noise(seconds * R, R)).astype(np.float32)
+    noise = sound[R : R + 8000] if stationary else None
+    method = get("noisereduce")(R, Denoise(threshold=2.0), noise)
+    expected = noisereduce.reduce_noise(
+        sound, R, stationary=stationary, y_noise=noise, n_std_thresh_stationary=2.0, thresh_n_mult_nonstationary=2.0,
+        freq_mask_smooth_hz=250, n_fft=512, padding=method.margin)  # fmt: skip
+    np.testing.assert_allclose(method(sound), expected, atol=1e-6)
+
+
+def test_noisereduces_smoothing_is_left_out_where_it_is_less_than_a_cell():
+    sound = (voice(3) + 0.02 * scanner_noise(3 * R, R)).astype(np.float32)
+    for options in ({"smooth_hz": 0}, {"smooth_seconds": 0}, {"smooth_hz": 30, "smooth_seconds": 0.001}):
+        assert np.isfinite(get("noisereduce")(R, Denoise(**options), sound[:8000])(sound)).all()
+    short_profile = get("noisereduce")(R, Denoise(window_seconds=0.25), sound[:1600])
+    assert np.isfinite(short_profile(sound)).all()
+
+
+def test_a_method_whose_library_is_missing_is_refused_with_what_to_do(monkeypatch):
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert library_version(Denoise()) is None
+    assert library_version(Denoise(method="noisereduce")).startswith("noisereduce 3.")
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert library_version(Denoise()) is None
+    with pytest.raises(RecipeError, match=r"noisereduce is not installed; run \"pip install 'soundvid\[denoise\]'\""):
+        library_version(Denoise(method="noisereduce"))
+    monkeypatch.setitem(sys.modules, "noisereduce", None)
+    with pytest.raises(RecipeError, match="noisereduce is not installed"):
+        get("noisereduce")(R, Denoise(), None)
+
+
+def test_every_method_of_the_recipe_is_registered_under_its_name():
+    assert set(METHODS) == set(get_args(Denoise.model_fields["method"].annotation))
+    assert all(get(name).name == name for name in METHODS)
 
 
 def test_the_quietest_steady_stretch_is_found():
@@ -161,6 +217,22 @@ def test_a_build_gates_the_whole_track_and_says_by_what(tmp_path):
     assert rows["pauses.avi"]["noise_dbfs"] == pytest.approx(-40, abs=1)
     assert rows["rises.avi"]["noise_profile"] == "follows the sound"
     assert rows["rises.avi"]["noise_dbfs"] is None
+
+
+def test_the_recipes_method_decides_the_sound_and_moves_nothing(tmp_path):
+    film(tmp_path / "v" / "a.avi", speaking(50), 25)
+    wav(tmp_path / "v" / "a.wav", voice(2) + 0.01 * scanner_noise(2 * R, R), R)
+    heard = {}
+    for method in METHODS:
+        build(recipe(tmp_path / "v", [1.2, 1.8], method=method), store=tmp_path / method)
+        heard[method] = load_clips("gated", store=tmp_path / method).sound(0)
+        (row,) = [r for r in Dataset(tmp_path / method, "gated").release().ledger() if r["kind"] == "source"]
+        assert row["noise_profile"] == "1.2 to 1.8 s"
+    ours, library = heard["spectral_gating"], heard["noisereduce"]
+    assert ours.shape == library.shape == (2 * R,)
+    assert not np.array_equal(ours, library)
+    correlation = scipy.signal.correlate(ours.astype(float), library.astype(float), "same")
+    assert int(correlation.argmax()) == R  # no lag between the two
 
 
 def test_a_noise_recording_counts_by_its_content(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from soundvid.builder.build import build
 from soundvid.clips.crop.motion import energy_of, find_motion, smallest_box
 from soundvid.media.decode import Framing, Pictures
-from soundvid.media.probe import MediaError, examine
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
 from tests.conftest import toy_video

@@ -123,7 +123,11 @@ def test_broken_silent_and_removed_videos_are_records_and_the_dataset_is_release
     bench = Bench(recipe_of(*sources, name="toy"), tmp_path / "s", instance)
     results = bench.everything()
     assert [r.success for r in results] == [True] * 6
-    rows = {Path(r["url"]).name: r for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist() if r["kind"] == "source"}
+    rows = {
+        Path(r["url"]).name: r
+        for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist()
+        if r["kind"] == "source"
+    }
     assert {name: (r["outcome"], r["code"]) for name, r in rows.items()} == {
         "film0.mp4": ("kept", ""),
         "film2.mp4": ("failed", "broken"),

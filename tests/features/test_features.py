@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -125,6 +126,11 @@ def test_features_come_in_the_registrys_order_and_null_is_none_of_them():
     assert registry.create({"spectrogram": None}, FORMATS[0]) == []
 
 
+def test_the_documentation_shows_the_registrys_table():
+    text = (Path(__file__).parents[2] / "docs" / "features.md").read_text()
+    assert registry.table() in text, "run: python -c 'from soundvid.features import registry; print(registry.table())'"
+
+
 def test_listing_the_features_loads_none_of_them():
     code = "import sys, soundvid.features.registry as r; r.names(); print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -148,3 +154,12 @@ def test_luma_is_that_of_the_stored_pictures():
     truth = np.stack(pictures(20, 96, 80)).astype(float)
     assert np.abs(16 + truth[..., 0] * 219 / 255 - clip.luma).mean() < 3
     assert np.abs(clip.rgb_at([5, 2])[..., 1] - truth[[5, 2], :, :, 1]).mean() < 3
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_verify_says_that_a_clip_is_too_short_for_its_rows(name):
+    feature = made(name, FORMATS[0])
+    mp4, flac, _ = stored(FORMATS[0], 0, 32)
+    member = feature.member(ClipMedia(0, 32, mp4=mp4, flac=flac))
+    mp4, flac, _ = stored(FORMATS[0], 0, 16)
+    assert "cannot be computed from the clip" in feature.check(ClipMedia(0, 32, mp4=mp4, flac=flac), member)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundvid.features.mel import CHUNK, Mel, slaney_hertz, slaney_mel
+from soundvid.features.base import ClipFormat, ClipMedia, FeatureOptions
+from soundvid.features.mel import CHUNK, Mel, Wav2LipMel, slaney_hertz, slaney_mel
+from soundvid.media.clock import Window
 
 MEL = Mel()
 PAL = Fraction(25)
@@ -123,3 +125,15 @@ def test_other_rates_and_sixteen_bits_give_the_same_picture():
 def test_stereo_is_refused():
     with pytest.raises(ValueError, match=r"one channel is needed, the sound has the shape \(100, 2\)"):
         MEL(np.zeros((100, 2), np.float32), 16000)
+
+
+@given(st.integers(0, 5000), st.integers(1, 40), st.sampled_from([8000, 11025, 16000, 22050, 44100, 48000]),
+       st.sampled_from([PAL, Fraction(30000, 1001)]))  # fmt: skip
+def test_the_features_rows_are_the_columns_at_any_rate(first, frames, rate, fps):
+    feature = Wav2LipMel(FeatureOptions(dtype="float32"), ClipFormat(fps, rate, 64, 64))
+    low, high = Window(first, frames).samples(rate, fps)
+    sound = np.random.default_rng(first).integers(-9000, 9000, high - low).astype(np.int16)
+    rows = feature.compute(ClipMedia(first, frames, sound=sound))
+    assert rows.shape == (feature.rows(first, frames), 80)
+    np.testing.assert_allclose(rows.T, MEL(sound, rate), atol=2e-4)
+    assert feature.rate == 80

@@ -1,10 +1,10 @@
-"""Recipes over addresses that are quick to try, and what the catalogue says afterwards."""
+"""Recipes over addresses with short time-outs, and the entries of a store's catalogue."""
 
 from pathlib import Path
 
 from soundvid.recipe.model import Recipe
 from soundvid.sources.web.catalogue import Catalogue
-from soundvid.sources.web.catalogue_schema import Entry
+from soundvid.sources.web.catalogue_schema import CatalogueEntry
 
 QUICK = {
     "allow_private_addresses": True,
@@ -28,11 +28,11 @@ def recipe_of(*sources: dict, download: dict | None = None, **changes) -> Recipe
     return Recipe.model_validate(fields | changes)
 
 
-def entries(store: Path) -> list[Entry]:
+def entries(store: Path) -> list[CatalogueEntry]:
     with Catalogue(store) as catalogue:
         return catalogue.entries()
 
 
-def only(store: Path) -> Entry:
+def only(store: Path) -> CatalogueEntry:
     (entry,) = entries(store)
     return entry

@@ -158,8 +158,8 @@ class Live:
         found: Counter[tuple[str, str | None]] = Counter()
         with self.instance() as instance:
             for step in ("source_catalogue", *STEPS, "shards", "release"):
-                events = instance.fetch_materializations(dg.AssetKey([self.name, stage]), limit=1000).records
-                found.update((stage, e.partition_key) for e in events)
+                events = instance.fetch_materializations(dg.AssetKey([self.name, step]), limit=1000).records
+                found.update((step, e.partition_key) for e in events)
         return found
 
     def settled(self) -> bool:

@@ -1,4 +1,4 @@
-"""A SOCKS5 proxy on loopback (RFC 1928): no log-in, CONNECT by name or IPv4 address, notes where it was sent."""
+"""A SOCKS5 proxy on loopback (RFC 1928): no login, CONNECT by name or IPv4 address; records its destinations."""
 
 import socket
 import socketserver

@@ -1,9 +1,9 @@
-"""A small web on loopback: real videos, pages, a feed that grows, HLS, ranges; and it misbehaves on request.
+"""A web server on loopback: real videos, pages, a growing feed, HLS, byte ranges, and faults on request.
 
 /v/<file>                  the file, with ETag, Last-Modified and ranges
 /<fault>/<file>            the same file with a fault, see _fault
 /page/<file>.html          a page with a video tag
-/feed.xml                  an RSS feed of what is in `Web.items`, newest first
+/feed.xml                  an RSS feed of `WebServer.items`, newest first
 /hls/<name>/index.m3u8     an HLS playlist and its segments
 """
 
@@ -37,13 +37,13 @@ class Item:
 
 
 @dataclass
-class Web:
-    """The server, and what it was asked."""
+class WebServer:
+    """The server, and the requests it got."""
 
     folder: Path
     items: list[Item] = field(default_factory=list)
     api: dict[str, Any] = field(default_factory=dict)  # answers; a string: a redirect there, a number: that status
-    texts: dict[str, str] = field(default_factory=dict)  # /text/<name>
+    texts: dict[str, str | bytes] = field(default_factory=dict)  # /text/<name>
     gone: set[str] = field(default_factory=set)  # paths that answer 404 from now on
     asked: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # method, path, headers
     sent: Counter[str] = field(default_factory=Counter)  # bytes of the bodies of files
@@ -60,7 +60,7 @@ class Web:
     def paths(self) -> Counter[str]:
         return Counter(p for m, p, _ in self.asked if m == "GET")
 
-    def __enter__(self) -> "Web":
+    def __enter__(self) -> "WebServer":
         web = self
 
         class Handler(_Handler):
@@ -102,7 +102,7 @@ class Web:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    web: Web
+    web: WebServer
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
@@ -155,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
             kind = "application/dash+xml" if rest.endswith("mpd") else "video/mp4"
             self._send(200, (self.web.folder / "dash" / rest).read_bytes(), {"Content-Type": kind})
         elif head == "text":  # feeds and pages as a test wrote them
-            self._send(200, self.web.texts[rest].encode(), {"Content-Type": "application/xml"})
+            text = self.web.texts[rest]
+            data = text if isinstance(text, bytes) else text.encode()
+            self._send(200, data, {"Content-Type": query.get("type", ["application/xml"])[0]})
         elif head == "v":
             self._file(rest)
         elif head == "api":  # what the tests' own yt-dlp extractor asks, see tests/sources/plugins
@@ -182,6 +184,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, self._bytes(name), {"Content-Type": "video/mp4"})
         elif fault == "once":  # breaks off in the middle once, then continues where it is asked to
             self._file(name, most=len(self._bytes(name)) // 2 if earlier < 1 else None)
+        elif fault == "replaced":  # half of the file once; then another one, from any byte on, whatever If-Range says
+            if earlier < 1:
+                self._file(name, most=len(self._bytes(name)) // 2)
+            else:
+                del self.headers["If-Range"]
+                self._file(f"new-{name}")
         elif fault == "silent":  # half of it, with no length said: only the container can tell
             data = self._bytes(name)
             self._begin(200, {"Connection": "close", "Content-Type": "video/mp4"})

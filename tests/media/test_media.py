@@ -13,7 +13,8 @@ import soundfile
 from soundvid.media import cpu, encode
 from soundvid.media.decode import Framing, Pictures, Sound, crop_area
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
-from soundvid.media.probe import MediaError, examine
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import examine
 from tests.conftest import toy_video
 
 FPS = Fraction(30)

@@ -13,7 +13,7 @@ from soundvid.sources.digests import Digests
 from soundvid.sources.web.sync import remove, retry, sync
 from soundvid.store.dataset import Dataset
 from tests.helpers.catalogues import entries, only, recipe_of
-from tests.helpers.webserver import Item
+from tests.helpers.webserver import Item, _Handler
 
 
 def test_a_fetched_file_is_the_served_one_and_says_where_it_came_from(web, films, tmp_path):
@@ -79,6 +79,24 @@ def test_a_download_that_broke_off_goes_on_where_it_was(web, films, tmp_path):
     half = (films / "film0.mp4").stat().st_size // 2
     assert second["Range"] == f"bytes={half}-" and second["If-Range"]
     assert (tmp_path / "sources" / only(tmp_path).file).read_bytes() == (films / "film0.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("etag", [True, False])
+def test_a_file_that_was_replaced_between_two_attempts_is_not_glued_together(web, films, tmp_path, monkeypatch, etag):
+    """The server ignores If-Range: ETag, or at least the length, show that the rest is another file's."""
+    if not etag:
+        begin = _Handler._begin
+        monkeypatch.setattr(
+            _Handler,
+            "_begin",
+            lambda self, status, headers: begin(
+                self, status, {k: v for k, v in headers.items() if k != "ETag"} | {"Last-Modified": "today"}
+            ),
+        )
+    shutil.copy(films / "film1.mp4", films / "new-film0.mp4")
+    assert sync(tmp_path, recipe_of({"url": f"{web.url}/replaced/film0.mp4"})).states == {"fetched": 1}
+    assert web.count("/replaced/film0.mp4") == 3, "half a file, the wrong rest, the whole new file"
+    assert (tmp_path / "sources" / only(tmp_path).file).read_bytes() == (films / "film1.mp4").read_bytes()
 
 
 WHAT_BECOMES_OF = {

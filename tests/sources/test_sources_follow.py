@@ -1,7 +1,7 @@
 """Following without gaps: nothing is missed where a listing broke off, more is wanted, or a channel has tabs."""
 
 from soundvid.sources.web.audit import audit
-from soundvid.sources.web.available import held
+from soundvid.sources.web.available import available_sources
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.sync import retry, sync
 from tests.conftest import cli
@@ -81,7 +81,7 @@ def test_a_store_from_before_the_cursor_knew_its_depth_is_read_once_more(web, tm
     channel(web, 100)
     recipe = recipe_of({"channel": f"{web.url}/channel/c"}, download=NOTHING)
     sync(tmp_path, recipe)
-    with Catalogue(tmp_path) as catalogue, catalogue.together() as db:
+    with Catalogue(tmp_path) as catalogue, catalogue.transaction() as db:
         db.execute("ALTER TABLE followed DROP COLUMN reached")
         db.execute("DELETE FROM members WHERE source_id LIKE 'loopbacktube_c9_'")
     assert sync(tmp_path, recipe).total == 100
@@ -120,7 +120,7 @@ def test_saying_that_a_feeds_videos_are_ones_own_lets_them_in(web, tmp_path):
     assert sync(tmp_path, recipe_of(feed, download=strict)).states == {"rejected": 1}
     own = recipe_of(feed | {"licence": "own"}, download=strict)
     assert sync(tmp_path, own).states == {"fetched": 1}
-    (mine,), (theirs,) = held(own, tmp_path), held(recipe_of(feed, download=strict), tmp_path)
+    (mine,), (theirs,) = available_sources(own, tmp_path), available_sources(recipe_of(feed, download=strict), tmp_path)
     assert mine.verdict is None and mine.licence == "own"
     assert theirs.verdict is not None and (theirs.verdict.code, theirs.licence) == ("licence", "reserved")
 
@@ -213,5 +213,5 @@ def test_what_is_no_longer_followed_is_not_asked_and_loses_no_video(web, tmp_pat
 def test_a_mistyped_store_is_not_made(tmp_path):
     for command in (["list"], ["retry"], ["audit"], ["unfollow", "x"], ["remove", "x", "--reason", "y"]):
         done = cli("sources", *command, "--store", tmp_path / "typo")
-        assert done.returncode == 1 and "no sources are in there" in done.stderr, done
+        assert done.returncode == 1 and "has no sources" in done.stderr, done
     assert not (tmp_path / "typo").exists()

@@ -11,8 +11,7 @@ from soundvid.media.probe import examine
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import http as transport
 from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.sources.web.http import Pace, load_jar
-from soundvid.sources.web.http import Web as Client
+from soundvid.sources.web.http import HttpClient, RateMonitor, load_jar
 from soundvid.sources.web.rss import FeedReader
 from soundvid.sources.web.sync import sync
 from tests.conftest import cli
@@ -45,6 +44,51 @@ def test_an_atom_feed_names_videos_pages_and_terms(web, tmp_path):
     assert {t: e.upload_date for t, e in found.items()} == {f"film{i}": f"2026-11-0{i + 1}" for i in range(3)}
     assert {(e.uploader, e.channel, e.licence) for e in found.values()} == {("Ada", "Ada's films", "creative-commons")}
     assert found["film1"].promised == 2 and found["film2"].url.endswith("/page/film2.mp4.html")
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100_000])
+@pytest.mark.parametrize(
+    ("name", "codec", "title"),
+    [
+        ("Shift_JIS", "cp932", "拍手①髙橋"),  # with characters of Windows' own, as feeds have them
+        ("x-sjis", "cp932", "拍手"),
+        ("EUC-JP", "euc_jp", "拍手の音"),
+        ("ISO-2022-JP", "iso2022_jp", "拍手の音"),
+        ("GBK", "gbk", "鼓掌声"),
+        ("GB2312", "gb18030", "鼓掌声镕"),
+        ("Big5", "big5", "鼓掌聲"),
+        ("EUC-KR", "cp949", "박수 소리 똠"),
+        ("windows-1251", "cp1251", "хлопки"),
+        ("ISO-8859-1", "latin1", "été"),
+        ("UTF-8", "utf-8", "拍手"),
+        ("UTF-8", "utf-8-sig", "拍手"),
+        ("UTF-16", "utf-16", "拍手"),
+        ("", "utf-8", "拍手"),
+    ],
+)
+def test_feeds_are_read_in_their_encoding(name, codec, title, chunk):
+    entry = ENTRY.format(name="film0", day=1, video=ENCLOSED.format(name="film0"))
+    text = ATOM.format(head="", entries=entry.replace("<title>film0", f"<title>{title}"))
+    text = text.replace(' encoding="utf-8"', f' encoding="{name}"' if name else "")
+    data, reader = text.encode(codec), FeedReader("http://h/feed")
+    found = [i for at in range(0, len(data), chunk) for i in reader.feed(data[at : at + chunk])]
+    found += reader.feed(b"", final=True)
+    assert [(i.title, i.url) for i in found] == [(title, "http://h/v/film0.mp4")]
+
+
+@pytest.mark.parametrize("name", ["x-klingon", "base64", "undefined", "idna", "utf-8", "\u00e9"])
+def test_a_feed_in_no_known_encoding_is_one_that_could_not_be_listed(web, tmp_path, name):
+    web.texts["feed"] = f'<?xml version="1.0" encoding="{name}"?>'.encode() + b"<rss><channel>\xff\xfe</channel></rss>"
+    recipe = recipe_of({"feed": f"{web.url}/text/feed"}, {"url": f"{web.url}/v/film0.mp4"})
+    result = sync(tmp_path, recipe)
+    assert result.unlisted == [f"{web.url}/text/feed"] and result.states == {"fetched": 1}
+
+
+def test_a_feed_that_declares_no_encoding_has_that_of_its_http_header(web, tmp_path):
+    made = ENTRY.format(name="film0", day=1, video=ENCLOSED.format(name="film0")).replace("<title>film0", "<title>拍手")
+    web.texts["feed"] = ATOM.format(head="", entries=made).replace(' encoding="utf-8"', "").encode("cp932")
+    recipe = recipe_of({"feed": f"{web.url}/text/feed?type=application/xml;+charset=Shift_JIS"})
+    assert sync(tmp_path, recipe).states == {"fetched": 1} and only(tmp_path).title == "拍手"
 
 
 def test_a_feeds_pages_count_whatever_stands_beside_them():
@@ -151,7 +195,7 @@ def test_a_rate_limit_is_kept(monkeypatch):
 
     clock = Clock()
     monkeypatch.setattr(transport, "time", clock)
-    pace = Pace(Download(rate_limit=10_000), "h")
+    pace = RateMonitor(Download(rate_limit=10_000), "h")
     for _ in range(100):
         clock.now += 0.1  # the network gives 100,000 bytes a second
         pace.count(10_000)
@@ -162,7 +206,7 @@ def test_a_rate_limit_is_kept(monkeypatch):
             clock.now += 1.0
             stuck.count(900)
 
-    stuck = Pace(Download(timeout=30, min_speed=1000), "h")
+    stuck = RateMonitor(Download(timeout=30, min_speed=1000), "h")
     with pytest.raises(FetchProblem, match="too slow"):
         trickle()
 
@@ -201,7 +245,7 @@ def test_netrc_is_read_only_where_the_recipe_says_so(web, tmp_path, monkeypatch)
     assert not any(s in everything_in(tmp_path / "b") for s in secrets)
     file.write_text(f"machine 127.0.0.1 login alice passwrd {PLANTED[0]}\n")
     with pytest.raises(SourcesError, match="cannot be read") as told:
-        Client(Download(netrc=True))
+        HttpClient(Download(netrc=True))
     assert PLANTED[0] not in str(told.value)
 
 

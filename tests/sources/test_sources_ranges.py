@@ -18,18 +18,18 @@ from soundvid.errors import DatasetError
 from soundvid.media import partial_probe
 from soundvid.media.decode import Framing, Pictures, Sound
 from soundvid.media.errors import MediaError
-from soundvid.media.partial_file import MAGIC, PartReader, content_digest, covers, merged, read_head
+from soundvid.media.partial_file import MAGIC, SparseReader, content_digest, covers, merged, read_header
 from soundvid.media.probe import examine, facts_of
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import partial_download
 from soundvid.sources.web.catalogue import Catalogue
-from soundvid.sources.web.http import Web as Client
-from soundvid.sources.web.sync import Policy, ask, remove, retry, sync
+from soundvid.sources.web.http import HttpClient
+from soundvid.sources.web.sync import Policy, list_addresses, remove, retry, sync
 from soundvid.store.dataset import Dataset
 from tests.builder.test_steps import one_by_one
 from tests.helpers.catalogues import QUICK, entries, only, recipe_of
-from tests.helpers.webserver import Web
+from tests.helpers.webserver import WebServer
 from tests.media.test_media import ffmpeg
 from tests.sources.test_sources_safety import written
 from tests.sources.test_sources_sites import watch
@@ -89,7 +89,7 @@ def films_to_change(long_films, tmp_path) -> Path:
 @pytest.fixture(autouse=True)
 def small_files_count(monkeypatch) -> None:
     """The tests' films are a megabyte: their parts are to be worth while."""
-    monkeypatch.setattr(partial_download, "SMALLEST", 100_000)
+    monkeypatch.setattr(partial_download, "MIN_SIZE", 100_000)
     monkeypatch.setattr(partial_download, "BLOCK", 1 << 14)
 
 
@@ -120,7 +120,7 @@ def clips(path: Path, fps: Fraction, rate: int, spans: list[tuple[float, float]]
 
 @pytest.mark.parametrize("name", FILMS)
 def test_clips_of_a_part_are_those_of_the_whole_file(long_films, tmp_path, name):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         rows = [(f"{web.url}/v/{name}", *span) for span in SPANS]
         sync(tmp_path, spans_recipe(listing(tmp_path / "l.jsonl", *rows)))
         entry, sent = only(tmp_path), web.sent[name]
@@ -147,14 +147,14 @@ REAL = (
 
 @pytest.mark.parametrize("name", REAL)
 def test_clips_of_parts_of_real_videos_are_those_of_the_whole(media, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(partial_download, "MOST", 1.1)  # they are short: their parts are most of them
-    monkeypatch.setattr(partial_probe, "WORTH", 10.0)
+    monkeypatch.setattr(partial_download, "MAX_SHARE", 1.1)  # they are short: their parts are most of them
+    monkeypatch.setattr(partial_probe, "FULL_DOWNLOAD_SHARE", 10.0)
     path = next(media.rglob(name), None)
     if path is None:
         pytest.skip(f"the folder of real videos has no {name}")
     lasts = float(examine(path).duration)
     spans = [(round(0.4 * lasts, 2), round(0.4 * lasts + 1.5, 2))]
-    with Web(path.parent) as web:
+    with WebServer(path.parent) as web:
         sync(tmp_path, spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/{name}", *spans[0]))))
     part = tmp_path / "sources" / (only(tmp_path).file or "")
     assert part.suffix == ".ranges" and part.stat().st_size < 0.9 * path.stat().st_size, only(tmp_path).message
@@ -165,13 +165,13 @@ def test_clips_of_parts_of_real_videos_are_those_of_the_whole(media, tmp_path, m
 def test_what_has_no_parts_is_fetched_whole(long_films, tmp_path, monkeypatch, name):
     file = name if name in WHOLE else "index-in-front.mp4"
     if name == "small":
-        monkeypatch.setattr(partial_download, "SMALLEST", 1 << 30)
+        monkeypatch.setattr(partial_download, "MIN_SIZE", 1 << 30)
     span = {"most": (2.0, 30.0), "end": (SECONDS - 1.0, float(SECONDS))}.get(name, SPANS[1])
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         url = f"{web.url}/{'unranged' if name == 'unranged' else 'v'}/{file}"
         sync(tmp_path, spans_recipe(listing(tmp_path / "l.jsonl", (url, *span))))
     entry = only(tmp_path)
-    assert entry.state == "fetched" and entry.held is None, entry.message
+    assert entry.state == "fetched" and entry.available_spans is None, entry.message
     assert (tmp_path / "sources" / entry.file).read_bytes() == (long_films / file).read_bytes()
     assert json.loads((tmp_path / "sources" / entry.source_id / "source.json").read_text())["fetched_whole"]
 
@@ -187,11 +187,11 @@ def members(store: Path) -> dict[tuple[int, int], list[bytes]]:
 
 
 def test_a_build_from_parts_has_the_bytes_of_one_from_whole_files(long_films, tmp_path):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         source = listing(tmp_path / "l.jsonl", *((f"{web.url}/v/opus.webm", *s) for s in SPANS))
         partly = build(spans_recipe(source), store=tmp_path / "a", workers=1)
         whole = build(spans_recipe(source, download={"ranges": False}), store=tmp_path / "b", workers=1)
-        assert only(tmp_path / "a").held and only(tmp_path / "b").held is None
+        assert only(tmp_path / "a").available_spans and only(tmp_path / "b").available_spans is None
     assert partly.clips["kept"] == whole.clips["kept"] == len(SPANS)
     rows = [members(tmp_path / s) for s in "ab"]
     assert len(rows[0]) == len(SPANS) and rows[0] == rows[1]
@@ -201,7 +201,7 @@ def test_a_build_from_parts_has_the_bytes_of_one_from_whole_files(long_films, tm
 
 def test_other_spans_of_the_same_video_make_the_part_grow(long_films, tmp_path):
     name, store = "index-in-front.mp4", tmp_path / "s"
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         url = f"{web.url}/v/{name}"
         first = spans_recipe(listing(tmp_path / "a.jsonl", (url, 5.0, 6.0)))
         second = spans_recipe(listing(tmp_path / "b.jsonl", (url, 33.0, 34.0)), name="other")
@@ -209,28 +209,28 @@ def test_other_spans_of_the_same_video_make_the_part_grow(long_films, tmp_path):
         before, sent = only(store), web.sent[name]
         assert build(second, store=store, workers=1).clips["kept"] == 1
         grown = only(store)
-        assert grown.held == ((5.0, 6.0), (33.0, 34.0)) and grown.sha256 == before.sha256
+        assert grown.available_spans == ((5.0, 6.0), (33.0, 34.0)) and grown.sha256 == before.sha256
         assert web.sent[name] - sent < sent, "what was held was fetched again"
         asked = len(web.asked)
         assert build(first, store=store, workers=1).change == "none", "growing for another list changed this dataset"
         assert build(second, store=store, workers=1).change == "none"
         assert len(web.asked) == asked, "what is held was asked for"
         part = store / "sources" / grown.file
-        for start, stop in read_head(part).ranges:
-            reader = PartReader(part, read_head(part))
+        for start, stop in read_header(part).ranges:
+            reader = SparseReader(part, read_header(part))
             reader.seek(start)
             served = (long_films / name).read_bytes()[start:stop]
             assert reader.read(stop - start) == served
         # A plan that needs all of it gets all of it, in place of the part; the spans are then cut from that.
         assert build(recipe_of({"url": url}, name="all"), store=store, workers=1).clips["kept"] > 10
-        assert only(store).held is None and [p.name for p in (store / "sources" / grown.source_id).iterdir()]
+        assert only(store).available_spans is None and [p.name for p in (store / "sources" / grown.source_id).iterdir()]
         assert {p.name for p in (store / "sources" / grown.source_id).iterdir()} == {"original.mp4", "source.json"}
         assert build(second, store=store, workers=1).clips["kept"] == 1
 
 
 def test_a_file_that_changed_is_another_content(films_to_change, tmp_path):
     name, store = "index-in-front.mp4", tmp_path / "s"
-    with Web(films_to_change) as web:
+    with WebServer(films_to_change) as web:
         url = f"{web.url}/v/{name}"
         build(spans_recipe(listing(tmp_path / "a.jsonl", (url, 5.0, 6.0))), store=store, workers=1)
         before = only(store)
@@ -239,18 +239,18 @@ def test_a_file_that_changed_is_another_content(films_to_change, tmp_path):
         result = build(spans_recipe(listing(tmp_path / "a.jsonl", *rows)), store=store, workers=1)
         after = only(store)
         assert (result.version, result.clips["kept"]) == ("2.0.0", 2)
-        assert after.sha256 != before.sha256 and after.held == ((5.0, 6.0), (33.0, 34.0))
+        assert after.sha256 != before.sha256 and after.available_spans == ((5.0, 6.0), (33.0, 34.0))
         # Also where length, beginning and end are what they were: here a byte in the middle, inside what is held.
         data = bytearray((films_to_change / name).read_bytes())
-        start = next(a for a, _ in read_head(store / "sources" / after.file).ranges if a > 100_000)
+        start = next(a for a, _ in read_header(store / "sources" / after.file).ranges if a > 100_000)
         data[start + 100] ^= 1
         (films_to_change / name).write_bytes(data)
         sync(store, spans_recipe(listing(tmp_path / "a.jsonl", *rows, (url, 7.0, 8.0))))
-        assert only(store).sha256 != after.sha256 and len(only(store).held or ()) == 3
+        assert only(store).sha256 != after.sha256 and len(only(store).available_spans or ()) == 3
 
 
 def test_a_file_that_changes_on_the_way_is_no_source(films_to_change, tmp_path, monkeypatch):
-    real, asked = partial_download.Remote._ask, []
+    real, asked = partial_download.RemoteFile._fetch, []
 
     def ask(self, start, stop):
         asked.append(start)
@@ -258,8 +258,8 @@ def test_a_file_that_changes_on_the_way_is_no_source(films_to_change, tmp_path, 
             shutil.copy(films_to_change / "varying.mp4", films_to_change / "index-in-front.mp4")
         real(self, start, stop)
 
-    monkeypatch.setattr(partial_download.Remote, "_ask", ask)
-    with Web(films_to_change) as web:
+    monkeypatch.setattr(partial_download.RemoteFile, "_fetch", ask)
+    with WebServer(films_to_change) as web:
         url = f"{web.url}/v/index-in-front.mp4"
         sync(tmp_path / "s", spans_recipe(listing(tmp_path / "l.jsonl", (url, *SPANS[1]))))
     entry = only(tmp_path / "s")
@@ -269,7 +269,7 @@ def test_a_file_that_changes_on_the_way_is_no_source(films_to_change, tmp_path, 
 
 def test_a_part_that_cannot_grow_stays_and_the_ledger_says_why(long_films, tmp_path):
     store = tmp_path / "s"
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         url = f"{web.url}/v/index-in-front.mp4"
         first = spans_recipe(listing(tmp_path / "a.jsonl", (url, 5.0, 6.0)))
         build(first, store=store, workers=1)
@@ -290,7 +290,7 @@ def test_a_part_that_cannot_grow_stays_and_the_ledger_says_why(long_films, tmp_p
 
 def test_terms_walls_and_removal_hold_for_parts_as_for_whole_files(long_films, tmp_path):
     store = tmp_path / "s"
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         names = ["noai", "login", "404", "truncated", "drip", "loop"]
         rows = [(f"{web.url}/{n}/index-in-front.mp4", *SPANS[1]) for n in names]
         rows.append((f"{web.url}/v/index-in-front.mp4", *SPANS[1]))
@@ -301,31 +301,31 @@ def test_terms_walls_and_removal_hold_for_parts_as_for_whole_files(long_films, t
             "noai": "opt_out", "login": "bot_wall", "404": "gone", "truncated": "network", "drip": "network",
             "loop": "broken", "v": "",
         }  # fmt: skip
-        held = next(e for e in entries(store) if e.held)
+        held = next(e for e in entries(store) if e.available_spans)
         remove(store, held.source_id, "the owner asked")
         rows.append((f"{web.url}/moved/index-in-front.mp4", 7.0, 8.0))  # the same film elsewhere, and another span
         sync(store, spans_recipe(listing(tmp_path / "l.jsonl", *rows), download={"retries": 0}))
-        assert next(e for e in entries(store) if e.source_id == held.source_id).held is None
+        assert next(e for e in entries(store) if e.source_id == held.source_id).available_spans is None
         again = next(e for e in entries(store) if "/moved/" in e.url)
         assert (again.state, again.code) == ("rejected", "removed")
         assert not list((store / "sources").glob("web_*"))
 
 
 def test_a_sites_video_comes_in_parts_too(long_films, tmp_path):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         address = watch(web, "long", film="index-in-front.mp4", duration=SECONDS)
         sync(tmp_path, spans_recipe(listing(tmp_path / "l.jsonl", (address, *SPANS[1]))))
         entry = only(tmp_path)
-        assert entry.source_id == "loopbacktube_long" and entry.held == (SPANS[1],), entry.message
+        assert entry.source_id == "loopbacktube_long" and entry.available_spans == (SPANS[1],), entry.message
         # A recipe may name the spans by the source's name, and needs no list then.
         spans = {"plan": "spans", "spans": [{"source": "loopbacktube_long.mp4", "start": 30.0, "stop": 31.0}]}
         assert build(recipe_of({"url": address}, clips=spans), store=tmp_path, workers=1).clips["kept"] == 1
-        assert only(tmp_path).held == (SPANS[1], (30.0, 31.0))
+        assert only(tmp_path).available_spans == (SPANS[1], (30.0, 31.0))
         assert sync(tmp_path).tried == 0, "without the recipe the catalogue knows what was wanted"
 
 
 def test_a_damaged_part_is_told_and_a_hole_is_an_error(long_films, tmp_path):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         recipe = spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/aac.mkv", *SPANS[1])))
         sync(tmp_path, recipe)
         part = tmp_path / "sources" / only(tmp_path).file
@@ -340,29 +340,29 @@ def test_a_damaged_part_is_told_and_a_hole_is_an_error(long_films, tmp_path):
 
 
 def test_a_part_grows_for_the_stages_of_single_videos_as_for_a_build(long_films, tmp_path):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         url = f"{web.url}/v/index-in-front.mp4"
         for rows, version in (([(url, 5.0, 6.0)], "1.0.0"), ([(url, 5.0, 6.0), (url, 33.0, 34.0)], "1.1.0")):
             recipe = spans_recipe(listing(tmp_path / "l.jsonl", *rows))
-            ask(tmp_path, recipe)
+            list_addresses(tmp_path, recipe)
             _, problems, released, _ = one_by_one(recipe, tmp_path)
             assert released.name == version and not any(problems.values())
-            assert len(only(tmp_path).held or ()) == len(rows)
+            assert len(only(tmp_path).available_spans or ()) == len(rows)
 
 
 def test_gating_and_motion_find_the_whole_video_in_place_of_a_part(long_films, tmp_path):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         source = listing(tmp_path / "l.jsonl", (f"{web.url}/v/index-in-front.mp4", *SPANS[1]))
         build(spans_recipe(source), store=tmp_path, workers=1)
-        assert only(tmp_path).held is not None
+        assert only(tmp_path).available_spans is not None
         gated = spans_recipe(source, name="gated", sound={"denoise": {"profile": "none"}}, video={"crop": "motion"})
         assert build(gated, store=tmp_path, workers=1).clips["kept"] == 1
-        assert only(tmp_path).held is None
+        assert only(tmp_path).available_spans is None
 
 
 def test_a_part_and_a_sound_file_beside_it(long_films, tmp_path):
     """Somebody may copy a part into a folder of videos with sound files: what it holds is cut, a hole is told."""
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         sync(tmp_path / "a", spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/aac.mkv", *SPANS[1]))))
     folder = tmp_path / "v"
     folder.mkdir()
@@ -378,10 +378,10 @@ def test_a_part_and_a_sound_file_beside_it(long_films, tmp_path):
 
 def test_nothing_is_read_behind_the_files_end(long_films, tmp_path):
     data = (long_films / "aac.mkv").read_bytes()
-    with Web(long_films) as web:
-        client = Client(Download.model_validate(QUICK), None)
+    with WebServer(long_films) as web:
+        client = HttpClient(Download.model_validate(QUICK), None)
         url, spool = f"{web.url}/v/aac.mkv", tmp_path / "spool"
-        remote = partial_download.Remote(client, url, spool, lambda *_: None, lambda _: None, {})
+        remote = partial_download.RemoteFile(client, url, spool, lambda *_: None, lambda _: None, {})
         handle = partial_download._Handle(remote)
         for place in (len(data) - 5, 600_000, len(data) - 5):  # another block comes after the last one
             handle.seek(place)
@@ -400,7 +400,7 @@ def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):
     (tmp_path / "films").mkdir()
     forged = tmp_path / "films" / "forged.mp4"
     forged.write_bytes(MAGIC + json.dumps(values).encode() + b"\n" + film)
-    with Web(tmp_path / "films") as web:
+    with WebServer(tmp_path / "films") as web:
         sync(tmp_path / "s", recipe_of({"url": f"{web.url}/v/forged.mp4"}))
     assert (only(tmp_path / "s").state, only(tmp_path / "s").code) == ("failed", "broken")
     assert content_digest(forged) == hashlib.sha256(forged.read_bytes()).hexdigest()
@@ -416,10 +416,10 @@ def test_a_server_cannot_say_which_content_its_video_is(long_films, tmp_path):
 def test_kill_9_loses_and_doubles_no_part(long_films, tmp_path):
     chance, store, listed = random.Random(5), tmp_path / "store", tmp_path / "l.jsonl"
     start = (
-        "import sys; from soundvid.sources.web import partial_download as p; p.SMALLEST = 100_000; p.BLOCK = 1 << 14\n"
+        "import sys; from soundvid.sources.web import partial_download as p; p.MIN_SIZE = 100_000; p.BLOCK = 1 << 14\n"
         "from soundvid.__main__ import main; sys.argv = ['soundvid', *sys.argv[1:]]; main()"
     )
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         web.pace = 0.02
         recipe = spans_recipe(listing(listed, (f"{web.url}/v/aac.mkv", 5.0, 6.0)))
         rows = [(f"{web.url}/v/{n}", 5.0, 6.0) for n in ("aac.mkv", "varying.mp4", "index-in-front.mp4")]
@@ -443,24 +443,27 @@ def test_kill_9_loses_and_doubles_no_part(long_films, tmp_path):
         assert sync(store, recipe).tried == 0
         wanted = {u: [(a, b) for v, a, b in rows if v == u] for u, _, _ in rows}
         for entry in entries(store):
-            head = read_head(store / "sources" / entry.file)
-            assert covers(head.held, merged(wanted[entry.url])) and head.held == entry.held
+            head = read_header(store / "sources" / entry.file)
+            assert (
+                covers(head.available_spans, merged(wanted[entry.url]))
+                and head.available_spans == entry.available_spans
+            )
             assert examine(store / "sources" / entry.file).video.frames > 900
         assert not list((store / "sources" / ".incoming").iterdir())
 
 
 def test_a_store_from_before_there_were_parts_is_read(long_films, tmp_path):
-    with Web(long_films) as web:
+    with WebServer(long_films) as web:
         sync(tmp_path, recipe_of({"url": f"{web.url}/v/aac.mkv"}))
     with Catalogue(tmp_path) as catalogue:
         catalogue._db.execute("ALTER TABLE entries DROP COLUMN held")
-    assert only(tmp_path).held is None and only(tmp_path).state == "fetched"
+    assert only(tmp_path).available_spans is None and only(tmp_path).state == "fetched"
 
 
 def test_which_plans_make_do_with_parts():
     source = {"url": "http://h/a.mp4"}
     spans = {"plan": "spans", "spans": [{"source": "web_a-1.mp4", "start": 1, "stop": 2}]}
-    assert Policy.of(recipe_of(source, clips=spans)).wishes.of_source("web_a-1", []) == ((1.0, 2.0),)
+    assert Policy.of(recipe_of(source, clips=spans)).required.of_source("web_a-1", []) == ((1.0, 2.0),)
     for changes in (
         {},
         {"clips": {"plan": "consecutive"}},
@@ -469,4 +472,4 @@ def test_which_plans_make_do_with_parts():
         {"clips": spans, "sound": {"denoise": {}}},
         {"clips": spans, "download": {"ranges": False}},
     ):
-        assert Policy.of(recipe_of(source, **changes)).wishes.of_source("web_a-1", [(1.0, 2.0, "")]) is None
+        assert Policy.of(recipe_of(source, **changes)).required.of_source("web_a-1", [(1.0, 2.0, "")]) is None

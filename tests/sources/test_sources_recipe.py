@@ -10,7 +10,7 @@ from soundvid.errors import RecipeError
 from soundvid.recipe.model import load
 from soundvid.recipe.sources import ChannelSource, FolderSource, ListSource, SearchSource
 from soundvid.sources.web.catalogue import Catalogue
-from soundvid.sources.web.catalogue_schema import Listed
+from soundvid.sources.web.catalogue_schema import ListedVideo
 from soundvid.sources.web.errors import SourcesError
 from soundvid.sources.web.sync import sync
 from soundvid.sources.web.url_list import read_list
@@ -71,7 +71,7 @@ def test_lists_of_every_form_say_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [("name\nx\n", "l.csv:2: .*'url'"), ("url,start,stop\nhttp://h/a,3,2\n", "l.csv:2: .*start before stop"),
-     ("url,start,stop\nhttp://h/a,x,2\n", "l.csv:2: .*'start' is no time")],
+     ("url,start,stop\nhttp://h/a,x,2\n", "l.csv:2: .*'start' is not a time")],
 )  # fmt: skip
 def test_a_bad_row_is_told_with_its_line_and_takes_nothing_away(web, tmp_path, text, told):
     file = tmp_path / "l.csv"
@@ -167,4 +167,4 @@ def test_trouble_with_the_store_is_told_in_one_line(web, tmp_path):
         followed = catalogue.follow("feed", "http://h/f", {})
         catalogue._db.execute("PRAGMA max_page_count = 1")  # the disk is full
         with pytest.raises(SourcesError, match="full"):
-            catalogue.list_members(followed.id, [Listed(f"http://h/{i}", "web", f"{i}") for i in range(500)])
+            catalogue.list_members(followed.id, [ListedVideo(f"http://h/{i}", "web", f"{i}") for i in range(500)])

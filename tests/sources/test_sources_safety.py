@@ -16,17 +16,17 @@ import yaml
 
 from soundvid.recipe.sources import Download
 from soundvid.sources.web.catalogue import Catalogue
-from soundvid.sources.web.errors import KINDS, FetchProblem, SourcesError
+from soundvid.sources.web.errors import FAILURE_CLASSES, FetchProblem, SourcesError
 from soundvid.sources.web.guard import AddressRefused, Guard, is_public
 from soundvid.sources.web.ids import source_id
-from soundvid.sources.web.licence import header_opt_out, licence_name, page_rights
+from soundvid.sources.web.licence import header_opt_out, licence_name, page_terms
 from soundvid.sources.web.rss import FeedReader
-from soundvid.sources.web.sync import sync
-from soundvid.util.progress import Watcher
-from soundvid.util.redact import clean_address, scrub
+from soundvid.sources.web.sync import retry, sync
+from soundvid.util.progress import ProgressCallback
+from soundvid.util.redact import clean_address, redact
 from tests.conftest import cli, toy_video
 from tests.helpers.catalogues import QUICK, entries, only, recipe_of
-from tests.helpers.webserver import Item, Web
+from tests.helpers.webserver import Item, WebServer
 
 PLANTED = ("s3cr3t-pass-91", "t0ken-planted-4711", "planted-cookie-value", "pr0xy-pass-33")
 
@@ -119,7 +119,7 @@ def test_a_proxys_password_is_nowhere(tmp_path):
 )
 def test_addresses_lose_their_secrets_and_nothing_else(address, clean):
     assert clean_address(address) == clean
-    assert scrub(f"error at {address}: no").startswith(f"error at {clean}")
+    assert redact(f"error at {address}: no").startswith(f"error at {clean}")
 
 
 def test_cookies_and_authorisations_in_messages_are_masked():
@@ -196,7 +196,7 @@ def test_opt_outs_and_licences_are_read():
     assert header_opt_out({"X-Robots-Tag": "noindex, NoAI"}) and header_opt_out({"X-Robots-Tag": "bot: noimageai"})
     assert header_opt_out({"TDM-Reservation": "1"}) and not header_opt_out({"X-Robots-Tag": "noindex, nofollow"})
     page = '<meta name="robots" content="noai"><a rel="license" href="/by">x</a>'
-    assert page_rights(page, "http://h/").opt_out and page_rights(page, "http://h/").licence == "http://h/by"
+    assert page_terms(page, "http://h/").opt_out and page_terms(page, "http://h/").licence == "http://h/by"
     assert licence_name("CC0 1.0") == "public-domain" and licence_name("CC BY-SA 4.0") == "creative-commons"
     assert licence_name("") == licence_name(None) == "unstated" and licence_name("MIT") == "other"
 
@@ -306,7 +306,10 @@ def test_two_hundred_sources_with_every_fault_close(web, films, tmp_path):
     for entry in entries(store):
         fault, _, film = entry.url.removeprefix(f"{web.url}/").partition("/")
         if fault in FAULTS:
-            assert entry.code == FAULTS[fault] and KINDS[entry.code].outcome == entry.state, (entry.url, entry.message)
+            assert entry.code == FAULTS[fault] and FAILURE_CLASSES[entry.code].outcome == entry.state, (
+                entry.url,
+                entry.message,
+            )
         else:
             assert entry.state == "fetched", (entry.url, entry.message)
             served = (films / film.partition("?")[0]).read_bytes()
@@ -320,7 +323,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path):
     for i in range(4):
         toy_video(films / f"film{i}.mp4", seconds=4.0, seed=i, size=(160, 128))
     store, chance = tmp_path / "store", random.Random(3)
-    with Web(films) as web:
+    with WebServer(films) as web:
         web.pace = 0.03
         web.items = [Item(f"{web.url}/v/film{i % 4}.mp4?n={i}") for i in range(12)]
         file = written(recipe_of({"feed": f"{web.url}/feed.xml"}), tmp_path / "web.yaml")
@@ -348,7 +351,7 @@ def test_kill_9_loses_and_doubles_nothing(tmp_path):
         assert sync(store, recipe_of({"feed": f"{web.url}/feed.xml"})).tried == 0 and len(web.asked) == before + 1
 
 
-class _Count(Watcher):
+class _Count(ProgressCallback):
     def __init__(self) -> None:
         self.ended: list[str] = []
 
@@ -393,6 +396,25 @@ def test_nobody_makes_a_sync_wait_for_ever(web, tmp_path, asked_for):
     assert only(tmp_path).next_attempt - time.time() <= 7 * 24 * 3600
     said = cli("sources", "list", "--store", tmp_path)
     assert said.returncode == 0 and "rate_limit" in said.stdout, said.stderr
+
+
+def test_pauses_that_a_clock_years_ahead_recorded_are_over(web, tmp_path, monkeypatch):
+    """A machine without a battery begins in 2070 until the network has told it the time."""
+    names = ["503/film0.mp4", "429/film1.mp4", "v/film2.mp4"]
+    (tmp_path / "list.csv").write_text("url\n" + "\n".join(f"{web.url}/{n}" for n in names) + "\n")
+    store, source = tmp_path / "store", {"list": str(tmp_path / "list.csv")}
+    strict = {"retries": 0, "max_seconds": 0.5}  # the videos last longer
+    with monkeypatch.context() as ahead:
+        real = time.time
+        ahead.setattr(time, "time", lambda: real() + 44 * 365 * 24 * 3600)
+        sync(store, recipe_of(source, download={"retries": 0}))
+    waiting = {e.code: e for e in entries(store) if e.state == "failed"}
+    assert set(waiting) == {"network", "rate_limit"} and waiting["rate_limit"].not_before > time.time() + 1e9
+    web.asked.clear()
+    assert sync(store, recipe_of(source, download=strict)).tried == 2
+    web.asked.clear()
+    assert sync(store, recipe_of(source, download=strict)).tried == 0, "the pauses that are recorded now count"
+    assert retry(store, recipe_of(source, download=strict)).tried == 1, "the server's Retry-After counts"
 
 
 def test_a_page_or_feed_that_drips_is_given_up(web, tmp_path):

@@ -1,5 +1,6 @@
 """Sources through yt-dlp: a site's facts, formats, refusals, playlists and channels, against a site of our own."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from soundvid.builder.build import build
 from soundvid.media.probe import examine
 from soundvid.sources.web.audit import audit
 from soundvid.sources.web.catalogue import Catalogue
-from soundvid.sources.web.errors import FetchProblem, said
+from soundvid.sources.web.errors import FetchProblem, classify_message
 from soundvid.sources.web.sync import sync
-from soundvid.sources.web.ytdlp import Site, choose_formats, identify
+from soundvid.sources.web.ytdlp import YtDlpClient, choose_formats, identify
 from soundvid.store.dataset import Dataset
 from tests.helpers.catalogues import entries, only, recipe_of
 
@@ -81,7 +82,40 @@ def test_what_sites_say_has_its_class(web, tmp_path, message, code):
     web.api["x"] = {"error": message}
     sync(tmp_path, recipe_of({"url": f"{web.url}/watch/x"}))
     assert only(tmp_path).code == code
-    assert said(message) == code
+    assert classify_message(message) == code
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        socket.gaierror(8, "nodename nor servname provided, or not known"),
+        socket.gaierror(-5, "Zu diesem Hostnamen gehört keine Adresse (private.example)"),
+        OSError(101, "Le réseau n'est pas accessible"),
+        ConnectionRefusedError(111, "Verbindungsaufbau abgelehnt"),
+    ],
+)
+def test_no_network_is_no_network_in_every_language(web, tmp_path, monkeypatch, error):
+    """A laptop without a network must not have its videos put down as broken, or as private."""
+    from soundvid.sources.web import guard
+
+    def connect(*_, **__):
+        raise error
+
+    monkeypatch.setattr(guard.Guard, "connect", connect)
+    sources = [{"url": f"{web.url}/watch/x"}, {"url": f"{web.url}/v/film0.mp4"}]
+    result = sync(tmp_path, recipe_of(*sources, {"channel": f"{web.url}/channel/c"}, download={"retries": 0}))
+    assert {(e.state, e.code) for e in entries(tmp_path)} == {("failed", "network")}, [
+        e.message for e in entries(tmp_path)
+    ]
+    with Catalogue(tmp_path) as catalogue:
+        assert [f.code for f in catalogue.all_followed() if f.address in result.unlisted] == ["network"]
+
+
+@pytest.mark.parametrize(
+    "message", ["No route to host", "Name or service not known", "Failed to resolve 'h'", "Network is down"]
+)
+def test_messages_about_the_network_have_its_class(message):
+    assert classify_message(f"Unable to download webpage: {message}") == "network"
 
 
 def test_a_sites_429_keeps_its_retry_after(web, tmp_path):
@@ -158,12 +192,12 @@ def test_a_page_that_embeds_a_sites_video_is_that_video(web, tmp_path):
     address = watch(web, "emb")
     assert identify(address) == ("loopbacktube", "emb")
     with Catalogue(tmp_path) as catalogue:
-        from soundvid.sources.web.catalogue_schema import Listed
+        from soundvid.sources.web.catalogue_schema import ListedVideo
 
         followed = catalogue.follow("url", f"{web.url}/some/page", {})
-        page = Listed(f"{web.url}/some/page", *identify(f"{web.url}/some/page"))
+        page = ListedVideo(f"{web.url}/some/page", *identify(f"{web.url}/some/page"))
         catalogue.list_members(followed.id, [page])
-        name = catalogue.rename(page.source_id, Listed(address, "loopbacktube", "emb"))
+        name = catalogue.rename(page.source_id, ListedVideo(address, "loopbacktube", "emb"))
         assert name == "loopbacktube_emb" and catalogue.known([page.source_id], followed.id) == {page.source_id}
     sync(tmp_path, recipe_of({"url": address}))
     assert [e.source_id for e in entries(tmp_path)] == ["loopbacktube_emb"]
@@ -209,5 +243,5 @@ def test_audit_reports_rot_and_deletes_nothing(web, tmp_path):
 
 
 def test_yt_dlp_never_gets_hold_of_another_program(web):
-    with Site(recipe_of({"url": f"{web.url}/v/film0.mp4"}).download) as site:
+    with YtDlpClient(recipe_of({"url": f"{web.url}/v/film0.mp4"}).download) as site:
         assert [h.RH_NAME for h in site._ydl._request_director.handlers.values()] == ["soundvid"]

@@ -1,1 +1,1 @@
-"""Which part of a source's pictures is shown."""
+"""Which area of a source's pictures is shown: one way each (`video.crop`), listed in `registry`."""

@@ -3,6 +3,7 @@
 Everything is counted in whole numbers, so every machine finds the same box.
 """
 
+import base64
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from fractions import Fraction
 
 import numpy as np
 
+from soundvid.clips.crop.base import Box, Crop, CropResult
 from soundvid.media.clock import half_up, slots_in
 from soundvid.media.decode import SMALLEST_CROP, Framing, Pictures
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.probe import MediaError, Source, silent
+from soundvid.media.errors import MediaError
+from soundvid.media.probe import Source, silent
+from soundvid.recipe.model import Video
 
 SAMPLE = 64  # pictures that are compared, evenly spread over the source
 LONGEST = 160  # pixels of the longer side on which motion is looked for
@@ -27,7 +31,7 @@ class Motion:
 
     mean: np.ndarray
     energy: np.ndarray
-    box: tuple[int, int, int, int]
+    box: Box
 
     def jpeg(self) -> bytes:
         """Mean picture and motion map side by side, for the report."""
@@ -36,11 +40,24 @@ class Motion:
         return encode_jpeg(np.repeat(both[:height, :width, None], 3, axis=2), 4)
 
 
+class MotionCrop(Crop):
+    """The smallest box that holds most of the motion; the ledger records it, and the map that it was found on."""
+
+    name = "motion"
+    needs_scan = True
+
+    def find(self, source: Source, video: Video, heartbeat: Callable[[], None]) -> CropResult:
+        lower = video.motion_in == "lower_half"
+        motion = find_motion(source, (video.width, video.height), video.motion_share, heartbeat, lower=lower)
+        map_jpeg = base64.b64encode(motion.jpeg()).decode()
+        return CropResult(motion.box, {"crop_box": list(motion.box), "motion_map": map_jpeg})
+
+
 def find_motion(
     source: Source,
     shape: tuple[int, int],
     share: float,
-    alive: Callable[[], None] = silent,
+    heartbeat: Callable[[], None] = silent,
     *,
     lower: bool = False,
 ) -> Motion:
@@ -54,17 +71,19 @@ def find_motion(
     width, height = source.displayed
     scale = Fraction(min(LONGEST, max(width, height)), max(width, height))
     small = tuple(max(SMALLEST_CROP, half_up(side * scale) & ~1) for side in (width, height))
-    total, squares, count = _sums(source, (small[0], small[1]), alive)
+    total, squares, count = _sums(source, (small[0], small[1]), heartbeat)
     energy = energy_of(total, squares, count)
     if energy is None:
-        raise MediaError("no_motion", "nothing moves in it, so crop: motion has nothing to go by: give crop a box")
+        raise MediaError(
+            "no_motion", "nothing moves in it, so crop: motion finds no area; set it to centre or to a box"
+        )
     column, row, wide, high = smallest_box(energy, shape, share, lower=lower)
     box = _even((column, row, wide, high), small[0], (width, height), shape)
     grey = (255 * np.sqrt(energy / energy.max())).astype(np.uint8)
     return Motion((total // count).astype(np.uint8), grey, box)
 
 
-def _sums(source: Source, small: tuple[int, int], alive: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, int]:
+def _sums(source: Source, small: tuple[int, int], heartbeat: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, int]:
     """Sum and sum of squares (int64, `H W`) of the grey levels of pictures spread over the source, and their number."""
     rate = max(1 / source.video.step, Fraction(1)) if source.video.step else Fraction(25)
     slots = max(1, slots_in(source.duration, rate))
@@ -73,7 +92,7 @@ def _sums(source: Source, small: tuple[int, int], alive: Callable[[], None]) -> 
     squares = np.zeros_like(total)
     whole = source.displayed
     framing = Framing(small[0], small[1], (0, 0, whole[0], whole[1]))
-    with closing(Pictures(source, rate, framing, alive)) as pictures:
+    with closing(Pictures(source, rate, framing, heartbeat)) as pictures:
         for i in range(count):
             plane = pictures.at((2 * i + 1) * slots // (2 * count)).frame.planes[0]
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
@@ -100,9 +119,7 @@ def _box_sums(values: np.ndarray, wide: int, high: int) -> np.ndarray:
     return table[high:, wide:] - table[:-high, wide:] - table[high:, :-wide] + table[:-high, :-wide]
 
 
-def smallest_box(
-    energy: np.ndarray, shape: tuple[int, int], share: float, *, lower: bool = False
-) -> tuple[int, int, int, int]:
+def smallest_box(energy: np.ndarray, shape: tuple[int, int], share: float, *, lower: bool = False) -> Box:
     """The smallest box (x, y, width, height) of `shape`'s proportions that holds `share` of the energy.
 
     Of several of that size the one with the most; where none holds enough, the one that holds most. With `lower`
@@ -126,9 +143,7 @@ def smallest_box(
     return found
 
 
-def _even(
-    box: tuple[int, int, int, int], small: int, whole: tuple[int, int], shape: tuple[int, int]
-) -> tuple[int, int, int, int]:
+def _even(box: Box, small: int, whole: tuple[int, int], shape: tuple[int, int]) -> Box:
     """A box on the map as one in pixels of the picture, with the output's proportions and even edges."""
     scale = Fraction(whole[0], small)
     aspect = Fraction(shape[0], shape[1])

@@ -1,23 +1,30 @@
-"""Which area of a source's pictures is shown."""
+"""The crops by name. A new one is a file in this package, a line here, and its name in `video.crop` of the recipe."""
 
-import base64
+import importlib
 from collections.abc import Callable
 from typing import Any
 
-from soundvid.clips.crop.motion import find_motion
+from soundvid.clips.crop.base import Box, Crop
 from soundvid.media.probe import Source
 from soundvid.recipe.model import Video
 
+CROPS = {
+    "centre": "soundvid.clips.crop.base:CentreCrop",
+    "fixed": "soundvid.clips.crop.base:FixedCrop",
+    "motion": "soundvid.clips.crop.motion:MotionCrop",
+}
 
-def find_box(
-    video: Video, source: Source, heartbeat: Callable[[], None]
-) -> tuple[tuple[int, int, int, int] | None, dict[str, Any]]:
-    """The box in pixels as displayed (None: the centre), and what the ledger says of it."""
-    if video.crop == "centre":
-        return None, {}
-    if video.crop != "motion":
-        x, y, width, height = video.crop
-        return (x, y, width, height), {}
-    lower = video.motion_in == "lower_half"
-    motion = find_motion(source, (video.width, video.height), video.motion_share, heartbeat, lower=lower)
-    return motion.box, {"crop_box": list(motion.box), "motion_map": base64.b64encode(motion.jpeg()).decode()}
+
+def get(video: Video) -> Crop:
+    """The crop that the recipe's section `video` asks for; its module is imported when it is asked for."""
+    module, _, cls = CROPS["fixed" if isinstance(video.crop, list) else video.crop].partition(":")
+    return getattr(importlib.import_module(module), cls)()
+
+
+def find_box(video: Video, source: Source, heartbeat: Callable[[], None]) -> tuple[Box | None, dict[str, Any]]:
+    """The box in pixels as displayed (None: the centred area), and what the ledger says of it.
+
+    Raises MediaError where the source has no such area.
+    """
+    found = get(video).find(source, video, heartbeat)
+    return found.box, dict(found.facts)

@@ -1,10 +1,10 @@
-"""The catalogue: every video that was ever listed, what became of it, and the things that are followed.
+"""The catalogue: what is followed, every video that was ever listed, and its state.
 
-    <store>/sources/catalogue.db                 SQLite, write-ahead log: whole after any kill
-    <store>/sources/<source_id>/original.<ext>   the file, and source.json beside it: where from, under which terms
-    <store>/sources/.incoming/                   downloads under way
+    <store>/sources/catalogue.db                 SQLite with a write-ahead log: consistent after any kill
+    <store>/sources/<source_id>/original.<ext>   the file, and source.json beside it: its origin and its licence
+    <store>/sources/.incoming/                   downloads in progress
 
-An address is stored without its credentials. One process writes at a time; reading is free.
+Addresses are stored without credentials. One process writes at a time; any number may read.
 """
 
 import json
@@ -20,16 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from soundvid.sources.web.catalogue_schema import (
-    LATER,
-    LEARNT,
+    ADDED_COLUMNS,
+    METADATA,
     RECORDED,
     SCHEMA,
     STATES,
-    Entry,
-    Followed,
-    Listed,
-    entry_of,
-    followed_row,
+    CatalogueEntry,
+    FollowedSource,
+    ListedVideo,
+    entry_from_row,
+    followed_from_row,
 )
 from soundvid.sources.web.errors import FetchProblem, SourcesError
 from soundvid.util.files import file_lock
@@ -41,7 +41,7 @@ def now() -> str:
 
 
 class Catalogue:
-    """The catalogue of a store. Its methods may be called from any thread; each is one transaction."""
+    """The catalogue of a store. Thread-safe; each method is one transaction. Raises SourcesError where that fails."""
 
     def __init__(self, store: Path) -> None:
         self.folder = Path(os.path.abspath(store)) / "sources"
@@ -54,14 +54,14 @@ class Catalogue:
             self._db.row_factory = sqlite3.Row
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.executescript(SCHEMA)
-            for table, column in LATER:
+            for table, column in ADDED_COLUMNS:
                 name = column.partition(" ")[0]
                 if name not in {row["name"] for row in self._db.execute(f"PRAGMA table_info({table})")}:
                     self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
         except sqlite3.Error as error:
             raise SourcesError(f"{self.folder / 'catalogue.db'}: cannot be opened ({error})") from error
         except OSError as error:
-            raise SourcesError(f"{store}: no store can be made there ({error.strerror})") from error
+            raise SourcesError(f"{store}: the store cannot be created ({error.strerror})") from error
 
     def __enter__(self) -> "Catalogue":
         return self
@@ -71,8 +71,8 @@ class Catalogue:
             self._db.close()
 
     @contextmanager
-    def together(self) -> Iterator[sqlite3.Connection]:
-        """One transaction for all that is written within, by this thread."""
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction for everything that this thread writes within the block."""
         with self._lock:
             self._depth += 1
             try:
@@ -82,7 +82,7 @@ class Catalogue:
                     with self._db:
                         yield self._db
             except sqlite3.Error as error:
-                raise self._trouble(error) from error
+                raise self._database_error(error) from error
             finally:
                 self._depth -= 1
 
@@ -91,27 +91,24 @@ class Catalogue:
             try:
                 return self._db.execute(query, tuple(values)).fetchall()
             except sqlite3.Error as error:
-                raise self._trouble(error) from error
+                raise self._database_error(error) from error
 
-    def _trouble(self, error: sqlite3.Error) -> SourcesError:
-        return SourcesError(f"{self.folder / 'catalogue.db'}: {error}; mend that and give the command again")
+    def _database_error(self, error: sqlite3.Error) -> SourcesError:
+        return SourcesError(f"{self.folder / 'catalogue.db'}: {error}; fix that and run the command again")
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:
-        """Hold the catalogue for writing; a second writer waits so many seconds, then is refused and told who holds
-        it."""
+        """The exclusive lock for writing. Raises SourcesError, which names the holder, after `wait` seconds."""
 
         def refused(holder: str) -> Exception:
-            return SourcesError(
-                f"{self.folder}: {holder} is working on these sources at the moment; wait until it is done"
-            )
+            return SourcesError(f"{self.folder}: {holder} is using these sources; wait until it is done")
 
         with file_lock(self.folder / ".lock", refused, wait=wait):
             self._recover()
             yield
 
     def _recover(self) -> None:
-        """Bring catalogue and files together again after a kill. Only under the lock."""
+        """Make catalogue and files consistent again after a kill. Requires the lock."""
         self.incoming.mkdir(exist_ok=True)
         for leftover in self.incoming.iterdir():
             if leftover.is_dir():
@@ -123,7 +120,7 @@ class Catalogue:
             if name in present and file is not None and (self.folder / file).is_file():
                 present.discard(name)
             else:
-                self.relist(name, "its file was gone from the store")
+                self.reset(name, "its file was missing from the store")
         for name in sorted(present):
             entry = self.entry(name)
             if entry is not None and entry.state == "removed":
@@ -131,16 +128,16 @@ class Catalogue:
             elif entry is not None:
                 self._adopt(entry, self.folder / name)
 
-    def _adopt(self, entry: Entry, folder: Path) -> None:
-        """Take over a file that came to its place while the catalogue was not told any more."""
+    def _adopt(self, entry: CatalogueEntry, folder: Path) -> None:
+        """Record a file that was committed when a kill kept it from being recorded; delete it if it is incomplete."""
         try:
             record = json.loads((folder / "source.json").read_text(encoding="utf-8"))
             path = folder / record["file"]
-            whole = path.parent == folder and path.stat().st_size == record.get("part_bytes", record["bytes"])
+            complete = path.parent == folder and path.stat().st_size == record.get("part_bytes", record["bytes"])
         except (OSError, ValueError, KeyError, TypeError):
-            whole = False
-        if whole:
-            self.fetched(
+            complete = False
+        if complete:
+            self.record_fetched(
                 entry.source_id, {k: record.get(k) for k in (*RECORDED, "held")}, f"{folder.name}/{record['file']}"
             )
         else:
@@ -148,10 +145,10 @@ class Catalogue:
 
     # -- what is followed
 
-    def follow(self, kind: str, address: str, policy: dict[str, Any]) -> Followed:
-        """The row of a followed thing, made where it is new. `policy`: how to fetch it without its recipe."""
+    def follow(self, kind: str, address: str, policy: dict[str, Any]) -> FollowedSource:
+        """The row of a followed source, created if it is new. `policy`: how to fetch its videos without the recipe."""
         clean = clean_address(address) if "://" in address else address
-        with self.together() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO followed (kind, address, policy) VALUES (?, ?, ?) "
                 "ON CONFLICT (kind, address) DO UPDATE SET policy = excluded.policy",
@@ -161,19 +158,21 @@ class Catalogue:
         assert found is not None
         return found
 
-    def find_followed(self, kind: str, address: str) -> Followed | None:
+    def find_followed(self, kind: str, address: str) -> FollowedSource | None:
         clean = clean_address(address) if "://" in address else address
         rows = self._rows("SELECT * FROM followed WHERE kind = ? AND address = ?", (kind, clean))
-        return followed_row(rows[0]) if rows else None
+        return followed_from_row(rows[0]) if rows else None
 
     def unfollow(self, address: str) -> tuple[int, int]:
-        """Forget what is followed at this address, and its entries that were never fetched and that nothing else names;
-        how many stay, and how many went. Raises SourcesError where nothing is followed there."""
+        """Stop following an address; delete its entries that were never fetched and that nothing else names.
+
+        Returns how many entries stay and how many were deleted. Raises SourcesError if the address is not followed.
+        """
         clean = clean_address(address) if "://" in address else address
-        with self.together() as db:
+        with self.transaction() as db:
             ids = [row["id"] for row in self._rows("SELECT id FROM followed WHERE address = ?", (clean,))]
             if not ids:
-                raise SourcesError(f"{clean}: not followed; 'soundvid sources list --followed' shows what is")
+                raise SourcesError(f"{clean}: not followed; 'soundvid sources list --followed' shows what is followed")
             marks = ",".join("?" * len(ids))
             ours = f"source_id IN (SELECT source_id FROM members WHERE followed IN ({marks}))"
             (named,) = self._rows(f"SELECT COUNT(*) AS n FROM entries WHERE {ours}", ids)
@@ -186,18 +185,18 @@ class Catalogue:
             db.execute(f"DELETE FROM followed WHERE id IN ({marks})", ids)
         return named["n"] - gone, gone
 
-    def again(self, followed: Followed) -> Followed:
-        """A followed thing as it stands now."""
-        return followed_row(self._rows("SELECT * FROM followed WHERE id = ?", (followed.id,))[0])
+    def reload(self, followed: FollowedSource) -> FollowedSource:
+        """The current row of a followed source."""
+        return followed_from_row(self._rows("SELECT * FROM followed WHERE id = ?", (followed.id,))[0])
 
-    def all_followed(self) -> list[Followed]:
-        return [followed_row(row) for row in self._rows("SELECT * FROM followed ORDER BY id")]
+    def all_followed(self) -> list[FollowedSource]:
+        return [followed_from_row(row) for row in self._rows("SELECT * FROM followed ORDER BY id")]
 
-    def listed_until(
+    def record_listing(
         self, followed: int, problem: FetchProblem | None, etag: str = "", modified: str = "", reached: str = "all"
     ) -> None:
-        """Note how a listing ended: the cursor moves only where it succeeded."""
-        with self.together() as db:
+        """Record how a listing ended: ETag, time and depth change only if it succeeded."""
+        with self.transaction() as db:
             if problem is not None:
                 values = (problem.code, problem.message, followed)
                 db.execute("UPDATE followed SET code = ?, message = ? WHERE id = ?", values)
@@ -209,32 +208,32 @@ class Catalogue:
                 )
 
     def known(self, source_ids: list[str], followed: int) -> set[str]:
-        """Which of these are members already."""
+        """Which of these are members of a followed source already."""
         marks = ",".join("?" * len(source_ids))
         query = f"SELECT source_id FROM members WHERE followed = ? AND source_id IN ({marks})"
         found = {row[0] for row in self._rows(query, (followed, *source_ids))}
-        # A page that turned out to be a site's video is known under its address as well.
+        # A page that turned out to be a site's video has an alias, its address.
         aliases = self._rows(f"SELECT alias, source_id FROM aliases WHERE alias IN ({marks})", source_ids)
         if aliases:
             real = self.known([row["source_id"] for row in aliases], followed)
             found |= {row["alias"] for row in aliases if row["source_id"] in real}
         return found
 
-    def real_name(self, source_id: str) -> str:
-        """The name of an entry that was renamed since, see rename."""
+    def resolve_alias(self, source_id: str) -> str:
+        """The current id of an entry that may have been renamed, see `rename`."""
         rows = self._rows("SELECT source_id FROM aliases WHERE alias = ?", (source_id,))
         return str(rows[0][0]) if rows else source_id
 
-    def list_members(self, followed: int, listed: list[Listed], *, replace: bool = False) -> int:
-        """Put listed videos in, each as one entry whatever lists name it; returns how many entries are new.
+    def list_members(self, followed: int, listed: list[ListedVideo], *, replace: bool = False) -> int:
+        """Add listed videos, each as one entry whichever listings name it; returns how many entries are new.
 
-        `replace`: the listing is all there is, so that members it no longer names are members no more.
+        `replace`: the listing is complete, so that members that it does not name are removed from the followed source.
         """
         new = 0
-        with self.together() as db:
+        with self.transaction() as db:
             if replace:
                 db.execute("DELETE FROM members WHERE followed = ?", (followed,))
-            # Until the listing has ended well, what follows these may be missing: see listed_until.
+            # Until the listing has succeeded, older videos may be missing: see record_listing.
             db.execute("UPDATE followed SET reached = '' WHERE id = ?", (followed,))
             for item in listed:
                 alias = db.execute("SELECT source_id FROM aliases WHERE alias = ?", (item.source_id,)).fetchone()
@@ -259,7 +258,7 @@ class Catalogue:
                     ),
                 )
                 new += cursor.rowcount
-                if not cursor.rowcount:  # known from elsewhere, perhaps rejected there for reasons that are not ours
+                if not cursor.rowcount:  # known already, perhaps rejected under another policy
                     db.execute("UPDATE followed SET reviewed = '' WHERE id = ?", (followed,))
                 span = (-1 if item.start is None else item.start, -1 if item.stop is None else item.stop)
                 db.execute(
@@ -270,8 +269,8 @@ class Catalogue:
 
     # -- entries
 
-    def entries(self, states: Iterable[str] = STATES, followed: Iterable[int] | None = None) -> list[Entry]:
-        """Entries in these states, of these followed things or of all, by source id."""
+    def entries(self, states: Iterable[str] = STATES, followed: Iterable[int] | None = None) -> list[CatalogueEntry]:
+        """Entries in these states, of these followed sources or of all, ordered by source id."""
         states = list(states)
         query = f"SELECT * FROM entries WHERE state IN ({','.join('?' * len(states))})"
         values: list[Any] = states
@@ -279,25 +278,28 @@ class Catalogue:
             ids = list(followed)
             query += f" AND source_id IN (SELECT source_id FROM members WHERE followed IN ({','.join('?' * len(ids))}))"
             values = [*states, *ids]
-        return [entry_of(row) for row in self._rows(query + " ORDER BY source_id", values)]
+        return [entry_from_row(row) for row in self._rows(query + " ORDER BY source_id", values)]
 
-    def to_review(self, followed: int, policy: str, codes: Iterable[str]) -> Iterator[Entry]:
-        """Rejected entries of these classes that were not looked at under this policy since they were rejected."""
+    def to_review(self, followed: int, policy: str, codes: Iterable[str]) -> Iterator[CatalogueEntry]:
+        """Rejected entries of these classes that were not yet reviewed under this policy."""
         (row,) = self._rows("SELECT reviewed, reviewed_at FROM followed WHERE id = ?", (followed,))
-        since = row["reviewed_at"] if row["reviewed"] == policy else ""
+        # A review in the future was recorded while the clock was ahead: it says nothing about what was rejected since.
+        since = row["reviewed_at"] if row["reviewed"] == policy and row["reviewed_at"] <= now() else ""
         yield from self.pages(("rejected",), followed, codes, since=since)
 
     def note_review(self, followed: int, policy: str) -> None:
-        with self.together() as db:
-            # A second back: what was rejected within this second is looked at once more rather than never.
+        with self.transaction() as db:
+            # One second back: what was rejected within this second is reviewed twice rather than never.
             moment = datetime.fromtimestamp(time.time() - 1, UTC).isoformat(timespec="seconds")
             db.execute("UPDATE followed SET reviewed = ?, reviewed_at = ? WHERE id = ?", (policy, moment, followed))
 
     def pages(
         self, states: Iterable[str], followed: int, codes: Iterable[str] = (), *, since: str = ""
-    ) -> Iterator[Entry]:
-        """Entries of one followed thing, a few hundred in memory at a time; `codes`: only of these classes;
-        `since`: only those that ended after that time."""
+    ) -> Iterator[CatalogueEntry]:
+        """Entries of one followed source, a few hundred in memory at a time.
+
+        `codes`: only these classes of failure; `since`: only those whose last attempt ended after that time.
+        """
         states, codes, last = list(states), list(codes), ""
         query = (
             "SELECT * FROM entries WHERE source_id IN (SELECT source_id FROM members WHERE followed = ? AND "
@@ -307,19 +309,19 @@ class Catalogue:
         query += " AND ended_at > ?" if since else ""
         values = [*states, *codes, *([since] if since else [])]
         while rows := self._rows(f"{query} ORDER BY source_id LIMIT 500", (followed, last, *values)):
-            yield from map(entry_of, rows)
+            yield from map(entry_from_row, rows)
             last = rows[-1]["source_id"]
 
-    def parts(self, followed: int) -> list[Entry]:
-        """Members of which only parts are held."""
+    def partial_entries(self, followed: int) -> list[CatalogueEntry]:
+        """Members of which only some spans were downloaded."""
         query = (
             "SELECT * FROM entries WHERE state = 'fetched' AND held IS NOT NULL AND source_id IN "
             "(SELECT source_id FROM members WHERE followed = ?) ORDER BY source_id"
         )
-        return [entry_of(row) for row in self._rows(query, (followed,))]
+        return [entry_from_row(row) for row in self._rows(query, (followed,))]
 
     def states(self, followed: Iterable[int]) -> dict[str, int]:
-        """How many entries of these followed things are in which state."""
+        """The number of entries of these followed sources in each state."""
         ids = list(followed)
         query = (
             "SELECT state, COUNT(*) FROM entries WHERE source_id IN (SELECT source_id FROM members WHERE followed IN "
@@ -327,12 +329,12 @@ class Catalogue:
         )
         return {row[0]: row[1] for row in self._rows(query, ids)}
 
-    def entry(self, source_id: str) -> Entry | None:
+    def entry(self, source_id: str) -> CatalogueEntry | None:
         rows = self._rows("SELECT * FROM entries WHERE source_id = ?", (source_id,))
-        return entry_of(rows[0]) if rows else None
+        return entry_from_row(rows[0]) if rows else None
 
     def spans(self, followed: int) -> dict[str, list[tuple[float, float, str]]]:
-        """Per member the parts that its list names: start and stop (seconds) and caption."""
+        """For each member the spans that its list names: start and stop (seconds, -1: none) and caption."""
         found: dict[str, list[tuple[float, float, str]]] = {}
         query = "SELECT * FROM members WHERE followed = ? ORDER BY source_id, start, stop"
         for row in self._rows(query, (followed,)):
@@ -340,23 +342,23 @@ class Catalogue:
         return found
 
     def followed_of(self, source_id: str) -> list[int]:
-        """The followed things that name a source."""
+        """Ids of the followed sources that name a video."""
         query = "SELECT DISTINCT followed FROM members WHERE source_id = ? ORDER BY followed"
         return [row[0] for row in self._rows(query, (source_id,))]
 
-    def same_content(self, sha256: str, states: tuple[str, ...]) -> Entry | None:
-        """Another entry of this content in one of these states."""
+    def same_content(self, sha256: str, states: tuple[str, ...]) -> CatalogueEntry | None:
+        """An entry with this content in one of these states."""
         marks = ",".join("?" * len(states))
         rows = self._rows(f"SELECT * FROM entries WHERE sha256 = ? AND state IN ({marks}) LIMIT 1", (sha256, *states))
-        return entry_of(rows[0]) if rows else None
+        return entry_from_row(rows[0]) if rows else None
 
     def _update(self, source_id: str, **values: Any) -> None:
         named = ", ".join(f"{k} = ?" for k in values)
-        with self.together() as db:
+        with self.transaction() as db:
             db.execute(f"UPDATE entries SET {named} WHERE source_id = ?", (*values.values(), source_id))
 
-    def fetched(self, source_id: str, record: dict[str, Any], file: str) -> None:
-        """The entry's file is in place."""
+    def record_fetched(self, source_id: str, record: dict[str, Any], file: str) -> None:
+        """Record that the entry's file is in place."""
         kept = {k: record[k] for k in RECORDED if record.get(k) is not None}
         self._update(
             source_id,
@@ -365,22 +367,22 @@ class Catalogue:
             held=json.dumps(record["held"]) if record.get("held") is not None else None,
         )
 
-    def ended(
+    def record_failure(
         self, source_id: str, problem: FetchProblem, record: dict[str, Any] | None = None, *, tried: bool = True
-    ) -> Entry:
-        """The entry's fetch ended in a problem; what was learnt of it on the way is kept. Only tries are counted.
+    ) -> CatalogueEntry:
+        """Record why a download failed, and the metadata that it found; `tried`: whether it counts as an attempt.
 
-        Where parts of the video are here and more was wanted, they stay: the problem stands with them.
+        Spans that were downloaded before stay available: the entry stays `fetched` and carries the failure as well.
         """
         entry = self.entry(source_id)
         assert entry is not None
         attempts = entry.attempts + tried
         delay = problem.delay(attempts if tried else min(attempts, 1))
-        kept = {k: v for k, v in (record or {}).items() if k in LEARNT and v is not None}
+        kept = {k: v for k, v in (record or {}).items() if k in METADATA and v is not None}
         self._update(
             source_id,
             **kept,
-            state="fetched" if entry.held is not None else problem.kind.outcome,
+            state="fetched" if entry.available_spans is not None else problem.kind.outcome,
             code=problem.code,
             message=problem.message,
             retryable=int(delay is not None),
@@ -391,17 +393,17 @@ class Catalogue:
         )
         return self.entry(source_id) or entry
 
-    def relist(self, source_id: str, message: str = "") -> None:
-        """Make an entry due again as if it had just been listed."""
+    def reset(self, source_id: str, message: str = "") -> None:
+        """Make an entry due again, as if it had just been listed."""
         fresh = {"code": "", "retryable": 1, "attempts": 0, "next_attempt": 0, "file": None, "held": None}
         self._update(source_id, state="listed", message=message, **fresh)
 
-    def rename(self, old: str, listed: Listed) -> str:
-        """A page turned out to be a certain site's video: one entry for both. Returns the entry's name."""
+    def rename(self, old: str, listed: ListedVideo) -> str:
+        """Merge the entry of a page into that of the site's video that it embeds. Returns the entry's id."""
         new = listed.source_id
         if new == old:
             return old
-        with self.together() as db:
+        with self.transaction() as db:
             if db.execute("SELECT 1 FROM entries WHERE source_id = ?", (new,)).fetchone():
                 db.execute("DELETE FROM entries WHERE source_id = ?", (old,))
             else:
@@ -413,20 +415,22 @@ class Catalogue:
             db.execute("UPDATE aliases SET source_id = ? WHERE source_id = ?", (new, old))
         return new
 
-    def remove(self, source_id: str, reason: str) -> list[Entry]:
-        """Delete a source's file and leave a tombstone, so that it is never fetched again. The same content under
-        other addresses goes with it. Returns the tombstones, the one that was named first.
+    def remove(self, source_id: str, reason: str) -> list[CatalogueEntry]:
+        """Delete a source's file and leave a tombstone, so that it is never downloaded again. The same content under
+        other addresses is deleted, too. Returns the tombstones, that of `source_id` first.
 
-        The catalogue is told first: a kill in between leaves files that the next command deletes.
+        The catalogue is changed first: after a kill in between, the next command deletes the files.
         """
         entry = self.entry(source_id)
         if entry is None:
-            raise SourcesError(f"{source_id}: no such source in {self.folder}; 'soundvid sources list' names them")
+            raise SourcesError(
+                f"{source_id}: no such source in {self.folder}; 'soundvid sources list' shows all of them"
+            )
         query = "SELECT source_id FROM entries WHERE sha256 = ? AND state = 'fetched' AND source_id != ? ORDER BY 1"
         names = [source_id, *(row[0] for row in self._rows(query, (entry.sha256, source_id)))]
         message = f"removed on {now()[:10]}: {' '.join(reason.split())[:300]}"
         gone = {"file": None, "held": None, "retryable": 0, "ended_at": now()}
-        with self.together():
+        with self.transaction():
             for name in names:
                 self._update(name, state="removed", code="removed", message=message, **gone)
         for name in names:
@@ -434,8 +438,8 @@ class Catalogue:
                 shutil.rmtree(self.folder / name)
             for part in self.incoming.glob(f"{name}.*"):
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
-        return [stone for name in names if (stone := self.entry(name)) is not None]
+        return [tombstone for name in names if (tombstone := self.entry(name)) is not None]
 
-    def audited(self, source_id: str, rot: str | None) -> None:
-        """What re-checking an address found; None where it still answers."""
+    def record_audit(self, source_id: str, rot: str | None) -> None:
+        """Record what an audit found; `rot`: None if the address still works."""
         self._update(source_id, checked_at=now(), rot=rot)

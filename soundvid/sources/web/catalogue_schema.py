@@ -1,4 +1,4 @@
-"""What the catalogue holds: its tables, and their rows as types."""
+"""The tables of the catalogue, and their rows as types."""
 
 import json
 import sqlite3
@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS entries (
     source_id TEXT PRIMARY KEY, extractor TEXT NOT NULL, media_id TEXT NOT NULL, url TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'listed', code TEXT NOT NULL DEFAULT '', message TEXT NOT NULL DEFAULT '',
     retryable INTEGER NOT NULL DEFAULT 1, attempts INTEGER NOT NULL DEFAULT 0, next_attempt REAL NOT NULL DEFAULT 0,
-    not_before REAL NOT NULL DEFAULT 0,    redacted INTEGER NOT NULL DEFAULT 0, added_at TEXT NOT NULL, ended_at TEXT,
+    not_before REAL NOT NULL DEFAULT 0, redacted INTEGER NOT NULL DEFAULT 0, added_at TEXT NOT NULL, ended_at TEXT,
     file TEXT, sha256 TEXT, bytes INTEGER, duration REAL, width INTEGER, height INTEGER,
     licence TEXT, licence_stated TEXT, uploader TEXT, channel TEXT, upload_date TEXT, title TEXT,
     format_id TEXT, promised REAL, opt_out TEXT, checked_at TEXT, rot TEXT, held TEXT);
@@ -32,12 +32,15 @@ CREATE TABLE IF NOT EXISTS members (
 CREATE INDEX IF NOT EXISTS members_by_source ON members (source_id);
 CREATE TABLE IF NOT EXISTS aliases (alias TEXT PRIMARY KEY, source_id TEXT NOT NULL) WITHOUT ROWID;
 """
-LATER = (("entries", "held TEXT"), ("followed", "reached TEXT NOT NULL DEFAULT ''"))  # older stores lack these columns
+ADDED_COLUMNS = (
+    ("entries", "held TEXT"),
+    ("followed", "reached TEXT NOT NULL DEFAULT ''"),
+)  # that older stores lack
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A video as a listing names it. `url` may hold credentials: it stays in memory."""
+class ListedVideo:
+    """A video as a listing names it. `url` may contain credentials: it stays in memory."""
 
     url: str
     extractor: str
@@ -45,7 +48,7 @@ class Listed:
     start: float | None = None  # seconds
     stop: float | None = None
     caption: str = ""
-    promised: float | None = None  # seconds it is said to last
+    promised: float | None = None  # stated duration in seconds
     licence_stated: str = ""
     uploader: str = ""
     channel: str = ""
@@ -58,8 +61,8 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A row of the catalogue."""
+class CatalogueEntry:
+    """A video of the catalogue and its state."""
 
     source_id: str
     extractor: str
@@ -70,9 +73,9 @@ class Entry:
     message: str
     retryable: bool
     attempts: int
-    next_attempt: float  # seconds since 1970: when a sync tries again
-    not_before: float  # seconds since 1970: the server's own Retry-After
-    redacted: bool  # the stored address lacks credentials that the true one has
+    next_attempt: float  # Unix time of the next retry
+    not_before: float  # Unix time that the server's Retry-After names
+    redacted: bool  # the full address has credentials that are not stored
     added_at: str
     ended_at: str | None
     file: str | None  # below <store>/sources
@@ -92,15 +95,15 @@ class Entry:
     opt_out: str | None
     checked_at: str | None
     rot: str | None
-    held: Spans | None  # seconds, where only parts of the video were fetched
+    available_spans: Spans | None  # seconds, if only parts of the video were downloaded; column `held`
 
 
-_COLUMNS = tuple(f.name for f in fields(Entry))
+_COLUMNS = tuple(f.name for f in fields(CatalogueEntry) if f.name != "available_spans")
 
 
 @dataclass(frozen=True)
-class Followed:
-    """A playlist, channel, feed, list, search or single address that is kept up with, and how far."""
+class FollowedSource:
+    """A playlist, channel, feed, list, search or single address that is followed, and how far it was listed."""
 
     id: int
     kind: str
@@ -111,21 +114,22 @@ class Followed:
     synced_at: str | None
     code: str
     message: str
-    reviewed: str  # the policy under which its rejections were last looked at, and when that was
+    reviewed: str  # digest of the policy under which its rejections were last reviewed, and when
     reviewed_at: str
-    reached: str  # how deep it is listed without a gap: 'all', a number of the newest, '' where that is not known
+    reached: str  # how much is listed without a gap: 'all', a number of the newest, or '' for unknown
 
 
-# What is learnt of a video before it is here, and what is recorded once it is.
-LEARNT = ("licence", "licence_stated", "uploader", "channel", "upload_date", "title", "promised", "opt_out")
-RECORDED = (*LEARNT, "sha256", "bytes", "duration", "width", "height", "format_id")
+# Columns that are known before a video is downloaded, and those that are recorded afterwards.
+METADATA = ("licence", "licence_stated", "uploader", "channel", "upload_date", "title", "promised", "opt_out")
+RECORDED = (*METADATA, "sha256", "bytes", "duration", "width", "height", "format_id")
 
 
-def entry_of(row: sqlite3.Row) -> Entry:
+def entry_from_row(row: sqlite3.Row) -> CatalogueEntry:
     values = {name: row[name] for name in _COLUMNS}
-    values["held"] = tuple((a, b) for a, b in json.loads(values["held"])) if values["held"] else None
-    return Entry(**{**values, "retryable": bool(row["retryable"]), "redacted": bool(row["redacted"])})
+    spans = tuple((a, b) for a, b in json.loads(row["held"])) if row["held"] else None
+    values |= {"retryable": bool(row["retryable"]), "redacted": bool(row["redacted"])}
+    return CatalogueEntry(**values, available_spans=spans)
 
 
-def followed_row(row: sqlite3.Row) -> Followed:
-    return Followed(**{**dict(row), "policy": json.loads(row["policy"])})
+def followed_from_row(row: sqlite3.Row) -> FollowedSource:
+    return FollowedSource(**{**dict(row), "policy": json.loads(row["policy"])})

@@ -1,74 +1,83 @@
-"""Why a video was not fetched: a class with its outcome, whether trying again can help, and when."""
+"""Classes of failure: how a download that failed is recorded, whether a retry can help, and when."""
 
 import random
 import re
 from dataclasses import dataclass
 
 from soundvid.errors import SoundvidError
-from soundvid.util.redact import scrub
+from soundvid.util.redact import redact
 
 HOUR = 3600.0
-MOST_ATTEMPTS = 8  # after so many failed syncs only `retry --all` tries again
-LONGEST_WAIT = 7 * 24 * HOUR
+MAX_ATTEMPTS = 8  # failed syncs after which only `retry --all` tries again
+MAX_WAIT = 7 * 24 * HOUR  # seconds
+JITTER = 0.1  # share by which pauses differ
 
 
 class SourcesError(SoundvidError):
-    """Something about the catalogue of sources that stops a command."""
+    """A problem with the catalogue of sources, or with a list, that stops a command."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A class of failure. `wait` (seconds) is before the first new attempt; it doubles with every further one."""
+class FailureClass:
+    """A class of failure. `wait` is the pause in seconds before the first retry; it doubles with each further one."""
 
-    outcome: str  # rejected: we do not take it; failed: we could not have it
+    outcome: str  # rejected: not accepted; failed: could not be downloaded
     retryable: bool
     wait: float
     meaning: str
 
 
-KINDS: dict[str, Kind] = {
-    "gone": Kind("failed", False, 0, "deleted, or was never there (404, 410)"),
-    "private": Kind("failed", False, 0, "only for those who are logged in or invited; cookies may help (401)"),
-    "age": Kind("failed", False, 0, "only for those who have proved their age; cookies may help"),
-    "geo": Kind("failed", False, 0, "not shown in this country (451); a proxy may help"),
-    "bot_wall": Kind("failed", True, 6 * HOUR, "the site takes us for a machine, or asks for a login (403, a wall)"),
-    "rate_limit": Kind("failed", True, 0.25 * HOUR, "too many requests (429); its Retry-After is kept"),
-    "network": Kind("failed", True, 60, "no connection, time-out, cut off, too slow, or the server failed (5xx)"),
-    "broken": Kind("failed", True, 2 * HOUR, "what came is no whole video: a page, a cut-off file, another duration"),
-    "live": Kind("failed", True, 6 * HOUR, "a live stream or a premiere that is not over yet"),
-    "unsupported": Kind("rejected", False, 0, "no video, encrypted, or in a form that cannot be fetched"),
-    "licence": Kind("rejected", False, 0, "the recipe does not allow its terms"),
-    "opt_out": Kind("rejected", False, 0, "says noai or noimageai, or reserves text and data mining"),
-    "too_large": Kind("rejected", False, 0, "more bytes than download.max_bytes"),
-    "too_long": Kind("rejected", False, 0, "lasts longer than download.max_seconds"),
-    "address": Kind("rejected", False, 0, "not http or https, or a private address that the recipe does not allow"),
-    "removed": Kind("rejected", False, 0, "was removed with `soundvid sources remove` and is not fetched again"),
+FAILURE_CLASSES: dict[str, FailureClass] = {
+    "gone": FailureClass("failed", False, 0, "deleted, or was never there (404, 410)"),
+    "private": FailureClass("failed", False, 0, "needs a login or an invitation (401); cookies may help"),
+    "age": FailureClass("failed", False, 0, "needs proof of age; cookies may help"),
+    "geo": FailureClass("failed", False, 0, "not available in this country (451); a proxy may help"),
+    "bot_wall": FailureClass("failed", True, 6 * HOUR, "the site blocks automated requests, or asks for a login (403)"),
+    "rate_limit": FailureClass("failed", True, 0.25 * HOUR, "too many requests (429); its Retry-After is respected"),
+    "network": FailureClass("failed", True, 60, "no connection, time-out, cut off, too slow, or server error (5xx)"),
+    "broken": FailureClass("failed", True, 2 * HOUR, "not a complete video: a page, a cut-off file, a wrong duration"),
+    "live": FailureClass("failed", True, 6 * HOUR, "a live stream or premiere that has not ended"),
+    "unsupported": FailureClass("rejected", False, 0, "no video, encrypted, or in a form that cannot be downloaded"),
+    "licence": FailureClass("rejected", False, 0, "the recipe does not allow its licence"),
+    "opt_out": FailureClass("rejected", False, 0, "opts out with noai or noimageai, or reserves text and data mining"),
+    "too_large": FailureClass("rejected", False, 0, "more bytes than download.max_bytes"),
+    "too_long": FailureClass("rejected", False, 0, "longer than download.max_seconds"),
+    "address": FailureClass("rejected", False, 0, "not http(s), or a private address that the recipe does not allow"),
+    "removed": FailureClass("rejected", False, 0, "removed with `soundvid sources remove`, never downloaded again"),
 }
-# Rejections that rest on the recipe: another recipe, or a change of this one, can lift them.
+# Rejections that depend on the recipe: another recipe, or a change of this one, can lift them.
 BY_POLICY = ("licence", "opt_out", "too_large", "too_long", "address")
 
 
 class FetchProblem(Exception):
-    """Why one video, or one listing, could not be had. The message is one line without credentials."""
+    """Why one video could not be downloaded, or one source not listed. The message is one line without credentials."""
 
     def __init__(self, code: str, message: str, *, wait: float | None = None, status: int | None = None) -> None:
-        self.code, self.kind = code, KINDS[code]
-        self.status = status  # of HTTP, where that is all that was said
-        self.message = " ".join(scrub(message).split())[:400]
-        # Seconds the other side asked for; nobody is believed who asks for ten thousand years.
-        self.wait = None if wait is None else min(wait, LONGEST_WAIT)
+        self.code, self.kind = code, FAILURE_CLASSES[code]
+        self.status = status  # the HTTP status, if that is all that is known
+        self.message = " ".join(redact(message).split())[:400]
+        # Seconds that the server asked for, within reason.
+        self.wait = None if wait is None else min(wait, MAX_WAIT)
         super().__init__(self.message)
 
     def delay(self, attempts: int) -> float | None:
-        """Seconds until the next attempt after `attempts` failed ones; None where none can succeed."""
-        if not self.kind.retryable or attempts >= MOST_ATTEMPTS:
+        """Seconds until the next attempt after `attempts` failed ones; None if no further one can succeed."""
+        if not self.kind.retryable or attempts >= MAX_ATTEMPTS:
             return None
-        grown = min(self.kind.wait * 2 ** max(0, attempts - 1), LONGEST_WAIT)
-        return max(self.wait or 0.0, grown * random.uniform(0.9, 1.1))
+        backoff = min(self.kind.wait * 2 ** max(0, attempts - 1), MAX_WAIT)
+        return max(self.wait or 0.0, backoff * random.uniform(1 - JITTER, 1 + JITTER))
 
 
-# What extractors say, in the order in which it counts: the first that fits decides.
-_SAID = [
+def is_over(moment: float, now: float) -> bool:
+    """Whether a pause that lasts until `moment` is over (Unix times).
+
+    One that lasts longer than any pause does was recorded while the clock was ahead, and is over as well.
+    """
+    return moment <= now or moment - now > MAX_WAIT * (1 + JITTER) + HOUR
+
+
+# Words in messages of extractors, in order of precedence: the first match decides.
+_MESSAGES = [
     ("opt_out", r"\bnoai\b"),
     ("age", r"age[- ](?:restrict|verif|gate|limit)|confirm your age|inappropriate for some users|adults? only"),
     (
@@ -86,19 +95,21 @@ _SAID = [
     ("unsupported", r"\bdrm\b|unsupported url|no video formats|no video could be found|requested format"),
     (
         "network",
-        r"timed? ?out|connection|getaddrinfo|name resolution|unreachable|\b5\d\d\b|incomplete|bytes read|ssl|eof",
+        r"timed? ?out|connection|getaddrinfo|name resolution|failed to resolve|nodename nor servname|unreachable|"
+        r"name or service not known|no address associated|no route to host|(?:network|host) is down|broken pipe|"
+        r"\b5\d\d\b|incomplete|bytes read|ssl|\beof\b",
     ),
 ]
-_SAID_COMPILED = [(code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _SAID]
+_PATTERNS = [(code, re.compile(pattern, re.IGNORECASE)) for code, pattern in _MESSAGES]
 
 
-def said(message: str, otherwise: str = "broken") -> str:
-    """The class that an extractor's message amounts to."""
-    return next((code for code, pattern in _SAID_COMPILED if pattern.search(message)), otherwise)
+def classify_message(message: str, otherwise: str = "broken") -> str:
+    """The class of failure that an extractor's message describes."""
+    return next((code for code, pattern in _PATTERNS if pattern.search(message)), otherwise)
 
 
-def problem_of_status(status: int, what: str, wait: float | None = None) -> FetchProblem:
-    """The problem that an HTTP status is."""
+def problem_from_status(status: int, what: str, wait: float | None = None) -> FetchProblem:
+    """The failure that an HTTP status stands for; `what` names the server."""
     codes = {401: "private", 402: "private", 403: "bot_wall", 404: "gone", 410: "gone", 429: "rate_limit", 451: "geo"}
     code = codes.get(status) or ("network" if status >= 500 or status in (408, 425) else "broken")
-    return FetchProblem(code, f"{what}: the server answered {status}", wait=wait, status=status)
+    return FetchProblem(code, f"{what}: HTTP status {status}", wait=wait, status=status)

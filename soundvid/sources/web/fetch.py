@@ -1,4 +1,4 @@
-"""One listed video to a file in the store, or the reason why not."""
+"""Fetching one listed video: it becomes a file in the store, or the catalogue says why not."""
 
 import errno
 import re
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from soundvid.media.partial_file import ENDING, Spans, Whole, merged
+from soundvid.media.partial_file import ENDING, NeedFullDownload, Spans, covers, merged
 from soundvid.recipe.sources import Download
 from soundvid.sources.web.catalogue import Catalogue, now
-from soundvid.sources.web.catalogue_schema import Entry, Listed
-from soundvid.sources.web.download import NotMedia, discard, patiently, settled, transfer
+from soundvid.sources.web.catalogue_schema import CatalogueEntry, ListedVideo
+from soundvid.sources.web.download import NotMediaError, discard, download_file, finish_download, with_retries
 from soundvid.sources.web.errors import FetchProblem, SourcesError
-from soundvid.sources.web.http import Reply, Web, transport_problem
+from soundvid.sources.web.http import HttpClient, Response, transport_problem
 from soundvid.sources.web.ids import MEDIA_ENDINGS, WEB, ending
 from soundvid.sources.web.licence import (
     UNSTATED,
@@ -25,100 +25,100 @@ from soundvid.sources.web.licence import (
     header_opt_out,
     licence_name,
     licence_refusal,
-    page_rights,
+    page_terms,
 )
-from soundvid.sources.web.partial_download import fetch_part, suffices
-from soundvid.sources.web.validate import check, page_problem, settle
-from soundvid.sources.web.ytdlp import VERSION, Site, choose_formats, identity_of
+from soundvid.sources.web.partial_download import download_spans
+from soundvid.sources.web.validate import commit_source, page_problem, validate_file
+from soundvid.sources.web.ytdlp import VERSION, YtDlpClient, choose_formats, identity_of
 from soundvid.util.redact import clean_address
 
-# What the operating system says when the store, not the video, is in trouble.
+# Errors of the operating system that concern the store and not the video.
 STORE_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the disk quota is used up"}
 STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be written"}
-# What a document begins with; (?>...): once read it is not read in another way, which would take for ever.
+# The beginning of a document; (?>...) is atomic: without it, comments would be matched in exponential time.
 _BEFORE = r"\s*(?:<\?xml[^>]*>\s*)?(?>(?:<!--.*?-->\s*)*)"
 _MANIFEST = re.compile(_BEFORE + r"<MPD\b", re.S)  # DASH
 _PAGE = re.compile(_BEFORE + "<(?:!doctype html|html|head|body)", re.I | re.S)
-Moved = Callable[[str, int, int | None, float], None]  # source id, bytes so far, bytes in all, bytes a second
+OnBytes = Callable[[str, int, int | None, float], None]  # source id, bytes so far, total bytes, bytes per second
 
 
 @dataclass(frozen=True)
-class Job:
-    """A video that is due. `url` is whole, credentials and all, and stays in memory."""
+class FetchJob:
+    """A video that is due. `url` is the full address with credentials and stays in memory."""
 
-    entry: Entry
+    entry: CatalogueEntry
     url: str
-    own: bool  # the recipe says that it is the user's own
-    wishes: Spans | None = None  # seconds that are wanted of it; None: all
+    own: bool  # the recipe says that the video is the user's own
+    required: Spans | None = None  # seconds; None: the whole video
 
 
-class Stopped(Exception):
-    """The sync is being ended."""
+class SyncStopped(Exception):
+    """The sync is being stopped."""
 
 
 class Fetcher:
-    """Fetches videos under one recipe's options; its `fetch` may run in several threads at once."""
+    """Fetches videos under one recipe's options; `fetch` is thread-safe."""
 
     def __init__(self, catalogue: Catalogue, options: Download, pixels: tuple[int, int], jar: CookieJar | None) -> None:
         self.catalogue, self.options, self.pixels, self.jar = catalogue, options, pixels, jar
-        self.web = Web(options, jar)
+        self.http = HttpClient(options, jar)
         self.stop = threading.Event()
 
         self._local = threading.local()
-        self._sites: list[Site] = []
+        self._clients: list[YtDlpClient] = []
         self._lock = threading.Lock()
-        self._turns: dict[str, threading.Lock] = {}
+        self._source_locks: dict[str, threading.Lock] = {}
 
-    def turn(self, name: str) -> threading.Lock:
-        """What is held while a source is fetched: two addresses may turn out to be one video."""
+    def source_lock(self, name: str) -> threading.Lock:
+        """The lock of a source while it is fetched: two addresses may turn out to be one video."""
         with self._lock:
-            return self._turns.setdefault(name, threading.Lock())
+            return self._source_locks.setdefault(name, threading.Lock())
 
-    def site(self) -> Site:
-        """This thread's conversation with yt-dlp: making one costs more than asking it."""
-        if not hasattr(self._local, "site"):
-            self._local.site = Site(self.options, self.jar)
-            self._sites.append(self._local.site)
-        return self._local.site
+    def ytdlp(self) -> YtDlpClient:
+        """This thread's yt-dlp client: creating one costs more than a request."""
+        if not hasattr(self._local, "client"):
+            self._local.client = YtDlpClient(self.options, self.jar)
+            self._clients.append(self._local.client)
+        return self._local.client
 
     def close(self) -> None:
-        """End the conversations with yt-dlp; the next fetch begins new ones."""
-        while self._sites:
-            self._sites.pop().close()
+        """Close the yt-dlp clients; the next fetch creates new ones."""
+        while self._clients:
+            self._clients.pop().close()
         self._local = threading.local()
 
-    def fetch(self, job: Job, moved: Moved) -> Entry:
-        """Fetch one video and tell the catalogue how it ended. Raises OSError where the store cannot be written."""
-        return _Fetch(self, job, moved).run()
+    def fetch(self, job: FetchJob, on_bytes: OnBytes) -> CatalogueEntry:
+        """Fetch one video and record the outcome in the catalogue. Raises OSError if the store cannot be written."""
+        return _Fetch(self, job, on_bytes).run()
 
 
-def judge(options: Download, record: dict[str, Any]) -> FetchProblem | None:
-    """Why a recipe does not take a video of which this is known, or None: its terms, opt-out and length."""
+def policy_problem(options: Download, record: dict[str, Any]) -> FetchProblem | None:
+    """Why a recipe rejects a video with this metadata (opt-out, licence, length, size); None if it accepts it."""
     if options.honour_opt_out and record.get("opt_out"):
         return FetchProblem("opt_out", f"its site opts out of machine learning ({record['opt_out']})")
     refusal = licence_refusal(record.get("licence") or UNSTATED, options.allow_licences)
     if refusal is not None:
         return FetchProblem("licence", refusal)
-    lasts = record.get("duration") or record.get("promised")
-    if options.max_seconds is not None and lasts and lasts > options.max_seconds:
-        return FetchProblem("too_long", f"lasts {lasts:.0f} s; download.max_seconds allows {options.max_seconds:g}")
+    duration = record.get("duration") or record.get("promised")
+    if options.max_seconds is not None and duration and duration > options.max_seconds:
+        return FetchProblem("too_long", f"lasts {duration:.0f} s; download.max_seconds allows {options.max_seconds:g}")
     size = record.get("bytes")
     if size and size > options.max_bytes:
         return FetchProblem("too_large", f"{size:,} bytes; download.max_bytes allows {options.max_bytes:,}")
     return None
 
 
-def early_problem(options: Download, entry: Entry) -> FetchProblem | None:
-    """What can be refused without asking: terms and length that a listing told. Unstated terms may yet be stated."""
+def listed_problem(options: Download, entry: CatalogueEntry) -> FetchProblem | None:
+    """Why a video is rejected by the licence and length in its listing alone; None if that cannot be decided yet."""
     name = licence_name(entry.licence_stated)
-    return None if name == UNSTATED else judge(options, {"licence": name, "promised": entry.promised})
+    return None if name == UNSTATED else policy_problem(options, {"licence": name, "promised": entry.promised})
 
 
 class _Fetch:
-    """A single fetch: what is learnt on the way is gathered in `record`."""
+    """A single fetch; `record` collects the metadata that it finds."""
 
-    def __init__(self, fetcher: Fetcher, job: Job, moved: Moved) -> None:
-        self.catalogue, self.options, self.web = fetcher.catalogue, fetcher.options, fetcher.web
+    def __init__(self, fetcher: Fetcher, job: FetchJob, on_bytes: OnBytes) -> None:
+        self.catalogue, self.options, self.http = fetcher.catalogue, fetcher.options, fetcher.http
         self.fetcher, self.job = fetcher, job
         self.name = job.entry.source_id
         self.extractor, self.media_id = job.entry.extractor, job.entry.media_id
@@ -128,103 +128,107 @@ class _Fetch:
             for k in ("licence_stated", "uploader", "channel", "upload_date", "title", "promised")
             if getattr(entry, k) is not None
         }
-        self._learn_licence(entry.licence_stated)
+        self._note_licence(entry.licence_stated)
 
         def counted(have: int, total: int | None, speed: float) -> None:
             if fetcher.stop.is_set():
-                raise Stopped
-            moved(self.name, have, total, speed)
+                raise SyncStopped
+            on_bytes(self.name, have, total, speed)
 
-        self.moved = counted
+        self.on_bytes = counted
 
-    def run(self) -> Entry:
-        with ExitStack() as self.turn:
-            self.turn.enter_context(self.fetcher.turn(self.name))
+    def run(self) -> CatalogueEntry:
+        with ExitStack() as self.locked:
+            self.locked.enter_context(self.fetcher.source_lock(self.name))
             return self._run()
 
-    def _run(self) -> Entry:
+    def _run(self) -> CatalogueEntry:
         try:
-            done = self._site_known() if self.extractor != WEB else self._plain()
-            return done if isinstance(done, Entry) else self._arrive(done)
+            fetched = self._fetch_with_ytdlp() if self.extractor != WEB else self._fetch_address()
+            return fetched if isinstance(fetched, CatalogueEntry) else self._validate_and_commit(fetched)
         except FetchProblem as problem:
             if not problem.kind.retryable:
                 for part in self.catalogue.incoming.glob(f"{self.name}.*"):
                     discard(part)
-            return self.catalogue.ended(self.name, problem, self.record)
+            return self.catalogue.record_failure(self.name, problem, self.record)
         except OSError as error:
             if error.errno in STORE_ERRORS:
                 raise
-            return self.catalogue.ended(self.name, transport_problem(error, self.job.entry.url), self.record)
-        except (Stopped, SourcesError):  # the catalogue cannot be written: nothing can be told it
+            return self.catalogue.record_failure(self.name, transport_problem(error, self.job.entry.url), self.record)
+        except (SyncStopped, SourcesError):  # the catalogue cannot be written
             raise
-        except Exception as error:  # a defect of an extractor, or of ours: this entry says so, the others go on
+        except Exception as error:  # a bug in an extractor or here: recorded with this entry, the others go on
             broken = FetchProblem("broken", f"{type(error).__name__}: {error}")
-            return self.catalogue.ended(self.name, broken, self.record)
+            return self.catalogue.record_failure(self.name, broken, self.record)
 
-    def _learn_licence(self, stated: str | None) -> None:
+    def _note_licence(self, stated: str | None) -> None:
         if stated:
             self.record["licence_stated"] = stated[:300]
         self.record["licence"] = "own" if self.job.own else licence_name(self.record.get("licence_stated"))
 
-    def _judge(self) -> None:
-        problem = judge(self.options, self.record)
+    def _check_policy(self) -> None:
+        problem = policy_problem(self.options, self.record)
         if problem is not None:
             raise problem
 
     # -- plain addresses
 
-    def _inspect(self, reply: Reply) -> None:
-        self.record["opt_out"] = header_opt_out(reply.headers) or self.record.get("opt_out")
+    def _inspect(self, response: Response) -> None:
+        self.record["opt_out"] = header_opt_out(response.headers) or self.record.get("opt_out")
         if not self.record.get("licence_stated"):
-            self._learn_licence(header_licence(reply.headers))
-        is_page = reply.content_type.startswith("text/html") or "mpegurl" in reply.content_type
-        if not is_page or ending(reply.url) in MEDIA_ENDINGS or self.record["opt_out"]:
-            self._judge()  # before the body, which may be large; a page's own words are read first
+            self._note_licence(header_licence(response.headers))
+        is_page = response.content_type.startswith("text/html") or "mpegurl" in response.content_type
+        if not is_page or ending(response.url) in MEDIA_ENDINGS or self.record["opt_out"]:
+            self._check_policy()  # before the body, which may be large; a page may state its terms itself
 
-    def _plain(self) -> Path | Entry:
-        """A file's address is fetched as it is; a page goes to yt-dlp, unless a file should have been there."""
+    def _fetch_address(self) -> Path | CatalogueEntry:
+        """Download a file; a page goes to yt-dlp, unless the address looks like that of a file."""
         part = self.catalogue.incoming / f"{self.name}.part"
         url = self.job.url
-        self.web.guard.check(url)
+        self.http.guard.check(url)
         try:
-            if (some := self._some(url)) is not None:
-                return some
-            transfer(self.web, url, part, moved=self.moved, inspect=self._inspect)
-        except NotMedia as found:
-            return self._text(found)
+            if (sparse := self._fetch_ranges(url)) is not None:
+                return sparse
+            download_file(self.http, url, part, on_bytes=self.on_bytes, inspect=self._inspect)
+        except NotMediaError as found:
+            return self._read_page(found)
         finished = self.catalogue.incoming / f"{self.name}.finished"
-        settled(part, finished)
+        finish_download(part, finished)
         return finished
 
-    def _some(self, url: str, headers: dict[str, str] | None = None) -> Path | None:
-        """The wanted parts of the file at `url`; None where it is to be fetched whole."""
-        if self.job.wishes is None:
+    def _fetch_ranges(self, url: str, headers: dict[str, str] | None = None) -> Path | None:
+        """Download the required spans of the file at `url`; None if the whole file has to be downloaded."""
+        if self.job.required is None:
             return None
         target = self.catalogue.incoming / f"{self.name}{ENDING}"
-        old = self._standing()
+        old = self._partial_entry()
         try:
-            head = fetch_part(
-                self.web,
+            head = download_spans(
+                self.http,
                 url,
                 target,
-                merged([*self.job.wishes, *((old.held or ()) if old is not None else ())]),
-                moved=self.moved,
+                merged([*self.job.required, *((old.available_spans or ()) if old is not None else ())]),
+                on_bytes=self.on_bytes,
                 inspect=self._inspect,
                 headers=headers,
                 old=self.catalogue.folder / old.file if old is not None and old.file else None,
             )
-        except Whole as why:
-            self.record["fetched_whole"] = str(why)
+        except NeedFullDownload as reason:
+            self.record["fetched_whole"] = str(reason)
             return None
-        self.record["held"], self.record["bytes"] = [list(s) for s in head.held], head.size
+        self.record["held"], self.record["bytes"] = [list(s) for s in head.available_spans], head.size
         return target
 
-    def _standing(self) -> Entry | None:
-        """The entry as it stands, where parts of it are held already."""
+    def _partial_entry(self) -> CatalogueEntry | None:
+        """The entry in its current state, if only spans of it were downloaded."""
         standing = self.catalogue.entry(self.name)
-        return standing if standing is not None and standing.state == "fetched" and standing.held is not None else None
+        return (
+            standing
+            if standing is not None and standing.state == "fetched" and standing.available_spans is not None
+            else None
+        )
 
-    def _text(self, found: NotMedia) -> Path | Entry:
+    def _read_page(self, found: NotMediaError) -> Path | CatalogueEntry:
         host = urlsplit(found.url).hostname or ""
         playlist = found.text.lstrip("\ufeff \t\r\n").startswith("#EXTM3U") or _MANIFEST.match(found.text)
         html = _PAGE.match(found.text)
@@ -233,13 +237,13 @@ class _Fetch:
         ):
             raise page_problem(found.text, host)
         if html is not None:
-            rights = page_rights(found.text, found.url)
+            rights = page_terms(found.text, found.url)
             self.record["opt_out"] = self.record.get("opt_out") or rights.opt_out
             if not self.record.get("licence_stated"):
-                self._learn_licence(rights.licence)
-        self._judge()
+                self._note_licence(rights.licence)
+        self._check_policy()
         try:
-            return self._site_known()
+            return self._fetch_with_ytdlp()
         except FetchProblem as problem:
             if problem.code == "unsupported" and html is not None:
                 wall = page_problem(found.text, host)
@@ -248,39 +252,41 @@ class _Fetch:
 
     # -- sites
 
-    def _site_known(self) -> Path | Entry:
-        """A video that yt-dlp reads: its facts are judged before a byte of it is fetched."""
-        site = self.fetcher.site()
-        info = patiently(self.options, lambda: site.extract(self.job.url))
-        self._take_identity(info)
+    def _fetch_with_ytdlp(self) -> Path | CatalogueEntry:
+        """Fetch a video through yt-dlp; its metadata is checked against the policy before anything is downloaded."""
+        client = self.fetcher.ytdlp()
+        info = with_retries(self.options, lambda: client.extract(self.job.url))
+        self._resolve_identity(info)
         standing = self.catalogue.entry(self.name)
-        if standing is not None and (standing.state == "removed" or self._suffices(standing)):
-            return standing  # the same video came from another list
-        self._take_facts(info, site)
-        self._judge()
+        if standing is not None and (standing.state == "removed" or self._is_available(standing)):
+            return standing  # fetched from another listing already
+        self._record_metadata(info, client)
+        self._check_policy()
         forms = choose_formats(info.get("formats") or [info], self.fetcher.pixels, self.options.max_height)
-        sizes = [f.get("filesize") for f in forms]
-        if all(sizes) and sum(sizes) > self.options.max_bytes:  # type: ignore[arg-type]
-            raise FetchProblem("too_large", f"{sum(sizes):,} bytes; allowed are {self.options.max_bytes:,}")  # type: ignore[arg-type]
+        sizes = [int(f["filesize"]) for f in forms if f.get("filesize")]
+        if len(sizes) == len(forms) and sum(sizes) > self.options.max_bytes:
+            raise FetchProblem(
+                "too_large", f"{sum(sizes):,} bytes; download.max_bytes allows {self.options.max_bytes:,}"
+            )
         self.record["format_id"] = "+".join(str(f.get("format_id", "0")) for f in forms)
-        parts = [self._form(site, info, form, alone=len(forms) == 1) for form in forms]
-        return parts[0] if len(parts) == 1 else self._join(parts)
+        parts = [self._fetch_format(client, info, form, single=len(forms) == 1) for form in forms]
+        return parts[0] if len(parts) == 1 else self._mux(parts)
 
-    def _suffices(self, entry: Entry) -> bool:
-        return entry.state == "fetched" and suffices(entry.held, self.job.wishes)
+    def _is_available(self, entry: CatalogueEntry) -> bool:
+        return entry.state == "fetched" and covers(entry.available_spans, self.job.required)
 
-    def _take_identity(self, info: dict[str, Any]) -> None:
+    def _resolve_identity(self, info: dict[str, Any]) -> None:
         extractor, media_id = identity_of(info, self.job.entry.url)
         if extractor != WEB or self.extractor == WEB:
-            listed = Listed(self.job.url, extractor, media_id)
+            listed = ListedVideo(self.job.url, extractor, media_id)
             if extractor != WEB and listed.source_id != self.name:
                 self.name = self.catalogue.rename(self.name, listed)
                 self.extractor, self.media_id = extractor, media_id
-                self.turn.close()
-                self.turn.enter_context(self.fetcher.turn(self.name))
+                self.locked.close()
+                self.locked.enter_context(self.fetcher.source_lock(self.name))
 
-    def _take_facts(self, info: dict[str, Any], site: Site) -> None:
-        self._learn_licence(info.get("license"))
+    def _record_metadata(self, info: dict[str, Any], client: YtDlpClient) -> None:
+        self._note_licence(info.get("license"))
         date = str(info.get("upload_date") or "")
         facts = {
             "uploader": info.get("uploader"),
@@ -288,42 +294,44 @@ class _Fetch:
             "upload_date": f"{date[:4]}-{date[4:6]}-{date[6:8]}" if len(date) == 8 else None,
             "title": info.get("title") if self.extractor != WEB else None,
             "promised": float(info["duration"]) if info.get("duration") else None,
-            "opt_out": site.opt_out,
+            "opt_out": client.opt_out,
         }
         self.record.update({k: v for k, v in facts.items() if v})
 
-    def _form(self, site: Site, info: dict[str, Any], form: dict[str, Any], *, alone: bool) -> Path:
-        """Fetch one format: plain ones with our own checks and resuming, segmented ones through yt-dlp."""
+    def _fetch_format(self, client: YtDlpClient, info: dict[str, Any], form: dict[str, Any], *, single: bool) -> Path:
+        """Fetch one format: plain files with our own client, which can resume, segmented ones with yt-dlp."""
         safe = re.sub(r"[^A-Za-z0-9]+", "-", str(form.get("format_id", "0")))[:40]
         finished = self.catalogue.incoming / f"{self.name}.{safe}.finished"
         options = form.get("downloader_options") or {}
         headers = {k: v for k, v in (form.get("http_headers") or {}).items() if k.lower() != "accept-encoding"}
         plain = form["protocol"] in ("http", "https")
-        if plain and alone and self.job.wishes is not None:
+        if plain and single and self.job.required is not None:
             try:
-                if (some := self._some(form["url"], headers)) is not None:
-                    return some
-            except NotMedia as found:
+                if (sparse := self._fetch_ranges(form["url"], headers)) is not None:
+                    return sparse
+            except NotMediaError as found:
                 raise page_problem(found.text, urlsplit(found.url).hostname or "") from found
         if plain and not options.get("http_chunk_size"):
             part = self.catalogue.incoming / f"{self.name}.{safe}.part"
             try:
-                transfer(self.web, form["url"], part, moved=self.moved, inspect=self._inspect, headers=headers)
-            except NotMedia as found:
+                download_file(
+                    self.http, form["url"], part, on_bytes=self.on_bytes, inspect=self._inspect, headers=headers
+                )
+            except NotMediaError as found:
                 raise page_problem(found.text, urlsplit(found.url).hostname or "") from found
-            settled(part, finished)
+            finish_download(part, finished)
         else:
-            site.fetch(info, form, finished, self.moved)
-            if site.opt_out:
-                self.record["opt_out"] = site.opt_out
-                self._judge()
+            client.fetch(info, form, finished, self.on_bytes)
+            if client.opt_out:
+                self.record["opt_out"] = client.opt_out
+                self._check_policy()
         return finished
 
-    def _join(self, parts: list[Path]) -> Path:
+    def _mux(self, parts: list[Path]) -> Path:
         from soundvid.media.errors import MediaError
         from soundvid.media.mux import join
 
-        target = self.catalogue.incoming / f"{self.name}.joined"
+        target = self.catalogue.incoming / f"{self.name}.muxed"
         try:
             join(parts[0], parts[1], target)
         except MediaError as error:
@@ -333,15 +341,17 @@ class _Fetch:
                 part.unlink(missing_ok=True)
         return target
 
-    # -- arrival
+    # -- validation
 
-    def _arrive(self, file: Path) -> Entry:
-        """Check what came and give it its place."""
+    def _validate_and_commit(self, file: Path) -> CatalogueEntry:
+        """Validate the downloaded file and move it into the store."""
         try:
-            found = check(file, self.record.get("promised"))
-            stone = self.catalogue.same_content(found.sha256, ("removed",))
-            if stone is not None:
-                raise FetchProblem("removed", f"the same content as {stone.source_id}, which was {stone.message}")
+            found = validate_file(file, self.record.get("promised"))
+            tombstone = self.catalogue.same_content(found.sha256, ("removed",))
+            if tombstone is not None:
+                raise FetchProblem(
+                    "removed", f"the same content as {tombstone.source_id}, which was {tombstone.message}"
+                )
         except FetchProblem:
             discard(file)
             raise
@@ -354,7 +364,7 @@ class _Fetch:
             "height": found.height,
         }
         try:
-            self._judge()
+            self._check_policy()
         except FetchProblem:
             discard(file)
             raise
@@ -369,12 +379,12 @@ class _Fetch:
             "file": f"original.{found.ending}" + (ENDING if partly else ""),
             "yt_dlp": VERSION,
         } | ({"part_bytes": found.size} if partly else {})
-        standing = self._standing()
+        standing = self._partial_entry()
         old = Path(standing.file).name if standing is not None and standing.file else None
-        place = settle(file, self.catalogue.folder / self.name, source, instead=old)
+        place = commit_source(file, self.catalogue.folder / self.name, source, replaces=old)
         for leftover in self.catalogue.incoming.glob(f"{self.name}.*"):
             discard(leftover)
-        self.catalogue.fetched(self.name, self.record, f"{self.name}/{place.name}")
+        self.catalogue.record_fetched(self.name, self.record, f"{self.name}/{place.name}")
         if old is not None and old != place.name:
             (self.catalogue.folder / self.name / old).unlink(missing_ok=True)
         entry = self.catalogue.entry(self.name)

@@ -1,8 +1,7 @@
-"""Which addresses may be asked: http and https, and no private network unless the recipe says so.
+"""Which addresses may be requested: http and https only, and no private network unless the recipe allows it.
 
-Names are resolved here and the connection goes to the very address that was checked, so that a name that
-changes its answer between check and use gains nothing. Every hop of a redirect comes through here, ours and
-yt-dlp's alike.
+Names are resolved here and the connection goes to the address that was checked, so that DNS rebinding (another answer
+between check and use) does not work. Every hop of a redirect is checked here, our own and those of yt-dlp.
 """
 
 import ipaddress
@@ -13,12 +12,12 @@ from urllib.request import getproxies
 
 from soundvid.sources.web.errors import FetchProblem
 
-_PORTS = {"http": 80, "https": 443}  # of proxies that are named without one
+_PORTS = {"http": 80, "https": 443}  # default ports of proxies
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the open internet, also where IPv6 wraps an IPv4 address."""
+    """Whether an IP address is public; IPv4 addresses embedded in IPv6 ones are checked as such."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     inner: ipaddress.IPv4Address | None = None
     if isinstance(ip, ipaddress.IPv6Address):
@@ -30,34 +29,34 @@ def is_public(address: str) -> bool:
 
 
 class AddressRefused(OSError, FetchProblem):
-    """An address that must not be asked. An OSError too, so that HTTP libraries pass it on and do not retry."""
+    """An address that must not be requested. Also an OSError, so that HTTP libraries pass it on and do not retry."""
 
     def __init__(self, message: str) -> None:
         FetchProblem.__init__(self, "address", message)
 
 
 class Guard:
-    """Checks addresses and opens connections to checked ones only."""
+    """Checks addresses, and opens connections to addresses that passed."""
 
     def __init__(self, allow_private: bool, proxy: str | None = None) -> None:
         self.allow_private = allow_private
-        # A proxy was named by the user, in the recipe or the environment: it may well be in their own network.
+        # The user named the proxy, in the recipe or the environment: it may be in a private network.
         named = [proxy] if proxy else [v for k, v in getproxies().items() if k in ("http", "https", "all")]
         parts = [urlsplit(p) for p in named if "://" in p]
         self.proxies = {(p.hostname, p.port or _PORTS.get(p.scheme.lower(), 1080)) for p in parts}
 
     def check(self, url: str) -> None:
-        """Refuse other schemes and, without asking any name server, addresses that are plainly private."""
+        """Raise AddressRefused for other schemes and, without a DNS lookup, for obviously private addresses."""
         try:
             parts = urlsplit(url)
             _ = parts.port
         except ValueError as error:
             raise AddressRefused(f"{url}: not an address ({error})") from error
         if parts.scheme.lower() not in ("http", "https"):
-            raise AddressRefused(f"{url}: only http and https are fetched, not {parts.scheme or 'nothing'}:")
+            raise AddressRefused(f"{url}: only http and https are supported, not {parts.scheme or 'no scheme'}")
         host = parts.hostname
         if not host:
-            raise AddressRefused(f"{url}: names no host")
+            raise AddressRefused(f"{url}: has no host")
         if self.allow_private:
             return
         try:
@@ -68,7 +67,7 @@ class Guard:
             raise self._refused(host, host)
 
     def resolve(self, host: str, port: int) -> list[tuple[Any, ...]]:
-        """The addresses of a host, all of them checked: one private one among them refuses the host."""
+        """All addresses of a host. Raises AddressRefused if one of them is private."""
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
         if not self.allow_private and (host, port) not in self.proxies:
             for entry in found:
@@ -77,7 +76,7 @@ class Guard:
         return found
 
     def connect(self, address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
-        """Connect to a host, at an address that has been checked. The form is socket.create_connection's."""
+        """Connect to a host at a checked address. Same signature as socket.create_connection."""
         host, port = address
         failure: OSError | None = None
         for family, kind, protocol, _, where in self.resolve(host, port):
@@ -97,5 +96,5 @@ class Guard:
     def _refused(self, host: str, address: str) -> AddressRefused:
         shown = host if host == address else f"{host} ({address})"
         return AddressRefused(
-            f"{shown}: a private address; set download: {{allow_private_addresses: true}} if it is meant"
+            f"{shown}: a private address; set download: {{allow_private_addresses: true}} if this is intended"
         )

@@ -1,6 +1,7 @@
-"""HTTP for files, pages and feeds: every hop guarded, nothing waits for ever, credentials go nowhere they should not.
+"""HTTP client for files, pages and feeds: every hop is checked by the guard, every wait is limited, and credentials
+go only to the server they are for.
 
-yt-dlp talks to sites in its own way (see site.py); this is for everything that is a plain address.
+Sites are requested through yt-dlp (see ytdlp.py); this is for everything that is a plain address.
 """
 
 import http.client
@@ -24,20 +25,20 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from soundvid._version import __version__
 from soundvid.recipe.sources import Download
-from soundvid.sources.web.errors import FetchProblem, SourcesError, problem_of_status
-from soundvid.sources.web.guard import AddressRefused, Guard
-from soundvid.sources.web.ids import joined
+from soundvid.sources.web.errors import FetchProblem, SourcesError, problem_from_status
+from soundvid.sources.web.guard import Guard
+from soundvid.sources.web.ids import resolve_url
 from soundvid.util.redact import credentials_of, without_user
 
-MOST_REDIRECTS = 10
-CHUNK = 1 << 17
-MOST_TEXT = 256 << 20  # bytes of a feed or page that are read at most
+MAX_REDIRECTS = 10
+CHUNK = 1 << 17  # bytes
+MAX_TEXT_BYTES = 256 << 20  # of a feed
 
 
 def load_jar(options: Download) -> CookieJar | None:
     """The cookies that the recipe names. They stay in memory; the file is read and never written.
 
-    Raises SourcesError without a word of the file's content.
+    Raises SourcesError, whose message quotes nothing of the file.
     """
     if options.cookies_file is None and options.cookies_from_browser is None:
         return None
@@ -53,17 +54,17 @@ def load_jar(options: Download) -> CookieJar | None:
     except Exception as error:  # the reasons differ by browser and system, and may quote a cookie
         named = options.cookies_file or options.cookies_from_browser
         raise SourcesError(
-            f"{named}: the cookies cannot be read ({type(error).__name__}); a Netscape cookies.txt is needed, "
-            "or a browser that yt-dlp knows"
+            f"{named}: the cookies cannot be read ({type(error).__name__}); name a Netscape cookies.txt, "
+            "or a browser that yt-dlp supports"
         ) from None
 
 
 @contextmanager
 def watchdog(seconds: float, connection: Callable[[], Any]) -> Iterator[threading.Event]:
-    """Cut the connection if what is done within has not ended after `seconds`; the event says whether that was so.
+    """Cut the connection if the block has not ended after `seconds`; the event says whether that happened.
 
-    Servers that send their headers a byte at a time never run into the time-out of a single read, and headers that
-    were cut look like headers that are complete.
+    A server that sends its headers a byte at a time never runs into the time-out of a single read, and headers that
+    were cut off look complete.
     """
     late = threading.Event()
 
@@ -71,7 +72,7 @@ def watchdog(seconds: float, connection: Callable[[], Any]) -> Iterator[threadin
         late.set()
         sock = getattr(connection(), "sock", None)
         if sock is not None:
-            with suppress(OSError):  # it has ended by itself
+            with suppress(OSError):  # it has already closed
                 sock.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(seconds, cut)
@@ -84,7 +85,7 @@ def watchdog(seconds: float, connection: Callable[[], Any]) -> Iterator[threadin
 
 
 class _Watched:
-    """A connection that goes through the guard, and that the watchdog can cut."""
+    """A connection that is opened by the guard and that the watchdog can cut."""
 
     guard: Guard
     local: threading.local
@@ -98,7 +99,7 @@ class _Watched:
 
 
 class _Once:
-    """A pool that uses no connection twice: servers are asked to close them, and a request may meet a closing one."""
+    """A pool that uses no connection twice: a request might otherwise get one that the server is closing."""
 
     def _put_conn(self: Any, connection: Any) -> None:
         if connection is not None:
@@ -106,45 +107,33 @@ class _Once:
         super()._put_conn(connection)  # type: ignore[misc]
 
 
-class Reply:
-    """An answer whose body has not been read yet."""
+class Response:
+    """An HTTP response whose body has not been read yet."""
 
     def __init__(self, raw: urllib3.BaseHTTPResponse, url: str) -> None:
         self.raw, self.url, self.status = raw, url, raw.status
         self.headers: Mapping[str, str] = raw.headers
-        self.content_type = raw.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        stated = raw.headers.get("Content-Type", "")
+        self.content_type = stated.partition(";")[0].strip().lower()
+        charset = re.search(r"""charset\s*=\s*["']?([\w.:-]+)""", stated, re.IGNORECASE)
+        self.charset = charset[1] if charset else ""  # of a text body; empty if the server does not say
 
     @property
     def length(self) -> int | None:
-        """Bytes that the server says the body has."""
+        """The body's length in bytes as the server states it; None if it does not."""
         value = self.headers.get("Content-Length", "")
         return int(value) if value.isdecimal() else None
 
     def read(self, amount: int = CHUNK) -> bytes:
-        """What has arrived, at most `amount` bytes; empty at the end. Raises FetchProblem where it breaks off."""
+        """The next bytes of the body, at most `amount`; empty at its end. Raises FetchProblem if it is cut off."""
         try:
             return self.raw.read1(amount)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise transport_problem(error, self.url) from error
 
-    def text(self, most: int) -> str:
-        """The first `most` bytes of a page as text."""
-        taken = bytearray()
-        while len(taken) < most and (piece := self.read(min(CHUNK, most - len(taken)))):
-            taken += piece
-        return decode_page(bytes(taken), self.headers.get("Content-Type", ""))
-
-
-def decode_page(data: bytes, content_type: str) -> str:
-    match = re.search(r"charset=[\"']?([\w-]+)", content_type, re.IGNORECASE)
-    try:
-        return data.decode(match[1] if match else "utf-8", "replace")
-    except LookupError:
-        return data.decode("utf-8", "replace")
-
 
 def transport_problem(error: BaseException, url: str) -> FetchProblem:
-    """The problem behind an error of an HTTP library: a refused address keeps its class, the rest is the network."""
+    """The failure behind an error of an HTTP library: `network`, unless the guard refused the address."""
     seen: BaseException | None = error
     for _ in range(8):
         if seen is None:
@@ -156,7 +145,7 @@ def transport_problem(error: BaseException, url: str) -> FetchProblem:
             return FetchProblem("network", f"{urlsplit(url).hostname}: {through}{seen.strerror.lower()}")
         inner = [a for a in seen.args if isinstance(a, BaseException)]
         if isinstance(seen, (urllib3.exceptions.IncompleteRead, http.client.IncompleteRead)):
-            return FetchProblem("network", f"{urlsplit(url).hostname}: broke off, {seen.expected} bytes were to follow")
+            return FetchProblem("network", f"{urlsplit(url).hostname}: cut off, {seen.expected} bytes missing")
         seen = inner[0] if inner else (seen.__cause__ or seen.__context__)
     host = urlsplit(url).hostname or url
     if isinstance(error, (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.ReadTimeoutError, TimeoutError)):
@@ -167,7 +156,7 @@ def transport_problem(error: BaseException, url: str) -> FetchProblem:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a Retry-After header asks for, given as seconds or as a date."""
+    """Seconds that a Retry-After header (seconds or a date) asks for; None without one."""
     value = headers.get("Retry-After", "").strip()
     if value.isdecimal():
         return float(value)
@@ -177,8 +166,8 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-class Web:
-    """Asks plain addresses, with one recipe's download options. One object serves all threads of a sync."""
+class HttpClient:
+    """Requests plain addresses with one recipe's download options. Thread-safe: a sync uses one for all its threads."""
 
     def __init__(self, options: Download, jar: CookieJar | None = None) -> None:
         self.options, self.jar = options, jar
@@ -192,37 +181,44 @@ class Web:
             try:
                 self._netrc = netrc.netrc(named)
             except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
-                # Its content is nobody's business: not even the line that could not be read is told.
-                raise SourcesError(f"{named}: download.netrc is set, and this file cannot be read as one") from error
+                # The message quotes nothing of the file, not even the line that could not be parsed.
+                raise SourcesError(
+                    f"{named}: download.netrc is set, and this file cannot be read as a netrc file"
+                ) from error
 
     @contextmanager
     def open(
-        self, url: str, *, headers: Mapping[str, str] | None = None, method: str = "GET", most: int = MOST_REDIRECTS
-    ) -> Iterator[Reply]:
-        """Ask for `url` and follow redirects, each checked. Gives answers 2xx, 304 and 416; the body is unread.
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
+        max_redirects: int = MAX_REDIRECTS,
+    ) -> Iterator[Response]:
+        """Request `url`; redirects are followed after a check of each. Yields responses 2xx, 304 and 416, body unread.
 
-        Raises FetchProblem for refused addresses, redirect loops, other statuses and the network.
+        Raises FetchProblem for refused addresses, redirect loops, other statuses and network errors.
         """
         self.guard.check(url)
-        asked: list[str] = []
+        visited: list[str] = []
         origin = urlsplit(url)
         credentials = credentials_of(url)
         while True:
-            if len(asked) > most or asked.count(url) > 1:
-                raise FetchProblem("broken", f"{asked[0]}: redirects in a circle ({len(asked)} times)")
-            asked.append(url)
+            if len(visited) > max_redirects or visited.count(url) > 1:
+                raise FetchProblem("broken", f"{visited[0]}: a redirect loop ({len(visited)} redirects)")
+            visited.append(url)
             place = urlsplit(url)
             if (place.scheme, place.hostname, place.port) != (origin.scheme, origin.hostname, origin.port):
-                credentials = credentials_of(url)  # what was meant for one server is not told to another
+                credentials = credentials_of(url)  # credentials for one server are not sent to another
             raw = self._send(url, method, dict(headers or {}), credentials)
             try:
                 target = raw.headers.get("Location") if raw.status in (301, 302, 303, 307, 308) else None
                 if target is None:
                     if not (200 <= raw.status < 300 or raw.status in (304, 416)):
-                        raise problem_of_status(raw.status, place.hostname or url, retry_after(raw.headers))
-                    yield Reply(raw, url)
+                        raise problem_from_status(raw.status, place.hostname or url, retry_after(raw.headers))
+                    yield Response(raw, url)
                     return
-                url = joined(url, target)
+                url = resolve_url(url, target)
                 self.guard.check(url)
             finally:
                 raw.close()
@@ -232,7 +228,7 @@ class Web:
     ) -> urllib3.BaseHTTPResponse:
         headers.setdefault("User-Agent", f"soundvid/{__version__} yt-dlp")
         headers.setdefault("Accept-Encoding", "identity")
-        # A connection for each request: a server that sends more than it said spoils the next answer otherwise.
+        # One connection per request: a server that sends more than it announced would spoil the next response.
         headers["Connection"] = "close"
         host = urlsplit(url).hostname or ""
         if credentials is None and self._netrc is not None and (known := self._netrc.authenticators(host)):
@@ -247,7 +243,7 @@ class Web:
         local = self._local.__dict__  # this thread's
         with watchdog(2 * self.options.timeout, lambda: local.get("connection")) as late:
             try:
-                reply = self._pool(url).request(
+                response = self._pool(url).request(
                     method,
                     without_user(url),
                     headers=headers,
@@ -259,9 +255,9 @@ class Web:
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 raise transport_problem(error, url) from error
         if late.is_set():
-            reply.close()
-            raise FetchProblem("network", f"{host}: its headers did not end in time")
-        return reply
+            response.close()
+            raise FetchProblem("network", f"{host}: its headers took too long")
+        return response
 
     def _pool(self, url: str) -> urllib3.PoolManager:
         parts = urlsplit(url)
@@ -288,7 +284,7 @@ class Web:
         elif proxy.startswith("socks"):
             from urllib3.contrib.socks import SOCKSProxyManager
 
-            # The proxy resolves names: only addresses that are plainly private can be refused here.
+            # The proxy resolves names: only obviously private addresses can be refused here.
             manager = SOCKSProxyManager(proxy.replace("socks5://", "socks5h://"))
             manager.pool_classes_by_scheme = {
                 scheme: type(kind.__name__, (_Once, kind), {})
@@ -303,8 +299,8 @@ class Web:
         return manager
 
 
-class Pace:
-    """Judges a download's speed: raises where it stays below the least for a whole time-out; can slow it down."""
+class RateMonitor:
+    """Measures a download's speed, applies `rate_limit`, raises FetchProblem if it is too slow for a whole time-out."""
 
     def __init__(self, options: Download, what: str) -> None:
         self.options, self.what = options, what
@@ -313,11 +309,11 @@ class Pace:
 
     @property
     def speed(self) -> float:
-        """Bytes a second since the beginning."""
+        """Bytes per second since the start."""
         return self.total / max(1e-6, time.monotonic() - self.begun)
 
     def count(self, amount: int) -> None:
-        """`amount` more bytes have come."""
+        """Count `amount` more bytes."""
         now = time.monotonic()
         self.total += amount
         self.recent += amount
@@ -328,16 +324,3 @@ class Pace:
             if self.recent < self.options.min_speed * (now - self.since):
                 raise FetchProblem("network", f"{self.what}: too slow ({self.recent / (now - self.since):.0f} B/s)")
             self.since, self.recent = now, 0
-
-
-__all__ = [
-    "CHUNK",
-    "AddressRefused",
-    "Pace",
-    "Reply",
-    "Web",
-    "load_jar",
-    "retry_after",
-    "transport_problem",
-    "watchdog",
-]

@@ -1,4 +1,4 @@
-"""What may be used: licences as sites state them brought to few names, and opt-outs of pages and servers."""
+"""Terms of use: licences as sites state them mapped to a few names, and opt-outs in pages and HTTP headers."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ _CREATIVE_COMMONS = re.compile(
     r"creativecommons\.org/licenses|creative[ -]?commons|\bcc[ -]by\b|\battribution(?:-| )(?:share|non|no)",
     re.IGNORECASE,
 )
-# What takes back the words that follow or precede it: "not in the public domain", "all rights reserved, no CC".
+# Negations: "not in the public domain", "all rights reserved, no CC".
 _DENIED = re.compile(
     r"all rights reserved|\b(?:not|no|never|non)[ -]"
     r"(?:(?:in|under|a|an|the|any|of|available|released|licen[cs]ed)[ -])*"
@@ -27,7 +27,7 @@ OPT_OUTS = ("noai", "noimageai")
 
 
 def licence_name(stated: str | None) -> str:
-    """`public-domain`, `creative-commons`, `reserved`, `unstated`, or `other` for terms nobody here knows."""
+    """`public-domain`, `creative-commons`, `reserved`, `unstated`, or `other` for unknown terms."""
     text = (stated or "").strip()
     if not text or text.lower() in ("unknown", UNSTATED):
         return UNSTATED
@@ -41,21 +41,21 @@ def licence_name(stated: str | None) -> str:
 
 
 def licence_refusal(name: str, allowed: Iterable[str]) -> str | None:
-    """Why terms are not allowed, in one line that says what to do; None where they are."""
+    """Why a licence is not allowed, in one line that says what to do; None if it is."""
     allowed = list(allowed)
     if "any" in allowed or name in allowed:
         return None
-    said = "its site states no licence" if name == UNSTATED else f"its licence is '{name}'"
+    found = "its site states no licence" if name == UNSTATED else f"its licence is '{name}'"
     return (
-        f"{said}; the recipe allows {', '.join(allowed)}: set 'licence: own' on the source where the videos are "
+        f"{found}; the recipe allows {', '.join(allowed)}: set 'licence: own' on the source where the videos are "
         "yours, or download: {allow_licences: [any]} where you may use them all"
     )
 
 
 def header_opt_out(headers: Mapping[str, str]) -> str | None:
-    """What in a server's answer keeps machines from learning from it, or None.
+    """The header of a response that opts out of machine learning, or None.
 
-    A directive for another robot alone (`otherbot: noai`) counts as well: the will is plain.
+    A directive for another robot alone (`otherbot: noai`) counts as well: the intention is clear.
     """
     for value in re.split(r"[,;]", headers.get("X-Robots-Tag", "")):
         if value.rpartition(":")[2].strip().lower() in OPT_OUTS:
@@ -66,15 +66,15 @@ def header_opt_out(headers: Mapping[str, str]) -> str | None:
 
 
 def header_licence(headers: Mapping[str, str]) -> str | None:
-    """The licence a server names in a Link header (RFC 4946 and the web's habit)."""
+    """The licence that a Link header names (`rel="license"`, RFC 4946)."""
     for link in re.finditer(r"<([^>]+)>([^,<]*)", headers.get("Link", "")):
         if re.search(r'rel="?[^";]*\blicense\b', link[2], re.IGNORECASE):
             return link[1]
     return None
 
 
-class PageRights(HTMLParser):
-    """What a page's head and links say of robots and licence."""
+class PageTerms(HTMLParser):
+    """Parses the opt-out and the licence that a page's meta tags and links state."""
 
     def __init__(self, base: str) -> None:
         super().__init__()
@@ -95,8 +95,8 @@ class PageRights(HTMLParser):
             self.licence = self.licence or urljoin(self.base, given["href"])
 
 
-def page_rights(html: str, base: str) -> PageRights:
-    """Read a page, however broken, for its opt-out and licence."""
-    parser = PageRights(base)
+def page_terms(html: str, base: str) -> PageTerms:
+    """The opt-out and licence of a page, however broken its HTML is."""
+    parser = PageTerms(base)
     parser.feed(html)
     return parser

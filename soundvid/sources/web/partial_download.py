@@ -1,8 +1,8 @@
-"""Fetching only the parts of a video that are wanted, where its server answers ranges and its container has an index.
+"""Downloading only the byte ranges that the required spans need, if the server and the container allow it.
 
-FFmpeg reads a file object; the blocks it touches are asked for by HTTP range requests, through the same guarded
-transport as everything else, and kept. They become a part (see soundvid.media.partial_file): the same bytes at the
-same places.
+FFmpeg reads a file object; the blocks it touches are fetched with HTTP range requests, through the same guarded
+client as everything else, and kept as a sparse file (see soundvid.media.partial_file): the same bytes at the same
+offsets.
 """
 
 import os
@@ -15,100 +15,98 @@ from urllib.parse import urlsplit
 
 from soundvid.media.partial_file import (
     EDGE,
-    Head,
-    PartReader,
+    NeedFullDownload,
     Seekable,
     Spans,
-    Whole,
-    covers,
+    SparseHeader,
+    SparseReader,
     identity_of,
     merged,
-    read_head,
-    write_part,
+    read_header,
+    write_sparse,
 )
 from soundvid.recipe.model import Recipe
-from soundvid.sources.web.download import NotMedia, patiently, validator
+from soundvid.sources.web.download import NotMediaError, validator, with_retries
 from soundvid.sources.web.errors import FetchProblem
-from soundvid.sources.web.http import CHUNK, Pace, Reply, Web
+from soundvid.sources.web.http import CHUNK, HttpClient, RateMonitor, Response
 from soundvid.sources.web.validate import looks_like_text
 
 BLOCK = 1 << 16
-MOST_AHEAD = 8  # blocks that are asked for at once where reading goes straight on
-MOST = 0.5  # of a file: who reads more to find its parts had better fetch it
-SMALLEST = 2 << 20  # bytes of a file below which its parts are not worth their requests
-Moved = Callable[[int, int | None, float], None]
+MAX_READ_AHEAD = 8  # blocks per request while the file is read sequentially
+MAX_SHARE = 0.5  # of a file: if more has to be read, downloading the whole file is cheaper
+MIN_SIZE = 2 << 20  # bytes; below this size ranges are not worth their requests
+OnBytes = Callable[[int, int | None, float], None]
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """`parts`: clips come from spans alone. `spans`: those that the recipe itself names: source, start, stop (s)."""
+class RequiredRanges:
+    """Which parts of its videos a recipe needs.
 
-    parts: bool = False
+    `only_spans`: clips come from named spans alone. `spans`: those that the recipe itself names, as source, start and
+    stop in seconds; lists name others, see `of_source`.
+    """
+
+    only_spans: bool = False
     spans: tuple[tuple[str, float, float], ...] = ()
 
     @classmethod
-    def of(cls, recipe: Recipe) -> "Wishes":
-        """Plans other than spans, splits by time, a crop from motion and noise reduction rest on the whole video."""
+    def of(cls, recipe: Recipe) -> "RequiredRanges":
+        """Plans other than spans, splits by time, motion crops and noise reduction need the whole video."""
         clips = recipe.clips
-        prepared = recipe.splits.by == "time" or recipe.video.crop == "motion" or recipe.sound.denoise is not None
-        parts = clips.plan == "spans" and not prepared and recipe.download.ranges
-        return cls(parts, tuple((s.source, s.start, s.stop) for s in clips.spans) if parts else ())
+        whole = recipe.splits.by == "time" or recipe.video.crop == "motion" or recipe.sound.denoise is not None
+        only_spans = clips.plan == "spans" and not whole and recipe.download.ranges
+        return cls(only_spans, tuple((s.source, s.start, s.stop) for s in clips.spans) if only_spans else ())
 
     def stored(self) -> dict[str, Any]:
-        return {"parts": True, "spans": [list(s) for s in self.spans]} if self.parts else {}
+        return {"parts": True, "spans": [list(s) for s in self.spans]} if self.only_spans else {}
 
     @classmethod
-    def restored(cls, values: dict[str, Any]) -> "Wishes":
+    def restored(cls, values: dict[str, Any]) -> "RequiredRanges":
         return cls(
             bool(values.get("parts")), tuple((str(n), float(a), float(b)) for n, a, b in values.get("spans", ()))
         )
 
     def of_source(self, source_id: str, members: Iterable[tuple[float, float, str]]) -> Spans | None:
-        """What is needed of a source, in seconds; None: all of it. `members`: lists' spans, -1: none named."""
-        if not self.parts:
+        """Required spans of a source in seconds; None: the whole video. `members`: spans from lists, -1: no span."""
+        if not self.only_spans:
             return None
         named = [(a, b) for a, b, _ in members if a >= 0]
         named += [(a, b) for name, a, b in self.spans if PurePosixPath(name).stem == source_id]
         return merged(named) or None
 
 
-def suffices(held: Spans | None, wishes: Spans | None) -> bool:
-    """Whether what is held of a video (None: all) is what is needed of it (None: all)."""
-    return held is None or (wishes is not None and covers(held, wishes))
-
-
-class Remote:
-    """A file on a server, by blocks. What has come lies in `spool`; after `most` bytes it raises Whole."""
+class RemoteFile:
+    """A file on a server, read by blocks that are kept in `spool`. Raises NeedFullDownload after `max_bytes` bytes."""
 
     def __init__(
         self,
-        web: Web,
+        http: HttpClient,
         url: str,
         spool: Path,
-        moved: Moved,
-        inspect: Callable[[Reply], None],
+        on_bytes: OnBytes,
+        inspect: Callable[[Response], None],
         headers: dict[str, str],
     ) -> None:
-        self.web, self.url, self.moved, self.inspect, self.headers = web, url, moved, inspect, headers
+        self.http, self.url, self.on_bytes, self.inspect, self.headers = http, url, on_bytes, inspect, headers
         self.host = urlsplit(url).hostname or ""
-        self.size = self.most = 0
+        self.size = self.max_bytes = 0
         self.marks: dict[str, str] = {}
         self.fetched = 0
-        self.verdict: Exception | None = None
-        self._places: dict[int, int] = {}  # of blocks in the spool
+        self.failure: Exception | None = None
+        self._offsets: dict[int, int] = {}  # block number: its offset in the spool
         self._ahead, self._next = 1, 0
-        self._pace = Pace(web.options, self.host)
+        self._rate = RateMonitor(http.options, self.host)
         self._spool = spool.open("w+b")
-        self._ask(0, BLOCK)
+        self._fetch(0, BLOCK)
 
     def close(self) -> None:
         self._spool.close()
 
     @property
     def ranges(self) -> tuple[tuple[int, int], ...]:
-        """What is held, as [start, stop) in bytes."""
+        """The byte ranges that are here, [start, stop)."""
         found: list[tuple[int, int]] = []
-        for block in sorted(self._places):
+        for block in sorted(self._offsets):
             start, stop = block * BLOCK, min(self.size, (block + 1) * BLOCK)
             if found and found[-1][1] == start:
                 found[-1] = (found[-1][0], stop)
@@ -116,114 +114,118 @@ class Remote:
                 found.append((start, stop))
         return tuple(found)
 
-    # -- asking
+    # -- requests
 
-    def _ask(self, start: int, stop: int) -> None:
-        """Fetch bytes [start, stop); the first answer tells what the file is, the others must be of the same one."""
-        marked = validator(self.marks)
-        asked = {**self.headers, "Range": f"bytes={start}-{stop - 1}", **({"If-Range": marked} if marked else {})}
+    def _fetch(self, start: int, stop: int) -> None:
+        """Fetch bytes [start, stop). The first response identifies the file; the others must be of the same one."""
+        unchanged = validator(self.marks)
+        request = {
+            **self.headers,
+            "Range": f"bytes={start}-{stop - 1}",
+            **({"If-Range": unchanged} if unchanged else {}),
+        }
 
         def once() -> bytes:
-            with self.web.open(self.url, headers=asked) as reply:
-                self._check(reply, start)
+            with self.http.open(self.url, headers=request) as response:
+                self._check(response, start)
                 want = min(stop, self.size) - start
                 data = bytearray()
-                while len(data) < want and (piece := reply.read(min(CHUNK, want - len(data)))):
+                while len(data) < want and (piece := response.read(min(CHUNK, want - len(data)))):
                     data += piece
-                    self._pace.count(len(piece))
-                    self.moved(self.fetched + len(data), None, self._pace.speed)
-                if not start and looks_like_text(bytes(data), reply.content_type):
+                    self._rate.count(len(piece))
+                    self.on_bytes(self.fetched + len(data), None, self._rate.speed)
+                if not start and looks_like_text(bytes(data), response.content_type):
                     text = bytes(data).decode("utf-8", "replace")
-                    raise NotMedia(reply.url, reply.content_type, text, dict(reply.headers))
+                    raise NotMediaError(response.url, response.content_type, text, dict(response.headers))
                 if len(data) != want:
-                    raise FetchProblem("network", f"{self.host}: {len(data):,} of {want:,} bytes came: cut off")
+                    raise FetchProblem("network", f"{self.host}: cut off after {len(data):,} of {want:,} bytes")
                 return bytes(data)
 
-        data = patiently(self.web.options, once)
+        data = with_retries(self.http.options, once)
         self.fetched += len(data)
         for place in range(start, start + len(data), BLOCK):
             self._keep(place // BLOCK, data[place - start : place - start + BLOCK])
 
-    def _check(self, reply: Reply, start: int) -> None:
-        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", reply.headers.get("Content-Range", "").strip())
-        marks = {k: reply.headers[k] for k in ("ETag", "Last-Modified") if k in reply.headers}
+    def _check(self, response: Response, start: int) -> None:
+        found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
+        marks = {k: response.headers[k] for k in ("ETag", "Last-Modified") if k in response.headers}
         if self.size:
             if found is None or int(found[2]) != self.size or int(found[1]) != start or marks != self.marks:
-                raise FetchProblem("network", f"{self.host}: the file changed while parts of it were fetched")
+                raise FetchProblem("network", f"{self.host}: the file changed while it was downloaded")
             return
-        if reply.status != 206 or found is None or int(found[1]) != start:
-            raise Whole("its server answers no ranges")
-        if reply.headers.get("Content-Encoding", "identity") != "identity":
-            raise Whole("its server packs what it sends")
-        self.inspect(reply)
-        size, most = int(found[2]), self.web.options.max_bytes
-        if size > most:
-            raise FetchProblem("too_large", f"{size:,} bytes; download.max_bytes allows {most:,}")
-        if size < SMALLEST:
-            raise Whole("it is small")
+        if response.status != 206 or found is None or int(found[1]) != start:
+            raise NeedFullDownload("its server does not answer range requests")
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise NeedFullDownload("its server compresses what it sends")
+        self.inspect(response)
+        size, limit = int(found[2]), self.http.options.max_bytes
+        if size > limit:
+            raise FetchProblem("too_large", f"{size:,} bytes; download.max_bytes allows {limit:,}")
+        if size < MIN_SIZE:
+            raise NeedFullDownload("it is too small for range requests to pay")
         self.size, self.marks = size, marks
-        self.most = int(size * MOST)
+        self.max_bytes = int(size * MAX_SHARE)
 
     def _keep(self, block: int, data: bytes) -> None:
-        self._places[block] = self._spool.seek(0, os.SEEK_END)
+        self._offsets[block] = self._spool.seek(0, os.SEEK_END)
         self._spool.write(data)
 
-    def adopt(self, reader: PartReader) -> bool:
-        """Take over the blocks of a part that is held, if it is of the same file; returns whether it was."""
+    def adopt(self, reader: SparseReader) -> bool:
+        """Take over the blocks of a sparse file, if it is of the same file; returns whether it was."""
         if not validator(self.marks) or reader.head.marks != self.marks or reader.head.size != self.size:
             return False
         for start, stop in reader.head.ranges:
             for place in range(-(-start // BLOCK) * BLOCK, stop, BLOCK):
                 end = min(place + BLOCK, self.size)
-                if end <= stop and place // BLOCK not in self._places:
+                if end <= stop and place // BLOCK not in self._offsets:
                     self._keep(place // BLOCK, _bytes(reader, place, end - place))
         return True
 
     # -- reading
 
-    def held(self, place: int, amount: int) -> bytes:
-        """Bytes from `place` on, at most to its block's end; asked for where they are not held yet."""
+    def read_block(self, place: int, amount: int) -> bytes:
+        """Bytes from `place` on, at most to the end of its block, which is fetched if it is not here yet."""
         block = place // BLOCK
-        if block not in self._places:
-            self._ahead = min(2 * self._ahead, MOST_AHEAD) if block == self._next else 1
+        if block not in self._offsets:
+            self._ahead = min(2 * self._ahead, MAX_READ_AHEAD) if block == self._next else 1
             last = block + 1
-            while last - block < self._ahead and last * BLOCK < self.size and last not in self._places:
+            while last - block < self._ahead and last * BLOCK < self.size and last not in self._offsets:
                 last += 1
-            self._ask(block * BLOCK, min(self.size, last * BLOCK))
+            self._fetch(block * BLOCK, min(self.size, last * BLOCK))
             self._next = last
-            if self.fetched > self.most:
-                raise Whole("finding the wanted parts would read most of it")
-        self._spool.seek(self._places[block] + place % BLOCK)
-        # The file's last block is short, and another one may lie behind it in the spool.
+            if self.fetched > self.max_bytes:
+                raise NeedFullDownload("finding the required spans would read most of it")
+        self._spool.seek(self._offsets[block] + place % BLOCK)
+        # The file's last block is short, and another one may follow it in the spool.
         return self._spool.read(min(amount, BLOCK - place % BLOCK, self.size - place))
 
     def bytes(self, place: int, amount: int) -> bytes:
         """Exactly `amount` bytes from `place` on, or up to the end."""
         found = bytearray()
         while len(found) < amount and place + len(found) < self.size:
-            found += self.held(place + len(found), amount - len(found))
+            found += self.read_block(place + len(found), amount - len(found))
         return bytes(found)
 
 
 class _Handle(Seekable):
-    """A place in a remote file, as FFmpeg reads it. A failure is raised once and stays with the remote file."""
+    """A position in a remote file, for FFmpeg. A failure is raised once and stays in `remote.failure`."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: RemoteFile) -> None:
         self.remote, self.size = remote, remote.size
 
     def read(self, amount: int) -> bytes:
-        if self.remote.verdict is not None or self.place >= self.size:
+        if self.remote.failure is not None or self.place >= self.size:
             return b""
         try:
-            data = self.remote.held(self.place, amount)
+            data = self.remote.read_block(self.place, amount)
         except Exception as error:
-            self.remote.verdict = error
+            self.remote.failure = error
             raise
         self.place += len(data)
         return data
 
 
-def _bytes(reader: PartReader, place: int, amount: int) -> bytes:
+def _bytes(reader: SparseReader, place: int, amount: int) -> bytes:
     reader.seek(place)
     found = b""
     while len(found) < amount and (piece := reader.read(amount - len(found))):
@@ -231,72 +233,72 @@ def _bytes(reader: PartReader, place: int, amount: int) -> bytes:
     return found
 
 
-def fetch_part(
-    web: Web,
+def download_spans(
+    http: HttpClient,
     url: str,
     target: Path,
-    wishes: Spans,
+    required: Spans,
     *,
-    moved: Moved,
-    inspect: Callable[[Reply], None],
+    on_bytes: OnBytes,
+    inspect: Callable[[Response], None],
     headers: dict[str, str] | None = None,
     old: Path | None = None,
-) -> Head:
-    """Fetch what clips of `wishes` (seconds from the first picture) need of the video at `url`, as a part at `target`.
+) -> SparseHeader:
+    """Download what clips of `required` (seconds from the first picture) need of the video at `url`, as a sparse file.
 
-    `old` is a part of it that is held already: its spans stay in the new one, and its bytes are not asked for again
-    where the file is the same one. Raises Whole where the file is to be fetched whole, NotMedia and FetchProblem as
-    `transfer` does.
+    `old` is a sparse file of the same video: its spans stay in the new one, and its bytes are not fetched again if the
+    file has not changed. Raises NeedFullDownload if the whole file has to be downloaded; NotMediaError and FetchProblem
+    as `download_file` does.
     """
     spool = target.with_suffix(".spool")
     remote = None
     try:
-        remote = Remote(web, url, spool, moved, inspect, headers or {})
-        return _fetch(remote, target, merged(wishes), old)
+        remote = RemoteFile(http, url, spool, on_bytes, inspect, headers or {})
+        return _download(remote, target, merged(required), old)
     finally:
         if remote is not None:
             remote.close()
         spool.unlink(missing_ok=True)
 
 
-def _fetch(remote: Remote, target: Path, wishes: Spans, old: Path | None) -> Head:
+def _download(remote: RemoteFile, target: Path, required: Spans, old: Path | None) -> SparseHeader:
     from soundvid.media.errors import MediaError
-    from soundvid.media.partial_probe import survey, try_out
+    from soundvid.media.partial_probe import partial_probe, verify_spans
     from soundvid.media.probe import examine, facts_of
 
     reader, same = None, True
-    if old is not None and (head := read_head(old)) is not None:
-        reader = PartReader(old, head)
-        wishes = merged((*head.held, *wishes))
+    if old is not None and (head := read_header(old)) is not None:
+        reader = SparseReader(old, head)
+        required = merged((*head.available_spans, *required))
         same = remote.adopt(reader)
     try:
         beginning, end = remote.bytes(0, EDGE), remote.bytes(remote.size - EDGE, EDGE)
-        source = survey(lambda: _Handle(remote), target, wishes)
-    except (Whole, FetchProblem):
+        source = partial_probe(lambda: _Handle(remote), target, required)
+    except (NeedFullDownload, FetchProblem):
         raise
-    except Exception as error:  # FFmpeg may swallow or wrap what ended it; what cannot be read so is read whole
-        if remote.verdict is not None:
-            raise remote.verdict from error
+    except Exception as error:  # FFmpeg may swallow or wrap the cause
+        if remote.failure is not None:
+            raise remote.failure from error
         if isinstance(error, (MediaError, OSError, ValueError)):
-            raise Whole(str(error)) from error
+            raise NeedFullDownload(str(error)) from error
         raise
-    if remote.verdict is not None:
-        raise remote.verdict
+    if remote.failure is not None:
+        raise remote.failure
     salt = "" if reader is None else _salt(remote, reader, same)
     identity = identity_of(remote.size, beginning, end, salt)
     facts: dict[str, Any] = facts_of(source)
-    made = Head(remote.size, remote.ranges, identity, "", salt, remote.marks, wishes, facts)
-    write_part(target, made, remote.bytes)
+    made = SparseHeader(remote.size, remote.ranges, identity, "", salt, remote.marks, required, facts)
+    write_sparse(target, made, remote.bytes)
     try:
-        try_out(examine(target), wishes)
+        verify_spans(examine(target), required)
     except MediaError as error:
         target.unlink(missing_ok=True)
-        raise Whole(f"its parts do not suffice ({error.message})") from error
+        raise NeedFullDownload(f"its ranges are not enough ({error.message})") from error
     return made
 
 
-def _salt(remote: Remote, reader: PartReader, same: bool) -> str:
-    """What makes the identity another one where a file changed and its edges did not."""
+def _salt(remote: RemoteFile, reader: SparseReader, same: bool) -> str:
+    """What makes the identity a different one if a file changed and its edges did not."""
     head = reader.head
     if not same and head.size == remote.size:
         for start, stop in head.ranges:

@@ -1,4 +1,4 @@
-"""Lists of videos in files: CSV, Parquet or JSON lines, with the part that is wanted and a caption where given."""
+"""Lists of videos in CSV, Parquet or JSON lines files: address, optional span (start, stop) and caption."""
 
 import csv
 import json
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from soundvid.sources.web.catalogue_schema import Listed
+from soundvid.sources.web.catalogue_schema import ListedVideo
 from soundvid.sources.web.errors import SourcesError
 from soundvid.sources.web.ytdlp import identify
-from soundvid.util.redact import scrub
+from soundvid.util.redact import redact
 
 COLUMNS = ("url", "start", "stop", "caption")
 
 
-def read_list(path: Path) -> Iterator[Listed]:
-    """The rows of a list, one after the other. Raises SourcesError with file and row where one cannot be used."""
+def read_list(path: Path) -> Iterator[ListedVideo]:
+    """The rows of a list, one at a time. Raises SourcesError with file and row if one is invalid."""
     readers = {".csv": _csv, ".parquet": _parquet, ".jsonl": _jsonl, ".ndjson": _jsonl}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise SourcesError(f"{path}: a list is a file that ends in .csv, .parquet or .jsonl")
+        raise SourcesError(f"{path}: a list must be a .csv, .parquet or .jsonl file")
     try:
         for number, row in reader(path):
             yield _listed(path, number, row)
@@ -69,16 +69,16 @@ def _parquet(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise SourcesError(f"{path}: not readable as Parquet") from error
 
 
-def _listed(path: Path, number: int, row: dict[str, Any]) -> Listed:
+def _listed(path: Path, number: int, row: dict[str, Any]) -> ListedVideo:
     url = row.get("url")
     if not isinstance(url, str) or "://" not in url:
-        raise SourcesError(f"{path}:{number}: a list needs a column 'url' with an address in every row")
+        raise SourcesError(f"{path}:{number}: every row of a list needs an address in column 'url'")
     start, stop = (_time(path, number, name, row.get(name)) for name in ("start", "stop"))
     if (start is None) != (stop is None) or (start is not None and stop is not None and stop <= start):
-        raise SourcesError(f"{path}:{number}: 'start' and 'stop' belong together, start before stop (seconds)")
+        raise SourcesError(f"{path}:{number}: 'start' and 'stop' must be given together, start before stop (seconds)")
     extractor, media_id = identify(url.strip())
     caption = row.get("caption")
-    return Listed(url.strip(), extractor, media_id, start, stop, "" if caption is None else str(caption)[:4000])
+    return ListedVideo(url.strip(), extractor, media_id, start, stop, "" if caption is None else str(caption)[:4000])
 
 
 def _time(path: Path, number: int, name: str, value: Any) -> float | None:
@@ -89,5 +89,5 @@ def _time(path: Path, number: int, name: str, value: Any) -> float | None:
     except (TypeError, ValueError):
         time = math.nan
     if not 0 <= time < math.inf:
-        raise SourcesError(f"{path}:{number}: '{name}' is no time in seconds (it says {scrub(str(value))!r})")
+        raise SourcesError(f"{path}:{number}: '{name}' is not a time in seconds (it says {redact(str(value))!r})")
     return time

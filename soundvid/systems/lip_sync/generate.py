@@ -21,8 +21,9 @@ from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.decode import Framing, Pictures
+from soundvid.media.errors import MediaError
 from soundvid.media.image import read_whole_picture
-from soundvid.media.probe import MediaError, Source, examine
+from soundvid.media.probe import Source, examine
 from soundvid.media.video_writer import MovieWriter
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.data import SILENT_DBFS, as_floats, mel_window, reference_of

@@ -17,8 +17,8 @@ import torch
 
 from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
+from soundvid.media.errors import MediaError
 from soundvid.media.image import read_picture
-from soundvid.media.probe import MediaError
 from soundvid.media.video_writer import MovieWriter
 from soundvid.systems.sound_input import CHUNK, SoundReader, open_sound
 from soundvid.systems.spec import Generated, check_target
