@@ -3,7 +3,6 @@
 import io
 import re
 from fractions import Fraction
-from html.parser import HTMLParser
 
 import av
 import numpy as np
@@ -15,6 +14,7 @@ from soundvid.reports import figures
 from soundvid.reports.version_page import version_page
 from soundvid.store.dataset import Dataset, sample_columns
 from soundvid.store.tar import Piece, canonical_json, pack_sample
+from tests.helpers.html import Page
 
 FPS, FRAMES, RATE = Fraction(30), 60, 44100
 HOSTILE = "<script>alert(1)</script>\"onload='x'-->.mp4"
@@ -141,25 +141,6 @@ def test_png_holds_its_palette_and_indices():
 
 
 # -- the page
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags with their attributes, and text."""
-
-    def __init__(self, page: bytes) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(page.decode())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def count(self, tag: str, name: str | None = None) -> int:
-        return sum(t == tag and (name is None or name in (a.get("class") or "").split()) for t, a in self.tags)
 
 
 class World:

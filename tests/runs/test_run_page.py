@@ -32,7 +32,7 @@ from soundvid.store.load import load
 from soundvid.systems.sound_to_video.figures import gallery
 from soundvid.systems.sound_to_video.generate import TrainedModel, generate
 from tests.conftest import RATE, cli, toy_recipe
-from tests.reports.test_report import Page
+from tests.helpers.html import Page
 
 torch = pytest.importorskip("torch")
 HOSTILE = '</script><b onclick="alert(1)">x</b>'
