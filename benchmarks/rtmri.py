@@ -123,7 +123,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     store = args.work / "store"
-    result = build.build(recipe(args.media, args.seconds), store=store, workers=1)
+    result = build(recipe(args.media, args.seconds), store=store, workers=1)
     for split in ("train", "val", "test"):
         rows = load_clips("rtmri-bench", split=split, store=store).rows
         found: Counter[str] = Counter()

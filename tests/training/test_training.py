@@ -26,6 +26,7 @@ from soundvid.runs.registry import get  # noqa: E402
 from soundvid.store.load import load  # noqa: E402
 from soundvid.systems.spec import Stage  # noqa: E402
 from soundvid.training import checkpoint  # noqa: E402
+from soundvid.training.log import TrainingCallback  # noqa: E402
 from soundvid.training.loop import Loop, TrainingError  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 from soundvid.training.sampler import ShuffledSampler  # noqa: E402
@@ -532,6 +533,34 @@ def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
     assert tensors(tmp_path / "run" / "first", 2) == before
     with pytest.raises(SoundvidError, match=r"no stage 'third' \(stages: first, second\)"):
         train.train(dataclasses.replace(again, values=("third.steps=3",)))
+
+
+def test_an_earlier_stage_is_opened_at_the_checkpoint_that_the_run_used(store, tmp_path, monkeypatch):
+    """Also when the earlier stage has a newer one by now; one that is gone is replaced by the best, with a message."""
+    from soundvid.systems import sound_to_video
+
+    one = sound_to_video.spec.stage()
+    stages = tuple(Stage(name, one.load_presets, one.examples, one.make) for name in ("first", "second"))
+    two = dataclasses.replace(sound_to_video.spec, name="two", stages=stages)
+    monkeypatch.setitem(registry.SYSTEMS, "two", "tests.two")
+    monkeypatch.setitem(sys.modules, "tests.two", SimpleNamespace(spec=two))
+    asked = request(store, tmp_path / "run", "first.checkpoint_every=1", system="two", preset="tiny", steps=1)
+    train.train(asked)
+    longer = dataclasses.replace(asked, values=(*asked.values, "first.steps=3"), resume=True, preset=None)
+    train.train(longer)
+    opened = open_run(tmp_path / "run", "last").earlier["first"]
+    assert (opened.checkpoint.name, opened.step) == ("step-000001", 1)
+    assert open_run(tmp_path / "run", "last", stage="first").step == 3
+    shutil.rmtree(opened.checkpoint)
+    messages = []
+
+    class Messages(TrainingCallback):
+        def say(self, text):
+            messages.append(text)
+
+    train.train(dataclasses.replace(longer, values=(*longer.values, "second.steps=2")), Messages())
+    assert any("its step-000001 of 'first' is gone; it goes on with step-" in text for text in messages)
+    assert RunFolder(tmp_path / "run" / "second").config().earlier["first"] != "step-000001"
 
 
 def test_one_training_in_a_folder(store, tmp_path):

@@ -64,7 +64,7 @@ def puppets(tmp_path_factory):
     folder = tmp_path_factory.mktemp("puppets")
     for seed in range(2):
         puppet.film(folder / "films" / f"puppet{seed}.mp4", 16.0, seed)
-    build.build(puppet_recipe(folder / "films"), store=folder / "store", workers=1)
+    build(puppet_recipe(folder / "films"), store=folder / "store", workers=1)
     return folder / "store"
 
 
@@ -414,7 +414,7 @@ def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
     for condition, corner in (("unseen", 255), ("seen", 0)):
         video = real.copy()
         video[:, 48, 0] = corner
-        row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps": "25"}
+        row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps_exact": "25"}
         scorer.add(Example(row, video, video[::-1], video, mel, 0), Mel(), 0)
     table = scorer.table("test")
     seen, unseen = table.row("real", "seen"), table.row("real", "unseen")
@@ -477,7 +477,7 @@ def test_datasets_that_cannot_be_learnt_from_say_why(puppets, tmp_path):
         PaperExamples(longer, clips, "train")
     short = puppet.film(tmp_path / "films" / "short.mp4", 1.2, 0)
     recipe = puppet_recipe(short.parent, name="short", clips={"plan": "consecutive", "seconds": 0.28})
-    build.build(recipe, store=tmp_path / "store", workers=1)
+    build(recipe, store=tmp_path / "store", workers=1)
     alone = ClipCache(load("short", split="train", store=tmp_path / "store"))
     alone.of_source.clear()
     alone.of_source[alone.clips.rows[0]["source_id"]] = [0]
