@@ -232,7 +232,7 @@ def test_the_page_tells_what_was_trained_on_what(run, page):
     assert "weight of L1; ja 4.2: 100; en 2.3: 1" in text  # a field with its source
     assert "Quality on 'val'" in text and "0.120 [0.100, 0.140]" in text and "not computed: weights missing" in text
     assert text.count("Alarm at step 1 and 1 more times, last at 2") == 1
-    assert "Held-out L1" in text and "Gradient norms" in text
+    assert "Validation L1" in text and "Gradient norms" in text
     assert "step-000002" in text
     assert page.stat().st_size < 8_000_000
 

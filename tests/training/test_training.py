@@ -315,7 +315,7 @@ def test_ctrl_c_before_the_first_step_is_one_line(store, tmp_path):
     )
     command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
-    assert done.returncode == 130 and "begins anew" in words(done.stderr) and "Traceback" not in done.stderr
+    assert done.returncode == 130 and "starts anew" in words(done.stderr) and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -411,16 +411,41 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
     assert checkpoint.load_external(evil)["a"].tolist() == [1, 1]
 
 
+def test_a_normaliser_is_saved_as_tensors_and_one_of_an_older_soundvid_opens(trained, tmp_path):
+    """Before state.safetensors its numbers were lists in state.json; wrong ones are one line in either form."""
+    path = copied(trained, tmp_path / "run")
+    saved = checkpoint.read_tensors(path / "state.safetensors")
+    assert set(saved) == {"mean", "deviation"} and float(saved["deviation"].min()) > 0
+    (path / "state.safetensors").unlink()
+    state = json.loads((path / "state.json").read_text())
+    lists = {name: tensor.tolist() for name, tensor in saved.items()}
+    (path / "state.json").write_text(json.dumps(state | {"system": lists}))
+    opened = open_run(tmp_path / "run", "last").system.tensors
+    assert all(torch.equal(opened[name], saved[name]) for name in saved)
+    for change, message in (
+        ({"mean": lists["mean"]}, "missing: deviation"),
+        ({**lists, "mean": [0.5, *lists["mean"]]}, "another shape: mean"),
+    ):
+        (path / "state.json").write_text(json.dumps(state | {"system": change}))
+        with pytest.raises(checkpoint.CheckpointError, match=f"not the state of 'sound_to_video' .*{message}") as error:
+            open_run(tmp_path / "run", "last")
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
         ("config.json", '"steps": 3,', '"steps": 3, "novelty": 1,', "sound_to_video (novelty: Extra inputs are not"),
         ("config.json", '"system":', '"novelty": 1, "system":', "not the config of a run (novelty: Extra inputs"),
-        ("config.json", '"stage": "sound_to_video"', '"stage": "dream"', "there is no stage 'dream' (sound_to_video)"),
-        ("config.json", '"bins": 735,', "", "its 'data' does not say 'bins'"),
-        ("state.json", '"system":', '"sistem":', "not whole (missing: system)"),
-        ("state.json", '"deviation":', '"deviance":', "not the state of 'sound_to_video'"),
-        ("state.json", '"mean": [', '"mean": [0.5, ', "not the state of 'sound_to_video'"),
+        (
+            "config.json",
+            '"stage": "sound_to_video"',
+            '"stage": "dream"',
+            "there is no stage 'dream' (stages: sound_to_video)",
+        ),
+        ("config.json", '"bins": 735,', "", "its 'data' lacks 'bins'"),
+        ("state.json", '"system":', '"sistem":', "incomplete (missing: system)"),
+        ("state.json", '"system": {', '"system": {"other": 1', "not the state of 'sound_to_video'"),
         ("state.json", None, "[]", "not the state of a checkpoint"),
     ],
 )
@@ -481,12 +506,12 @@ def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, c
 @pytest.mark.parametrize(
     ("values", "changes", "message"),
     [
-        ((), {}, "a run is there already; --resume goes on"),
+        ((), {}, "there is a run already; --resume goes on"),
         ((), {"resume": True, "preset": "tiny"}, "the run has preset recommended, not tiny"),
         (("batch=3",), {"resume": True, "preset": None}, "--resume cannot change batch 2 -> 3"),
         (("bach=3",), {"resume": True, "preset": None}, "no such field; did you mean batch?"),
         (("batch=none",), {"resume": True, "preset": None}, "config batch: input should be a valid integer"),
-        ((), {"resume": True, "preset": None, "dataset": "toy@2.0.0"}, "was begun on toy@1.0.0, not toy@2.0.0"),
+        ((), {"resume": True, "preset": None, "dataset": "toy@2.0.0"}, "was started on toy@1.0.0, not toy@2.0.0"),
         ((), {"system": "sound_to_film"}, "did you mean sound_to_video?"),
         ((), {"device": "cuda"}, "torch sees no GPU here"),
     ],
