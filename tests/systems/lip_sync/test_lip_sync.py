@@ -505,13 +505,14 @@ def test_a_run_of_crop_motion_looks_for_what_moves_in_a_film(trained, tmp_path):
     write_movie(film, (canvas(o) for o in level), FPS, puppet.speech(level, 4), puppet.RATE, crf=12)
     run = open_run(trained)
     run.config.data.update(crop="motion", motion_share=0.9, motion_in="lower_half")
-    found = generate(run, film, tmp_path / "made.mp4", video=film)
-    x, y, w, h = found.box
+    found = generate(run, tmp_path / "made.mp4", sound=film, video=film)
+    (note,) = (n for n in found.notes if "what moves lies in the box" in n)
+    x, y, w, h = parse_box(note.partition(" box ")[2].partition(";")[0])
     assert w == h and x <= 190 and x + w >= 226  # the mouth is 32 wide and up to 24 high about (208, 134)
     assert y + h / 2 <= 128 and y + h >= 140 and x > 100
-    assert any("what moves lies in the box" in note for note in found.notes)
-    still = generate(run, film, tmp_path / "still.mp4", image=film)
-    assert still.box == (48, 0, 160, 160) and any("centred square; --box" in note for note in still.notes)
+    still = generate(run, tmp_path / "still.mp4", sound=film, image=film)
+    assert any("centred square; --box" in note for note in still.notes)
+    assert choose_box(None, None, (256, 160), film) == (48, 0, 160, 160)
 
 
 def test_the_old_picture_fades_into_the_new_one_under_a_soft_edge():
@@ -526,11 +527,11 @@ def test_a_made_film_is_as_long_as_its_sound(trained, tmp_path):
     sound = tmp_path / "s.wav"
     soundfile.write(sound, 0.1 * np.random.default_rng(0).standard_normal(round(7.33 * 16000)), 16000)
     film = puppet.film(tmp_path / "film.mp4", 2.0, 3)
-    result = generate(open_run(trained), sound, tmp_path / "made.mp4", video=film)
+    result = generate(open_run(trained), tmp_path / "made.mp4", sound=sound, video=film)
     assert result.frames == 184 and abs(result.seconds - 7.33) < 1e-4
     silence = tmp_path / "silence.wav"
     soundfile.write(silence, np.zeros(16000), 16000)
-    result = generate(open_run(trained), silence, tmp_path / "still.mp4", video=film)
+    result = generate(open_run(trained), tmp_path / "still.mp4", sound=silence, video=film)
     assert any("silent" in note for note in result.notes)
 
 
@@ -566,7 +567,7 @@ def test_the_sync_loss_counts_once_the_expert_is_convinced():
 def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
     """Two and two steps are four, where the sync loss began to count at the validation after the second."""
 
-    def train(out, steps, resume):
+    def train_to(out, steps, resume):
         values = (
             "expert.steps=1", "generator.sync_weight=0.03", "generator.sync_below=1000", "generator.chance=1000",
             f"generator.steps={steps}", "generator.validate_every=2", "generator.fall=false", "generator.frames=10",
@@ -579,9 +580,9 @@ def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
         )  # fmt: skip
         return tensors(out / "generator", steps)
 
-    straight = train(tmp_path / "four", 4, False)
-    train(tmp_path / "two", 2, False)
-    assert train(tmp_path / "two", 4, True) == straight
+    straight = train_to(tmp_path / "four", 4, False)
+    train_to(tmp_path / "two", 2, False)
+    assert train_to(tmp_path / "two", 4, True) == straight
     log = open_run(tmp_path / "two").folder.log()
     assert [row["sync_weight"] for row in log if row["kind"] == "train"][-1] > 0
 
