@@ -183,15 +183,15 @@ def test_a_long_sound_does_not_jump_where_windows_meet(run, tmp_path):
     soundfile.write(tmp_path / "a.wav", 0.3 * np.sin(2 * np.pi * 300 * time_), RATE)
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8))
     drawn: list[np.ndarray] = []
-    draw = model.draw
-    model.draw = lambda features: drawn.append(draw(features)) or drawn[-1]  # type: ignore[method-assign,func-returns-value]
+    decode = model.decode
+    model.decode = lambda features: drawn.append(decode(features)) or drawn[-1]  # type: ignore[method-assign,func-returns-value]
     made = generate(model, tmp_path / "a.png", tmp_path / "a.wav", tmp_path / "v.mp4")
     pictures = np.concatenate(drawn).astype(np.float32)
     assert len(pictures) == made.frames == 240
     soft = np.abs(np.diff(pictures, axis=0)).mean(axis=(1, 2, 3))
     # The same sound in windows side by side: there every window's edges are seen.
     rows = model.spectrogram(soundfile.read(tmp_path / "a.wav")[0].astype(np.float32), 0, 240)
-    hard = np.concatenate([draw(model.encode_audio(rows[i : i + 30])) for i in range(0, 240, 30)]).astype(np.float32)
+    hard = np.concatenate([decode(model.encode_audio(rows[i : i + 30])) for i in range(0, 240, 30)]).astype(np.float32)
     hard = np.abs(np.diff(hard, axis=0)).mean(axis=(1, 2, 3))
     print(soft.round(1).tolist())
     assert soft[30:-30].max() < 0.3 * hard[30:-30].max()
@@ -204,8 +204,8 @@ def test_a_long_sound_does_not_jump_where_windows_meet(run, tmp_path):
         ({"--image": "absent.png"}, "absent.png"),
         ({"--sound": "a.png"}, "sound"),
         ({"--out": "nowhere/v.mp4"}, "no folder"),
-        ({"--checkpoint": "newest"}, "best and last"),
-        ({"--device": "tpu"}, "cpu, cuda and auto"),
+        ({"--checkpoint": "newest"}, "give best or last"),
+        ({"--device": "tpu"}, "give auto, cpu or cuda"),
     ],
 )
 def test_mistakes_are_one_line(run, tmp_path, change, words):

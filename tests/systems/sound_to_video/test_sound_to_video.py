@@ -160,16 +160,14 @@ def test_the_normaliser_is_kept():
         def spectrogram(self, index):
             return np.abs(noise((40, 735), index)) * 10
 
-    class Held:
+    class TrainingExamples:
         clips = Known()
 
     system = SoundToVideo(small(), FACTS)
-    system.prepare(Held())
+    system.prepare(TrainingExamples())
     inputs = torch.cat([system.normalised(torch.from_numpy(Known().spectrogram(i))[None]) for i in range(3)], 1)
     assert inputs.mean((0, 1)).abs().max() < 1e-3 and (inputs.std((0, 1)) - 1).abs().max() < 0.02
-    other = SoundToVideo(small(), FACTS)
-    other.load_state(system.state())
-    assert torch.equal(other.mean, system.mean) and torch.equal(other.deviation, system.deviation)
+    assert set(system.tensors) == {"mean", "deviation"} and system.state() == {}  # what a checkpoint saves, as tensors
 
 
 @pytest.mark.parametrize("preset", ["paper_ja", "recommended"])
