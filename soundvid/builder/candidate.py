@@ -77,17 +77,18 @@ def _processed(context: Context, records: list[SourceRecord]) -> tuple[Selection
     selection = select(context, records)
     resolved = resolve(context, selection.active)
     lacking = [r for r, pending in zip(resolved.records, resolved.pending, strict=True) if pending]
-    # A twin whose original is gone was passed over so far, and nobody will ask for it again.
-    promoted = [r for r in lacking if r.clips.get("code") == "duplicate"]
-    late = [r for r in lacking if r.clips.get("code") != "duplicate"]
     known = context.previous.sources
+    # Nobody will ask for these again: a twin whose original is gone, and what a lost shard held.
+    here = {r.key for r in lacking if r.clips.get("code") == "duplicate" or _was_released(context, r)}
+    promoted = [r for r in lacking if r.key in here]
+    late = [r for r in lacking if r.key not in here]
     undone = [r.key for r in late if known.get(r.source_id, {}).get("outcome") == "kept"]
     if undone:
         assert context.newest is not None
         few = ", ".join(undone[:4]) + (", ..." if len(undone) > 4 else "")
         raise DatasetError(
             f"{context.recipe.name}: {len(undone)} videos of version {context.newest.name} are not made as the recipe "
-            f"is now, or their shard is gone ({few}): make their clips and features first"
+            f"is now ({few}): make their clips and features first"
         )
     waiting = {r.key for r in late}
     selection = select(context, [r for r in records if r.key not in waiting])
@@ -97,6 +98,12 @@ def _processed(context: Context, records: list[SourceRecord]) -> tuple[Selection
             if record.key in {r.key for r in promoted}:
                 save_record(context, record)
     return selection, sorted(waiting)
+
+
+def _was_released(context: Context, record: SourceRecord) -> bool:
+    """Whether the newest version was made of this very source with these very settings."""
+    settings = context.settings.of(record.source)
+    return all(context.previous.same_settings(record.source_id, record.source, settings))
 
 
 def _digest_of(folder: Path) -> tuple[str, str | None] | None:

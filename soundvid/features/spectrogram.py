@@ -6,7 +6,6 @@ dimensionally wrong in both papers; what they mean is one transform per video fr
 nothing else, so row i belongs to frame i by construction.
 """
 
-import io
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
@@ -17,8 +16,6 @@ from pydantic import Field
 
 from soundvid.features.base import ClipFormat, ClipMedia, Feature, FeatureOptions, Panel
 from soundvid.media.clock import sample_at
-
-SPECTROGRAM_VERSION = 1  # raise it when the same sound and options give other rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,6 @@ class Spectrogram:
     rate: int
     fps: Fraction
     window: str = "rectangular"
-    dtype: str = "float16"  # of the member that is stored
 
     @property
     def length(self) -> int:
@@ -68,12 +64,6 @@ class Spectrogram:
         # Not np.abs: its inner loop depends on the processor; these three operations round alike everywhere.
         return np.sqrt(spectrum.real * spectrum.real + spectrum.imag * spectrum.imag)
 
-    def member(self, sound: np.ndarray, first_frame: int, frames: int) -> bytes:
-        """Rows of a clip as the bytes of a .npy file."""
-        buffer = io.BytesIO()
-        np.save(buffer, self(sound, first_frame, frames).astype(np.dtype(self.dtype)), allow_pickle=False)
-        return buffer.getvalue()
-
     def facts(self) -> dict[str, Any]:
         """What a sample's record says of its rows."""
         return {"window": self.window, "length": self.length, "bins": self.bins, "padding": 0}
@@ -93,7 +83,7 @@ class SpectrogramFeature(Feature):
     """The framewise spectrogram as a feature of stored clips."""
 
     name = "spectrogram"
-    version = SPECTROGRAM_VERSION
+    version = 1
     Options = SpectrogramOptions
     needs = frozenset({"sound"})
     units = "magnitude; a full-scale sine gives half the samples of a row"
@@ -102,7 +92,7 @@ class SpectrogramFeature(Feature):
 
     def __init__(self, options: SpectrogramOptions, clip_format: ClipFormat) -> None:
         super().__init__(options, clip_format)
-        self.transform = Spectrogram(clip_format.sample_rate, clip_format.fps, options.window, options.dtype)
+        self.transform = Spectrogram(clip_format.sample_rate, clip_format.fps, options.window)
         if self.transform.length < 2:
             raise ValueError(f"features.spectrogram: {clip_format.sample_rate} Hz is less than two samples per frame")
 

@@ -1,9 +1,9 @@
 """Reading a version for training: any clip, any of its pictures, at once.
 
 `Clips` is a sequence over one split. samples.parquet says where each member of each clip lies, so a clip costs one
-read for each member that is wanted, and only the groups of pictures that hold a wanted picture are decoded. The index
-stays an Arrow table: millions of clips cost what their columns cost. Workers may be forked or spawned: files are
-opened where they are read. The streaming form is plain WebDataset.
+read for each member that is wanted, and only the groups of pictures that hold a wanted picture are decoded; where few
+are wanted, only their bytes are read. The index stays an Arrow table: millions of clips cost what their columns cost.
+Workers may be forked or spawned: files are opened where they are read. The streaming form is plain WebDataset.
 """
 
 import io
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundvid.errors import DatasetError
-from soundvid.media.clip_codec import decode_crops, decode_flac
+from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_flac
+from soundvid.media.mp4_index import find_moov
 from soundvid.store.dataset import SPLITS, Dataset, Release, find, is_shard_name
 from soundvid.store.schema import MEMBERS, count_by, member_columns
 
@@ -225,7 +226,7 @@ class Clips(Sequence[Clip]):
         frames = np.empty((0, *view.size, 3), np.uint8)
         if len(numbers):
             try:
-                frames = decode_crops(self._pictures(row), numbers.tolist(), view.box, view.size)
+                frames = decode_crops(self._pictures(row, numbers), numbers.tolist(), view.box, view.size)
             except (OSError, ValueError, IndexError) as error:
                 raise self._damaged(row, "mp4", error) from error
         return Clip(
@@ -239,9 +240,16 @@ class Clips(Sequence[Clip]):
             {name: self._rows_of(row, name) for name in features},
         )
 
-    def _pictures(self, row: Mapping[str, Any]) -> bytes:
-        """What a clip's pictures are decoded from. The one place to read ranges, where `keyframe_offsets` are known."""
-        return self._member(row, "mp4")
+    def _pictures(self, row: Mapping[str, Any], numbers: np.ndarray) -> bytes | RemoteClip:
+        """What pictures `numbers` are decoded from: the mp4, or where few are wanted only their groups' bytes."""
+        if 2 * len(numbers) > row["frames"]:
+            return self._member(row, "mp4")
+        offset, size = self._place(row, "mp4")
+
+        def read(start: int, count: int) -> bytes:
+            return self._read(row, offset + start, max(0, min(count, size - start)))
+
+        return RemoteClip(read, *find_moov(read, size))
 
     def spectrogram(self, index: int) -> np.ndarray:
         """float32 `N bins`: magnitudes of the sound of each picture."""
@@ -274,6 +282,10 @@ class Clips(Sequence[Clip]):
         return self._member(self.rows[index], name)
 
     def _member(self, row: Mapping[str, Any], name: str) -> bytes:
+        return self._read(row, *self._place(row, name))
+
+    def _place(self, row: Mapping[str, Any], name: str) -> tuple[int, int]:
+        """Where a member lies in its shard: offset and size in bytes. Raises DatasetError where there is none."""
         offset, size = row.get(f"{name}_offset"), row.get(f"{name}_size")
         if offset is None or size is None or name not in self._members:
             raise DatasetError(
@@ -282,6 +294,9 @@ class Clips(Sequence[Clip]):
             )
         if offset < 0 or size < 0:
             raise self._damaged(row, name, ValueError(f"samples.parquet says {size} bytes at {offset}"))
+        return offset, size
+
+    def _read(self, row: Mapping[str, Any], offset: int, size: int) -> bytes:
         file = self._file(row["shard"])
         if offset + size > os.fstat(file).st_size:  # not found by reading: a wrong size would fill the memory first
             raise DatasetError(f"{self.folder / row['shard']}: ends inside clip {row['key']}; the shard is cut off")

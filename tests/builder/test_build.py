@@ -57,7 +57,7 @@ def test_names_order_and_place_of_other_videos_do_not_matter(toys, tmp_path):
     few = copy(toys, tmp_path / "few", "toy2.mp4")
     build(toy_recipe(few), store=tmp_path / "a")
     build(toy_recipe(toys), store=tmp_path / "b")
-    alone, among = (Dataset(tmp_path / s, "toy").release().samples() for s in "ab")
+    alone, among = (Dataset(tmp_path / s, "toy").release().samples.to_pylist() for s in "ab")
     among = {r["key"]: r["sha256"] for r in among}
     assert alone
     assert all(among[r["key"]] == r["sha256"] for r in alone)
@@ -157,7 +157,7 @@ def test_versions_say_what_kind_of_change_they_are(toys, tmp_path):
     (videos / "toy0.mp4").unlink()
     removed = build(toy_recipe(videos), store=store)
     assert (removed.version, removed.change) == ("2.0.0", "major")
-    assert not any("toy0" in r["key"] for r in Dataset(store, "toy").release().samples())
+    assert not any("toy0" in r["key"] for r in Dataset(store, "toy").release().samples.to_pylist())
 
     pinned = toy_recipe(videos, splits={"ratios": {"train": 1.0}, "pins": {"toy1.mp4": "test"}})
     moved = build(pinned, store=store)
@@ -385,7 +385,7 @@ def test_splits_by_time_leave_a_gap_and_a_group_never_lies_in_two_splits(tmp_pat
     result = build(timed, store=tmp_path / "s")
     # Each part of time is cut for itself: [0, 11.5), [12.5, 15.5) and [16.5, 20) s, every half second.
     assert result.clips == {"kept": 22 + 5 + 6, "rejected": 0, "failed": 0}
-    rows = Dataset(tmp_path / "s", "toy").release().samples()
+    rows = Dataset(tmp_path / "s", "toy").release().samples.to_pylist()
     ends = {s: [(r["start_seconds"], r["start_seconds"] + r["seconds"]) for r in rows if r["split"] == s] for s in
             ("train", "val", "test")}  # fmt: skip
     assert min(a for a, _ in ends["val"]) - max(b for _, b in ends["train"]) >= 1.0
@@ -496,7 +496,7 @@ def test_a_version_from_before_there_were_conditions_and_sound_files_is_built_up
     labelled = recipe.model_copy(update={"conditions": [ConditionRule(condition="seen")]})
     result = build(labelled, store=tmp_path / "s")
     assert (result.change, result.reused_sources, result.new_sources) == ("patch", 1, 0)
-    assert {r["condition"] for r in Dataset(tmp_path / "s", "toy").release().samples()} == {"seen"}
+    assert {r["condition"] for r in Dataset(tmp_path / "s", "toy").release().samples.to_pylist()} == {"seen"}
     assert_whole(tmp_path / "s")
     # What a field means nothing for does not make anything again.
     share = labelled.model_copy(update={"video": labelled.video.model_copy(update={"motion_share": 0.5})})

@@ -96,8 +96,6 @@ def test_the_beeps_of_a_sync_test_come_with_its_flashes(media, tmp_path):
     import numpy as np
 
     from benchmarks.flashclick import read_sample
-    from soundvid.store.dataset import sample_of
-    from soundvid.store.tar import read_member
 
     folder = tmp_path / "v"
     folder.mkdir()
@@ -105,9 +103,8 @@ def test_the_beeps_of_a_sync_test_come_with_its_flashes(media, tmp_path):
         shutil.copy(media / "odd" / f"Megatron-Energon__sync_test.{kind}", folder)
     dataset = build_all(folder, tmp_path / "s", 2.0)
     gaps = []
-    for row in dataset.release().samples():
-        sample, path = sample_of(row), dataset.shard_path(row["shard"])
-        pictures, sound, rate = read_sample(*(read_member(path, sample.members[m]) for m in ("mp4", "flac")))
+    for row in dataset.release().samples.to_pylist():
+        pictures, sound, rate = read_sample(*(dataset.read_member(row, m) for m in ("mp4", "flac")))
         bright = pictures.reshape(len(pictures), -1).mean(axis=1)
         flash = int(np.argmax(np.diff(bright))) + 1
         loud = np.abs(sound[: len(pictures) * (rate // 30)]).reshape(len(pictures), -1).max(axis=1)

@@ -116,7 +116,7 @@ def test_video_by_video_gives_the_same_version_as_a_build(toys, tmp_path):
     assert build(recipe, store=tmp_path / "two").change == "none"
 
 
-def test_what_only_the_ledger_tells_is_released_by_the_stages_too(toys, tmp_path):
+def test_what_only_the_ledger_tells_is_released_by_the_steps_too(toys, tmp_path):
     """A licence, a caption or a condition changes no sample: as in a build it is a patch."""
     videos = copy(toys, tmp_path / "v", "toy0.mp4")
     one_by_one(toy_recipe(videos), tmp_path / "s")
@@ -124,8 +124,8 @@ def test_what_only_the_ledger_tells_is_released_by_the_stages_too(toys, tmp_path
         recipe = toy_recipe(videos, sources=[{"folder": str(videos), **fields}])
         assembled, _, version, change = one_by_one(recipe, tmp_path / "s")
         assert (change, assembled.new) == ("patch", 0)
-        assert {r["licence"] for r in version.samples()} == {"CC0"}
-    assert {r["condition"] for r in version.samples()} == {"seen"}
+        assert {r["licence"] for r in version.samples.to_pylist()} == {"CC0"}
+    assert {r["condition"] for r in version.samples.to_pylist()} == {"seen"}
     trained = recipe.model_copy(update={"training": Training(set={"steps": 5})})
     assert one_by_one(trained, tmp_path / "s")[3] == "none"
 

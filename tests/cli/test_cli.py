@@ -79,12 +79,14 @@ def test_mistakes_are_one_line_and_exit_one(store, arguments, words):
 def test_verify_exits_one_where_something_is_wrong(store, tmp_path):
     import shutil
 
-    from tests.store.test_shards import one_bit
-
     folder, _, _ = store
     copy = tmp_path / "store"
     shutil.copytree(folder, copy)
-    one_bit(next((copy / "datasets" / "toy" / "shards").glob("*.tar")))
+    shard = next((copy / "datasets" / "toy" / "shards").glob("*.tar"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.chmod(0o644)
+    shard.write_bytes(data)
     result = cli("verify", "toy", "--store", copy)
     assert result.returncode == 1
     assert "its bytes are not what was published" in result.stderr

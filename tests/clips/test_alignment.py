@@ -12,8 +12,7 @@ from benchmarks.flashclick import CASES, Case, make, measure, read_sample
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.recipe.model import Recipe
-from soundvid.store.dataset import Dataset, sample_of
-from soundvid.store.tar import read_member
+from soundvid.store.dataset import Dataset
 
 STARTS = (0.0, 1.2345, 6.77)  # whole, arbitrary, and late enough for a seek
 
@@ -35,9 +34,8 @@ def build_cases(folder, cases: list[Case], fps: str, **clips):
     build(recipe, store=store, workers=2)
     dataset = Dataset(store, "aligned")
     found: dict[str, list] = {case.name: [] for case in cases}
-    for row in dataset.release().samples():
-        sample, path = sample_of(row), dataset.shard_path(row["shard"])
-        mp4, flac = (read_member(path, sample.members[m]) for m in ("mp4", "flac"))
+    for row in dataset.release().samples.to_pylist():
+        mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
         case = by_name[row["source_name"]]
         start = row["start_frame"] / Fraction(fps)
         found[case.name].append(measure(*read_sample(mp4, flac), start, Fraction(fps), case))

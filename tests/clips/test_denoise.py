@@ -13,7 +13,7 @@ import scipy
 
 from soundvid.builder.build import build
 from soundvid.builder.context import Context
-from soundvid.builder.discover import find
+from soundvid.builder.discover import discover
 from soundvid.builder.render import render
 from soundvid.clips.denoise.base import Denoised
 from soundvid.clips.denoise.noise import levels, noise_of, opener, quiet_stretch
@@ -212,7 +212,9 @@ def test_a_build_gates_the_whole_track_and_says_by_what(tmp_path):
     one = build(recipe(folder, profile_seconds=0.9), store=tmp_path / "one", workers=1)
     two = build(recipe(folder, profile_seconds=0.9), store=tmp_path / "two", workers=2)
     assert [s["sha256"] for s in one.shards] == [s["sha256"] for s in two.shards]
-    rows = {r["name"]: r for r in Dataset(tmp_path / "one", "gated").release().ledger() if r["kind"] == "source"}
+    rows = {
+        r["name"]: r for r in Dataset(tmp_path / "one", "gated").release().ledger.to_pylist() if r["kind"] == "source"
+    }
     assert rows["pauses.avi"]["noise_profile"].endswith(" s")
     assert rows["pauses.avi"]["noise_dbfs"] == pytest.approx(-40, abs=1)
     assert rows["rises.avi"]["noise_profile"] == "follows the sound"
@@ -226,7 +228,7 @@ def test_the_recipes_method_decides_the_sound_and_moves_nothing(tmp_path):
     for method in METHODS:
         build(recipe(tmp_path / "v", [1.2, 1.8], method=method), store=tmp_path / method)
         heard[method] = load_clips("gated", store=tmp_path / method).sound(0)
-        (row,) = [r for r in Dataset(tmp_path / method, "gated").release().ledger() if r["kind"] == "source"]
+        (row,) = [r for r in Dataset(tmp_path / method, "gated").release().ledger.to_pylist() if r["kind"] == "source"]
         assert row["noise_profile"] == "1.2 to 1.8 s"
     ours, library = heard["spectral_gating"], heard["noisereduce"]
     assert ours.shape == library.shape == (2 * R,)
@@ -260,14 +262,14 @@ def test_a_noise_recording_that_changes_on_the_way_is_no_profile(tmp_path, code)
     wav(tmp_path / "v" / "a.wav", voice(2.4), R)
     noise = wav(tmp_path / "noise.wav", 0.01 * scanner_noise(R, R), R)
     context = Context(recipe(tmp_path / "v", {"file": str(noise)}), tmp_path / "s", workers=1)
-    entries = find(context)
+    records = discover(context)
     if code == "changed":
         wav(noise, 0.02 * scanner_noise(R, R), R)
     else:
         noise.unlink()
-    render(context, entries)
-    (entry,) = entries
-    assert (entry.outcome, entry.code, entry.retryable) == ("failed", code, True)
+    (record,) = render(context, records)
+    assert record.verdict is not None
+    assert (record.verdict.outcome, record.verdict.code, record.verdict.retryable) == ("failed", code, True)
 
 
 def test_a_profile_beyond_the_video_is_a_row_of_the_ledger(tmp_path):

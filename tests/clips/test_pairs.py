@@ -13,7 +13,6 @@ from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import decode_flac, decode_rgb
 from soundvid.recipe.model import Recipe, load
 from soundvid.store.dataset import Dataset
-from soundvid.store.tar import Member, read_member
 from tests.builder.test_build import assert_whole
 from tests.builder.test_steps import one_by_one
 from tests.helpers.scanner import RATE, clicks, film, flashes, speaking, wav
@@ -35,16 +34,15 @@ def recipe(folder: Path, **changes) -> Recipe:
 
 
 def rows(store: Path, kind: str = "source") -> dict[str, dict]:
-    return {r["name"]: r for r in Dataset(store, "pairs").release().ledger() if r["kind"] == kind}
+    return {r["name"]: r for r in Dataset(store, "pairs").release().ledger.to_pylist() if r["kind"] == kind}
 
 
 def clip(store: Path, number: int = 0, name: str = "a.avi") -> tuple[np.ndarray, np.ndarray]:
     """Luma of every picture and the sound of a kept clip, in the order of their starts."""
     dataset = Dataset(store, "pairs")
-    clips = [r for r in dataset.release().samples() if r["source_name"] == name]
+    clips = [r for r in dataset.release().samples.to_pylist() if r["source_name"] == name]
     row = sorted(clips, key=lambda r: r["start_frame"])[number]
-    path = dataset.shard_path(row["shard"])
-    mp4, flac = (read_member(path, Member(row[f"{m}_offset"], row[f"{m}_size"])) for m in ("mp4", "flac"))
+    mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
     pictures = decode_rgb(mp4, range(row["frames"]))
     return pictures.reshape(len(pictures), -1).mean(axis=1), decode_flac(flac)[0]
 

@@ -167,15 +167,15 @@ def test_time_splits_the_seen_speaker_and_the_unseen_one_is_whole_in_test(speake
     result = build(seen_and_unseen, store=tmp_path / "s")
     assert result.warnings == []
     release = Dataset(tmp_path / "s", "speakers").release()
-    rows = release.samples()
-    bob = sorted((r for r in rows if r["group"] == "bob"), key=lambda r: r["start_frame"])
+    rows = release.samples.to_pylist()
+    bob = sorted((r for r in rows if r["source_group"] == "bob"), key=lambda r: r["start_frame"])
     assert {r["split"] for r in bob} == {"test"}
     assert [r["start_frame"] for r in bob] == [0, 25, 50, 75, 100, 125]  # whole: no gap is cut into it
-    ann = [r for r in rows if r["group"] == "ann"]
+    ann = [r for r in rows if r["source_group"] == "ann"]
     assert {r["split"] for r in ann} == {"train", "val", "test"}
     last = max(r["start_frame"] + r["frames"] for r in ann if r["split"] == "train")
     assert min(r["start_frame"] for r in ann if r["split"] != "train") - last >= 10  # 0.4 s
-    assert {(r["group"], r["split"], r["condition"]) for r in rows} == {
+    assert {(r["source_group"], r["split"], r["condition"]) for r in rows} == {
         ("ann", "train", None), ("ann", "val", None), ("ann", "test", "seen"), ("bob", "test", "unseen")}  # fmt: skip
     assert any(r["seconds"] < 1.0 for r in ann)  # a shorter last piece
     assert all(r["crop"] and len(r["crop"]) == 4 for r in rows)
@@ -185,21 +185,24 @@ def test_time_splits_the_seen_speaker_and_the_unseen_one_is_whole_in_test(speake
     renamed = seen_and_unseen.model_copy(update={"conditions": seen_and_unseen.conditions[:1]})
     again = build(renamed, store=tmp_path / "s")
     assert (again.change, again.new_sources) == ("patch", 0)
-    assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples()} == {None, "unseen"}
+    assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()} == {
+        None,
+        "unseen",
+    }
 
 
 def test_clips_split_each_for_itself_and_the_build_says_that_neighbours_leak(speakers, tmp_path):
     drawn = recipe(speakers, splits={"by": "clip", "ratios": {"train": 0.5, "test": 0.5}})
     result = build(drawn, store=tmp_path / "s")
     assert any("neighbours from one recording stand in train and test" in w for w in result.warnings)
-    rows = Dataset(tmp_path / "s", "speakers").release().samples()
+    rows = Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()
     assert len({r["split"] for r in rows if r["source_name"] == "ann-1.mp4"}) == 2
     # By the clip's own key: another recording more or less moves none.
     fewer = recipe(speakers, splits={"by": "clip", "ratios": {"train": 0.5, "test": 0.5}},
                    sources=[{"folder": str(speakers), "include": ["ann*"]}])  # fmt: skip
     build(fewer, store=tmp_path / "t")
     home = {r["key"]: r["split"] for r in rows}
-    assert all(home[r["key"]] == r["split"] for r in Dataset(tmp_path / "t", "speakers").release().samples())
+    assert all(home[r["key"]] == r["split"] for r in Dataset(tmp_path / "t", "speakers").release().samples.to_pylist())
 
 
 def test_names_that_meet_nothing_are_told(speakers, tmp_path):
@@ -212,4 +215,4 @@ def test_names_that_meet_nothing_are_told(speakers, tmp_path):
     told = build(slip, store=tmp_path / "s").warnings
     assert any("pins ann-11.mp4, but no source" in w and "did you mean ann-1.mp4?" in w for w in told)
     assert any("has a condition for bob.mp4, but no source" in w for w in told)
-    assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples()} == {"seen"}
+    assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()} == {"seen"}

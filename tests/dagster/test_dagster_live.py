@@ -117,7 +117,7 @@ def test_a_video_dropped_into_the_folder_is_a_minor_version_and_a_removed_one_a_
     live.wait(lambda: live.versions() == ["1.0.0", "1.1.0", "2.0.0"])
     live.wait(live.settled)
     assert {asset for asset, _ in live.made() - before} == {"source_catalogue", "shards", "release"}
-    rows = Dataset(live.home / "store", "toy").release().samples()
+    rows = Dataset(live.home / "store", "toy").release().samples.to_pylist()
     assert {r["source_name"] for r in rows} == {"toy0.mp4", "toy1.mp4"}
     print("versions:", live.versions())
 

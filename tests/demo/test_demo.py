@@ -13,8 +13,7 @@ import soundfile
 from soundvid.demo import SOURCES, events
 from soundvid.media.probe import examine
 from soundvid.metrics.table import Evaluation
-from soundvid.store.dataset import Dataset, sample_of
-from soundvid.store.tar import read_member
+from soundvid.store.dataset import Dataset
 from tests.conftest import cli
 
 
@@ -42,11 +41,10 @@ def test_claps_sound_in_the_frame_in_which_the_hands_meet(demo):
     dataset = Dataset(demo / "store", "demo")
     claps = {e.frame for e in events("hand", 20, 0)}
     seen = 0
-    for row in dataset.release().samples():
+    for row in dataset.release().samples.to_pylist():
         if "clapping" not in row["source_name"]:
             continue
-        sample, path = sample_of(row), dataset.shard_path(row["shard"])
-        sound, _ = soundfile.read(io.BytesIO(read_member(path, sample.members["flac"])))
+        sound, _ = soundfile.read(io.BytesIO(dataset.read_member(row, "flac")))
         frames = np.abs(sound).reshape(row["frames"], 1470)
         for clap in claps:
             k = clap - row["start_frame"]

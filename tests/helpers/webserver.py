@@ -307,12 +307,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._write(data)
 
 
-def make_hls(video: Path, folder: Path) -> list[Path]:
-    """Cut a video into an HLS playlist with segments of about a second, as it is; returns the segments in order."""
+def make_hls(video: Path, folder: Path, *, key: bytes | None = None, key_url: str = "key") -> list[Path]:
+    """Cut a video into an HLS playlist with segments of about a second, as it is; returns the segments in order.
+
+    `key`: 16 bytes; the segments are encrypted with AES-128, and the playlist names `key_url`.
+    """
     import imageio_ffmpeg
 
     folder.mkdir(parents=True)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video), "-c", "copy", "-f", "hls"]
+    if key is not None:
+        (folder / "key").write_bytes(key)
+        (folder / "key.info").write_text(f"{key_url}\n{folder / 'key'}\n")
+        command += ["-hls_key_info_file", str(folder / "key.info")]
     command += ["-hls_time", "1", "-hls_list_size", "0", "-hls_segment_filename", str(folder / "part%03d.ts")]
     subprocess.run([*command, str(folder / "index.m3u8")], check=True)
     return sorted(folder.glob("part*.ts"))

@@ -1,19 +1,25 @@
 """The page of a version: it plays, its figures are aligned, it asks nobody for anything and costs what is new."""
 
+import base64
 import io
 import re
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from soundvid.features.base import Panel
 from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
 from soundvid.media.encode import encode_clip, encode_flac
 from soundvid.reports import figures
 from soundvid.reports.version_page import version_page
 from soundvid.store.dataset import Dataset, sample_columns
-from soundvid.store.tar import Piece, canonical_json, pack_sample
+from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
+from soundvid.store.tar import pack_sample
+from soundvid.util.hashing import canonical_json
 from tests.helpers.html import Page
 
 FPS, FRAMES, RATE = Fraction(30), 60, 44100
@@ -155,29 +161,25 @@ class World:
         for row in self.sources:
             row["origin"] = "reused"
         source_id = f"s{len(self.sources)}"
-        common = {"name": name, "subject": subject, "group": name, "licence": "CC0", "source_id": source_id}
+        common = {"name": name, "subject": subject, "source_group": name, "licence": "CC0", "source_id": source_id}
         facts = {"sha256": "ab" * 32, "bytes": 1000, "duration_seconds": 9.0, "video_codec": "h264", "width": 64}
         facts |= {"height": 48, "source_frames": 270, "variable_rate": True, "interlaced": False, "rotation": 90}
         facts |= {"pixel_aspect": "1", "sound_codec": "aac", "sound_rate": 48000, "channels": 2}
         end = {"outcome": "kept", "stage": "render", "code": "", "message": "", "retryable": False, "origin": "new"}
         self.sources.append({"kind": "source", **common, **facts, **end})
-        part = self.dataset.folder / f"{source_id}.tar"
-        part.parent.mkdir(parents=True, exist_ok=True)
-        data, pieces, rows = b"", [], {}
+        pieces, rows = [], {}
         for i in range(clips):
             flac = encode_flac(noise(2 * RATE, i), RATE)
             members = {"mp4": clip(len(self.sources)), "flac": flac, "json": b"{}"}
-            blocks, sample = pack_sample(f"{source_id}-{i:08d}", members, len(data))
-            data += blocks
-            pieces.append(Piece(part, sample))
+            blocks, sample = pack_sample(f"{source_id}-{i:08d}", members)
+            pieces.append((len(blocks), partial(tuple, (blocks, sample))))
             rows[sample.key] = {**common, "split": split, "source_name": name, **QUALITY}
-        part.write_bytes(data)
         for shard, samples in self.dataset.write_shards(split, pieces, 1 << 30):
             self.shards.append(shard)
             self.samples += [{**rows[s.key], "key": s.key, "shard": shard.file, **sample_columns(s)} for s in samples]
 
     def ledger(self):
-        fields = ("name", "subject", "group", "licence", "source_id")
+        fields = ("name", "subject", "source_group", "licence", "source_id")
         end = {"kind": "clip", "outcome": "kept", "code": "", "message": "", "origin": "new", "retryable": False}
         return self.sources + [{**{f: r[f] for f in fields}, **end, "key": r["key"]} for r in self.samples]
 
@@ -191,6 +193,7 @@ class World:
             "splits": {"by": "group", "group": "source", "guard_seconds": 4.0, "ratios": {"train": 1.0}},
         }
         manifest = {
+            "format": 2,
             "dataset": "tiny",
             "version": f"1.{self.version}.0",
             "previous": self.previous and self.previous.name,
@@ -204,14 +207,24 @@ class World:
             "members": {"mp4": "pictures", "flac": "sound"},
             "warnings": list(warnings),
         }
-        page = version_page(self.dataset, manifest, kept, samples or self.samples, self.previous)
+        table = pa.Table.from_pylist(samples or self.samples, samples_schema([]))
+        ledger_table = pa.Table.from_pylist(kept, LEDGER_SCHEMA)
+        page = version_page(self.dataset, manifest, table, ledger_table, self.previous)
         number = (1, self.version, 0)
         files = {"manifest.json": canonical_json(manifest), "report.html": page}
         self.previous, self.version = self.dataset.publish(number, files), self.version + 1
         return page
 
 
-QUALITY = {"start_frame": 0, "frames": FRAMES, "fps": "30", "width": 64, "height": 48, "start_seconds": 0.0}
+QUALITY = {
+    "start_frame": 0,
+    "frames": FRAMES,
+    "fps": 30.0,
+    "fps_exact": "30",
+    "width": 64,
+    "height": 48,
+    "start_seconds": 0.0,
+}
 QUALITY |= {"seconds": 2.0, "first_sample": 0, "samples": 2 * RATE, "sample_rate": RATE, "missing_samples": 441}
 QUALITY |= {"duplicated_frames": 3, "dropped_frames": 0, "damaged_frames": 0, "timing_error_seconds": 0.02}
 QUALITY |= {"luma": 90.0, "peak_dbfs": -3.0}
@@ -286,9 +299,10 @@ def test_cards_are_few_and_spread(world):
     for subject in ("clapping", "drum"):
         for split in ("train", "val"):
             world.add(f"{subject}-{split}.mp4", subject, split, clips=3)
-    chosen = figures.spread(world.samples, 4, figures.Counter())
+    table = pa.Table.from_pylist(world.samples, samples_schema([]))
+    chosen = figures.spread(table, 4, figures.Counter())
     assert len({(r["subject"], r["split"]) for r in chosen}) == 4
-    assert chosen == figures.spread(world.samples[::-1], 4, figures.Counter())
+    assert chosen == figures.spread(table.take(pa.array(range(len(table))[::-1])), 4, figures.Counter())
     counts = [Page(world.page()).count("article", "clip")]
     for subject in ("sea", "sea", "fireworks"):
         world.add(f"{subject}{world.version}.mp4", subject, clips=2)
@@ -298,11 +312,30 @@ def test_cards_are_few_and_spread(world):
     assert counts == [4, 6, 8, 8]
 
 
+def test_a_feature_is_drawn_on_the_clips_time_axis():
+    """A heatmap has its loudest row where its largest values are, a curve rises where its values do."""
+    values = np.zeros((30, 8))
+    values[15:, 6] = 1
+    heatmap = figures.feature_lane("bands", Panel("heatmap", "band", "level", (0, 8)), values)
+    data = base64.b64decode(heatmap.image.partition(",")[2])
+    with av.open(io.BytesIO(data), "r", format="png_pipe") as container:
+        drawn = next(container.decode(video=0)).to_ndarray(format="rgb24").sum(axis=2)
+    bright = drawn > drawn.min()
+    assert drawn.shape == (8, figures.COLUMNS) and heatmap.curves == []
+    assert bright[1, figures.COLUMNS // 2 :].all() and bright.sum() == figures.COLUMNS // 2  # number 0 at the bottom
+    line = figures.feature_lane("flow", Panel("line", "px/frame", "px/frame", labels=("mean",)), values[:, 6:7])
+    ((label, path),) = line.curves
+    assert label == "mean" and line.image is None and "0 to 1" in line.axis
+    assert path.startswith("M0 100") and "H400V0H" in path
+
+
 def test_a_large_dataset_has_a_small_page(world):
     world.add("first.mp4")
     one = world.samples[0]
     world.page()
-    many = [{**one, "key": f"k{i}", "sha256": "", "group": f"g{i // 50}", "source_id": f"s{i}"} for i in range(9999)]
+    many = [
+        {**one, "key": f"k{i}", "sha256": "", "source_group": f"g{i // 50}", "source_id": f"s{i}"} for i in range(9999)
+    ]
     bad = {"kind": "source", "outcome": "rejected", "code": "too_short", "message": "lasts 1 s", "origin": "new"}
     ledger = [{**bad, "name": f"n{i}.mp4", "source_id": None, "retryable": False} for i in range(1000)]
     page = world.page(ledger, [one, *many])

@@ -176,13 +176,13 @@ def test_a_build_downloads_and_tells_the_origin_and_the_failures(web, tmp_path):
     assert result.sources == {"kept": 1, "rejected": 1, "failed": 1}
     assert web.count("/v/film2.mp4") == 0, "terms that the feed tells are judged before anything is fetched"
     release = Dataset(tmp_path, "web").release()
-    rows = {r["outcome"]: r for r in release.ledger() if r["kind"] == "source"}
+    rows = {r["outcome"]: r for r in release.ledger.to_pylist() if r["kind"] == "source"}
     kept = rows["kept"]
     assert (kept["url"], kept["extractor"], kept["licence"]) == (f"{web.url}/v/film0.mp4", "web", "creative-commons")
     assert (kept["channel"], kept["upload_date"]) == ("Tests", "2026-11-02")
     assert (rows["failed"]["stage"], rows["failed"]["code"]) == ("fetch", "gone")
     assert (rows["rejected"]["stage"], rows["rejected"]["code"]) == ("fetch", "licence")
-    assert all(s["url"] == kept["url"] and s["licence"] == "creative-commons" for s in release.samples())
+    assert all(s["url"] == kept["url"] and s["licence"] == "creative-commons" for s in release.samples.to_pylist())
     assert build(recipe, store=tmp_path, workers=1).change == "none"
 
 
@@ -192,7 +192,7 @@ def test_a_list_names_parts_and_captions(web, tmp_path):
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     recipe = recipe_of({"list": str(tmp_path / "list.jsonl"), "licence": "own"}, clips={"plan": "spans"})
     build(recipe, store=tmp_path / "store", workers=1)
-    samples = Dataset(tmp_path / "store", "web").release().samples()
+    samples = Dataset(tmp_path / "store", "web").release().samples.to_pylist()
     found = {(s["url"][-9:], s["start_seconds"], s["seconds"]): s["caption"] for s in samples}
     assert found == {(n, a, b - a): c for n, a, b, c in rows}
 
@@ -210,9 +210,9 @@ def test_removal_leaves_a_tombstone_and_the_next_version_is_major(web, films, tm
     result = build(recipe, store=tmp_path, workers=1)
     assert (result.version, result.change) == ("2.0.0", "major")
     assert web.count("/v/film0.mp4") == 1
-    assert {r["source_id"] for r in Dataset(tmp_path, "web").release().samples()} == {
-        s for s in (r["source_id"] for r in Dataset(tmp_path, "web").release("1.0.0").samples()) if "film1" in s
-    }
+    dataset = Dataset(tmp_path, "web")
+    before = dataset.release("1.0.0").samples.column("source_id").to_pylist()
+    assert set(dataset.release().samples.column("source_id").to_pylist()) == {s for s in before if "film1" in s}
     states = Counter((e.state, e.code) for e in entries(tmp_path))
     assert states == {("fetched", ""): 1, ("removed", "removed"): 1, ("rejected", "removed"): 1}
     assert "the owner asked" in next(e.message for e in entries(tmp_path) if e.state == "removed")

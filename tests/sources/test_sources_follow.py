@@ -204,7 +204,7 @@ def test_what_is_no_longer_followed_is_not_asked_and_loses_no_video(web, tmp_pat
     asked = web.count("/feed.xml")
     cli("sources", "sync", "--store", store)
     assert web.count("/feed.xml") == asked
-    assert "0 videos stay, 2 that" in cli("sources", "unfollow", other, "--store", store).stdout
+    assert "0 videos stay, 2 never downloaded" in cli("sources", "unfollow", other, "--store", store).stdout
     assert [e.state for e in entries(store)] == ["fetched"]
     again = cli("sources", "unfollow", feed, "--store", store)
     assert again.returncode == 1 and "not followed; 'soundvid sources list --followed'" in again.stderr

@@ -17,6 +17,7 @@ from soundvid.sources.web.sync import sync
 from tests.conftest import cli
 from tests.helpers.catalogues import entries, only, recipe_of
 from tests.helpers.socks import Socks
+from tests.helpers.webserver import make_hls
 from tests.sources.test_sources_safety import PLANTED, everything_in, written
 from tests.sources.test_sources_sites import watch
 
@@ -169,6 +170,45 @@ def test_a_dash_manifest_is_fetched_and_its_streams_joined(web, films, dash, tmp
     web.gone.add(lost)  # a film with holes is broken, not a success
     sync(tmp_path / "holes", recipe_of({"url": f"{web.url}/dash/film1.mpd"}, download={"retries": 0}))
     assert only(tmp_path / "holes").state == "failed"
+
+
+def test_hls_that_is_encrypted_is_decrypted_where_its_key_is_served(web, films, tmp_path):
+    """AES-128 with a key that the playlist names keeps nobody out; DRM and other methods are refused."""
+    folder = films / "hls" / "aes"
+    if not folder.exists():
+        make_hls(films / "film0.mp4", folder, key=bytes(range(16)), key_url="key")
+    sync(tmp_path, recipe_of({"url": f"{web.url}/hls/aes/index.m3u8"}))
+    entry = only(tmp_path)
+    assert entry.state == "fetched" and web.count("/hls/aes/key") >= 1, entry.message
+    found, whole = examine(tmp_path / "sources" / entry.file), examine(films / "film0.mp4")
+    assert found.video.frames == whole.video.frames and found.sound is not None
+    playlist = (folder / "index.m3u8").read_text()
+    for number, (key, code) in enumerate(
+        [
+            ("METHOD=SAMPLE-AES", "unsupported"),
+            ('METHOD=AES-128,KEYFORMAT="com.apple.streamingkeydelivery"', "unsupported"),
+            ('METHOD=AES-128,URI="/404/key"', "gone"),
+        ]
+    ):
+        line = next(x for x in playlist.splitlines() if "METHOD=AES-128" in x)
+        changed = line.replace("METHOD=AES-128", key) if "URI" not in key else f"#EXT-X-KEY:{key}"
+        (folder / f"other{number}.m3u8").write_text(playlist.replace(line, changed))
+        store = tmp_path / str(number)
+        sync(store, recipe_of({"url": f"{web.url}/hls/aes/other{number}.m3u8"}, download={"retries": 0}))
+        assert only(store).code == code, only(store).message
+
+
+def test_a_key_of_hls_at_a_private_address_is_refused(web, films, tmp_path, monkeypatch):
+    from soundvid.sources.web import guard
+
+    real = guard.is_public
+    monkeypatch.setattr(guard, "is_public", lambda address: address == "127.0.0.1" or real(address))
+    folder = films / "hls" / "private"
+    if not folder.exists():
+        make_hls(films / "film0.mp4", folder, key=bytes(16), key_url="http://169.254.169.254/key")
+    recipe = recipe_of({"url": f"{web.url}/hls/private/index.m3u8"}, download={"allow_private_addresses": False})
+    sync(tmp_path, recipe)
+    assert (only(tmp_path).state, only(tmp_path).code) == ("rejected", "address"), only(tmp_path).message
 
 
 def test_headers_that_never_end_are_cut_off(web, tmp_path):

@@ -179,7 +179,7 @@ def test_what_has_no_parts_is_fetched_whole(long_films, tmp_path, monkeypatch, n
 def members(store: Path) -> dict[tuple[int, int], list[bytes]]:
     """Pictures, sound and spectrogram of every clip as the shards have them."""
     dataset, found = Dataset(store, "web"), {}
-    for row in dataset.release().samples():
+    for row in dataset.release().samples.to_pylist():
         shard = dataset.shard_path(row["shard"]).read_bytes()
         places = [(row[f"{name}_offset"], row[f"{name}_size"]) for name in ("mp4", "flac", "spectrogram")]
         found[row["start_frame"], row["frames"]] = [shard[at : at + size] for at, size in places]
@@ -195,7 +195,7 @@ def test_a_build_from_parts_has_the_bytes_of_one_from_whole_files(long_films, tm
     assert partly.clips["kept"] == whole.clips["kept"] == len(SPANS)
     rows = [members(tmp_path / s) for s in "ab"]
     assert len(rows[0]) == len(SPANS) and rows[0] == rows[1]
-    names = {s["source_name"] for d in "ab" for s in Dataset(tmp_path / d, "web").release().samples()}
+    names = {s["source_name"] for d in "ab" for s in Dataset(tmp_path / d, "web").release().samples.to_pylist()}
     assert len(names) == 1
 
 
@@ -277,7 +277,8 @@ def test_a_part_that_cannot_grow_stays_and_the_ledger_says_why(long_films, tmp_p
         rows = [(url, 33.0, 34.0), (f"{web.url}/v/varying.mp4", 5.0, 6.0)]
         second = spans_recipe(listing(tmp_path / "b.jsonl", *rows), name="other")
         assert build(second, store=store, workers=1).sources["failed"] == 1
-        (row,) = [r for r in Dataset(store, "other").release().ledger() if r["kind"] == "source" and r["code"]]
+        ledger = Dataset(store, "other").release().ledger.to_pylist()
+        (row,) = [r for r in ledger if r["kind"] == "source" and r["code"]]
         assert (row["stage"], row["code"]) == ("fetch", "gone") and "only other parts" in row["message"]
         assert build(first, store=store, workers=1).change == "none"
         asked = len(web.asked)

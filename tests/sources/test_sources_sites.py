@@ -10,11 +10,13 @@ import pytest
 from soundvid.builder.build import build
 from soundvid.media.probe import examine
 from soundvid.sources.web.audit import audit
+from soundvid.sources.web.available import available_sources
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.errors import FetchProblem, classify_message
-from soundvid.sources.web.sync import sync
+from soundvid.sources.web.sync import retry, sync
 from soundvid.sources.web.ytdlp import YtDlpClient, choose_formats, identify
 from soundvid.store.dataset import Dataset
+from tests.conftest import toy_video
 from tests.helpers.catalogues import entries, only, recipe_of
 
 sys.path.append(str(Path(__file__).parent / "plugins"))
@@ -44,8 +46,8 @@ def test_a_sites_facts_are_kept_and_its_own_id_names_the_source(web, tmp_path):
     assert entry.source_id == "loopbacktube_abc_-1"
     assert (entry.uploader, entry.channel, entry.upload_date) == ("Ada", "Ada's claps", "2026-11-03")
     assert (entry.licence, entry.format_id) == ("creative-commons", "18")
-    sample = Dataset(tmp_path, "web").release().samples()[0]
-    assert sample["group"] == "loopbacktube:Ada's claps" and sample["media_id"] == "abc_-1"
+    sample = Dataset(tmp_path, "web").release().samples.to_pylist()[0]
+    assert sample["source_group"] == "loopbacktube:Ada's claps" and sample["media_id"] == "abc_-1"
 
 
 def test_terms_that_are_not_allowed_are_refused_before_the_download(web, tmp_path):
@@ -146,6 +148,43 @@ def test_the_lowest_format_with_sound_that_has_the_pixels_is_chosen():
         choose_formats([form(360, has_drm=True)], (286, 286), None)
 
 
+def test_a_recipe_that_needs_more_pixels_gets_them(web, films, tmp_path):
+    """A file that was chosen for a small recipe must not be enlarged for a large one; the small one goes on with it."""
+    toy_video(films / "large.mp4", seconds=2.0, size=(960, 800))
+    forms = [
+        {"url": f"{web.url}/v/{f}", "format_id": f, "ext": "mp4", "width": w, "height": h}
+        for f, w, h in (("film0.mp4", 192, 160), ("large.mp4", 960, 800))
+    ]
+    source = {"url": watch(web, "x", formats=forms)}
+    small, large = (recipe_of(source, name=f"p{n}", video={"width": n, "height": n}) for n in (64, 512))
+    assert build(small, store=tmp_path, workers=1).clips["kept"] > 0
+    assert only(tmp_path).format_id == "film0.mp4"
+    (found,) = available_sources(large, tmp_path)
+    assert found.verdict is not None and (found.verdict.code, found.verdict.retryable) == ("not_fetched", True)
+    web.gone.add("/v/large.mp4")
+    sync(tmp_path, large)
+    (found,) = available_sources(large, tmp_path)
+    assert found.verdict is not None and (found.verdict.outcome, found.verdict.code) == ("failed", "gone")
+    (found,) = available_sources(small, tmp_path)
+    assert found.verdict is None and found.path.is_file(), "what was there before is no longer usable"
+    web.gone.clear()
+    assert retry(tmp_path, large, codes=["gone"]).states == {"fetched": 1}
+    assert build(large, store=tmp_path, workers=1).clips["kept"] > 0
+    assert (only(tmp_path).format_id, only(tmp_path).width) == ("large.mp4", 960)
+    web.asked.clear()
+    assert sync(tmp_path, small).tried == sync(tmp_path, large).tried == 0 and not web.asked
+
+
+def test_a_site_that_has_no_more_pixels_is_asked_once(web, tmp_path):
+    small, large = (recipe_of({"url": watch(web, "x")}, video={"width": n, "height": n}) for n in (64, 512))
+    assert sync(tmp_path, small).tried == 1
+    assert [sync(tmp_path, large).tried for _ in range(3)] == [1, 0, 0]
+    (found,) = available_sources(large, tmp_path)
+    assert found.verdict is None, "the largest there is will do"
+    higher = recipe_of({"url": watch(web, "x")}, download={"max_height": 100}, video={"width": 512, "height": 512})
+    assert sync(tmp_path, higher).tried == 0
+
+
 def test_pictures_and_sound_that_are_served_apart_are_joined(web, films, tmp_path):
     import imageio_ffmpeg
 
@@ -201,6 +240,32 @@ def test_a_page_that_embeds_a_sites_video_is_that_video(web, tmp_path):
         assert name == "loopbacktube_emb" and catalogue.known([page.source_id], followed.id) == {page.source_id}
     sync(tmp_path, recipe_of({"url": address}))
     assert [e.source_id for e in entries(tmp_path)] == ["loopbacktube_emb"]
+
+
+def test_addresses_copied_from_a_playlists_page_are_the_videos_that_were_shown(web, tmp_path):
+    """The only id in such an address that an extractor tells at once is the playlist's: it is no video's."""
+    for i in range(3):
+        watch(web, f"v{i}", film=f"film{i}.mp4")
+    urls = [f"{web.url}/mix?v=v{i}&list=PL1" for i in range(3)]
+    (tmp_path / "list.csv").write_text("url\n" + "\n".join([*urls, f"{web.url}/watch/v2"]) + "\n")
+    store, recipe = tmp_path / "store", recipe_of({"list": str(tmp_path / "list.csv")})
+    assert sync(store, recipe).states == {"fetched": 3}
+    assert {e.source_id for e in entries(store)} == {f"loopbacktube_v{i}" for i in range(3)}
+    assert {web.count(f"/v/film{i}.mp4") for i in range(3)} == {1}
+    web.asked.clear()
+    assert sync(store, recipe).tried == 0 and not web.asked, "the names that were found are remembered"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("https://www.youtube.com/watch?v=dQw4w9WgXcQ&list=PL4711", "https://www.youtube.com/watch?v=jNQXAC9IVRw&list=PL4711"),
+        ("https://www.bilibili.com/video/BV1xx411c7mD?p=2", "https://www.bilibili.com/video/BV1xx411c7mD?p=3"),
+    ],
+)  # fmt: skip
+def test_two_videos_of_one_container_are_two(one, other):
+    assert identify(one) != identify(other)
+    assert identify("https://youtu.be/dQw4w9WgXcQ") == identify("https://www.youtube.com/watch?v=dQw4w9WgXcQ")
 
 
 def test_redirects_of_yt_dlp_to_private_addresses_are_refused(web, tmp_path, monkeypatch):

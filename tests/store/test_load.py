@@ -3,18 +3,23 @@
 import io
 import multiprocessing
 import pickle
+import shutil
+import tracemalloc
 from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import soundvid
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import decode_flac, decode_rgb
+from soundvid.store.dataset import Dataset
 from soundvid.store.load import Augment, Clips, View
-from soundvid.store.tar import Member, read_member
+from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
 from tests.conftest import toy_recipe
 
 
@@ -33,10 +38,9 @@ def clips(store) -> Clips:
 def test_a_clip_is_what_its_members_hold(clips):
     clip = clips.read(3, sound=True)
     row = clip.facts
-    path = clips.folder / row["shard"]
-    mp4 = read_member(path, Member(row["mp4_offset"], row["mp4_size"]))
-    sound, rate = decode_flac(read_member(path, Member(row["flac_offset"], row["flac_size"])))
-    assert np.array_equal(clip.frames, decode_rgb(mp4, range(30)))
+    dataset = Dataset(clips.store, "toy")
+    sound, rate = decode_flac(dataset.read_member(row, "flac"))
+    assert np.array_equal(clip.frames, decode_rgb(dataset.read_member(row, "mp4"), range(30)))
     assert np.array_equal(clip.sound, sound) and rate == clips.rate
     assert clip.spectrogram.shape == (30, 735) and clip.spectrogram.dtype == np.float32
     assert clips[-1].key == clips[len(clips) - 1].key
@@ -53,6 +57,19 @@ def test_a_view_has_the_pictures_and_pixels_it_names(clips):
     half = clips.read(5, View([2], (9, 4, 32, 32), (16, 16))).frames[0]
     mean = whole[2, 4:36, 9:41].reshape(16, 2, 16, 2, 3).mean((1, 3))
     assert np.abs(half - mean).max() <= 0.5  # every pixel counts with its area
+
+
+def test_a_few_pictures_cost_only_the_bytes_of_their_groups(clips, monkeypatch):
+    asked = []
+    read = Clips._read
+    monkeypatch.setattr(Clips, "_read", lambda self, row, *place: asked.append(place) or read(self, row, *place))
+    whole = clips.read(5, spectrogram=False).frames
+    size = clips.rows[5]["mp4_size"]
+    assert asked == [(clips.rows[5]["mp4_offset"], size)]
+    asked.clear()
+    few = clips.read(5, View([16, 18], (0, 0, 64, 64), (64, 64)), spectrogram=False).frames
+    assert np.array_equal(few, whole[[16, 18]])
+    assert sum(count for _, count in asked) < 0.75 * size  # one of two groups of 15, and the table of pictures
 
 
 def test_row_i_of_the_spectrogram_is_picture_i_through_a_window(clips):
@@ -101,12 +118,125 @@ def test_torch_batches_and_the_webdataset_stream(clips):
     assert batch["frames"].shape == (3, 12, 16, 16, 3) and batch["frames"].dtype == torch.uint8
     assert batch["spectrogram"].shape == (3, 30, 735)
     again = data[(0, 1)]
-    assert torch.equal(again["frames"], batch["frames"][1])
+    assert torch.equal(data[(0, 1)]["frames"], again["frames"])
     assert not torch.equal(data[(1, 1)]["numbers"], again["numbers"]) or not torch.equal(
         data[(1, 1)]["frames"], again["frames"]
     )
     keys = [sample["__key__"] for sample in clips.stream()]
     assert sorted(keys) == sorted(row["key"] for row in clips.rows)
+
+
+@pytest.mark.parametrize(("workers", "persistent"), [(0, False), (2, False), (2, True)])
+def test_augmentation_differs_between_epochs_and_repeats_with_the_seed(clips, workers, persistent):
+    torch = pytest.importorskip("torch")
+    data = clips.torch(Augment(frames=5, size=8))
+
+    def epochs(seed: int) -> list[dict[int, bytes]]:
+        torch.manual_seed(seed)
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=4, shuffle=True, num_workers=workers, persistent_workers=persistent
+        )
+        return [
+            {
+                int(i): f.numpy().tobytes()
+                for batch in loader
+                for i, f in zip(batch["index"], batch["frames"], strict=True)
+            }
+            for _ in range(2)
+        ]
+
+    first, second = epochs(0)
+    assert sorted(first) == sorted(second) == list(range(len(clips)))
+    assert sum(first[i] == second[i] for i in first) <= len(clips) // 4  # of 26 places in time and 49 in the picture
+    assert epochs(0) == [first, second] and epochs(1)[0] != first
+
+
+def test_rows_are_dicts_made_on_demand(clips):
+    assert clips.rows[3] == list(clips.rows)[3] == clips.table.slice(3, 1).to_pylist()[0]
+    assert clips.rows[-1]["key"] == clips.table.column("key")[-1].as_py()
+    with pytest.raises(IndexError):
+        clips.rows[len(clips)]
+    again = pickle.loads(pickle.dumps(clips))
+    assert again.table == clips.table and again.rows[2] == clips.rows[2]
+
+
+def test_any_feature_of_the_version_is_read_by_name(clips):
+    assert clips.features == ["spectrogram"]
+    clip = clips.read(2, pictures=False, features=["spectrogram"])
+    assert np.array_equal(clip.features["spectrogram"], clips.feature(2, "spectrogram"))
+    assert np.array_equal(clip.spectrogram, clip.features["spectrogram"])
+    with pytest.raises(DatasetError, match="has no loudness; build the dataset with it"):
+        clips.read(2, features=["loudness"])
+
+
+def test_a_stream_has_the_subjects_that_were_asked_for_and_needs_no_shard_for_each_worker(toys, tmp_path):
+    torch = pytest.importorskip("torch")
+    for i in range(4):
+        folder = tmp_path / "v" / f"subject{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"toy{i}.mp4").symlink_to(toys / f"toy{i}.mp4")
+    sources = [{"folder": str(tmp_path / "v" / f"subject{i}"), "subject": f"subject{i}"} for i in range(2)]
+    build(toy_recipe(toys, sources=sources), store=tmp_path / "s", workers=1)
+    clips = soundvid.load("toy", store=tmp_path / "s", subjects=["subject1"])
+    assert 0 < len(clips) < len(soundvid.load("toy", store=tmp_path / "s"))
+    assert len(clips.shard_paths) == 1
+    for workers in (0, 2):
+        loader = torch.utils.data.DataLoader(clips.stream(), batch_size=None, num_workers=workers)
+        assert sorted(sample["__key__"] for sample in loader) == sorted(row["key"] for row in clips.rows)
+
+
+def test_a_large_index_stays_an_arrow_table(tmp_path):
+    """300,000 rows as dicts take more than a gigabyte; here nothing is made of a row that nobody asks for."""
+    count = 300_000
+    values = {"split": "train", "shard": "train-0.tar", "subject": "toy", "fps_exact": "30", "frames": 120}
+    columns = [
+        pa.array([f"k{i:08d}" for i in range(count)]) if f.name == "key"
+        else pa.repeat(pa.scalar(values[f.name], f.type), count) if f.name in values
+        else pa.nulls(count, f.type)
+        for f in samples_schema(["spectrogram"])
+    ]  # fmt: skip
+    table = pa.table(columns, schema=samples_schema(["spectrogram"]))
+    dataset = Dataset(tmp_path, "large")
+    dataset.shards.mkdir(parents=True)
+    (dataset.shards / "train-0.tar").write_bytes(b"")
+    files = {"manifest.json": b'{"format":2,"recipe":{}}', "samples.parquet": table}
+    dataset.publish((1, 0, 0), {**files, "ledger.parquet": LEDGER_SCHEMA.empty_table()})
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    clips = soundvid.load("large", store=tmp_path)
+    rows = [clips.rows[i] for i in range(0, count, count // 100)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(clips) == count and rows[1]["key"] == f"k{count // 100:08d}" and clips.fps == 30
+    assert peak < 8 << 20
+    assert pa.total_allocated_bytes() - before < 2 * table.nbytes
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("shard", "../../../../etc/passwd", "is not the name of a shard"),
+        ("shard", "/etc/passwd", "is not the name of a shard"),
+        ("mp4_offset", -1, "its mp4 cannot be read"),
+        ("mp4_size", -1, "its mp4 cannot be read"),
+        ("mp4_size", 10**12, "the shard is cut off"),
+        ("mp4_offset", 1 << 60, "the shard is cut off"),
+    ],
+)
+def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, value, told):
+    folder = tmp_path / "datasets" / "toy"
+    shutil.copytree(store / "datasets" / "toy", folder, ignore=shutil.ignore_patterns("work"))
+    path = folder / "versions" / "1.0.0" / "samples.parquet"
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    table = table.set_column(
+        place, table.field(place), pa.repeat(pa.scalar(value, table.field(place).type), len(table))
+    )
+    path.unlink()
+    pq.write_table(table, path)
+    with pytest.raises(DatasetError, match=told) as error:
+        soundvid.load("toy", store=tmp_path).read(0)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

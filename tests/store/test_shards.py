@@ -1,5 +1,6 @@
 """Shards as others read them, the index, and a verification that finds what was broken."""
 
+import hashlib
 import io
 import json
 import os
@@ -8,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from soundvid.builder.build import build
 from soundvid.builder.repack import repack
+from soundvid.errors import DatasetError
 from soundvid.store.dataset import Dataset, next_version, sample_of
-from soundvid.store.tar import pack_sample, read_member
+from soundvid.store.tar import pack_sample
 from soundvid.store.verify import verify
 from tests.conftest import toy_recipe, toy_video
 
@@ -35,13 +38,12 @@ def built(toys, tmp_path):
 
 def test_every_sample_has_the_same_members_and_the_contract(built):
     release = built.release()
-    for row in release.samples():
-        sample, path = sample_of(row), built.shard_path(row["shard"])
-        assert set(sample.members) == {"mp4", "flac", "spectrogram.npy", "json"}
-        record = json.loads(read_member(path, sample.members["json"]))
-        sound, rate = soundfile.read(io.BytesIO(read_member(path, sample.members["flac"])), dtype="int16")
+    for row in release.samples.to_pylist():
+        assert set(sample_of(row).members) == {"mp4", "flac", "spectrogram.npy", "json"}
+        record = json.loads(built.read_member(row, "json"))
+        sound, rate = soundfile.read(io.BytesIO(built.read_member(row, "flac")), dtype="int16")
         assert (len(sound), rate) == (44100, 44100)
-        rows = np.load(io.BytesIO(read_member(path, sample.members["spectrogram.npy"])), allow_pickle=False)
+        rows = np.load(io.BytesIO(built.read_member(row, "spectrogram")), allow_pickle=False)
         assert (rows.shape, rows.dtype) == ((30, 735), np.float16)
         assert record["key"] == row["key"]
         assert "." not in row["key"]
@@ -54,10 +56,9 @@ def test_the_spectrogram_can_be_computed_again_from_the_flac(built):
 
     from soundvid.features.spectrogram import Spectrogram
 
-    row = built.release().samples()[0]
-    sample, path = sample_of(row), built.shard_path(row["shard"])
-    sound, _ = soundfile.read(io.BytesIO(read_member(path, sample.members["flac"])), dtype="int16")
-    stored = np.load(io.BytesIO(read_member(path, sample.members["spectrogram.npy"])))
+    row = built.release().samples.slice(0, 1).to_pylist()[0]
+    sound, _ = soundfile.read(io.BytesIO(built.read_member(row, "flac")), dtype="int16")
+    stored = np.load(io.BytesIO(built.read_member(row, "spectrogram")))
     again = Spectrogram(44100, Fraction(30))(sound, row["start_frame"], row["frames"]).astype(np.float16)
     np.testing.assert_array_equal(stored, again)
 
@@ -68,7 +69,7 @@ def test_webdataset_reads_the_shards(built):
     release = built.release()
     urls = [str(built.shard_path(s)) for s in release.shards]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
-    assert sorted(s["__key__"] for s in samples) == sorted(r["key"] for r in release.samples())
+    assert sorted(s["__key__"] for s in samples) == sorted(release.samples.column("key").to_pylist())
     assert samples[0]["spectrogram.npy"].shape == (30, 735)
     assert samples[0]["json"]["frames"] == 30
 
@@ -102,10 +103,21 @@ def test_repacking_merges_shards_and_keeps_every_sample(built):
     assert changed
     assert after.name == "1.1.1"
     assert len(after.shards) == 1
-    assert {(r["key"], r["sha256"]) for r in after.samples()} == {(r["key"], r["sha256"]) for r in before.samples()}
+    columns = ["key", "sha256", "start_frame"]
+    assert after.samples.select(columns).sort_by("key") == before.samples.select(columns).sort_by("key")
     for release in built.releases():  # the older versions still stand
         assert verify(built, release, decode=True).problems == []
-    assert repack(built) == (after, False)
+    again, changed = repack(built)
+    assert (again.name, changed) == (after.name, False)
+
+
+def test_repacking_copies_no_damaged_sample(built):
+    path = built.shard_path(built.release().shards[0])
+    one_bit(path)
+    with pytest.raises(DatasetError, match=r"the shard is damaged at sample toy.*put the shard back") as error:
+        repack(built)
+    assert str(path) in str(error.value)
+    assert len(built.releases()) == 2 and not list(built.shards.glob(".*"))
 
 
 def test_small_shards_are_cut_at_the_size_that_is_asked_for(toys, tmp_path):
@@ -118,7 +130,31 @@ def test_small_shards_are_cut_at_the_size_that_is_asked_for(toys, tmp_path):
 def test_a_whole_dataset_verifies(built):
     result = verify(built, built.release(), decode=True)
     assert result.ok
-    assert (result.shards, result.samples) == (2, len(built.release().samples()))
+    assert (result.shards, result.samples) == (2, len(built.release().samples))
+
+
+def test_rows_of_a_feature_that_are_not_those_of_the_sound_are_found(built):
+    """With hashes that fit, only computing a row again tells that it is wrong."""
+    release = built.release()
+    shard, row = release.shards[0], release.samples.filter(pc.equal(release.samples["shard"], release.shards[0].file))
+    row = row.slice(0, 1).to_pylist()[0]
+    data = bytearray(built.read(shard.file, 0, shard.bytes))
+    end = row["spectrogram_offset"] + row["spectrogram_size"]
+    values = np.frombuffer(data, np.float16, 735, end - 2 * 735)  # of the last picture
+    data[end - 2 * 735 : end] = (values + np.float16(3)).tobytes()
+    path = built.shard_path(shard)
+    os.chmod(path, 0o644)
+    path.write_bytes(data)
+    stored = hashlib.sha256(data[row["sample_offset"] :][: row["sample_size"]]).hexdigest()
+    rewrite(release.folder / "samples.parquet", lambda rows: [
+        {**r, "sha256": stored} if r["key"] == row["key"] else r for r in rows
+    ])  # fmt: skip
+    manifest = json.loads((release.folder / "manifest.json").read_text())
+    manifest["shards"][0]["sha256"] = hashlib.sha256(data).hexdigest()
+    (release.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(built, built.release()).ok
+    (problem,) = verify(built, built.release(), decode=True).problems
+    assert row["key"] in problem and "spectrogram.npy: row 29 is not that of the clip" in problem
 
 
 def one_bit(path: Path) -> None:
@@ -172,7 +208,7 @@ def test_verify_finds_what_was_broken(built):
         rows[0]["outcome"] = ""
         return rows
 
-    restoring(ledger, lambda: rewrite(ledger, endless), "have no end")
+    restoring(ledger, lambda: rewrite(ledger, endless), "have no outcome")
 
     def longer(rows):
         for row in rows:
@@ -180,6 +216,27 @@ def test_verify_finds_what_was_broken(built):
         return rows
 
     restoring(samples, lambda: rewrite(samples, longer), "decodes to frames 30, the index says 31", decode=True)
+
+    def changed(column, value):
+        def change(rows):
+            rows[0][column] = value
+            return rows
+
+        return lambda: rewrite(samples, change)
+
+    for column, value in (("sample_offset", -512), ("mp4_offset", -(1 << 40)), ("mp4_size", 1 << 60)):
+        restoring(samples, changed(column, value), "does not lie where samples.parquet says", decode=True)
+    restoring(samples, changed("shard", "../../../etc/passwd"), "which the manifest does not list", decode=True)
+    restoring(samples, changed("sha256", "0" * 64), "its bytes are not those whose sha256", decode=True)
+    restoring(samples, changed("subject", "nobody"), ".json says subject 'toy', the index 'nobody'", decode=True)
+    restoring(samples, changed("fps_exact", "31"), ".json says fps '30', the index '31'", decode=True)
+
+    def elsewhere():
+        manifest["shards"][0]["file"] = "../../../etc/passwd"
+        (release.folder / "manifest.json").write_text(json.dumps(manifest))
+
+    manifest = json.loads((release.folder / "manifest.json").read_text())
+    restoring(release.folder / "manifest.json", elsewhere, "is not the name of a shard; it is not read", decode=True)
     assert problems(decode=True) == ""
 
 
@@ -224,6 +281,6 @@ def test_long_and_strange_names_make_safe_keys(tmp_path):
     build(toy_recipe(tmp_path / "v"), store=tmp_path / "s")
     dataset = Dataset(tmp_path / "s", "toy")
     assert verify(dataset, dataset.release()).ok
-    for row in dataset.release().samples():
+    for row in dataset.release().samples.to_pylist():
         assert row["key"].isascii()
         assert len(row["key"]) < 80

@@ -9,7 +9,7 @@ from soundvid.sources.model import DiscoveredSource, Origin, group_of
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.catalogue_schema import CatalogueEntry
 from soundvid.sources.web.errors import SourcesError
-from soundvid.sources.web.fetch import policy_problem
+from soundvid.sources.web.fetch import has_pixels, pixels_within, policy_problem
 from soundvid.sources.web.licence import UNSTATED, licence_name
 from soundvid.sources.web.partial_download import RequiredRanges
 from soundvid.verdict import Outcome, Verdict
@@ -51,6 +51,11 @@ def _discovered(
         problem = policy_problem(recipe.download, {**known, "licence": licence})
         if problem is not None:
             verdict = Verdict("rejected", "fetch", problem.code, problem.message)
+        elif not has_pixels(entry, pixels_within(recipe.download, recipe.pixels_needed)):
+            message = f"only downloaded with {entry.width}x{entry.height} pixels: "
+            message += entry.message or "run 'soundvid sources sync' with this recipe"
+            again = entry.retryable or not entry.code
+            verdict = Verdict("failed", "fetch", entry.code or "not_fetched", message, again)
         elif not covers(entry.available_spans, RequiredRanges.of(recipe).of_source(entry.source_id, members)):
             message = "only other parts were downloaded: " + (entry.message or "run 'soundvid sources sync'")
             verdict = Verdict(

@@ -320,6 +320,14 @@ class Catalogue:
         )
         return [entry_from_row(row) for row in self._rows(query, (followed,))]
 
+    def smaller_entries(self, followed: int, pixels: tuple[int, int]) -> list[CatalogueEntry]:
+        """Members from yt-dlp that were downloaded with fewer pixels (width, height) in either direction."""
+        query = (
+            "SELECT * FROM entries WHERE state = 'fetched' AND format_id IS NOT NULL AND (width < ? OR height < ?) "
+            "AND source_id IN (SELECT source_id FROM members WHERE followed = ?) ORDER BY source_id"
+        )
+        return [entry_from_row(row) for row in self._rows(query, (*pixels, followed))]
+
     def states(self, followed: Iterable[int]) -> dict[str, int]:
         """The number of entries of these followed sources in each state."""
         ids = list(followed)
@@ -372,7 +380,8 @@ class Catalogue:
     ) -> CatalogueEntry:
         """Record why a download failed, and the metadata that it found; `tried`: whether it counts as an attempt.
 
-        Spans that were downloaded before stay available: the entry stays `fetched` and carries the failure as well.
+        What was downloaded before stays available: if more of it, or more pixels, could not be had, the entry stays
+        `fetched` and carries the failure as well.
         """
         entry = self.entry(source_id)
         assert entry is not None
@@ -382,7 +391,7 @@ class Catalogue:
         self._update(
             source_id,
             **kept,
-            state="fetched" if entry.available_spans is not None else problem.kind.outcome,
+            state="fetched" if entry.state == "fetched" else problem.kind.outcome,
             code=problem.code,
             message=problem.message,
             retryable=int(delay is not None),

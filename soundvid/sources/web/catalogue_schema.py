@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS entries (
     not_before REAL NOT NULL DEFAULT 0, redacted INTEGER NOT NULL DEFAULT 0, added_at TEXT NOT NULL, ended_at TEXT,
     file TEXT, sha256 TEXT, bytes INTEGER, duration REAL, width INTEGER, height INTEGER,
     licence TEXT, licence_stated TEXT, uploader TEXT, channel TEXT, upload_date TEXT, title TEXT,
-    format_id TEXT, promised REAL, opt_out TEXT, checked_at TEXT, rot TEXT, held TEXT);
+    format_id TEXT, promised REAL, opt_out TEXT, checked_at TEXT, rot TEXT, held TEXT,
+    chosen_for TEXT);
 CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, next_attempt);
 CREATE INDEX IF NOT EXISTS entries_by_content ON entries (sha256);
 CREATE TABLE IF NOT EXISTS members (
@@ -34,6 +35,7 @@ CREATE TABLE IF NOT EXISTS aliases (alias TEXT PRIMARY KEY, source_id TEXT NOT N
 """
 ADDED_COLUMNS = (
     ("entries", "held TEXT"),
+    ("entries", "chosen_for TEXT"),
     ("followed", "reached TEXT NOT NULL DEFAULT ''"),
 )  # that older stores lack
 
@@ -95,6 +97,7 @@ class CatalogueEntry:
     opt_out: str | None
     checked_at: str | None
     rot: str | None
+    chosen_for: str | None  # "WxH": the pixels for which its format was chosen, of videos from yt-dlp
     available_spans: Spans | None  # seconds, if only parts of the video were downloaded; column `held`
 
 
@@ -121,7 +124,7 @@ class FollowedSource:
 
 # Columns that are known before a video is downloaded, and those that are recorded afterwards.
 METADATA = ("licence", "licence_stated", "uploader", "channel", "upload_date", "title", "promised", "opt_out")
-RECORDED = (*METADATA, "sha256", "bytes", "duration", "width", "height", "format_id")
+RECORDED = (*METADATA, "sha256", "bytes", "duration", "width", "height", "format_id", "chosen_for")
 
 
 def entry_from_row(row: sqlite3.Row) -> CatalogueEntry:

@@ -32,6 +32,7 @@ from soundvid.sources.web.validate import commit_source, page_problem, validate_
 from soundvid.sources.web.ytdlp import VERSION, YtDlpClient, choose_formats, identity_of
 from soundvid.util.redact import clean_address
 
+_CHOSEN_FOR = "286x286"  # entries of older stores: the pixels that recipes need by default
 # Errors of the operating system that concern the store and not the video.
 STORE_ERRORS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "the disk quota is used up"}
 STORE_ERRORS |= {errno.EROFS: "it is read-only", errno.EACCES: "it may not be written"}
@@ -112,6 +113,20 @@ def listed_problem(options: Download, entry: CatalogueEntry) -> FetchProblem | N
     """Why a video is rejected by the licence and length in its listing alone; None if that cannot be decided yet."""
     name = licence_name(entry.licence_stated)
     return None if name == UNSTATED else policy_problem(options, {"licence": name, "promised": entry.promised})
+
+
+def pixels_within(options: Download, pixels: tuple[int, int]) -> tuple[int, int]:
+    """The pixels (width, height) that a format should have, as far as `max_height` allows them."""
+    return pixels[0], pixels[1] if options.max_height is None else min(pixels[1], options.max_height)
+
+
+def has_pixels(entry: CatalogueEntry, pixels: tuple[int, int]) -> bool:
+    """Whether a downloaded video has these pixels (width, height), or as many of them as its site offers."""
+    if entry.format_id is None or entry.width is None or entry.height is None:
+        return True  # a plain file: there is one format of it
+    chosen_for = re.fullmatch(r"(\d+)x(\d+)", entry.chosen_for or _CHOSEN_FOR)
+    enough = [(entry.width, entry.height), *([(int(chosen_for[1]), int(chosen_for[2]))] if chosen_for else [])]
+    return any(width >= pixels[0] and height >= pixels[1] for width, height in enough)
 
 
 class _Fetch:
@@ -200,6 +215,9 @@ class _Fetch:
         """Download the required spans of the file at `url`; None if the whole file has to be downloaded."""
         if self.job.required is None:
             return None
+        current = self.catalogue.entry(self.name)
+        if current is not None and current.state == "fetched" and current.available_spans is None:
+            return None  # others may need the whole video, which is here with fewer pixels
         target = self.catalogue.incoming / f"{self.name}{ENDING}"
         old = self._partial_entry()
         try:
@@ -221,12 +239,9 @@ class _Fetch:
 
     def _partial_entry(self) -> CatalogueEntry | None:
         """The entry in its current state, if only spans of it were downloaded."""
-        standing = self.catalogue.entry(self.name)
-        return (
-            standing
-            if standing is not None and standing.state == "fetched" and standing.available_spans is not None
-            else None
-        )
+        entry = self.catalogue.entry(self.name)
+        partial = entry is not None and entry.state == "fetched" and entry.available_spans is not None
+        return entry if partial else None
 
     def _read_page(self, found: NotMediaError) -> Path | CatalogueEntry:
         host = urlsplit(found.url).hostname or ""
@@ -268,12 +283,16 @@ class _Fetch:
             raise FetchProblem(
                 "too_large", f"{sum(sizes):,} bytes; download.max_bytes allows {self.options.max_bytes:,}"
             )
+        self.record["chosen_for"] = "{}x{}".format(*pixels_within(self.options, self.fetcher.pixels))
         self.record["format_id"] = "+".join(str(f.get("format_id", "0")) for f in forms)
         parts = [self._fetch_format(client, info, form, single=len(forms) == 1) for form in forms]
         return parts[0] if len(parts) == 1 else self._mux(parts)
 
     def _is_available(self, entry: CatalogueEntry) -> bool:
-        return entry.state == "fetched" and covers(entry.available_spans, self.job.required)
+        pixels = pixels_within(self.options, self.fetcher.pixels)
+        return (
+            entry.state == "fetched" and covers(entry.available_spans, self.job.required) and has_pixels(entry, pixels)
+        )
 
     def _resolve_identity(self, info: dict[str, Any]) -> None:
         extractor, media_id = identity_of(info, self.job.entry.url)

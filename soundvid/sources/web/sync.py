@@ -22,7 +22,16 @@ from soundvid.recipe.sources import WEB_KINDS, Download, WebSource
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.catalogue_schema import CatalogueEntry, FollowedSource
 from soundvid.sources.web.errors import BY_POLICY, FetchProblem, SourcesError, is_over
-from soundvid.sources.web.fetch import STORE_ERRORS, Fetcher, FetchJob, SyncStopped, listed_problem, policy_problem
+from soundvid.sources.web.fetch import (
+    STORE_ERRORS,
+    Fetcher,
+    FetchJob,
+    SyncStopped,
+    has_pixels,
+    listed_problem,
+    pixels_within,
+    policy_problem,
+)
 from soundvid.sources.web.http import load_jar
 from soundvid.sources.web.licence import licence_name
 from soundvid.sources.web.listing import Lister
@@ -178,13 +187,18 @@ class Session:
         return list(due.values())
 
     def incomplete(self) -> list[CatalogueEntry]:
-        """Entries of which only spans were downloaded, and more is required."""
+        """Fetched entries of which more spans are required, or more pixels."""
         partial = {e.source_id: e for one in self.followed for e in self.catalogue.partial_entries(one)}
         required = self.required(partial)
-        return [e for name, e in partial.items() if not covers(e.available_spans, required[name])]
+        found = {name: e for name, e in partial.items() if not covers(e.available_spans, required[name])}
+        pixels = pixels_within(self.options, self.policy.pixels)
+        for entry in (e for one in self.followed for e in self.catalogue.smaller_entries(one, pixels)):
+            if not has_pixels(entry, pixels):
+                found[entry.source_id] = entry
+        return list(found.values())
 
     def failed(self, followed: list[int]) -> list[CatalogueEntry]:
-        """Failed entries, including those of which more spans are required."""
+        """Failed entries, including fetched ones of which more spans or pixels could not be downloaded."""
         return self.catalogue.entries(("failed",), followed) + [e for e in self.incomplete() if e.code]
 
     def required(self, names: Iterable[str]) -> dict[str, Spans | None]:
@@ -274,10 +288,10 @@ class Session:
                         waiting.discard(future)
                         entry, asked = future.result()
                         tried += asked
-                        # Spans that were downloaded before stay, and the download of further ones has failed.
+                        # What was downloaded before stays, and the download of more of it has failed.
                         self.progress.source(
                             entry.source_id,
-                            "failed" if entry.code and entry.available_spans else entry.state,
+                            "failed" if entry.code and entry.state == "fetched" else entry.state,
                             entry.message,
                         )
                         self.progress.step()
@@ -364,8 +378,12 @@ def fetch(store: Path, recipe: Recipe, source_ids: Iterable[str], progress: Prog
     progress = progress or ProgressCallback()
     wanted = set(source_ids)
     with Catalogue(store) as catalogue, catalogue.lock(wait=LOCK_TIMEOUT):
+        pixels = pixels_within(recipe.download, recipe.pixels_needed)
         named = filter(None, map(catalogue.entry, sorted(wanted)))
-        if all(e.state == "removed" or (e.state == "fetched" and e.available_spans is None) for e in named):
+        if all(
+            e.state == "removed" or (e.state == "fetched" and e.available_spans is None and has_pixels(e, pixels))
+            for e in named
+        ):
             return 0
         session = Session(catalogue, Policy.of(recipe), progress)
         ids = session.restore(recipe.web_sources)

@@ -19,7 +19,7 @@ from yt_dlp.downloader.hls import HlsFD
 from yt_dlp.downloader.http import HttpFD
 from yt_dlp.extractor import gen_extractor_classes
 from yt_dlp.networking._urllib import HTTPHandler, RedirectHandler, UrllibRH
-from yt_dlp.networking.exceptions import HTTPError, TransportError
+from yt_dlp.networking.exceptions import HTTPError, RequestError, TransportError
 from yt_dlp.plugins import load_all_plugins
 from yt_dlp.utils import DownloadError, ExtractorError, GeoRestrictedError, PlaylistEntries, UnsupportedError
 
@@ -39,6 +39,7 @@ _DOWNLOADERS = {
     "m3u8_native": HlsFD,
     "http_dash_segments": DashSegmentsFD,
 }
+_CONTAINERS = ("Tab", "Playlist", "Channel", "Set")  # endings of the names of extractors of playlists
 _NETWORK_ERRORS = (ConnectionError, TimeoutError, socket.gaierror)
 _DEPTH = 3  # of nested playlists, such as a channel's tabs
 
@@ -216,7 +217,7 @@ class YtDlpClient:
             if downloader is HlsFD:
                 merged["hls_media_playlist_data"] = self._hls_playlist(merged)
             done, _ = downloader(self._ydl, self._ydl.params).download(str(part), merged)
-        except (DownloadError, ExtractorError, HTTPError) as error:
+        except (DownloadError, ExtractorError, RequestError) as error:
             raise self._problem(error, form["url"]) from error
         finally:
             self._on_status = lambda status: None
@@ -245,7 +246,8 @@ class YtDlpClient:
         while len(chain) < 12:
             last = chain[-1]
             inner = (getattr(last, "exc_info", None) or (None, None))[1]
-            following = inner or getattr(last, "cause", None) or last.__cause__
+            unexpected = next(iter(getattr(last, "unexpected_errors", ())), None)  # of NoSupportingHandlers
+            following = inner or unexpected or getattr(last, "cause", None) or last.__cause__
             if following is None:
                 stated, following = min(stated, len(chain)), last.__context__
             if not isinstance(following, BaseException) or following in chain:
@@ -365,11 +367,20 @@ def identify(url: str) -> tuple[str, str]:
         for extractor in _extractors():
             if extractor.suitable(url):
                 key = extractor.ie_key()
-                media_id = None if key == "Generic" else extractor.get_temp_id(url)
-                if media_id:
-                    return key.lower(), media_id
+                if key == "Generic":
+                    break
+                # The id in the address of a container, such as watch?v=...&list=..., is the container's, and others
+                # name its videos as well. Until a video's own id is known, its address is its id.
+                own = extractor.get_temp_id(url) if _names_one_video(extractor) else canonical(url)
+                if own:
+                    return key.lower(), own
                 break
     return WEB, canonical(url)
+
+
+def _names_one_video(extractor: Any) -> bool:
+    """Whether the id in an extractor's addresses is that of one video, and not that of a playlist or of all parts."""
+    return not extractor.ie_key().endswith(_CONTAINERS) and extractor._RETURN_TYPE in ("video", None)
 
 
 def identity_of(info: dict[str, Any], url: str) -> tuple[str, str]:
@@ -381,9 +392,7 @@ def identity_of(info: dict[str, Any], url: str) -> tuple[str, str]:
 
 
 def _is_list(entry: dict[str, Any]) -> bool:
-    return entry["_type"] == "playlist" or str(entry.get("ie_key") or "").endswith(
-        ("Tab", "Playlist", "Channel", "Set")
-    )
+    return entry["_type"] == "playlist" or str(entry.get("ie_key") or "").endswith(_CONTAINERS)
 
 
 def _listed(entry: dict[str, Any], playlist: dict[str, Any]) -> ListedVideo | None:

@@ -41,6 +41,20 @@ class LoopbackTubeChannelIE(InfoExtractor):
         return self.playlist_result(self._entries(base, channel_id), channel_id, channel_id)
 
 
+class LoopbackTubePlaylistIE(InfoExtractor):
+    """A playlist's page while one of its videos is shown, `?v=...`: that one where single videos are wanted."""
+
+    _VALID_URL = r"(?P<base>http://127\.0\.0\.1:\d+)/mix\?v=(?P<video>[\w-]+)&list=(?P<id>[\w-]+)"
+
+    def _real_extract(self, url):
+        base, video_id, list_id = self._match_valid_url(url).group("base", "video", "id")
+        if self._yes_playlist(list_id, video_id):
+            ids = self._download_json(f"{base}/api/{list_id}", list_id)
+            entries = [self.url_result(f"{base}/watch/{i}", LoopbackTubeIE, i) for i in ids]
+            return self.playlist_result(entries, list_id)
+        return self.url_result(f"{base}/watch/{video_id}", LoopbackTubeIE, video_id)
+
+
 class LoopbackTubeHomeIE(InfoExtractor):
     """A channel whose videos stand in tabs, as YouTube has it."""
 
