@@ -99,7 +99,7 @@ def evaluate(run, split, options):
 
 
 def report(run):
-    slope = float(run.opened.system.networks["line"].weight)
+    slope = run.opened.system.networks["line"].weight.item()
     return [Section("line", "Line", "The line", "What was learnt.", Markup("<p>slope {:.3f}</p>").format(slope))]
 
 

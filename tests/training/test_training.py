@@ -204,7 +204,7 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     values = request(store, out).values
     config = train.configured(stage, "recommended", train.parse_values(values, get("sound_to_video"))[""])
     clips = load("toy", store=store)
-    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, {})
     inner = system.training_step
 
     def poisoned(batch, step):
@@ -233,14 +233,14 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     assert [r["kind"] for r in RunFolder(out).log()][-1] == "alarm"
 
 
-def test_what_was_not_looked_at_is_not_saved(store, tmp_path):
+def test_what_was_not_checked_is_not_saved(store, tmp_path):
     """On a GPU the numbers are read every `log_every` steps only; a checkpoint between two readings is still clean."""
     out = tmp_path / "run"
     stage = get("sound_to_video").stage()
     values = (*request(store, out).values, "log_every=1000", "checkpoint_every=2", "steps=9")
     config = train.configured(stage, "recommended", train.parse_values(values, get("sound_to_video"))[""])
     examples = stage.examples(config, load("toy", store=store), "train")
-    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, {})
     inner = system.training_step
 
     def poisoned(batch, step):
@@ -248,7 +248,7 @@ def test_what_was_not_looked_at_is_not_saved(store, tmp_path):
 
     system.training_step = poisoned
     loop = Loop(RunFolder(out), config, system, examples, None, device=torch.device("cpu"), workers=0)
-    loop.look_every = 1000  # as on a GPU
+    loop.check_every = 1000  # as on a GPU
     with pytest.raises(TrainingError, match=r"step 4: .*l1.* is no longer finite"):
         loop.run(resume=False)
     assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000002"]
