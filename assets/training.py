@@ -74,7 +74,7 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
         **common,
         deps=[checkpoint],
         kinds={"html"},
-        description="How the newest checkpoint does on clips it did not learn from, beside baselines; and the run's "
+        description="How the newest checkpoint does on clips it did not learn from, next to baselines, and the run's "
         "page.",
     )
     def metric_report(

@@ -3,7 +3,7 @@
     python -m benchmarks.generate [--seconds 20] [--long 600] [--threads 2] [--scale 4]
 
 The networks are untrained: their weights do not change what they cost. Each row runs in a process of its own.
-CPU time stands beside wall time, because a busy machine stretches the one and hardly the other.
+CPU time is printed as well as wall time: a busy machine lengthens wall time, and hardly CPU time.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def build(folder: Path, subjects: list[str], counts: list[int]) -> str:
 
 def train(folder: Path, dataset: str, subject: str, preset: str, options: argparse.Namespace) -> Path:
     """Train, or go on training, by the function that `soundvid train` calls."""
-    from soundvid.cli.train import clock
+    from soundvid.cli.ui import duration as clock
     from soundvid.runs import train
     from soundvid.training.log import Numbers, TrainingCallback
 

@@ -41,8 +41,8 @@ class Lines(TrainingCallback):
         self.name = name
 
     def validated(self, step: int, numbers: Any, better: bool) -> None:
-        told = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
-        print(f"  {self.name} step {step}: {told}{'  (best)' if better else ''}", flush=True)
+        text = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+        print(f"  {self.name} step {step}: {text}{'  (best)' if better else ''}", flush=True)
 
 
 def recipe(media: Path, seconds: float) -> Recipe:
@@ -129,8 +129,8 @@ def main() -> None:
         found: Counter[str] = Counter()
         for row in rows:
             found[row["condition"] or split] += row["seconds"]
-        told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.items())
-        print(f"{result.dataset}@{result.version} {split}: {len(rows)} clips, {told}", flush=True)
+        text = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in found.items())
+        print(f"{result.dataset}@{result.version} {split}: {len(rows)} clips, {text}", flush=True)
     for preset in args.presets.split(","):
         run = train(preset, args, store)
         found = evaluate_run(run, "test")

@@ -1,7 +1,7 @@
 """What a step of system 1 costs: operations and time for each preset; what waits for data; what generates how fast.
 
 On a CPU: one thread, batch 2, in float32, frames as each preset has them, the papers' presets with --frames (10). With
-CUDA: batch 2 and 16, all 100 frames, bfloat16, eager and compiled, beside what a large matrix product reaches there.
+CUDA: batch 2 and 16, all 100 frames, bfloat16, eager and compiled, next to what a large matrix product reaches there.
 Operations are counted by torch (matrix products and convolutions, forward and backward). Batches are made of noise;
 the share of a step spent waiting for data is measured by `soundvid train` itself, on a dataset.
 
@@ -21,7 +21,7 @@ from statistics import mean, median
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from soundvid.systems.sound_to_video import PRESETS, Config
+from soundvid.systems.sound_to_video.config import PRESETS, Config
 from soundvid.systems.sound_to_video.system import SoundToVideo
 from soundvid.training.system import Batch
 
@@ -121,7 +121,7 @@ def data_wait(store: Path, dataset: str, preset: str) -> None:
         rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         train = [r for r in rows if r["kind"] == "train"][1:]  # the first holds the start
         wait, step = mean(r["data_wait"] for r in train), mean(r["step_seconds"] for r in train)
-        print(f"data wait, {preset}, batch 2, one worker beside it: {wait:.1%} of a step of {step:.2f} s")
+        print(f"data wait, {preset}, batch 2, one worker: {wait:.1%} of a step of {step:.2f} s")
 
 
 def main() -> None:

@@ -17,8 +17,6 @@ KNOWN: set[tuple[str, str]] = {
     ("soundvid.builder.engine", "soundvid"),
     ("soundvid.builder.release", "soundvid.reports.card"),
     ("soundvid.builder.release", "soundvid.reports.version_page"),
-    ("soundvid.training.run", "soundvid.training.system"),
-    ("soundvid.training.system", "soundvid.training.run"),
 }
 
 

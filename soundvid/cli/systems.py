@@ -24,7 +24,7 @@ TYPES: dict[Kind, Any] = {
 METAVARS: dict[Kind, str] = {"box": "X,Y,W,H"}
 
 
-def names() -> str:
+def summaries() -> str:
     """`sound_to_video (one image + sound -> video), ...`: for a help text."""
     return "; ".join(f"{spec.name} ({spec.summary})" for spec in registry.specs())
 
@@ -35,7 +35,7 @@ def presets() -> str:
 
 
 def with_options(command: Callable[..., None], options: Callable[[SystemSpec], Sequence[Option]]) -> Any:
-    """`command` with an option for each that a system takes, where its parameter `given` stands.
+    """`command` with an option for each that a system takes, in place of its parameter `given`.
 
     `given` becomes a dict of those that were used, by name.
     """

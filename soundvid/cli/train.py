@@ -1,84 +1,65 @@
-"""`soundvid train`: a system on a dataset, on the command line."""
+"""`soundvid train`: trains a system on a dataset."""
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from soundvid.cli import systems
+from soundvid.cli import systems, ui
+from soundvid.cli.ui import JsonOption, RecipeArgument, StoreOption
 from soundvid.errors import SoundvidError
-from soundvid.recipe.model import built_in
 
-err = Console(stderr=True, highlight=False)
+INTERRUPTED = "stopped at once; the same command with --resume goes on from the last checkpoint, or starts anew"
 
 
 def need_torch() -> None:
-    """One line where what training needs is not installed."""
+    """Raise SoundvidError, one line, where what training needs is not installed."""
     missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
     if missing:
         raise SoundvidError(f"{' and '.join(missing)} is needed for this: pip install 'soundvid[train]'")
 
 
-def clock(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
-
-
-def make_callback(progress: Progress) -> Any:
+def make_callback(progress: ui.ConsoleProgress) -> Any:
+    """Shows a training: a bar with the numbers of the last steps; a line for each validation."""
     from soundvid.training.log import Numbers, TrainingCallback
 
-    class Console(TrainingCallback):
-        """A bar with the numbers of the last steps; a line for each validation."""
-
-        def __init__(self) -> None:
-            self.bar: Any = None
-
+    class ShowTraining(TrainingCallback):
         def stage(self, name: str, start: int, steps: int) -> None:
-            if self.bar is not None:
-                progress.remove_task(self.bar)
-            self.bar = progress.add_task(name, total=steps, completed=start, status="reading the first clips")
+            progress.phase(name, steps, "steps")
+            progress.update(start, note="reading the first clips")
 
         def step(self, step: int, numbers: Numbers, seconds_left: float) -> None:
             losses = "  ".join(f"{k} {numbers[k]:.3g}" for k in ("loss", "l1") if k in numbers)
-            status = (
-                f"{losses}  {numbers['samples_per_second']:.1f} clips/s  data wait {numbers['data_wait']:.0%}"
-                f"  {clock(seconds_left)} left"
-            )
-            progress.update(self.bar, completed=step, status=status)
-            if not err.is_terminal:
-                self.say(f"step {step}: {status}")
+            speed = f"{numbers['samples_per_second']:.1f} clips/s  data wait {numbers['data_wait']:.0%}"
+            progress.update(step, note=f"{losses}  {speed}  {ui.duration(seconds_left)} left")
 
         def validated(self, step: int, numbers: Numbers, better: bool) -> None:
             measured = "  ".join(f"{k} {v:.4g}" for k, v in numbers.items())
             self.say(f"step {step}, validation clips: {measured}{'  (best so far)' if better else ''}")
 
         def say(self, text: str) -> None:
-            progress.print(escape(text), soft_wrap=True)
+            progress.print(escape(text))
 
-    return Console()
+    return ShowTraining()
 
 
 def _train(
     *,
-    recipe: Annotated[str, typer.Argument(help=f"A built-in recipe ({', '.join(built_in())}) or a YAML file.")],
+    recipe: RecipeArgument,
     out: Annotated[Path, typer.Option("--out", help="The run's folder: checkpoints, log, pictures.")],
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", metavar="NAME[@VERSION]", help="By default the newest version of the recipe's."),
     ] = None,
-    store: Annotated[Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="Where datasets live.")] = Path(
-        "store"
-    ),
+    store: StoreOption = ui.STORE,
     preset: Annotated[str | None, typer.Option("--preset", help=f"Of {systems.presets()}.")] = None,
-    system: Annotated[str | None, typer.Option("--system", help=f"{systems.names()}.")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help=f"By default the recipe's: {systems.summaries()}.")
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the whole run.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Stop, with a checkpoint, after.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Clips a step, on each device.")] = None,
@@ -89,7 +70,7 @@ def _train(
     given: dict[str, Any],
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     workers: Annotated[int | None, typer.Option("--workers", min=0, max=64, help="Processes that read data.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a system on a dataset version. Ctrl-C saves first; --resume goes on exactly where it was.
 
@@ -100,15 +81,13 @@ def _train(
     need_torch()
     # Before torch is loaded: threads that spin while they wait take a busy machine's cores from each other.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if device not in ("auto", "cpu", "cuda"):
-        raise SoundvidError(f"--device {device}: auto, cpu or cuda")
     wanted = load(recipe)
     chosen = wanted.training
     asked = [f"{k}={json.dumps(v)}" for k, v in (chosen.set if system in (None, chosen.system) else {}).items()]
     asked += [f"{k}={v}" for k, v in (("steps", steps), ("batch", batch)) if v is not None]
     asked += systems.train_values(system or chosen.system, given)
 
-    with _interruptible():
+    with ui.interruptible(INTERRUPTED):
         from soundvid.runs import train as training
 
     request = training.Request(
@@ -124,46 +103,25 @@ def _train(
         workers=workers,
         minutes=minutes,
     )
-    bars = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=os.environ.get("RANK", "0") != "0",
-    )
-    with _interruptible(), bars as progress:
+    with ui.interruptible(INTERRUPTED), ui.ConsoleProgress() as progress:
         done = training.train(request, make_callback(progress))
-    report(done, as_json)
+    _report(done, as_json)
 
 
 train = systems.with_options(_train, lambda spec: spec.train_options)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A line for a Ctrl-C before the loop can save, and for a second one that does not wait for it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("stopped at once; the same command with --resume goes on from the last checkpoint, or starts anew")
-        raise typer.Exit(130) from None
-
-
-def report(done: Any, as_json: bool) -> None:
+def _report(done: Any, as_json: bool) -> None:
     from soundvid.runs import train as training
 
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes
         if as_json:
-            print(json.dumps(training.summary(done), ensure_ascii=False), flush=True)
+            ui.answer(training.summary(done))
         for trained in done:
             outcome = trained.outcome
             best = "" if outcome.best is None else f", best {outcome.best:.4g}"
-            err.print(escape(f"{trained.stage}: step {outcome.step} after {clock(outcome.seconds)}{best}"))
-            err.print(escape(f"  {trained.folder}"), soft_wrap=True)
+            ui.say(f"{trained.stage}: step {outcome.step} after {ui.duration(outcome.seconds)}{best}")
+            ui.say(f"  {trained.folder}")
     if done[-1].outcome.reason == "stopped":
-        err.print("stopped and saved; the same command with --resume goes on from this step")
+        ui.say("stopped and saved; the same command with --resume goes on from this step")
         raise typer.Exit(130)

@@ -22,7 +22,7 @@ from soundvid.metrics.bootstrap import Bootstrap, Estimate
 from soundvid.metrics.table import Better, Kind, Measure, Row
 
 REAL = "real"
-OTHERS = 8  # clips whose sound stands for "another sound"
+OTHERS = 8  # clips whose sound is taken as "another sound"
 NO_MOTION, NO_ONSETS = "no motion", "no onsets"
 NO_OTHER = "no other sound"
 Features = Callable[[np.ndarray], np.ndarray]  # a video, uint8 `T H W 3` -> `D`

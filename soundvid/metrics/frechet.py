@@ -1,7 +1,7 @@
 """Distances between two sets of videos by their features: Frechet (FVD) and kernel (KVD).
 
 With few samples the Frechet distance is mostly bias: two draws of one 400-dimensional normal distribution (trace 100,
-variances falling as i^-1.5) are 34 apart at N = 40, 5.1 at N = 512 and 1.1 at N = 2048. Read it beside the
+variances falling as i^-1.5) are 34 apart at N = 40, 5.1 at N = 512 and 1.1 at N = 2048. Compare it with the
 real-against-real floor of the same N, or not at all.
 """
 

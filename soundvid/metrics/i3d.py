@@ -52,7 +52,7 @@ class Unit(nn.Module):
 
 
 class Pool(nn.Module):
-    """Maximum over a window that also sees the zeros around the video, as in the original."""
+    """Maximum over a window that includes the zeros around the video, as in the original."""
 
     def __init__(self, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class I3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or x.shape[1] != 3 or x.shape[2] < FEWEST or x.shape[3:] != (SIZE, SIZE):
-            raise ValueError(f"I3D sees B 3 T {SIZE} {SIZE} with T >= {FEWEST}, not {tuple(x.shape)}")
+            raise ValueError(f"I3D takes B 3 T {SIZE} {SIZE} with T >= {FEWEST}, not {tuple(x.shape)}")
         for name in self.order:
             x = self.get_submodule(name)(x)
         return self.logits(F.avg_pool3d(x, (2, 7, 7), 1))[..., 0, 0].mean(2)

@@ -108,7 +108,7 @@ def peaks(curve: np.ndarray) -> np.ndarray:
     span = float(np.ptp(curve)) if len(curve) else 0.0
     if span <= 0:
         return np.zeros(0, dtype=int)
-    padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # a peak may stand at either end
+    padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # a peak may be at either end
     return find_peaks(padded, prominence=0.3 * span)[0] - 1
 
 

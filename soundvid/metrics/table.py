@@ -28,7 +28,7 @@ class Measure:
 
     `value` is None where it could not be computed, and `missing` then says why in a few words ("weights missing",
     "no onsets in these clips"). `low` and `high` bound the 95 % bootstrap interval, None where there is none (one
-    source, a distance between sets). `n` counts the clips the number stands on, `sources` the independent videos
+    source, a distance between sets). `n` counts the clips the number is computed from, `sources` the independent videos
     they were cut from, which is what the interval resamples.
     """
 
@@ -51,7 +51,7 @@ class Measure:
             raise ValueError(f"measure {self.name}: without a value it has to say why in `missing`")
 
     def text(self) -> str:
-        """`0.912 [0.90, 0.93]`, or `not computed: weights missing`. The unit stands in the head of the column."""
+        """`0.912 [0.90, 0.93]`, or `not computed: weights missing`. The unit is in the head of the column."""
         if self.value is None:
             return f"not computed: {self.missing}"
         if self.low is None or self.high is None:
@@ -67,7 +67,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Row:
-    """Something that was measured. `condition` tells rows of one system apart (seen, unseen, another language)."""
+    """Something that was measured. `condition` distinguishes rows of one system (seen, unseen, another language)."""
 
     name: str
     kind: Kind
@@ -207,10 +207,10 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Read `evaluation/<split>.json` and, where it is there, the clips' file beside it."""
+        """Read `evaluation/<split>.json` and, where it is there, the clips' file next to it."""
         given = json.loads(path.read_text(encoding="utf-8"))
-        beside = path.with_name(f"{given['split']}.clips.jsonl")
-        lines = beside.read_text(encoding="utf-8").splitlines() if beside.exists() else []
+        per_clip = path.with_name(f"{given['split']}.clips.jsonl")
+        lines = per_clip.read_text(encoding="utf-8").splitlines() if per_clip.exists() else []
         return cls(
             given["split"],
             given["clips"],

@@ -1,4 +1,4 @@
-"""Real beside generated: the pictures and videos that pages of runs compare them with.
+"""Real next to generated: the pictures and videos that pages of runs compare them with.
 
 The frames have the colours of the papers' figures: real red, generated orange, the input green.
 """
@@ -31,7 +31,7 @@ def _larger(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def side_by_side(real: np.ndarray, made: np.ndarray) -> np.ndarray:
-    """Two pictures (uint8 `H W 3`) beside each other, real framed red, generated orange: uint8 `SIDE 2*SIDE 3`."""
+    """Two pictures (uint8 `H W 3`) side by side, real framed red, generated orange: uint8 `SIDE 2*SIDE 3`."""
     halves = []
     for picture, colour in ((real, REAL), (made, GENERATED)):
         framed = np.empty((SIDE, SIDE, 3), np.uint8)

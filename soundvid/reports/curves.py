@@ -62,7 +62,7 @@ def chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]], last_
 
 
 def _averaged(points: np.ndarray, width: int) -> np.ndarray:
-    """Means of every `width` neighbours of points (2, N); the last mean may stand on fewer."""
+    """Means of every `width` neighbours of points (2, N); the last mean may be of fewer."""
     if width <= 1:
         return points
     edges = np.arange(0, points.shape[1], width)

@@ -24,7 +24,7 @@ from soundvid.reports.version_page import count_text, environment, hours_text, s
 from soundvid.store.dataset import SPLITS, Release, find
 from soundvid.training.checkpoint import read_state
 from soundvid.training.run import OpenRun, RunConfig, RunFolder
-from soundvid.training.system import Stage
+from soundvid.training.system import Options
 
 ROWS = 40  # warnings on the page
 # Numbers that the loop itself adds to a line of the log; everything else there is the system's.
@@ -42,7 +42,7 @@ USES = {"train": "training", "validation": "choosing the best checkpoint"}
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page that a system adds: a heading with what stands under it.
+    """A part of the page that a system adds: a heading and its content.
 
     `anchor` names it in the page's navigation, where `short` is shown.
     """
@@ -64,7 +64,8 @@ class PageRun:
     config: RunConfig
     log: list[dict[str, Any]]
     evaluations: list[Evaluation]
-    stage: Stage
+    options: type[Options]  # the class of its config
+    preset: Options | None  # the preset that it was started with; None where soundvid no longer has it
     opened: OpenRun | None  # the trained system; None where there is no checkpoint yet
     which: Literal["best", "last"] = "best"
     charts: tuple[tuple[str, str], ...] = ()  # of the system: (regular expression of names, title) of the log's numbers
@@ -371,7 +372,7 @@ def curves_note(run: PageRun) -> str:
         return "There is no line of training in the log yet."
     return (
         "By step. A line of the log is a mean over the steps since the line before; where a chart has no room for all, "
-        "neighbours are averaged. Numbers beside the names are the last ones."
+        "neighbours are averaged. Numbers next to the names are the last ones."
     )
 
 
@@ -380,13 +381,12 @@ def curves_note(run: PageRun) -> str:
 
 def fields(run: PageRun) -> list[dict[str, Any]]:
     """Every field of the config: value, what the preset has, and its own words about itself and its source."""
-    preset = run.stage.presets.get(run.config.preset)
     rows = []
-    for name, info in run.stage.config.model_fields.items():
+    for name, info in run.options.model_fields.items():
         if name not in run.config.config:
             continue
         value = run.config.config[name]
-        given = preset.model_dump(mode="json").get(name) if preset is not None else value
+        given = run.preset.model_dump(mode="json").get(name) if run.preset is not None else value
         rows.append(
             {
                 "name": name,

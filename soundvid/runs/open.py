@@ -10,10 +10,9 @@ from pydantic import ValidationError
 
 from soundvid.errors import SoundvidError
 from soundvid.runs.registry import get
-from soundvid.systems.spec import SystemSpec
+from soundvid.systems.spec import Stage, SystemSpec
 from soundvid.training import checkpoint
 from soundvid.training.run import OpenRun, RunError, RunFolder, first_problem, stages_of
-from soundvid.training.system import Stage
 
 Which = Literal["best", "last"]
 

@@ -15,6 +15,7 @@ def load_page(path: Path, which: Which = "best") -> PageRun:
     folder = stage_folder(path)
     config = folder.config()
     spec = get(config.system)
+    stage = spec.stage(config.stage)
     saved = sorted((path / "evaluation").glob("*.json"), key=lambda p: (p.stem != "test", p.stem))
     return PageRun(
         path,
@@ -22,7 +23,8 @@ def load_page(path: Path, which: Which = "best") -> PageRun:
         config,
         folder.log(),
         [Evaluation.load(p) for p in saved],
-        spec.stage(config.stage),
+        stage.config,
+        stage.presets.get(config.preset),
         open_run(path, which) if checkpoints(folder.checkpoints) else None,
         which,
         spec.charts,

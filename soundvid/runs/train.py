@@ -18,7 +18,7 @@ from soundvid.errors import SoundvidError
 from soundvid.runs.open import choose_device, open_earlier
 from soundvid.runs.registry import get
 from soundvid.store.load import Clips, EmptySplit, load
-from soundvid.systems.spec import SystemSpec
+from soundvid.systems.spec import Stage, SystemSpec
 from soundvid.training import checkpoint, distributed
 from soundvid.training.log import TrainingCallback
 from soundvid.training.loop import Loop, Outcome, progress_of, seed_everything
@@ -32,7 +32,7 @@ from soundvid.training.run import (
     tools,
     write_stages,
 )
-from soundvid.training.system import Options, Stage
+from soundvid.training.system import Options
 
 # What may change when a run is resumed: how long, and what is logged and kept. All else would make it another run.
 MAY_CHANGE = {"steps", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep", "patience"}
@@ -89,14 +89,14 @@ def _stages(
     spec: SystemSpec, request: Request, device: torch.device, rank: int, world: int, callback: TrainingCallback
 ) -> list[TrainedStage]:
     several = len(spec.stages) > 1
-    begun = (request.out / "config.json").is_file()
-    if begun and not request.resume:
+    started = (request.out / "config.json").is_file()
+    if started and not request.resume:
         raise RunError(f"{request.out}: there is a run already; --resume goes on with it, or name another folder")
-    if begun and bool(stages_of(request.out)) != several:
+    if started and bool(stages_of(request.out)) != several:
         raise RunError(f"{request.out}: the run there is not one of {spec.name}; name another folder")
     distributed.barrier()  # the first process writes config.json soon: a slower one must not take it for an older run's
     values = parse_values(request.values, spec)
-    if not begun:
+    if not started:
         for stage in spec.stages:
             stage.check(_config(spec, stage, request, values))
     done: list[TrainedStage] = []

@@ -2,8 +2,8 @@
 
 A system is a package `soundvid.systems.NAME` with a `spec`, and a line in `soundvid.runs.registry`. Its other files
 have the same names in every system: config, data, networks, system, generate, evaluate, report. Importing the package
-must not import torch (help texts come from the spec), so the spec's functions import what they need when they are
-called.
+must be cheap (every help text comes from the specs), so the spec's functions import torch, configs and all else when
+they are called.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from soundvid.errors import SoundvidError
-from soundvid.training.system import Stage
 
 if TYPE_CHECKING:
     from soundvid.metrics.accumulator import ClipName, Features
     from soundvid.metrics.table import Evaluation
     from soundvid.reports.run_page import PageRun, Section
+    from soundvid.store.load import Clips
     from soundvid.training.run import OpenRun
+    from soundvid.training.system import Examples, Options, Purpose, System
 
 Medium = Literal["image", "sound", "video"]
 Kind = Literal["image", "sound", "video", "box", "file", "integer", "flag"]
@@ -76,11 +77,34 @@ class EvaluationOptions:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """One network, or group of networks, trained by one run of the loop."""
+
+    name: str  # the folder under RUN where a system has several stages
+    load_presets: "Callable[[], Mapping[str, Options]]"  # by name; all of one class, the stage's config
+    examples: "Callable[[Any, Clips, Purpose], Examples]"  # (config, clips, purpose)
+    make: "Callable[[Any, dict[str, Any], Mapping[str, OpenRun]], System]"
+    # (config, facts, earlier): `earlier` are the trained stages before this one, by name, with averaged networks in
+    # eval mode; a stage that was never trained is not among them.
+    check: Callable[[Any], None] = lambda config: None
+    # (config): raises SoundvidError where a new run cannot start so (weights that do not fit): before any stage trains
+
+    @property
+    def presets(self) -> "Mapping[str, Options]":
+        return self.load_presets()
+
+    @property
+    def config(self) -> "type[Options]":
+        return type(next(iter(self.presets.values())))
+
+
+@dataclass(frozen=True)
 class SystemSpec:
     """A system as `soundvid train --system NAME`, `evaluate`, `generate` and `report` know it."""
 
     name: str
     summary: str  # what it turns into what, in a few words
+    presets: tuple[str, ...]  # their names: every stage has one of each
     stages: tuple[Stage, ...]  # trained one after another; the last one generates
     inputs: tuple[Option, ...]  # what generating takes
     outputs: tuple[Medium, ...]  # what it makes
@@ -105,10 +129,6 @@ class SystemSpec:
         raise SoundvidError(
             f"{self.name}: there is no stage '{name}' (stages: {', '.join(s.name for s in self.stages)})"
         )
-
-    @property
-    def presets(self) -> list[str]:
-        return list(self.stages[-1].presets)
 
     def check_inputs(self, given: Mapping[str, Any], where: Path | str) -> None:
         """Raise SoundvidError where an input is given that the system does not take, or one is missing."""

@@ -31,7 +31,7 @@ from soundvid.training.system import System
 from soundvid.util.files import sync_to_disk
 
 FORMAT = 1
-STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold beside `format`
+STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold besides `format`
 
 
 class CheckpointError(SoundvidError):
@@ -64,15 +64,18 @@ def set_pointer(folder: Path, name: str, target: str) -> None:
 
 
 def resolve(folder: Path, which: str) -> Path:
-    """The checkpoint that `last` or `best` names; the newest where a kill came between it and its pointer.
+    """The checkpoint that `last` or `best` names, or one by its own name (`step-000300`).
 
-    Raises CheckpointError where there is none.
+    Where a kill came between a checkpoint and its pointer, `last` is the newest. A best one, or one by name, that is
+    gone: the best there is, or the newest. Raises CheckpointError where there is no checkpoint.
     """
     there = checkpoints(folder)
     if not there:
         raise CheckpointError(f"{folder}: there is no checkpoint yet; train it further (soundvid train --resume)")
-    pointer = folder / which
-    if which == "best" and pointer.is_file():
+    if folder / which in there:
+        return folder / which
+    pointer = folder / "best"
+    if which != "last" and pointer.is_file():
         path = folder / pointer.read_text(encoding="utf-8").strip()
         if path in there:
             return path

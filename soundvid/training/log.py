@@ -1,4 +1,4 @@
-"""The log of a run: log.jsonl always, TensorBoard where it is installed; and callbacks for whoever follows it."""
+"""The log of a run: log.jsonl always, TensorBoard where it is installed; and callbacks for those who follow it."""
 
 import json
 import math

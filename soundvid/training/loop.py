@@ -48,7 +48,7 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """Where a run stands, as its checkpoints keep it."""
+    """The progress of a run, as its checkpoints keep it."""
 
     step: int = 0
     best: float | None = None  # of the metric that the system monitors; lower is better
@@ -446,7 +446,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     try:
         old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever runs us has the signals
+    except ValueError:  # not the main thread: signals are handled by the caller
         yield came
         return
     try:

@@ -151,7 +151,7 @@ class OpenRun:
 
 
 def git_revision() -> str | None:
-    """The revision of soundvid's own code, where it runs from a checkout (and not from a package beside one)."""
+    """The revision of soundvid's own code, where it runs from a checkout (not as an installed package)."""
     git = ["git", "-C", str(Path(__file__).parent)]
     found = None
     for command in (["ls-files", "--error-unmatch", Path(__file__).name], ["describe", "--always", "--dirty"]):

@@ -1,14 +1,13 @@
-"""What the loop trains: a config that extends `Options`, `Examples` to learn from, a `System` that learns, a `Stage`.
+"""What the loop trains: a config that extends `Options`, `Examples` to learn from, a `System` that learns.
 
 A system owns its networks, its losses and its optimisers. The loop owns steps, precision, checkpoints, logging,
 early stopping, several GPUs and resuming, and knows nothing about pictures or sound.
 
-Importing this module does not import torch: configs and presets are read where only a help text is wanted.
+Importing this module does not import torch: configs are read without it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
     from torch.optim import Optimizer
-
-    from soundvid.store.load import Clips
-    from soundvid.training.run import OpenRun
 
 Batch = dict[str, "Tensor"]
 Metrics = dict[str, "Tensor"]  # scalars, detached, still on the device: reading one costs a synchronisation
@@ -46,7 +42,7 @@ class Options(BaseModel):
     validation_clips: int = Field(4, ge=1, description="validation clips measured each time: the first ones")
     sample_every: int = Field(250, ge=1, description="steps between pictures of generated frames")
     checkpoint_every: int = Field(250, ge=1, description="steps")
-    keep: int = Field(3, ge=1, description="newest checkpoints kept, beside the best")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept, besides the best")
     patience: int = Field(0, ge=0, description="validations without a better one before training stops; 0: never")
 
 
@@ -88,7 +84,7 @@ class System(ABC):
     call: "dict[str, nn.Module]"
     tensors: "Mapping[str, Tensor]" = MappingProxyType({})
     # State that is tensors and no part of a network (a normaliser, a PCA fitted on the training clips): in `__init__`
-    # a dict, each in its final shape and type. Checkpoints hold it beside the networks.
+    # a dict, each in its final shape and type. Checkpoints hold it besides the networks.
     gradients: "Mapping[str, Tensor]" = MappingProxyType({})  # norm of each network's, at its last `update`
 
     @abstractmethod
@@ -175,24 +171,6 @@ class System(ABC):
         self.train(False)
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One network, or group of networks, trained by one run of the loop."""
-
-    name: str  # the folder under RUN where a system has several stages
-    presets: Mapping[str, Options]  # by name; all of one class, the stage's config
-    examples: Callable[[Any, "Clips", Purpose], Examples]  # (config, clips, purpose)
-    make: Callable[[Any, dict[str, Any], "Mapping[str, OpenRun]"], System]
-    # (config, facts, earlier): `earlier` are the trained stages before this one, by name, with averaged networks in
-    # eval mode; a stage that was never trained is not among them.
-    check: Callable[[Any], None] = lambda config: None
-    # (config): raises SoundvidError where a new run cannot begin so (weights that do not fit): before any stage trains
-
-    @property
-    def config(self) -> type[Options]:
-        return type(next(iter(self.presets.values())))
-
-
 def frozen(*networks: "nn.Module") -> "Frozen":
     """Within `with frozen(a, b):` the parameters of `a` and `b` get no gradients."""
     return Frozen(networks)
@@ -231,5 +209,5 @@ def average_(average: "nn.Module", network: "nn.Module", decay: float) -> None:
 
 
 def buffers(networks: "Iterable[nn.Module]") -> "list[Tensor]":
-    """What networks gather beside their gradients (BatchNorm's statistics)."""
+    """What networks gather besides their gradients (BatchNorm's statistics)."""
     return [b for network in networks for b in network.buffers()]

@@ -73,4 +73,4 @@ def test_what_is_wrong_is_one_line_and_the_server_lives(bench):
     done = make(bench, "checkpoint", preset="large")
     assert not done.success
     logged = [e.user_message for e in bench.instance.all_logs(done.run_id)]
-    assert any("preset large: there is none of this name; there are paper_ja" in line for line in logged)
+    assert any("preset large: there is none of this name; presets: paper_ja" in line for line in logged)

@@ -46,3 +46,8 @@ def words(text: str) -> str:
 
 def noise(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def without_progress(stderr: str) -> list[str]:
+    """Lines of a command's stderr but for those that say how far it is, which come every 10 s."""
+    return [line for line in stderr.strip().splitlines() if not line.endswith(" so far)")]

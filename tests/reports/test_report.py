@@ -5,7 +5,6 @@ import io
 import re
 from fractions import Fraction
 from functools import partial
-from html.parser import HTMLParser
 
 import av
 import numpy as np
@@ -21,6 +20,7 @@ from soundvid.store.dataset import Dataset, sample_columns
 from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
 from soundvid.store.tar import pack_sample
 from soundvid.util.hashing import canonical_json
+from tests.helpers.html import Page
 
 FPS, FRAMES, RATE = Fraction(30), 60, 44100
 HOSTILE = "<script>alert(1)</script>\"onload='x'-->.mp4"
@@ -147,25 +147,6 @@ def test_png_holds_its_palette_and_indices():
 
 
 # -- the page
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags with their attributes, and text."""
-
-    def __init__(self, page: bytes) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.text = ""
-        self.feed(page.decode())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.text += data
-
-    def count(self, tag: str, name: str | None = None) -> int:
-        return sum(t == tag and (name is None or name in (a.get("class") or "").split()) for t, a in self.tags)
 
 
 class World:

@@ -12,6 +12,7 @@ from soundvid.errors import DatasetError, SoundvidError
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.metrics.weights import VARIABLE
 from tests.conftest import cli, toy_recipe, toy_video
+from tests.helpers.training import without_progress
 
 torch = pytest.importorskip("torch")
 
@@ -165,7 +166,7 @@ def test_a_hostile_weights_file_stops_evaluate_in_one_line(run, tmp_path):
     (tmp_path / "rgb_imagenet.pt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
     done = evaluate(run, "--split", "val", **{VARIABLE: str(tmp_path)})
     assert done.returncode == 1 and "nothing in it was executed" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert len(without_progress(done.stderr)) == 1, done.stderr
     assert not (tmp_path / "owned").exists() and not os.path.exists("owned")
 
 

@@ -1,4 +1,4 @@
-"""The training core: order of examples, exact resume, kills, processes, and what stands in the way."""
+"""The training core: order of examples, exact resume, kills, processes, and what is refused."""
 
 import dataclasses
 import json
@@ -24,11 +24,12 @@ from soundvid.runs import registry, train  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.runs.registry import get  # noqa: E402
 from soundvid.store.load import load  # noqa: E402
+from soundvid.systems.spec import Stage  # noqa: E402
 from soundvid.training import checkpoint  # noqa: E402
+from soundvid.training.log import TrainingCallback  # noqa: E402
 from soundvid.training.loop import Loop, TrainingError  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 from soundvid.training.sampler import ShuffledSampler  # noqa: E402
-from soundvid.training.system import Stage  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
 from tests.helpers import training  # noqa: E402
 from tests.helpers.training import arguments, environment, soundvid, tensors, words  # noqa: E402
@@ -189,9 +190,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(store, tmp_path):
     while process.poll() is None and len(log.log()) < 3:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the process that reads the data gets it too
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
-    assert "Traceback" not in told and "--resume goes on from this step" in words(told)
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 130, message
+    assert "Traceback" not in message and "--resume goes on from this step" in words(message)
     (last,) = checkpoint.checkpoints(log.checkpoints)
     assert checkpoint.read_state(last)["step"] == log.log()[-1]["step"] >= 3
     assert log.log()[-1]["ended"] == "stopped"
@@ -203,7 +204,7 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     values = request(store, out).values
     config = train.configured(stage, "recommended", train.parse_values(values, get("sound_to_video"))[""])
     clips = load("toy", store=store)
-    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, {})
     inner = system.training_step
 
     def poisoned(batch, step):
@@ -232,14 +233,14 @@ def test_a_nan_stops_the_run_and_leaves_a_dump(store, tmp_path):
     assert [r["kind"] for r in RunFolder(out).log()][-1] == "alarm"
 
 
-def test_what_was_not_looked_at_is_not_saved(store, tmp_path):
+def test_what_was_not_checked_is_not_saved(store, tmp_path):
     """On a GPU the numbers are read every `log_every` steps only; a checkpoint between two readings is still clean."""
     out = tmp_path / "run"
     stage = get("sound_to_video").stage()
     values = (*request(store, out).values, "log_every=1000", "checkpoint_every=2", "steps=9")
     config = train.configured(stage, "recommended", train.parse_values(values, get("sound_to_video"))[""])
     examples = stage.examples(config, load("toy", store=store), "train")
-    system = stage.make(config, {"bins": 735, "fps": "30"}, None)
+    system = stage.make(config, {"bins": 735, "fps": "30"}, {})
     inner = system.training_step
 
     def poisoned(batch, step):
@@ -247,7 +248,7 @@ def test_what_was_not_looked_at_is_not_saved(store, tmp_path):
 
     system.training_step = poisoned
     loop = Loop(RunFolder(out), config, system, examples, None, device=torch.device("cpu"), workers=0)
-    loop.look_every = 1000  # as on a GPU
+    loop.check_every = 1000  # as on a GPU
     with pytest.raises(TrainingError, match=r"step 4: .*l1.* is no longer finite"):
         loop.run(resume=False)
     assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000002"]
@@ -314,7 +315,7 @@ def test_ctrl_c_before_the_first_step_is_one_line(store, tmp_path):
     )
     command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
-    assert done.returncode == 130 and "begins anew" in words(done.stderr) and "Traceback" not in done.stderr
+    assert done.returncode == 130 and "starts anew" in words(done.stderr) and "Traceback" not in done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +365,7 @@ def copied(run: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda t: t.pop("generator.leave.weight"), "missing: leave.weight"),
         (lambda t: t.update({"generator.other": torch.zeros(1)}), "unexpected: other"),
@@ -372,14 +373,14 @@ def copied(run: Path, target: Path) -> Path:
         (lambda t: t.update({"generator.leave.weight": torch.zeros(2)}), "another shape: leave.weight"),
     ],
 )
-def test_weights_of_something_else_are_one_line(trained, tmp_path, change, told):
+def test_weights_of_something_else_are_one_line(trained, tmp_path, change, message):
     path = copied(trained, tmp_path / "run")
     weights = checkpoint.read_tensors(path / "networks.safetensors")
     change(weights)
     checkpoint.save_file(weights, path / "networks.safetensors")
     with pytest.raises(checkpoint.CheckpointError) as error:
         open_run(tmp_path / "run", "last")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 class Trap:
@@ -410,20 +411,45 @@ def test_a_malicious_pickle_is_refused_unread(trained, tmp_path):
     assert checkpoint.load_external(evil)["a"].tolist() == [1, 1]
 
 
+def test_a_normaliser_is_saved_as_tensors_and_one_of_an_older_soundvid_opens(trained, tmp_path):
+    """Before state.safetensors its numbers were lists in state.json; wrong ones are one line in either form."""
+    path = copied(trained, tmp_path / "run")
+    saved = checkpoint.read_tensors(path / "state.safetensors")
+    assert set(saved) == {"mean", "deviation"} and float(saved["deviation"].min()) > 0
+    (path / "state.safetensors").unlink()
+    state = json.loads((path / "state.json").read_text())
+    lists = {name: tensor.tolist() for name, tensor in saved.items()}
+    (path / "state.json").write_text(json.dumps(state | {"system": lists}))
+    opened = open_run(tmp_path / "run", "last").system.tensors
+    assert all(torch.equal(opened[name], saved[name]) for name in saved)
+    for change, message in (
+        ({"mean": lists["mean"]}, "missing: deviation"),
+        ({**lists, "mean": [0.5, *lists["mean"]]}, "another shape: mean"),
+    ):
+        (path / "state.json").write_text(json.dumps(state | {"system": change}))
+        with pytest.raises(checkpoint.CheckpointError, match=f"not the state of 'sound_to_video' .*{message}") as error:
+            open_run(tmp_path / "run", "last")
+        assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "message"),
     [
         ("config.json", '"steps": 3,', '"steps": 3, "novelty": 1,', "sound_to_video (novelty: Extra inputs are not"),
         ("config.json", '"system":', '"novelty": 1, "system":', "not the config of a run (novelty: Extra inputs"),
-        ("config.json", '"stage": "sound_to_video"', '"stage": "dream"', "there is no stage 'dream' (sound_to_video)"),
-        ("config.json", '"bins": 735,', "", "its 'data' does not say 'bins'"),
-        ("state.json", '"system":', '"sistem":', "not whole (missing: system)"),
-        ("state.json", '"deviation":', '"deviance":', "not the state of 'sound_to_video'"),
-        ("state.json", '"mean": [', '"mean": [0.5, ', "not the state of 'sound_to_video'"),
+        (
+            "config.json",
+            '"stage": "sound_to_video"',
+            '"stage": "dream"',
+            "there is no stage 'dream' (stages: sound_to_video)",
+        ),
+        ("config.json", '"bins": 735,', "", "its 'data' lacks 'bins'"),
+        ("state.json", '"system":', '"sistem":', "incomplete (missing: system)"),
+        ("state.json", '"system": {', '"system": {"other": 1', "not the state of 'sound_to_video'"),
         ("state.json", None, "[]", "not the state of a checkpoint"),
     ],
 )
-def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new, told):
+def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new, message):
     path = copied(trained, tmp_path / "run") / file
     path = path if file == "state.json" else tmp_path / "run" / file
     text = path.read_text()
@@ -431,7 +457,7 @@ def test_a_run_of_another_soundvid_is_one_line(trained, tmp_path, file, old, new
     path.write_text(new if old is None else text.replace(old, new, 1))
     with pytest.raises(SoundvidError) as error:
         open_run(tmp_path / "run", "last")
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -440,7 +466,7 @@ def _without(*keys: str):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("file", "change", "message"),
     [
         ("optimizers", _without("generator.0.exp_avg"), "missing: generator.0.exp_avg"),
         ("optimizers", _without(*(f"generator.0.{f}" for f in ("exp_avg", "exp_avg_sq", "step"))), "were written"),
@@ -458,7 +484,7 @@ def _without(*keys: str):
         ("state", lambda s: s["progress"].pop("step"), "is at step 0, the checkpoint is of 3"),
     ],
 )
-def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, told):
+def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, change, message):
     """Moments, random states and progress that are unexpected, missing or misshapen: one line, and no step is made."""
     path = copied(trained, tmp_path / "run")
     if file == "state":
@@ -474,30 +500,30 @@ def test_a_run_never_goes_on_from_half_a_state(trained, store, tmp_path, file, c
         checkpoint.save_file(tensors, file, metadata)
     with pytest.raises(checkpoint.CheckpointError) as error:
         train.train(request(store, tmp_path / "run", steps=4, preset=None, resume=True))
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("values", "changes", "told"),
+    ("values", "changes", "message"),
     [
-        ((), {}, "a run is there already; --resume goes on"),
+        ((), {}, "there is a run already; --resume goes on"),
         ((), {"resume": True, "preset": "tiny"}, "the run has preset recommended, not tiny"),
         (("batch=3",), {"resume": True, "preset": None}, "--resume cannot change batch 2 -> 3"),
         (("bach=3",), {"resume": True, "preset": None}, "no such field; did you mean batch?"),
         (("batch=none",), {"resume": True, "preset": None}, "config batch: input should be a valid integer"),
-        ((), {"resume": True, "preset": None, "dataset": "toy@2.0.0"}, "was begun on toy@1.0.0, not toy@2.0.0"),
+        ((), {"resume": True, "preset": None, "dataset": "toy@2.0.0"}, "was started on toy@1.0.0, not toy@2.0.0"),
         ((), {"system": "sound_to_film"}, "did you mean sound_to_video?"),
         ((), {"device": "cuda"}, "torch sees no GPU here"),
     ],
 )
-def test_what_stands_in_the_way_is_one_line(trained, store, values, changes, told):
+def test_what_cannot_be_resumed_is_one_line(trained, store, values, changes, message):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("a GPU is here")
     asked = request(store, trained, *values)
     asked = dataclasses.replace(asked, **changes)
     with pytest.raises(SoundvidError) as error:
         train.train(asked)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
@@ -511,7 +537,10 @@ def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
         return sound_to_video._make(config, facts, earlier)
 
     one = sound_to_video.spec.stage()
-    stages = (Stage("first", one.presets, one.examples, one.make), Stage("second", one.presets, one.examples, second))
+    stages = (
+        Stage("first", one.load_presets, one.examples, one.make),
+        Stage("second", one.load_presets, one.examples, second),
+    )
     two = dataclasses.replace(sound_to_video.spec, name="two", stages=stages)
     monkeypatch.setitem(registry.SYSTEMS, "two", "tests.two")
     monkeypatch.setitem(sys.modules, "tests.two", SimpleNamespace(spec=two))
@@ -529,6 +558,34 @@ def test_stages_are_trained_one_after_another(store, tmp_path, monkeypatch):
     assert tensors(tmp_path / "run" / "first", 2) == before
     with pytest.raises(SoundvidError, match=r"no stage 'third' \(stages: first, second\)"):
         train.train(dataclasses.replace(again, values=("third.steps=3",)))
+
+
+def test_an_earlier_stage_is_opened_at_the_checkpoint_that_the_run_used(store, tmp_path, monkeypatch):
+    """Also when the earlier stage has a newer one by now; one that is gone is replaced by the best, with a message."""
+    from soundvid.systems import sound_to_video
+
+    one = sound_to_video.spec.stage()
+    stages = tuple(Stage(name, one.load_presets, one.examples, one.make) for name in ("first", "second"))
+    two = dataclasses.replace(sound_to_video.spec, name="two", stages=stages)
+    monkeypatch.setitem(registry.SYSTEMS, "two", "tests.two")
+    monkeypatch.setitem(sys.modules, "tests.two", SimpleNamespace(spec=two))
+    asked = request(store, tmp_path / "run", "first.checkpoint_every=1", system="two", preset="tiny", steps=1)
+    train.train(asked)
+    longer = dataclasses.replace(asked, values=(*asked.values, "first.steps=3"), resume=True, preset=None)
+    train.train(longer)
+    opened = open_run(tmp_path / "run", "last").earlier["first"]
+    assert (opened.checkpoint.name, opened.step) == ("step-000001", 1)
+    assert open_run(tmp_path / "run", "last", stage="first").step == 3
+    shutil.rmtree(opened.checkpoint)
+    messages = []
+
+    class Messages(TrainingCallback):
+        def say(self, text):
+            messages.append(text)
+
+    train.train(dataclasses.replace(longer, values=(*longer.values, "second.steps=2")), Messages())
+    assert any("its step-000001 of 'first' is gone; it goes on with step-" in text for text in messages)
+    assert RunFolder(tmp_path / "run" / "second").config().earlier["first"] != "step-000001"
 
 
 def test_one_training_in_a_folder(store, tmp_path):

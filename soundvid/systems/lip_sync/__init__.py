@@ -4,44 +4,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundvid.systems.lip_sync.config import EXPERT_PRESETS, PRESETS, ExpertConfig, LipSyncConfig
-from soundvid.systems.spec import EvaluationOptions, Generated, Option, SystemSpec
-from soundvid.training.system import Examples, Purpose, Stage, System
+from soundvid.systems.spec import EvaluationOptions, Generated, Option, Stage, SystemSpec
 
 if TYPE_CHECKING:
     from soundvid.metrics.table import Evaluation
     from soundvid.reports.run_page import PageRun, Section
     from soundvid.store.load import Clips
+    from soundvid.systems.lip_sync.config import ExpertConfig, LipSyncConfig
     from soundvid.training.run import OpenRun
+    from soundvid.training.system import Examples, Options, Purpose, System
 
 
-def _expert_examples(config: ExpertConfig, clips: "Clips", purpose: Purpose) -> Examples:
+def _expert_presets() -> "Mapping[str, Options]":
+    from soundvid.systems.lip_sync.config import EXPERT_PRESETS
+
+    return EXPERT_PRESETS
+
+
+def _expert_examples(config: "ExpertConfig", clips: "Clips", purpose: "Purpose") -> "Examples":
     from soundvid.systems.lip_sync.data import ExpertExamples
 
     return ExpertExamples(config, clips, purpose)
 
 
-def _make_expert(config: ExpertConfig, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> System:
+def _make_expert(config: "ExpertConfig", facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> "System":
     from soundvid.systems.lip_sync.expert import ExpertSystem
 
     return ExpertSystem(config, facts)
 
 
-def _examples(config: LipSyncConfig, clips: "Clips", purpose: Purpose) -> Examples:
+def _presets() -> "Mapping[str, Options]":
+    from soundvid.systems.lip_sync.config import PRESETS
+
+    return PRESETS
+
+
+def _examples(config: "LipSyncConfig", clips: "Clips", purpose: "Purpose") -> "Examples":
     from soundvid.systems.lip_sync.data import BasisExamples, PaperExamples
 
     return (BasisExamples if config.form == "basis" else PaperExamples)(config, clips, purpose)
 
 
-def _make_generator(config: LipSyncConfig, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> System:
+def _make_generator(config: "LipSyncConfig", facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> "System":
     from soundvid.systems.lip_sync.system import LipSyncSystem, usable_expert
 
     return LipSyncSystem(config, facts, usable_expert(config, earlier.get("expert")))
 
 
-def _check(config: ExpertConfig | LipSyncConfig) -> None:
+def _check(config: "ExpertConfig | LipSyncConfig") -> None:
     """Weights to begin from have to fit; the generator's, too, before the expert's hours."""
     if config.init:
+        from soundvid.systems.lip_sync.config import ExpertConfig
         from soundvid.systems.lip_sync.expert import load_public_weights, make_expert
         from soundvid.systems.lip_sync.system import make_generator
 
@@ -70,9 +83,10 @@ def _report(run: "PageRun") -> "list[Section]":
 spec = SystemSpec(
     name="lip_sync",
     summary="speech -> real-time MRI of the vocal tract, or lips: a sync expert, then a generator",
+    presets=("paper", "recommended", "tiny"),
     stages=(
-        Stage("expert", EXPERT_PRESETS, _expert_examples, _make_expert, _check),
-        Stage("generator", PRESETS, _examples, _make_generator, _check),
+        Stage("expert", _expert_presets, _expert_examples, _make_expert, _check),
+        Stage("generator", _presets, _examples, _make_generator, _check),
     ),
     inputs=(
         Option("sound", "sound", "the speech: a sound file or a video's sound track.", required=True, short="-s"),

@@ -1,7 +1,7 @@
 """Any sound and a video (or one picture) into that video with the mouth, or the tongue, that belongs to the sound.
 
 What is made at 96x96 goes back into the full picture at the crop box, under a soft edge. The recommended form puts its
-motion on the box as it stands in the full picture, so what does not move stays sharp; wav2lip's form enlarges what it
+motion on the box as it is in the full picture, so what does not move stays sharp; wav2lip's form enlarges what it
 made.
 """
 
@@ -63,7 +63,7 @@ class FrameGenerator:
         """Frames first .. first + count - 1: float32 `count 96 96 3` in [0, 1].
 
         `mel` (80, columns) is the whole sound's. wav2lip's form also takes `pictures`, uint8 `count 96 96 3`, of which
-        it gets the upper halves; without them the reference's middle picture stands for all.
+        it gets the upper halves; without them the reference's middle picture is taken for all.
         """
         parts = [
             self._chunk(mel, fps, k, min(CHUNK, first + count - k), None if pictures is None else pictures[k - first :])

@@ -13,7 +13,7 @@ from soundvid.reports.run_page import PageRun, Section
 from soundvid.reports.version_page import environment
 from soundvid.systems.lip_sync.evaluate import Example, examples
 
-PAIRS = 3  # clips of each condition that play beside the original
+PAIRS = 3  # clips of each condition that play next to the original
 STILLS = 5  # pairs of pictures of each of them
 GREY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
 

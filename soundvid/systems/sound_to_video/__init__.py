@@ -4,24 +4,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundvid.systems.sound_to_video.config import PRESETS, Config
-from soundvid.systems.spec import EvaluationOptions, Generated, Option, SystemSpec
-from soundvid.training.system import Examples, Purpose, Stage, System
+from soundvid.systems.spec import EvaluationOptions, Generated, Option, Stage, SystemSpec
 
 if TYPE_CHECKING:
     from soundvid.metrics.table import Evaluation
     from soundvid.reports.run_page import PageRun, Section
     from soundvid.store.load import Clips
+    from soundvid.systems.sound_to_video.config import Config
     from soundvid.training.run import OpenRun
+    from soundvid.training.system import Examples, Options, Purpose, System
 
 
-def _examples(config: Config, clips: "Clips", purpose: Purpose) -> Examples:
+def _presets() -> "Mapping[str, Options]":
+    from soundvid.systems.sound_to_video.config import PRESETS
+
+    return PRESETS
+
+
+def _examples(config: "Config", clips: "Clips", purpose: "Purpose") -> "Examples":
     from soundvid.systems.sound_to_video.data import SoundToVideoExamples
 
     return SoundToVideoExamples(config, clips, purpose)
 
 
-def _make(config: Config, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> System:
+def _make(config: "Config", facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> "System":
     from soundvid.systems.sound_to_video.system import SoundToVideo
 
     return SoundToVideo(config, facts)
@@ -48,7 +54,8 @@ def _report(run: "PageRun") -> "list[Section]":
 spec = SystemSpec(
     name="sound_to_video",
     summary="one image + sound -> video",
-    stages=(Stage("sound_to_video", PRESETS, _examples, _make),),
+    presets=("paper_ja", "paper_en", "recommended", "tiny"),
+    stages=(Stage("sound_to_video", _presets, _examples, _make),),
     inputs=(
         Option("image", "image", "PNG, JPEG, WebP ...; of a video its first picture. Its middle is taken.",
                required=True, short="-i"),

@@ -69,7 +69,7 @@ class Config(Options):
         "stacked",
         description="stacked: tau pictures as 3 tau channels (ja 3.4); 3d: MoCoGAN's 3-D convolutions (en 2.2)",
     )
-    chunk: int = Field(5, ge=1, description="tau, contiguous pictures the video discriminator sees; ja 4.2: 5")
+    chunk: int = Field(5, ge=1, description="tau, contiguous pictures the video discriminator gets; ja 4.2: 5")
     discriminator_width: int = Field(64, ge=4, description="choice: PatchGAN of 3 layers from 64 channels")
     discriminated: Literal["one", "all"] = Field(
         "all",
@@ -78,7 +78,7 @@ class Config(Options):
     )
     discriminator_hears: bool = Field(
         False,
-        description="the video discriminator (stacked) is told the sound, and real pictures with wrong sound are "
+        description="the video discriminator (stacked) gets the sound as well, and real pictures with wrong sound are "
         "fakes too",
     )
     # Losses and optimiser
@@ -91,7 +91,7 @@ class Config(Options):
     squared: float = Field(
         0.0,
         ge=0,
-        description="weight of the mean squared error, in [-1, 1] pixels, beside alpha; papers: none. L1's best guess "
+        description="weight of the mean squared error, in [-1, 1] pixels, besides alpha; papers: none. L1's best guess "
         "is the median, and a median hand does not clap",
     )
     learning_rate: float = Field(2e-4, gt=0, description="of sound encoder and generator; both papers: 0.0002")

@@ -26,7 +26,7 @@ class SoundToVideoExamples(Examples):
         if self.length < need:
             raise DatasetError(
                 f"{clips.name}@{clips.version}: a clip of '{clips.split}' has {self.length} pictures and the video "
-                f"discriminator sees {need} at a time: build longer clips, or --set chunk={self.length}"
+                f"discriminator takes {need} at a time: build longer clips, or --set chunk={self.length}"
             )
         features = clips.manifest["recipe"]["features"].get("spectrogram") or {}
         self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps)}

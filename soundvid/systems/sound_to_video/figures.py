@@ -19,9 +19,9 @@ from soundvid.store.load import Augment, Clips
 from soundvid.systems.sound_input import CHUNK
 from soundvid.systems.sound_to_video.generate import Model
 
-PAIRS = 4  # clips that play beside the original
+PAIRS = 4  # clips that play next to the original
 SWAPPED = 2  # of them played once more, with the sound of another clip
-ACROSS = 3  # images, or sounds, that stand against a fixed one
+ACROSS = 3  # images, or sounds, compared with a fixed one
 EVERY = 20  # pictures between the ones that are shown, as in the papers
 
 
@@ -64,7 +64,7 @@ class Cross:
 
 @dataclass(frozen=True)
 class Pair:
-    """A clip that plays, real beside generated, over its lanes."""
+    """A clip that plays, real next to generated, over its lanes."""
 
     row: Row
     image: str  # its first picture: what the networks get
@@ -113,7 +113,7 @@ def gallery(clips: Clips, model: Model) -> Gallery:
 
 
 def load_clip(clips: Clips, index: int, model: Model) -> ShownClip:
-    """A clip as an evaluation sees it: every picture, the middle of the papers' crop, at the model's size."""
+    """A clip as an evaluation measures it: every picture, the middle of the papers' crop, at the model's size."""
     row = clips.rows[index]
     view = Augment(crop=model.crop, size=model.size).centre(row["frames"], row["width"], row["height"])
     read = clips.read(index, view, spectrogram=False, sound=True)
@@ -137,7 +137,7 @@ def make_pictures(
 
 
 def shown_of(count: int) -> list[int]:
-    """Numbers of the pictures in a strip of `count`: every 20th, each in the middle of its stretch of the sound."""
+    """Numbers of the pictures in a strip of `count`: every 20th, each in the middle of its part of the sound."""
     return sheet_frames(count, max(1, round(count / EVERY)))
 
 
@@ -190,7 +190,7 @@ def _strip(name: str, kind: str, pictures: np.ndarray, shown: Sequence[int]) -> 
 
 
 def _steps(share: np.ndarray) -> str:
-    """Changes 0..1 into pictures 1, 2, ... as an SVG path in a box of 800 x 100, each over its picture's stretch."""
+    """Changes 0..1 into pictures 1, 2, ... as an SVG path in a box of 800 x 100, each as wide as its picture's time."""
     width = 800 / (len(share) + 1)
     ys = (100 * (1 - share)).round(1).tolist()
     return f"M0 100H{width:.1f}" + "".join(f"V{y:g}H{(i + 2) * width:.1f}" for i, y in enumerate(ys))

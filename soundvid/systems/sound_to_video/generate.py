@@ -1,6 +1,6 @@
 """One picture and any sound into a video with that sound, of any length in bounded memory.
 
-The sound's encoder gets windows as long as those it was trained on, each begun half a window after the one before,
+The sound's encoder gets windows as long as those it was trained on, each starting half a window after the one before,
 and their features are blended: a window counts most in its middle, where it has context on both sides, and fades to
 nothing at its edges. So features never jump where windows meet, whatever lies further off than a window has no effect
 (as in training), and each picture is decoded once.
@@ -35,7 +35,7 @@ class Model(Protocol):
     spectrogram: Spectrogram
     window: int  # rows that the encoder was trained on
     size: int  # pixels a side
-    crop: float  # side of the square it sees of a picture, as a share of the shorter side
+    crop: float  # side of the square it takes of a picture, as a share of the shorter side
 
     def encode_audio(self, rows: np.ndarray) -> np.ndarray:
         """Raw magnitudes, float32 (`N`, `bins`) -> features, float32 (`N`, `k`)."""

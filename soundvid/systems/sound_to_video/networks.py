@@ -121,8 +121,8 @@ class UNet(nn.Module):
 class Film(nn.Module):
     """Generator that encodes the image once a clip; each picture is a decoder's pass that its sound steers.
 
-    Shapes as UNet's, any H = W = `size` that 16 divides. The sound paints the coarsest map, beside the image's, and
-    scales and shifts the channels of every convolution after it (FiLM, Perez et al. 2018). The finest map has half
+    Shapes as UNet's, any H = W = `size` that 16 divides. The sound makes the coarsest map, stacked with the image's,
+    and scales and shifts the channels of every convolution after it (FiLM, Perez et al. 2018). The finest map has half
     the picture's side: each of its pixels gives four. `output` residual adds to the input image before the tanh, and
     begins near that image. A convolution over [decoder, skip] is the sum of one over each: the skip's is made once for
     each clip.
@@ -231,18 +231,23 @@ class PatchDiscriminator(nn.Module):
 class StackedDiscriminator(nn.Module):
     """Video discriminator of ja 3.4: `M tau 3 H W`, stacked to 3 tau channels, to PatchGAN logits `M 1 6 6`.
 
-    With `hears`, the number of features it makes of the sound: `rows` `M tau bins` become a vector that is tiled
-    and stacked with the pictures, as the generator's is.
+    With `sound_features`, `rows` `M tau bins` become a vector of so many features, which is tiled and stacked with the
+    pictures, as the generator's is.
     """
 
-    def __init__(self, chunk: int, width: int, norm: str, *, bins: int, hears: int = 0) -> None:
+    def __init__(self, chunk: int, width: int, norm: str, *, bins: int, sound_features: int = 0) -> None:
         super().__init__()
         self.ear = (
-            nn.Sequential(nn.Linear(bins, hears), nn.GELU(), nn.Flatten(1), nn.Linear(chunk * hears, hears))
-            if hears
+            nn.Sequential(
+                nn.Linear(bins, sound_features),
+                nn.GELU(),
+                nn.Flatten(1),
+                nn.Linear(chunk * sound_features, sound_features),
+            )
+            if sound_features
             else None
         )
-        self.patch = PatchDiscriminator(3 * chunk + hears, width, norm)
+        self.patch = PatchDiscriminator(3 * chunk + sound_features, width, norm)
 
     def forward(self, frames: Tensor, rows: Tensor) -> Tensor:
         x = frames.flatten(1, 2)

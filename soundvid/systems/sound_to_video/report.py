@@ -1,4 +1,4 @@
-"""What sound_to_video adds to the page of its run: clips that play beside the original, and the papers' figures."""
+"""What sound_to_video adds to the page of its run: clips that play next to the original, and the papers' figures."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def sections(run: PageRun) -> list[Section]:
             "figures",
             "Figures",
             "The papers' figures",
-            f"Every {EVERY}th picture, each below its stretch of the waveform.",
+            f"Every {EVERY}th picture, each below its part of the waveform.",
             Markup(module.figures()),
             first=True,
         ),

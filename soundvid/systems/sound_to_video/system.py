@@ -51,7 +51,7 @@ class SoundToVideo(System):
         if config.gamma and config.video_discriminator == "stacked":
             features = SOUND_FEATURES if config.discriminator_hears else 0
             networks["video_discriminator"] = StackedDiscriminator(
-                config.chunk, wide, config.norm, bins=self.input_bins, hears=features
+                config.chunk, wide, config.norm, bins=self.input_bins, sound_features=features
             )
         elif config.gamma:
             networks["video_discriminator"] = VolumeDiscriminator(wide, config.norm)

@@ -146,10 +146,10 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
     torch.save({"state_dict": SyncExpert().state_dict()}, tmp_path / "expert.pth")
     torch.save({"state_dict": {k: v[:1] for k, v in Generator().state_dict().items() if v.ndim}}, tmp_path / "odd.pth")
     (tmp_path / "text.pth").write_text("not found")
-    for name, told in (("evil", "refused"), ("expert", "another network"), ("odd", "shape"), ("text", "damaged")):
+    for name, message in (("evil", "refused"), ("expert", "another network"), ("odd", "shape"), ("text", "damaged")):
         with pytest.raises(CheckpointError) as error:
             load_public(Generator(), tmp_path / f"{name}.pth")
-        assert told in str(error.value) and "\n" not in str(error.value) and f"{name}.pth" in str(error.value)
+        assert message in str(error.value) and "\n" not in str(error.value) and f"{name}.pth" in str(error.value)
     assert not (tmp_path / "executed").exists()
     system = LipSyncSystem(PRESETS["tiny"].model_copy(update={"init": str(tmp_path / "expert.pth")}), {})
     with pytest.raises(CheckpointError, match="form 'wav2lip'"):
@@ -159,12 +159,12 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
 def test_weights_that_do_not_fit_are_told_before_the_expert_is_trained(puppets, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     torch.save({"state_dict": SyncExpert().state_dict()}, tmp_path / "expert.pth")
-    for name, told in (("text", "damaged"), ("expert", "another network")):
+    for name, message in (("text", "damaged"), ("expert", "another network")):
         request = train.Request(
             "lip_sync", tmp_path / "run", "puppet", puppets, preset="paper", workers=0, device="cpu",
             values=("expert.steps=1", "expert.batch=1", f"generator.init={tmp_path / name}.pth"),
         )  # fmt: skip
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             train.train(request)
         assert not (tmp_path / "run" / "expert").exists()
 
@@ -199,7 +199,7 @@ def test_clips_that_touch_share_one_mel_and_frames_stay_where_they_are(puppets):
         together = mel[:, first : first + alone.shape[1]]
         assert np.allclose(together[:, 4:-4], alone[:, 4:-4], atol=1e-4)
         differs |= not np.allclose(together, alone, atol=0.1)
-    assert differs  # at its edges a clip alone hears silence
+    assert differs  # a clip alone has silence at its edges
 
 
 def test_a_basis_generator_makes_the_same_frames_in_any_pieces():
@@ -414,7 +414,7 @@ def test_the_expert_is_judged_for_seen_and_unseen_speakers_apart():
     for condition, corner in (("unseen", 255), ("seen", 0)):
         video = real.copy()
         video[:, 48, 0] = corner
-        row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps": "25"}
+        row = {"condition": condition, "source_id": condition, "start_frame": 0, "fps_exact": "25"}
         scorer.add(Example(row, video, video[::-1], video, mel, 0), Mel(), 0)
     table = scorer.table("test")
     seen, unseen = table.row("real", "seen"), table.row("real", "unseen")
@@ -427,11 +427,11 @@ def test_the_runs_page_shows_pairs_kymographs_and_the_expert(trained):
     from soundvid.runs.page import write_page
 
     page = write_page(trained).read_text(encoding="utf-8")
-    for told in ("kymograph of the generated pictures", "figure 3", "chance: 50 %", "video/mp4"):
-        assert told in page
+    for message in ("kymograph of the generated pictures", "figure 3", "chance: 50 %", "video/mp4"):
+        assert message in page
 
 
-# -- generating, and what stands in its way
+# -- generating, and what is refused
 
 
 def test_a_picture_speaks_a_sound_and_the_sound_decides_the_length(trained, tmp_path):
@@ -459,10 +459,10 @@ def test_bad_input_gives_one_line(trained, puppets, tmp_path):
         (lambda: parse_box("1,2,3"), "x,y,width,height"),
         (lambda: run.clips("nosplit"), "no split"),
     )
-    for call, told in cases:
+    for call, message in cases:
         with pytest.raises(SoundvidError) as error:
             call()
-        assert told in str(error.value) and "\n" not in str(error.value)
+        assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "o.mp4").exists()
 
 
@@ -505,13 +505,14 @@ def test_a_run_of_crop_motion_looks_for_what_moves_in_a_film(trained, tmp_path):
     write_video(film, (canvas(o) for o in level), FPS, puppet.speech(level, 4), puppet.RATE, crf=12)
     run = open_run(trained)
     run.config.data.update(crop="motion", motion_share=0.9, motion_in="lower_half")
-    found = generate(run, film, tmp_path / "made.mp4", video=film)
-    x, y, w, h = found.box
+    found = generate(run, tmp_path / "made.mp4", sound=film, video=film)
+    (note,) = (n for n in found.notes if "what moves lies in the box" in n)
+    x, y, w, h = parse_box(note.partition(" box ")[2].partition(";")[0])
     assert w == h and x <= 190 and x + w >= 226  # the mouth is 32 wide and up to 24 high about (208, 134)
     assert y + h / 2 <= 128 and y + h >= 140 and x > 100
-    assert any("what moves lies in the box" in note for note in found.notes)
-    still = generate(run, film, tmp_path / "still.mp4", image=film)
-    assert still.box == (48, 0, 160, 160) and any("centred square; --box" in note for note in still.notes)
+    still = generate(run, tmp_path / "still.mp4", sound=film, image=film)
+    assert any("centred square; --box" in note for note in still.notes)
+    assert choose_box(None, None, (256, 160), film) == (48, 0, 160, 160)
 
 
 def test_the_old_picture_fades_into_the_new_one_under_a_soft_edge():
@@ -526,11 +527,11 @@ def test_a_made_film_is_as_long_as_its_sound(trained, tmp_path):
     sound = tmp_path / "s.wav"
     soundfile.write(sound, 0.1 * np.random.default_rng(0).standard_normal(round(7.33 * 16000)), 16000)
     film = puppet.film(tmp_path / "film.mp4", 2.0, 3)
-    result = generate(open_run(trained), sound, tmp_path / "made.mp4", video=film)
+    result = generate(open_run(trained), tmp_path / "made.mp4", sound=sound, video=film)
     assert result.frames == 184 and abs(result.seconds - 7.33) < 1e-4
     silence = tmp_path / "silence.wav"
     soundfile.write(silence, np.zeros(16000), 16000)
-    result = generate(open_run(trained), silence, tmp_path / "still.mp4", video=film)
+    result = generate(open_run(trained), tmp_path / "still.mp4", sound=silence, video=film)
     assert any("silent" in note for note in result.notes)
 
 
@@ -566,7 +567,7 @@ def test_the_sync_loss_counts_once_the_expert_is_convinced():
 def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
     """Two and two steps are four, where the sync loss began to count at the validation after the second."""
 
-    def train(out, steps, resume):
+    def train_to(out, steps, resume):
         values = (
             "expert.steps=1", "generator.sync_weight=0.03", "generator.sync_below=1000", "generator.chance=1000",
             f"generator.steps={steps}", "generator.validate_every=2", "generator.fall=false", "generator.frames=10",
@@ -579,9 +580,9 @@ def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
         )  # fmt: skip
         return tensors(out / "generator", steps)
 
-    straight = train(tmp_path / "four", 4, False)
-    train(tmp_path / "two", 2, False)
-    assert train(tmp_path / "two", 4, True) == straight
+    straight = train_to(tmp_path / "four", 4, False)
+    train_to(tmp_path / "two", 2, False)
+    assert train_to(tmp_path / "two", 4, True) == straight
     log = open_run(tmp_path / "two").folder.log()
     assert [row["sync_weight"] for row in log if row["kind"] == "train"][-1] > 0
 

@@ -189,14 +189,14 @@ def rows(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(1, 0.3, (count, 7)).astype(np.float32)
 
 
-def cache(whole: np.ndarray, size: int = 13):
+def pieces(whole: np.ndarray, size: int = 13):
     return (whole[i : i + size] for i in range(0, len(whole), size))
 
 
 @pytest.mark.parametrize("count", [1, 2, 39, 40, 41, 59, 60, 61, 80, 81, 200])
 def test_windows_cover_every_row_once_and_in_order(count):
     whole = rows(count)
-    out = np.concatenate(list(blended(cache(whole), 40, lambda r: r)))
+    out = np.concatenate(list(blended(pieces(whole), 40, lambda r: r)))
     assert np.allclose(out, whole, atol=1e-5)
 
 
@@ -208,7 +208,7 @@ def test_features_do_not_jump_where_windows_meet(count):
     def listen(r: np.ndarray) -> np.ndarray:
         return np.full((len(r), 1), float(next(turn) % 2), np.float32)
 
-    out = np.concatenate(list(blended(cache(rows(count)), 40, listen)))[:, 0]
+    out = np.concatenate(list(blended(pieces(rows(count)), 40, listen)))[:, 0]
     assert len(out) == count
     assert out.min() < 0.1 and out.max() > 0.9  # both had their say
     assert np.abs(np.diff(out)).max() <= 0.09  # a fade over 20 rows: pi / 2 / 20 at its steepest
@@ -217,7 +217,7 @@ def test_features_do_not_jump_where_windows_meet(count):
 def test_a_long_steady_sound_stays_steady():
     """The edges of windows, where an encoder has context on one side only, do not show in the pictures."""
     model, steady = Meter(window=120), np.full((600, 5), 10, np.float32)
-    soft = np.concatenate(list(blended(cache(steady), 120, model.listen))).sum(axis=1)
+    soft = np.concatenate(list(blended(pieces(steady), 120, model.encode_audio))).sum(axis=1)
     hard = np.concatenate([model.encode_audio(steady[i : i + 120]) for i in range(0, 600, 120)]).sum(axis=1)
     inside = slice(60, -60)
     assert np.ptp(hard[inside]) > 8  # of 20: what one would see every four seconds
@@ -326,9 +326,9 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_left(tmp_path):
         generate(Meter(), image, sound, target, pixels=16 * 1000)
     for change, words in wrong:
         given = {"image": image, "sound": sound, "target": target, **change}
-        with pytest.raises(SoundvidError, match=words) as told:
+        with pytest.raises(SoundvidError, match=words) as message:
             generate(Meter(), given["image"], given["sound"], given["target"])
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(message.value)
         assert list(target.parent.iterdir()) == []
 
 
