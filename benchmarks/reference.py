@@ -25,3 +25,8 @@ def command(*outputs: Any) -> list[str]:
 def run(*outputs: Any, stdin: bytes | None = None) -> None:
     """Write `outputs`. Raises CalledProcessError where ffmpeg cannot."""
     subprocess.run(command(*outputs), input=stdin, check=True)
+
+
+def run_arguments(*arguments: Any) -> None:
+    """Run ffmpeg with arguments as a shell would give them. Raises CalledProcessError where it cannot."""
+    subprocess.run([FFMPEG, *_QUIET, "-y", *map(str, arguments)], check=True)

@@ -208,7 +208,7 @@ def test_a_shard_that_is_gone_is_made_again(toys, tmp_path):
 
 
 def test_broken_silent_and_double_files_are_rows_and_nothing_else(toys, tmp_path):
-    from tests.media.test_media import ffmpeg
+    from benchmarks.reference import run_arguments as ffmpeg
 
     videos = copy(toys, tmp_path / "v", "toy0.mp4")
     shutil.copy(toys / "toy0.mp4", videos / "twin.mp4")
