@@ -22,10 +22,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import av
-import imageio_ffmpeg
+import ffmpeg
 import numpy as np
 import soundfile
 from scipy.signal import fftconvolve
+
+from benchmarks.reference import command
 
 Rational = Fraction | str
 BLOCKS_X, BLOCKS_Y, NUMBER_BITS, CHECK_BITS = 5, 4, 14, 6
@@ -236,18 +238,20 @@ def make(case: Case, folder: Path) -> Path:
         step += "+80*gte(N,71)+80*gte(N,163)+120*gte(N,250)"
     else:
         ticks, step = 4 * case.fps.numerator, f"N*{4 * case.fps.denominator}"
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-nostdin"]
-    command += ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "{}x{}".format(*case.size), "-framerate", "30"]
-    command += ["-i", "pipe:0", "-itsoffset", str(float(audio_at)), "-i", str(wav), "-map", "0:v", "-map", "1:a"]
-    command += ["-vf", f"settb=1/{ticks},setpts='{step}+{video_at * ticks}',format=yuv420p"]
-    command += ["-fps_mode", "passthrough", "-enc_time_base:v", f"1/{ticks}", "-c:v", case.video, "-c:a", case.audio]
+    pictures = ffmpeg.input(
+        "pipe:0", f="rawvideo", pix_fmt="gray", s="{}x{}".format(*case.size), framerate=30
+    ).video.filter("settb", f"1/{ticks}")
+    pictures = pictures.filter("setpts", f"{step}+{video_at * ticks}").filter("format", "yuv420p")
+    sound = ffmpeg.input(str(wav), itsoffset=float(audio_at)).audio
+    coding: dict[str, object] = {"c:v": case.video, "c:a": case.audio, "g": 100}
     if case.video == "libx264":
-        command += ["-preset", "veryfast", "-crf", "18", "-g", "100", "-bf", "2", "-threads", "1"]
+        coding |= {"preset": "veryfast", "crf": 18, "bf": 2, "threads": 1}
     else:
-        command += ["-crf", "20", "-b:v", "0", "-deadline", "realtime", "-cpu-used", "8", "-g", "100"]
-    command += {"aac": ["-b:a", "192k"], "libopus": ["-b:a", "160k"]}.get(case.audio, [])
+        coding |= {"crf": 20, "b:v": 0, "deadline": "realtime", "cpu-used": 8}
+    coding |= {"aac": {"b:a": "192k"}, "libopus": {"b:a": "160k"}}.get(case.audio, {})
+    coding |= {"fps_mode": "passthrough", "enc_time_base:v": f"1/{ticks}"}
     partial = folder / f".{case.name}.part.{case.container}"
-    process = subprocess.Popen([*command, str(partial)], stdin=subprocess.PIPE)
+    process = subprocess.Popen(command(ffmpeg.output(pictures, sound, str(partial), **coding)), stdin=subprocess.PIPE)
     with process.stdin:
         for number, time in enumerate(made.times):
             process.stdin.write(draw(number, case.size, time in made.clicks).tobytes())

@@ -12,12 +12,11 @@ import shutil
 import sys
 from pathlib import Path
 
-import imageio_ffmpeg
+import ffmpeg
 import yaml
 
+from benchmarks import reference
 from benchmarks.meter import measure
-
-FFMPEG = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y"]
 
 
 def hour(folder: Path, minutes: int) -> Path:
@@ -28,10 +27,11 @@ def hour(folder: Path, minutes: int) -> Path:
         minute = folder / ".minute.mp4"
         moving = "testsrc2=size=1920x1080:rate=30:duration=60"
         tone = "sine=frequency=300:beep_factor=4:sample_rate=48000:duration=60"
-        encode = ["-c:v", "libx264", "-preset", "veryfast", "-pix_fmt", "yuv420p", "-c:a", "aac"]
-        measure([*FFMPEG, "-f", "lavfi", "-i", moving, "-f", "lavfi", "-i", tone, *encode, str(minute)])
+        coding = {"c:v": "libx264", "preset": "veryfast", "pix_fmt": "yuv420p", "c:a": "aac"}
+        inputs = [ffmpeg.input(moving, f="lavfi"), ffmpeg.input(tone, f="lavfi")]
+        measure(reference.command(ffmpeg.output(*inputs, str(minute), **coding)))
         part = folder / ".hour.mp4"
-        measure([*FFMPEG, "-stream_loop", str(minutes - 1), "-i", str(minute), "-c", "copy", str(part)])
+        measure(reference.command(ffmpeg.input(str(minute), stream_loop=minutes - 1).output(str(part), c="copy")))
         part.rename(path)
         minute.unlink()
     return path
@@ -51,7 +51,7 @@ def main() -> None:
         folders[minutes].mkdir()
         for title in titles:  # under another title it is another source
             target = str(folders[minutes] / f"{title}.mp4")
-            measure([*FFMPEG, "-i", str(video), "-c", "copy", "-metadata", f"title={title}", target])
+            measure(reference.command(ffmpeg.input(str(video)).output(target, c="copy", metadata=f"title={title}")))
     print("| job | clips | peak of a process | CPU s | wall s | cores in use |\n|---|---|---|---|---|---|")
     jobs = [
         ("2 x 5 min, 1 clip in 8 s, two workers", folders[5], {"clips_per_second": 1 / 8}, 2),

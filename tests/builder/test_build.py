@@ -102,9 +102,10 @@ def test_a_killed_build_goes_on_where_it_was(toys, tmp_path):
         time.sleep(0.01)
     process.kill()
     process.wait()
-    before = {p.name: (p / "samples.tar").stat().st_mtime_ns for p in done}
+    before = {m: m.stat().st_mtime_ns for part in done for m in part.glob("media-*.bin")}
+    assert before
     assert build(toy_recipe(toys), store=tmp_path / "store", keep_work=True).version == "1.0.0"
-    assert before == {name: (work / name / "samples.tar").stat().st_mtime_ns for name in before}
+    assert before == {m: m.stat().st_mtime_ns for m in before}
 
 
 def test_workers_do_not_outlive_a_killed_build(toys, tmp_path):
@@ -116,7 +117,7 @@ def test_workers_do_not_outlive_a_killed_build(toys, tmp_path):
     )
     work = tmp_path / "s" / "datasets" / "toy" / "work"
     deadline = time.monotonic() + 60
-    while not list(work.glob(".toy*")):
+    while not list(work.glob("toy*/.media.*")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -208,7 +209,7 @@ def test_a_shard_that_is_gone_is_made_again(toys, tmp_path):
 
 
 def test_broken_silent_and_double_files_are_rows_and_nothing_else(toys, tmp_path):
-    from tests.media.test_media import ffmpeg
+    from benchmarks.reference import run_arguments as ffmpeg
 
     videos = copy(toys, tmp_path / "v", "toy0.mp4")
     shutil.copy(toys / "toy0.mp4", videos / "twin.mp4")
@@ -255,7 +256,7 @@ def test_a_source_that_vanishes_or_changes_on_the_way_fails_and_is_retried(toys,
     command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", tmp_path / "s", "--workers", "2", "--json"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(work.glob(".victim*")):
+    while not list(work.glob("victim*/.media.*")):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)
@@ -285,7 +286,7 @@ def test_a_crash_in_a_worker_costs_its_source_alone(toys, tmp_path, monkeypatch)
     command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", tmp_path / "s", "--workers", "2", "--json"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (marks := list(work.glob(".victim*"))):
+    while not (marks := list(work.glob("victim*/.media.*"))):
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(int(marks[0].name.rpartition(".")[2]), signal.SIGKILL)

@@ -16,7 +16,7 @@ from soundvid.store.dataset import Dataset
 from tests.builder.test_build import assert_whole
 from tests.builder.test_steps import one_by_one
 from tests.helpers.scanner import RATE, clicks, film, flashes, speaking, wav
-from tests.media.test_media import ffmpeg
+from tests.media.test_media import convert
 
 
 def recipe(folder: Path, **changes) -> Recipe:
@@ -70,7 +70,7 @@ def test_a_click_in_the_wav_meets_its_flash_at_the_offset_that_is_given(tmp_path
 def test_what_an_encoder_puts_before_its_sound_shifts_nothing(tmp_path, ending, codec):
     film(tmp_path / "v" / "a.avi", flashes(100, [10, 40]), 25)
     plain = wav(tmp_path / "plain.wav", clicks(4.0, [10 / 25, 40 / 25]))
-    ffmpeg("-i", plain, "-c:a", codec, tmp_path / "v" / f"a.{ending}")
+    convert(plain, tmp_path / "v" / f"a.{ending}", **{"c:a": codec})
     build(recipe(tmp_path / "v", source={"sound_offset": 0.0}), store=tmp_path / "s", workers=1)
     luma, sound = clip(tmp_path / "s")
     loud = np.abs(sound.astype(int))

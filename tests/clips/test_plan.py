@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundvid.clips.plan import consecutive_windows, random_windows, span_windows, split_by_time, time_parts
+from soundvid.clips.plan import consecutive_windows, random_windows, span_windows, split_of_window, time_parts
 from soundvid.media.clock import Window
 
 
@@ -48,12 +48,9 @@ def test_spans_round_each_boundary_for_itself():
 @given(st.integers(300, 20000), st.integers(1, 120), st.integers(0, 200), st.randoms())
 def test_splits_by_time_keep_the_guard_between_them(slots, frames, guard, random):
     windows = [Window(random.randrange(0, max(1, slots - frames)), frames) for _ in range(60)]
-    planned = split_by_time(windows, time_parts(slots, {"train": 0.8, "val": 0.1, "test": 0.1}, guard))
-    assert len(planned) == len(windows)
-    assert all((p.split is None) == (p.rejected is not None) for p in planned)
-    placed = [p for p in planned if p.split]
-    for a in placed:
-        for b in placed:
-            if a.split != b.split:
-                gap = max(b.window.start - a.window.stop, a.window.start - b.window.stop)
-                assert gap >= guard
+    parts = time_parts(slots, {"train": 0.8, "val": 0.1, "test": 0.1}, guard)
+    placed = [(w, split) for w in windows if (split := split_of_window(w, parts)) is not None]
+    for a, first in placed:
+        for b, second in placed:
+            if first != second:
+                assert max(b.start - a.stop, a.start - b.stop) >= guard

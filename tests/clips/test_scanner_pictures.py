@@ -1,13 +1,13 @@
 """Pictures of scanners: palettes, slow frame rates, a box found from motion; and splits and labels as the paper's."""
 
-import subprocess
 from fractions import Fraction
 from pathlib import Path
 
-import imageio_ffmpeg
+import ffmpeg
 import numpy as np
 import pytest
 
+from benchmarks.reference import run
 from soundvid.builder.build import build
 from soundvid.clips.crop.motion import energy_of, find_motion, smallest_box
 from soundvid.media.errors import MediaError
@@ -39,10 +39,11 @@ def coloured(width: int, height: int) -> np.ndarray:
 def test_palettes_of_avis_are_those_of_the_truth(tmp_path, codec, palettes, size):
     width, height = size
     truth = coloured(width, height)
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s",
-               f"{width}x{height}", "-r", "25", "-i", "-", "-filter_complex", PALETTES[palettes], "-c:v", codec,
-               "-pix_fmt", "pal8", str(tmp_path / "a.avi")]  # fmt: skip
-    subprocess.run(command, input=truth.tobytes(), check=True)
+    pictures = ffmpeg.input("pipe:0", f="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=25)
+    run(
+        pictures.output(str(tmp_path / "a.avi"), filter_complex=PALETTES[palettes], pix_fmt="pal8", **{"c:v": codec}),
+        stdin=truth.tobytes(),
+    )
     source = probe(tmp_path / "a.avi")
     assert source.video.pixel_format == "pal8"
     width, height = width & ~1, height & ~1

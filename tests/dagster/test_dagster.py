@@ -112,7 +112,7 @@ def data_versions(instance) -> dict[str, str]:
 
 
 def test_broken_silent_and_removed_videos_are_records_and_the_dataset_is_released(films, web, tmp_path, instance):
-    from tests.media.test_media import ffmpeg
+    from benchmarks.reference import run_arguments as ffmpeg
 
     served = web.folder
     if not (served / "mute.mp4").exists():

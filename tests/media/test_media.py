@@ -1,15 +1,16 @@
 """Decoding what cameras and muxers really write: rotation, pixel shape, colour, seeks, silence in the middle."""
 
-import subprocess
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
-import imageio_ffmpeg
+import ffmpeg
 import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.reference import run
 from soundvid.media import cpu, encode
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
@@ -21,9 +22,19 @@ from tests.conftest import toy_video
 FPS = Fraction(30)
 
 
-def ffmpeg(*arguments: str | Path) -> None:
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *map(str, arguments)]
-    subprocess.run(command, check=True)
+def lavfi(graph: str) -> Any:
+    """Pictures or sound that FFmpeg makes up."""
+    return ffmpeg.input(graph, f="lavfi")
+
+
+def convert(source: Path, target: Path, **options: Any) -> None:
+    """What ffmpeg makes of `source` with these options of its output."""
+    run(ffmpeg.input(str(source)).output(str(target), **options))
+
+
+def reframe(source: Path, target: Path, **display: Any) -> None:
+    """`source` with another display matrix, its packets copied."""
+    run(ffmpeg.input(str(source), **display).output(str(target), c="copy"))
 
 
 def first_picture(path: Path, framing: Framing, slot: int = 3) -> np.ndarray:
@@ -35,7 +46,7 @@ def first_picture(path: Path, framing: Framing, slot: int = 3) -> np.ndarray:
 def reference(path: Path, filters: str, slot: int = 3) -> np.ndarray:
     """The same by the ffmpeg command line, which turns and stretches by itself."""
     target = path.with_suffix(".ref.png")
-    ffmpeg("-i", path, "-vf", f"fps=30,select=eq(n\\,{slot}),{filters}", "-frames:v", "1", target)
+    convert(path, target, vf=f"fps=30,select=eq(n\\,{slot}),{filters}", **{"frames:v": 1})
     with av.open(str(target)) as file:
         return next(file.decode(video=0)).to_ndarray(format="rgb24").astype(int)
 
@@ -53,48 +64,48 @@ def quadrants(tmp_path_factory) -> Path:
         "color=red:size=160x100[a];color=lime:size=160x100[b];color=blue:size=160x100[c];color=white:size=160x100[d]"
     )
     graph = f"{corners};[a][b]hstack[t];[c][d]hstack[u];[t][u]vstack,fps=30"
-    ffmpeg("-f", "lavfi", "-i", graph, "-f", "lavfi", "-i", "sine", "-t", "1", "-pix_fmt", "yuv420p", path)
+    run(ffmpeg.output(lavfi(graph), lavfi("sine"), str(path), t=1, pix_fmt="yuv420p"))
     return path
 
 
 @pytest.mark.parametrize(
     "turn",
     [
-        ("-display_rotation", "90"),
-        ("-display_rotation", "180"),
-        ("-display_rotation", "270"),
-        ("-display_hflip",),
-        ("-display_vflip",),
-        ("-display_rotation", "90", "-display_hflip"),
-        ("-display_rotation", "270", "-display_hflip"),
+        {"display_rotation": 90},
+        {"display_rotation": 180},
+        {"display_rotation": 270},
+        {"display_hflip": None},
+        {"display_vflip": None},
+        {"display_rotation": 90, "display_hflip": None},
+        {"display_rotation": 270, "display_hflip": None},
     ],
-    ids=" ".join,
+    ids=str,
 )
 def test_turned_and_mirrored_videos_stand_upright(quadrants, turn, tmp_path):
     path = tmp_path / "turned.mp4"
-    ffmpeg(*turn, "-i", quadrants, "-c", "copy", path)
+    reframe(quadrants, path, **turn)
     assert close(first_picture(path, Framing(64, 64)), reference(path, "crop='min(iw,ih)':'min(iw,ih)',scale=64:64"))
 
 
 @pytest.mark.parametrize(
-    "turn", [("0",), ("90",), ("180",), ("270",), ("90", "-display_hflip"), ("0", "-display_vflip")], ids=" ".join
+    ("turn", "flip"), [(0, None), (90, None), (180, None), (270, None), (90, "display_hflip"), (0, "display_vflip")]
 )
-def test_a_fixed_box_counts_in_the_picture_as_it_is_shown(quadrants, turn, tmp_path):
+def test_a_fixed_box_counts_in_the_picture_as_it_is_shown(quadrants, turn, flip, tmp_path):
     path = tmp_path / "turned.mp4"
-    ffmpeg("-display_rotation", *turn, "-i", quadrants, "-c", "copy", path)
+    reframe(quadrants, path, display_rotation=turn, **({flip: None} if flip else {}))
     ours = first_picture(path, Framing(64, 32, (10, 20, 120, 60)))
     assert close(ours, reference(path, "crop=120:60:10:20,scale=64:32"))
 
 
 def test_pixels_that_are_not_square_are_stretched(quadrants, tmp_path):
     path = tmp_path / "wide.mp4"
-    ffmpeg("-i", quadrants, "-vf", "setsar=3/2", path)
+    convert(quadrants, path, vf="setsar=3/2")
     wanted = reference(path, "scale=iw*sar:ih,setsar=1,crop=200:200,scale=64:64")
     assert close(first_picture(path, Framing(64, 64)), wanted)
 
 
 def test_a_picture_turned_by_an_odd_angle_is_refused(quadrants, tmp_path):
-    ffmpeg("-display_rotation", "45", "-i", quadrants, "-c", "copy", tmp_path / "odd.mp4")
+    reframe(quadrants, tmp_path / "odd.mp4", display_rotation=45)
     with pytest.raises(MediaError) as caught:
         probe(tmp_path / "odd.mp4")
     assert caught.value.code == "odd_angle"
@@ -103,36 +114,25 @@ def test_a_picture_turned_by_an_odd_angle_is_refused(quadrants, tmp_path):
 @pytest.mark.parametrize(
     "encoding",
     [
-        ("-pix_fmt", "yuvj420p"),
-        ("-pix_fmt", "yuv444p"),
-        ("-pix_fmt", "yuv420p10le"),
-        ("-vf", "scale=out_color_matrix=bt709:out_range=tv", "-colorspace", "bt709", "-color_range", "tv"),
-        ("-vf", "scale=out_color_matrix=bt601", "-colorspace", "smpte170m"),
+        {"pix_fmt": "yuvj420p"},
+        {"pix_fmt": "yuv444p"},
+        {"pix_fmt": "yuv420p10le"},
+        {"vf": "scale=out_color_matrix=bt709:out_range=tv", "colorspace": "bt709", "color_range": "tv"},
+        {"vf": "scale=out_color_matrix=bt601", "colorspace": "smpte170m"},
     ],
     ids=["full-range", "444", "10-bit", "bt709", "bt601"],
 )
 def test_colours_survive_ranges_matrices_and_depths(quadrants, encoding, tmp_path):
     path = tmp_path / "colour.mp4"
-    ffmpeg("-i", quadrants, *encoding, "-crf", "5", path)
+    convert(quadrants, path, crf=5, **encoding)
     corner = first_picture(path, Framing(64, 64, (0, 0, 100, 100)))[32, 32]
     assert np.abs(corner - (254, 0, 0)).max() < 12
 
 
 def test_odd_sizes_and_smaller_boxes(tmp_path):
     path = tmp_path / "odd.webm"
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        "testsrc=size=161x121:rate=30",
-        "-t",
-        "0.3",
-        "-c:v",
-        "libvpx-vp9",
-        "-pix_fmt",
-        "yuv420p",
-        path,
-    )
+    pictures = lavfi("testsrc=size=161x121:rate=30")
+    run(pictures.output(str(path), t=0.3, pix_fmt="yuv420p", **{"c:v": "libvpx-vp9"}))
     assert first_picture(path, Framing(286, 286)).shape == (286, 286, 3)
 
 
@@ -143,10 +143,9 @@ def test_a_box_that_leaves_the_picture_is_refused_with_its_size():
 
 def test_cover_art_is_no_moving_picture(quadrants, tmp_path):
     cover, path = tmp_path / "cover.png", tmp_path / "song.mp4"
-    ffmpeg("-i", quadrants, "-frames:v", "1", cover)
-    ffmpeg(
-        "-i", quadrants, "-i", cover, "-map", "1", "-map", "0:a", "-c:v", "png", "-disposition:v", "attached_pic", path
-    )
+    convert(quadrants, cover, **{"frames:v": 1})
+    picture, sound = ffmpeg.input(str(cover)), ffmpeg.input(str(quadrants)).audio
+    run(ffmpeg.output(picture, sound, str(path), **{"c:v": "png", "disposition:v": "attached_pic"}))
     with pytest.raises(MediaError) as caught:
         probe(path)
     assert caught.value.code == "no_picture"
@@ -156,7 +155,7 @@ def test_palette_videos_are_not_black(tmp_path):
     path = tmp_path / "pal.avi"
     source = tmp_path / "toy.mp4"
     toy_video(source, seconds=2)
-    ffmpeg("-i", source, "-c:v", "rawvideo", "-pix_fmt", "pal8", "-c:a", "pcm_s16le", path)
+    convert(source, path, pix_fmt="pal8", **{"c:v": "rawvideo", "c:a": "pcm_s16le"})
     with av.open(str(path)) as file:
         assert file.streams.video[0].codec_context.pix_fmt == "pal8"
     for slot in (0, 55):
@@ -209,7 +208,7 @@ def test_time_stamps_that_leap_are_told_and_not_planned_over(tmp_path):
     """Pictures stamped a day late would make a day of empty clips."""
     whole, torn = toy_video(tmp_path / "whole.mp4", seconds=2), tmp_path / "torn.mkv"
     leap = "setpts=PTS+gt(N\\,45)*86400/TB"
-    ffmpeg("-i", whole, "-an", "-vf", leap, "-fps_mode", "passthrough", "-c:v", "libx264", "-bf", "0", torn)
+    convert(whole, torn, an=None, vf=leap, fps_mode="passthrough", bf=0, **{"c:v": "libx264"})
     with pytest.raises(MediaError, match="60 pictures are spread over 864"):
         probe(torn)
 
@@ -221,8 +220,8 @@ def test_a_mix_is_as_loud_as_its_channels_and_never_clips(tmp_path, channels, co
     tone = (0.9 * np.sin(2 * np.pi * 441 * np.arange(88200) / 44100)).astype(np.float32)
     soundfile.write(tmp_path / "tone.wav", np.repeat(tone[:, None], channels, axis=1), 44100, subtype="FLOAT")
     path = tmp_path / "tone.mkv"
-    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x64:rate=30", "-i", tmp_path / "tone.wav", "-t", "2",
-           "-c:a", codec, path)  # fmt: skip
+    sound = ffmpeg.input(str(tmp_path / "tone.wav"))
+    run(ffmpeg.output(lavfi("testsrc=size=64x64:rate=30"), sound, str(path), t=2, **{"c:a": codec}))
     mixed = SoundReader(probe(path), 44100).read(4410, 79380).samples
     lossy = codec == "ac3"
     assert np.abs(mixed).max() == pytest.approx(0.9, abs=0.05 if lossy else 0.01)
@@ -242,10 +241,10 @@ def test_a_mix_is_as_loud_as_its_channels_and_never_clips(tmp_path, channels, co
 )
 def test_sound_beside_gaps_is_where_it_was(tmp_path, kind, gaps):
     whole, torn = tmp_path / f"whole.{kind}", tmp_path / f"torn.{kind}"
-    ffmpeg("-i", toy_video(tmp_path / "toy.mp4", seconds=10), "-c", "copy", whole)
+    convert(toy_video(tmp_path / "toy.mp4", seconds=10), whole, c="copy")
     shift = 1.4 if kind == "ts" else 0  # where a transport stream starts
     lost = "+".join(f"between(pts*tb\\,{a + shift}\\,{b + shift})" for a, b in gaps)
-    ffmpeg("-i", whole, "-c", "copy", "-copyts", "-bsf:a", f"noise=drop='{lost}'", "-muxdelay", "0", torn)
+    convert(whole, torn, c="copy", copyts=None, muxdelay=0, **{"bsf:a": f"noise=drop='{lost}'"})
     before, after = (SoundReader(probe(p), 44100).read(0, 441000).samples for p in (whole, torn))
 
     def kept(t: float) -> bool:
@@ -268,7 +267,7 @@ def test_time_stamps_that_wander_do_not_cut_the_sound_up(tmp_path):
     """Many files on the web state times that stray by 20 ms and come back; the sound itself has no gap there."""
     whole, astray = toy_video(tmp_path / "whole.mp4", seconds=6), tmp_path / "astray.mp4"
     wander = "PTS+440*between(mod(N\\,13)\\,4\\,9)+440*between(mod(N\\,13)\\,7\\,9)"
-    ffmpeg("-i", whole, "-c", "copy", "-bsf:a", f"setts=ts={wander}", astray)
+    convert(whole, astray, c="copy", **{"bsf:a": f"setts=ts={wander}"})
     before, after = (SoundReader(probe(p), 44100).read(0, 240000) for p in (whole, astray))
     assert (after.steps, after.missing) == (0, 0)
     np.testing.assert_array_equal(after.samples, before.samples)
@@ -304,12 +303,10 @@ def test_containers_that_hardly_time_their_pictures_lose_none(tmp_path, name):
 
     raw = b"".join(draw(n, (320, 240), False).tobytes() for n in range(150))
     path = tmp_path / name
-    frames = "0" if name.startswith("plain") else "2"
-    pipe = ["-f", "rawvideo", "-pix_fmt", "gray", "-s", "320x240", "-framerate", "30", "-i", "pipe:0"]
-    coding = ["-c:v", "libx264", "-bf", frames, "-g", "50", "-pix_fmt", "yuv420p", "-c:a", "mp2"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *pipe, "-f", "lavfi", "-i", "sine", "-t", "5"]
-    command += [*coding, str(path)]
-    subprocess.run(command, input=raw, check=True)
+    frames = 0 if name.startswith("plain") else 2
+    pictures = ffmpeg.input("pipe:0", f="rawvideo", pix_fmt="gray", s="320x240", framerate=30)
+    coding = {"c:v": "libx264", "bf": frames, "g": 50, "pix_fmt": "yuv420p", "c:a": "mp2"}
+    run(ffmpeg.output(pictures, lavfi("sine"), str(path), t=5, **coding), stdin=raw)
     pictures = VideoReader(probe(path), FPS, Framing(240, 240))
     shown = [read_number(pictures.at(k).frame.to_ndarray(format="gray")) for k in range(148)]
     assert shown == list(range(148))
@@ -318,7 +315,7 @@ def test_containers_that_hardly_time_their_pictures_lose_none(tmp_path, name):
 def test_files_joined_end_to_end_are_told(tmp_path):
     """Two transport streams in one file: its clock starts again, and half of it would be lost in silence."""
     for i in range(2):
-        ffmpeg("-i", toy_video(tmp_path / f"{i}.mp4", seconds=4, seed=i), "-c", "copy", tmp_path / f"{i}.ts")
+        convert(toy_video(tmp_path / f"{i}.mp4", seconds=4, seed=i), tmp_path / f"{i}.ts", c="copy")
     joined = tmp_path / "joined.ts"
     joined.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
     with pytest.raises(MediaError, match=r"start again after 4\.0 s"):
@@ -327,7 +324,7 @@ def test_files_joined_end_to_end_are_told(tmp_path):
 
 def test_a_lost_packet_condemns_one_group_of_pictures_and_no_more(tmp_path):
     source, path = toy_video(tmp_path / "toy.mp4", seconds=10), tmp_path / "lost.ts"
-    ffmpeg("-i", source, "-c:v", "libx264", "-g", "30", "-bf", "0", "-c:a", "copy", path)
+    convert(source, path, g=30, bf=0, **{"c:v": "libx264", "c:a": "copy"})
     data = path.read_bytes()
     first = len(data) // 188 // 3
     pictures = [i for i in range(first, len(data) // 188) if data[188 * i + 1] & 0x1F == 1 and data[188 * i + 2] == 0]
@@ -342,7 +339,7 @@ def test_a_lost_packet_condemns_one_group_of_pictures_and_no_more(tmp_path):
 def test_six_channels_and_changing_rates_become_mono_at_the_asked_rate(tmp_path):
     path = tmp_path / "surround.mkv"
     source = toy_video(tmp_path / "toy.mp4", seconds=2)
-    ffmpeg("-i", source, "-c:v", "copy", "-ac", "6", "-ar", "48000", "-c:a", "ac3", path)
+    convert(source, path, ac=6, ar=48000, **{"c:v": "copy", "c:a": "ac3"})
     sound = SoundReader(probe(path), 22050).read(0, 2 * 22050)
     assert sound.samples.shape == (44100,)
     assert np.abs(sound.samples).max() > 0.03
@@ -381,7 +378,7 @@ def test_names_that_look_like_something_else_are_names(tmp_path, name):
 def test_a_cut_off_file_says_so_or_gives_what_is_there(tmp_path):
     whole = toy_video(tmp_path / "toy.mp4", seconds=4)
     cut = tmp_path / "cut.mkv"
-    ffmpeg("-i", whole, "-c", "copy", cut)
+    convert(whole, cut, c="copy")
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     assert 0.5 < probe(cut).duration < 3.5
 
@@ -404,7 +401,7 @@ def test_sixteen_bit_sound_passes_unchanged_and_clips():
 def test_the_same_pictures_give_the_same_bytes_whatever_the_processor_offers(tmp_path, monkeypatch):
     """x264 with fewer instructions must not make another file: `cpu-independent` holds."""
     path = tmp_path / "busy.mp4"
-    ffmpeg("-f", "lavfi", "-i", "mandelbrot=size=286x286:rate=30", "-t", "3", path)
+    run(lavfi("mandelbrot=size=286x286:rate=30").output(str(path), t=3))
     pictures = VideoReader(probe(path), FPS, Framing(286, 286))
     frames = [pictures.at(k).frame for k in range(90)]
     one = encode_clip(frames, FPS, crf=18, preset="veryfast", keyframe_every=15)
@@ -444,8 +441,7 @@ def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp
     if cpu.level() != "x86-64-v3" or lib is None:
         pytest.skip("this processor or this PyAV has no x86-64-v3 to choose loops from")
     path = tmp_path / "busy.webm"
-    ffmpeg("-f", "lavfi", "-i", "mandelbrot=size=420x300:rate=30", "-f", "lavfi", "-i", "anoisesrc=c=pink", "-t", "1",
-           path)  # fmt: skip
+    run(ffmpeg.output(lavfi("mandelbrot=size=420x300:rate=30"), lavfi("anoisesrc=c=pink"), str(path), t=1))
 
     def decoded(flags: int) -> tuple[np.ndarray, np.ndarray]:
         lib.av_force_cpu_flags(flags)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reference import run_arguments as ffmpeg
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media import partial_probe
@@ -31,7 +32,6 @@ from soundvid.store.dataset import Dataset
 from tests.builder.test_steps import one_by_one
 from tests.helpers.catalogues import QUICK, entries, only, recipe_of
 from tests.helpers.webserver import WebServer
-from tests.media.test_media import ffmpeg
 from tests.sources.test_sources_safety import written
 from tests.sources.test_sources_sites import watch
 
