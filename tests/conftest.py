@@ -37,8 +37,10 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
-def toy_video(path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[int, int] = (192, 160)) -> Path:
-    """A small real H.264 + AAC video: a bright bar that wanders, and noise that gets louder with it."""
+def toy_video(
+    path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[int, int] = (192, 160), loudness=None
+) -> Path:
+    """A small real H.264 + AAC video: a bright bar that wanders, and noise. `loudness`: its rms at a time in s."""
     random = np.random.default_rng(seed)
     width, height = size
     count = round(seconds * 30)
@@ -52,6 +54,8 @@ def toy_video(path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[in
             yield picture
 
     sound = random.standard_normal(round(seconds * RATE)) * 0.1
+    if loudness is not None:
+        sound *= np.array([loudness(n / RATE) for n in range(len(sound))]) / 0.1
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, pictures(), Fraction(30), sound.astype(np.float32), RATE)
     return path
