@@ -136,6 +136,9 @@ def main() -> None:
     parser.add_argument(
         "--jobs", nargs="+", choices=["dense", "random", "sparse"], default=["dense", "random", "sparse"]
     )
+    parser.add_argument(
+        "--workers", type=int, default=2, help="of the build; the floor runs one ffmpeg at a time, as one worker does"
+    )
     options = parser.parse_args()
     folder = options.folder.resolve()
     out = folder / "out"
@@ -162,7 +165,7 @@ def main() -> None:
             continue
         builds, floors = [], []
         for _ in range(options.rounds):  # in turns, so that a busy minute of the machine meets both
-            cost, starts = ours(folder, sources[0].parent, clips)
+            cost, starts = ours(folder, sources[0].parent, clips, options.workers)
             builds.append(cost)
             by_path = {v: starts[v.name] for v in sources}
             if name == "dense":
