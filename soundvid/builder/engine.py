@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import soundvid
 from soundvid.builder.tasks import Task, encode
 from soundvid.errors import StoreError
 
@@ -51,7 +50,7 @@ class _Worker:
         # What libraries print; its last line explains a crash. Closed by `end`.
         self.output = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, str(Path(soundvid.__file__).parent.parent), str(writer)],
+            [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), str(writer)],
             stdin=subprocess.PIPE,
             stdout=self.output,
             stderr=self.output,

@@ -22,34 +22,26 @@ import pyarrow.parquet as pq
 from soundvid.builder import engine
 from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection
-from soundvid.builder.record import SourceRecord
-from soundvid.builder.render import media_locations, missing_features, unchanged
-from soundvid.builder.resolve import Resolved, feature_folder, resolve
-from soundvid.clips.feature_rows import FeatureRows, feature_key
-from soundvid.clips.part import MediaLocation
+from soundvid.builder.ledger import captions_column, conditions_column, essence, make_ledger, source_attributes
+from soundvid.builder.render import missing_features, unchanged
+from soundvid.builder.resolve import Resolved, resolve
+from soundvid.builder.samples import SampleMaker
+from soundvid.clips.feature_rows import feature_key
 from soundvid.errors import DatasetError
-from soundvid.media.clock import Window, sample_at
-from soundvid.media.mp4_index import keyframe_index
-from soundvid.quality.rules import dbfs
-from soundvid.sources.model import condition_of
 from soundvid.store.dataset import Shard, next_version, parse_version, sample_columns, sample_of
 from soundvid.store.schema import (
     FORMAT,
-    LEDGER_SCHEMA,
-    MEASURES,
     MEMBERS,
     SPLITS,
     conformed,
     count_by,
     counts,
-    origin_columns,
     published_recipe,
     samples_schema,
     subjects,
 )
-from soundvid.store.tar import Sample, pack_sample
+from soundvid.store.tar import Sample
 from soundvid.util.hashing import canonical_json, uniform64
-from soundvid.verdict import Verdict
 
 Row = dict[str, Any]
 
@@ -104,27 +96,6 @@ class Candidate:
             raise DatasetError(f"{folder}: no candidate for a version is there ({error}); make the shards") from error
 
 
-# What of a ledger's row makes another version where it changes. With the settings: a version in which they are those
-# of an older recipe tells no later build that this one's work is done.
-ESSENCE = (
-    *("kind", "name", "outcome", "code", "source_id", "key", "settings", "plan"),
-    *("licence", "caption", "condition", "uploader", "channel", "upload_date"),
-)
-
-
-def essence(ledger: pa.Table) -> str:
-    """The same for ledgers that say the same."""
-    columns = [pc.fill_null(ledger.column(name), "") for name in ESSENCE]
-    table = pa.table(columns, names=list(ESSENCE))
-    table = table.take(pc.sort_indices(table, [(n, "ascending") for n in ESSENCE])).combine_chunks()
-    digest = hashlib.sha256()
-    for name in ESSENCE:
-        column = table.column(name).combine_chunks() if len(table) else pa.array([], pa.string())
-        digest.update(pc.binary_length(column).to_numpy(zero_copy_only=False).astype("<i8").tobytes())
-        digest.update("".join(column.to_pylist()).encode())
-    return digest.hexdigest()
-
-
 @dataclass
 class _Packing:
     """Everything about the samples of the version that is being made."""
@@ -156,7 +127,7 @@ def pack(context: Context, selection: Selection) -> Candidate:
     packing = _Packing(resolved, rows, [splits[r] for r in rows], unchanged(context, resolved)[rows])
     _check_splits(context, packing)
     _check_channels(context, resolved)
-    maker = _SampleMaker(context, packing)
+    maker = SampleMaker(context, resolved, rows[~packing.unchanged])
     change = _change(context, packing, maker, ledger)
     newest, previous = context.newest, context.previous
     if change == "none" and previous.lost_shards:
@@ -280,123 +251,7 @@ def _check_channels(context: Context, resolved: Resolved) -> None:
 # -- samples
 
 
-class _SampleMaker:
-    """Makes samples that do not stand in a shard as they are wanted, from where their media lie."""
-
-    def __init__(self, context: Context, packing: _Packing) -> None:
-        self.context, self.resolved = context, packing.resolved
-        new = packing.rows[~packing.unchanged]
-        self.locations = dict(zip(new.tolist(), media_locations(context, self.resolved, new), strict=True))
-        self.clips = dict(zip(new.tolist(), self.resolved.clips.take(pa.array(new)).to_pylist(), strict=True))
-        self.rows: dict[tuple[int, str], FeatureRows] = {}
-        asked = sorted({c["sample_row"] for c in self.clips.values() if c["location"] is None})
-        self.old = dict(zip(asked, context.previous.sample_rows(np.asarray(asked, np.int64)), strict=True))
-        self.keyframes: dict[int, tuple[list[int], list[int]]] = {}
-
-    def size(self, row: int) -> int:
-        """Bytes of the sample's blocks: exact but for its JSON, whose length varies by a few bytes within one block."""
-        location = self._location(row)
-        clip = self.clips[row]
-        window = Window(clip["start_frame"], clip["frames"])
-        features = [self._feature_rows(clip["record"], f.name).size(window) for f in self.context.features]
-        sizes = [location.mp4_size, location.flac_size, *features, 700]
-        return sum(512 + -(-size // 512) * 512 for size in sizes)
-
-    def make(self, row: int) -> tuple[bytes, Sample]:
-        """The sample's blocks, and where its members lie in them. Raises DatasetError where its media are damaged."""
-        clip = self.clips[row]
-        record = self.resolved.records[clip["record"]]
-        window = Window(clip["start_frame"], clip["frames"])
-        try:
-            mp4, flac = self._location(row).read()
-            features = {
-                f.member_name: self._feature_rows(clip["record"], f.name).member(window) for f in self.context.features
-            }
-        except (OSError, ValueError, KeyError) as error:
-            raise self._damaged(row, record, error) from error
-        index = keyframe_index(mp4)
-        self.keyframes[row] = (list(index.frames), list(index.offsets))
-        about = self._about(clip, record)
-        parts = {"mp4": mp4, "flac": flac, **features, "json": canonical_json(about)}
-        return pack_sample(clip["key"], parts)
-
-    def index_row(self, row: int) -> Row:
-        """The columns of the index that are the clip's own, without its place in a shard."""
-        clip = self.clips[row]
-        about = self._about(clip, self.resolved.records[clip["record"]])
-        frames, offsets = self.keyframes[row]
-        rate = self.context.recipe.video.fps
-        measures = {n: clip[n] for n in MEASURES.names}
-        return {
-            **measures,
-            **{k: v for k, v in about.items() if k != "fps"},
-            "fps": float(rate),
-            "fps_exact": str(rate),
-            "keyframes": frames,
-            "keyframe_offsets": offsets,
-        }
-
-    def _location(self, row: int) -> MediaLocation:
-        location = self.locations[row]
-        assert location is not None
-        return location
-
-    def _feature_rows(self, record: int, name: str) -> FeatureRows:
-        if (record, name) not in self.rows:
-            feature = next(f for f in self.context.features if f.name == name)
-            folder = feature_folder(self.context, self.resolved.records[record], feature)
-            self.rows[record, name] = FeatureRows.read(folder)
-        return self.rows[record, name]
-
-    def _about(self, clip: Row, record: SourceRecord) -> Row:
-        """What KEY.json says."""
-        features = {f.name: f.facts() for f in self.context.features}
-        assert record.identity is not None
-        own = {"subject": record.source.subject, **features}
-        if clip["location"] is None:  # it stands in a shard: what was measured of it is written there
-            old = self.old[clip["sample_row"]]
-            before = json.loads(self.context.dataset.read_member(old, "json"))
-            plain = {k: v for k, v in before.items() if not isinstance(v, dict)}
-            return {**plain, **own}
-        video, rate = self.context.recipe.video, self.context.recipe.sound.rate
-        fps, window = video.fps, Window(clip["start_frame"], clip["frames"])
-        first, last = sample_at(window.start, rate, fps), sample_at(window.stop, rate, fps)
-        measures = {n: clip[n] for n in MEASURES.names if n not in ("peak", "flat_frames")}
-        return {
-            "key": clip["key"],
-            "source_id": record.source_id,
-            "source_sha256": record.identity.sha256,
-            "start_frame": window.start,
-            "frames": window.frames,
-            "fps": str(fps),
-            "width": video.width,
-            "height": video.height,
-            "start_seconds": float(window.start / fps),
-            "seconds": float(window.frames / fps),
-            "first_sample": first,
-            "samples": last - first,
-            "sample_rate": rate,
-            **measures,
-            "peak_dbfs": round(float(dbfs(clip["peak"])), 2),
-            "crop": list(self.resolved.facts[clip["record"]]["crop"]),
-            **own,
-        }
-
-    def _damaged(self, row: int, record: SourceRecord, error: Exception) -> DatasetError:
-        location = self._location(row)
-        work = self.context.dataset.work
-        if work not in location.path.parents:
-            return DatasetError(
-                f"{location.path}: the shard is damaged ({error}); put it back from a copy, or delete it and build "
-                "again"
-            )
-        shutil.rmtree(location.path.parent, ignore_errors=True)
-        for feature in self.context.features:
-            shutil.rmtree(feature_folder(self.context, record, feature), ignore_errors=True)
-        return DatasetError(f"{location.path}: {error}; it was thrown away: run the same command again")
-
-
-def _change(context: Context, packing: _Packing, maker: _SampleMaker, ledger: pa.Table) -> str:
+def _change(context: Context, packing: _Packing, maker: SampleMaker, ledger: pa.Table) -> str:
     """What kind of version this is, seen from the newest one."""
     if context.newest is None:
         return "first"
@@ -424,7 +279,7 @@ def _change(context: Context, packing: _Packing, maker: _SampleMaker, ledger: pa
     return "none" if before == now and essence(ledger) == essence(context.previous.ledger) else "patch"
 
 
-def _write(context: Context, packing: _Packing, maker: _SampleMaker) -> tuple[pa.Table, list[Shard]]:
+def _write(context: Context, packing: _Packing, maker: SampleMaker) -> tuple[pa.Table, list[Shard]]:
     """Keep every old shard whose samples all stay; write the others' and the new samples into new ones."""
     previous, dataset = context.previous, context.dataset
     rows, resolved = packing.rows, packing.resolved
@@ -493,7 +348,7 @@ def _write(context: Context, packing: _Packing, maker: _SampleMaker) -> tuple[pa
     return samples.take(order_of), shards
 
 
-def _made(maker: _SampleMaker, row: int) -> Callable[[], tuple[bytes, Sample]]:
+def _made(maker: SampleMaker, row: int) -> Callable[[], tuple[bytes, Sample]]:
     return lambda: maker.make(row)
 
 
@@ -513,23 +368,6 @@ def _copied(context: Context, old: Row) -> Callable[[], tuple[bytes, Sample]]:
     return copy
 
 
-def source_attributes(context: Context, resolved: Resolved) -> pa.Table:
-    """By record what its samples say of their source."""
-    rows = [
-        {
-            "source_name": r.source.name,
-            "subject": r.source.subject,
-            "source_group": r.source.group,
-            "licence": r.source.licence,
-            "caption": r.source.caption or None,
-            **origin_columns(r.source.origin),
-        }
-        for r in resolved.records
-    ]
-    names = ["source_name", "subject", "source_group", "licence", "caption", *origin_columns(None)]
-    return pa.Table.from_pylist(rows, pa.schema([(n, pa.string()) for n in names]))
-
-
 def _with_attributes(
     table: pa.Table,
     attributes: pa.Table,
@@ -544,146 +382,8 @@ def _with_attributes(
     splits = np.asarray(packing.splits, object)[select]
     columns = {name: attributes.column(name).take(records) for name in attributes.column_names}
     columns["split"] = pa.array(splits, pa.string())
-    columns["condition"] = _conditions(context, resolved, records.to_pylist(), list(splits))
-    columns["caption"] = _captions(context, resolved, rows, columns["caption"])
+    columns["condition"] = conditions_column(context, resolved, records.to_pylist(), list(splits))
+    columns["caption"] = captions_column(context, resolved, rows, columns["caption"])
     for name, column in columns.items():
         table = table.set_column(table.column_names.index(name), table.schema.field(name), column)
     return table
-
-
-def _conditions(context: Context, resolved: Resolved, records: list[int], splits: list[str | None]) -> pa.Array:
-    known: dict[tuple[int, str | None], str | None] = {}
-    values = []
-    for pair in zip(records, splits, strict=True):
-        if pair not in known:
-            known[pair] = condition_of(context.recipe, resolved.records[pair[0]].source, pair[1])
-        values.append(known[pair])
-    return pa.array(values, pa.string())
-
-
-def _captions(context: Context, resolved: Resolved, rows: np.ndarray, whole: Any) -> Any:
-    """Captions of clips: of their span where the source's list has one, else of the whole source."""
-    if not any(r.source.spans for r in resolved.records):
-        return whole
-    named = [context.settings.captions(r.source) for r in resolved.records]
-    columns = [resolved.clips.column(n).take(pa.array(rows)).to_pylist() for n in ("record", "start_frame", "frames")]
-    values = [
-        named[r].get((start, frames), default)
-        for r, start, frames, default in zip(*columns, whole.to_pylist(), strict=True)
-    ]
-    return pa.array(values, pa.string())
-
-
-# -- the ledger
-
-
-def make_ledger(context: Context, selection: Selection, resolved: Resolved, splits: list[str | None]) -> pa.Table:
-    """One row for every source, one for every planned clip. Raises DatasetError where the sums do not close."""
-    number = {id(r): i for i, r in enumerate(resolved.records)}
-    clip_records = np.asarray(resolved.clips.column("record"))
-    planned = (
-        np.bincount(clip_records, minlength=len(resolved.records))
-        if len(clip_records)
-        else np.zeros(len(resolved.records), int)
-    )
-    kept = np.bincount(clip_records[resolved.kept], minlength=len(resolved.records))
-    reasons = _reasons(resolved, clip_records)
-    sources = []
-    for i, record in enumerate(selection.records):
-        verdict, facts, at = selection.verdicts.get(i), {}, number.get(id(record))
-        if at is not None:
-            facts = resolved.facts[at]
-            verdict = verdict or _source_verdict(resolved, at, int(planned[at]), int(kept[at]), reasons)
-        assert verdict is not None
-        sources.append(_source_row(context, record, verdict, facts, reused=at is not None and resolved.reused[at]))
-    tables = [pa.Table.from_pylist(sources, LEDGER_SCHEMA), _clip_table(context, resolved, splits)]
-    ledger = pa.concat_tables(tables).combine_chunks()
-    counted = counts(ledger)
-    if sum(counted["sources"].values()) != len(selection.records) or counted["clips"]["kept"] != resolved.kept.sum():
-        raise DatasetError(f"{context.recipe.name}: the ledger does not close ({counted}): a defect")
-    return ledger
-
-
-def _reasons(resolved: Resolved, clip_records: np.ndarray) -> dict[int, tuple[Counter[str], str]]:
-    """By record how often each reason refused its clips, and the first one's message."""
-    found: dict[int, tuple[Counter[str], str]] = {}
-    for row in np.flatnonzero(~resolved.kept):
-        record = int(clip_records[row])
-        counter, _ = found.setdefault(record, (Counter(), resolved.messages[row]))
-        counter[resolved.codes[row]] += 1
-    return found
-
-
-def _source_verdict(
-    resolved: Resolved, at: int, planned: int, kept: int, reasons: dict[int, tuple[Counter[str], str]]
-) -> Verdict:
-    if (ended := resolved.verdicts[at]) is not None:
-        return ended
-    if resolved.pending[at]:
-        return Verdict("failed", "render", "internal", "what was rendered of it is not whole in the work folder", True)
-    if kept:
-        return Verdict("kept", "pack", message=f"{kept} of {planned} planned clips kept")
-    counter, example = reasons.get(at, (Counter(), ""))
-    listed = ", ".join(f"{n} x {code}" for code, n in sorted(counter.items()))
-    message = f"none of {planned} planned clips is left ({listed}): {example}"
-    return Verdict("rejected", "pack", "no_clip_left", message)
-
-
-def _printable(path: Path) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _source_row(context: Context, record: SourceRecord, verdict: Verdict, facts: Row, *, reused: bool) -> Row:
-    source, identity = record.source, record.identity
-    active = bool(facts) or verdict.stage in ("render", "pack")
-    settings = context.settings.of(source) if active else None
-    return {
-        **facts,
-        **vars(verdict),
-        "kind": "source",
-        "name": source.name,
-        "origin": "reused" if reused else "new",
-        "source_id": record.source_id or None,
-        "subject": source.subject,
-        "source_group": source.group,
-        "condition": condition_of(context.recipe, source, None),
-        "licence": source.licence,
-        "path": _printable(source.path) if source.verdict is None else None,
-        "sound_path": _printable(source.sidecar.path) if source.sidecar else None,
-        "sound_sha256": identity.sound.sha256 if identity and identity.sound else None,
-        "sha256": identity.sha256 if identity else None,
-        "bytes": identity.size if identity else None,
-        "settings": settings.render.key if settings else None,
-        "plan": settings.plan.key if settings else None,
-        "caption": source.caption or None,
-        **origin_columns(source.origin),
-    }
-
-
-def _clip_table(context: Context, resolved: Resolved, splits: list[str | None]) -> pa.Table:
-    clips = resolved.clips
-    records = clips.column("record").combine_chunks() if len(clips) else pa.array([], pa.int32())
-    attributes = source_attributes(context, resolved)
-    rows = np.arange(len(clips))
-    by_record = {
-        "name": attributes.column("source_name"),
-        **{n: attributes.column(n) for n in ("subject", "source_group", "licence", *origin_columns(None))},
-        "origin": pa.array(["reused" if r else "new" for r in resolved.reused], pa.string()),
-        "settings": pa.array([s.render.key for s in resolved.settings], pa.string()),
-        "plan": pa.array([s.plan.key for s in resolved.settings], pa.string()),
-    }
-    columns: dict[str, Any] = {n: c.take(records) for n, c in by_record.items()}
-    stages = pc.if_else(pc.equal(clips.column("stage"), "render"), "render", "pack") if len(clips) else []
-    columns |= {n: clips.column(n) for n in ("source_id", "key", "start_frame", "frames", *MEASURES.names)}
-    columns |= {
-        "kind": pa.array(["clip"] * len(clips), pa.string()),
-        "outcome": pa.array(np.where(resolved.kept, "kept", "rejected"), pa.string()),
-        "stage": stages,
-        "code": pa.array(resolved.codes, pa.string()),
-        "message": pa.array(resolved.messages, pa.string()),
-        "retryable": pa.array([False] * len(clips), pa.bool_()),
-        "split": pa.array(splits, pa.string()),
-        "condition": _conditions(context, resolved, records.to_pylist(), splits),
-        "caption": _captions(context, resolved, rows, attributes.column("caption").take(records)),
-    }
-    return conformed(pa.table(columns), LEDGER_SCHEMA)
