@@ -46,16 +46,16 @@ def metadata(catalogue: Catalogue) -> dict[str, dg.MetadataValue]:
         dg.TableRecord({"video": v.source.name, "subject": v.source.subject, "licence": v.source.licence, "key": v.key})
         for v in catalogue.videos[:MOST_ROWS]
     ]
-    told: dict[str, dg.MetadataValue] = {
+    shown: dict[str, dg.MetadataValue] = {
         "videos": dg.MetadataValue.int(len(catalogue.videos)),
         "added": dg.MetadataValue.int(len(catalogue.added)),
         "gone": dg.MetadataValue.int(len(catalogue.gone)),
     }
     if rows:
-        told["list"] = dg.MetadataValue.table(rows)
+        shown["list"] = dg.MetadataValue.table(rows)
     if catalogue.unlisted:
-        told["did not answer"] = dg.MetadataValue.text("; ".join(catalogue.unlisted))
-    return told
+        shown["did not answer"] = dg.MetadataValue.text("; ".join(catalogue.unlisted))
+    return shown
 
 
 def key_of(recipe: Recipe) -> dg.AssetKey:

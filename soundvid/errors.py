@@ -2,7 +2,7 @@
 
 
 class SoundvidError(Exception):
-    """Base of all errors that are told in one line and end a command with exit code 1."""
+    """Base of all errors that become one line for the user and end a command with exit code 1."""
 
 
 class RecipeError(SoundvidError, ValueError):

@@ -275,7 +275,7 @@ class Shards(Strict):
 
 
 class Training(Strict):
-    """What `soundvid train` does with this recipe's dataset unless it is told otherwise."""
+    """What `soundvid train` does with this recipe's dataset unless its options say otherwise."""
 
     system: str = "sound_to_video"
     preset: str | None = Field(None, description="one of the system's; null: its own default")
@@ -295,7 +295,7 @@ class Recipe(Strict):
     features: Features = Features()
     splits: Splits = Splits()
     conditions: list[ConditionRule] = Field(
-        [], description="labels under which test figures are told apart, such as seen and unseen speakers"
+        [], description="labels by which test figures are reported separately, such as seen and unseen speakers"
     )
     shards: Shards = Shards()
     training: Training = Training()

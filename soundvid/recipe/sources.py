@@ -32,7 +32,9 @@ Subject = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="wh
 
 Condition = Annotated[
     str,
-    Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="under which its figures are told apart: seen, unseen, ..."),
+    Field(
+        pattern=r"^[A-Za-z0-9_-]{1,40}$", description="by which its figures are reported separately: seen, unseen, ..."
+    ),
 ]
 
 

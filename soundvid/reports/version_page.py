@@ -26,7 +26,7 @@ from soundvid.store.dataset import SPLITS, Dataset, Release
 from soundvid.store.schema import count_by
 
 ROWS = 200  # rows of a table
-MAPS = 40  # sources of which it is told how they were prepared, a picture each
+MAPS = 40  # sources whose preparation is shown, a picture each
 PREPARED = ("crop_box", "noise_profile", "sound_offset_seconds", "motion_map", "noise_dbfs", "sound_likeness")
 FEW = 20  # entries of a list inside a cell
 

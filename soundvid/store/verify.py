@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from soundvid.features.base import Feature
 
 Problem = Callable[[str], None]
-WORST = 20  # problems told in full; the rest is counted
+WORST = 20  # problems printed in full; the rest is counted
 CHUNK = 1 << 22  # bytes of a shard that are read at a time
 
 
@@ -158,7 +158,7 @@ def _where(dataset: Dataset, shard: Shard) -> str:
 
 
 def check_bytes(dataset: Dataset, shard: Shard, problem: Problem) -> bool:
-    """Whether a shard's bytes are what was published. A name that is no shard's is told, and nothing is read."""
+    """Whether a shard's bytes are what was published. A name that is no shard's is a problem, and nothing is read."""
     if not is_shard_name(shard.file):
         problem(f"manifest.json: {shard.file!r} is not the name of a shard; it is not read")
         return False
@@ -236,7 +236,7 @@ def _headers(dataset: Dataset, shard: str) -> Any:
 
 
 class _Features:
-    """The features of a version by name, made when they are first needed; each unknown one is told once."""
+    """The features of a version by name, made when they are first needed; each unknown one is reported once."""
 
     def __init__(self, options: Mapping[str, Any], problem: Problem) -> None:
         self.options, self.problem = options, problem

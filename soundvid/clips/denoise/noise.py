@@ -17,7 +17,7 @@ from soundvid.recipe.model import Denoise, NoiseFile
 
 BLOCK = Fraction(1, 20)  # seconds over which a level is taken
 STEADY_DB = 6.0  # decibels by which the blocks of a steady stretch may differ
-LEAST_NOISE = 0.1  # seconds of noise from which a threshold can be told
+LEAST_NOISE = 0.1  # seconds of noise from which a threshold can be estimated
 ABSENT_DBFS = -85.0  # below it there is no noise but nothing at all, such as silence that an editor put in
 
 

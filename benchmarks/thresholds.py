@@ -1,0 +1,129 @@
+"""What another threshold, another feature and a build's disk cost.
+
+The sources are the demo's, drawn by soundvid. CPU seconds are those of whole commands, everything they start included,
+and are given as a share of the first build's. "Rendered" counts the sources that were decoded. The disk is looked at
+while the command runs: the largest sum of work folder and shards, over the shards that come of it.
+
+    python -m benchmarks.thresholds [--folder .cache/thresholds] [--seconds 24]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import yaml
+
+from benchmarks.meter import measure
+
+BASE = {
+    "name": "claps",
+    "clips": {"plan": "random", "seconds": 4.0, "clips_per_second": 1.0},
+    "splits": {"ratios": {"train": 1}},
+}
+
+
+def recipe(folder: Path, videos: Path, **changes: dict) -> Path:
+    path = folder / "recipe.yaml"
+    fields = {**BASE, "sources": [{"folder": str(videos)}]}
+    for section, values in changes.items():
+        fields[section] = {**fields.get(section, {}), **values}
+    path.write_text(yaml.safe_dump(fields))
+    return path
+
+
+def build(path: Path, store: Path) -> tuple[float, int, dict]:
+    """CPU seconds of a build, how many sources it rendered, and its answer."""
+    script = (
+        "import json, sys; from pathlib import Path; from soundvid.builder.build import build; "
+        "from soundvid.recipe.model import load; from soundvid.util.progress import ProgressCallback\n"
+        "class Counter(ProgressCallback):\n"
+        "    rendered = 0\n"
+        "    def phase(self, name, total):\n"
+        "        Counter.rendered += total if name == 'rendering' else 0\n"
+        "result = build(load(sys.argv[1]), store=Path(sys.argv[2]), progress=Counter())\n"
+        "print(json.dumps({**result.to_dict(), 'rendered': Counter.rendered}))"
+    )
+    cost = measure([sys.executable, "-c", script, str(path), str(store)])
+    answer = json.loads(cost.output.splitlines()[-1])
+    return cost.cpu, answer["rendered"], answer
+
+
+def verdicts(store: Path) -> list[tuple]:
+    """What the newest version says of every sample, source and clip."""
+    from soundvid.store.dataset import Dataset
+
+    version = Dataset(store, str(BASE["name"])).release()
+    samples = sorted((r["key"], r["sha256"], r["split"]) for r in version.samples.to_pylist())
+    ends = ("kind", "name", "key", "outcome", "code", "message")
+    return [*samples, *sorted(tuple(str(r[n]) for n in ends) for r in version.ledger.to_pylist())]
+
+
+def peak_disk(path: Path, store: Path) -> float:
+    """The largest disk use of a build's work folder and shards while it runs, over its shards."""
+    dataset, done, largest = store / "datasets" / str(BASE["name"]), threading.Event(), 0
+
+    def used() -> int:
+        total = 0
+        for name in ("work", "shards"):
+            for folder, _, files in os.walk(dataset / name):
+                for file in files:
+                    try:
+                        total += os.stat(os.path.join(folder, file)).st_blocks * 512
+                    except FileNotFoundError:
+                        continue
+        return total
+
+    def watch() -> None:
+        nonlocal largest
+        while not done.wait(0.02):
+            largest = max(largest, used())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    command = [sys.executable, "-m", "soundvid", "build", str(path), "--store", str(store)]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    done.set()
+    watcher.join()
+    return largest / sum(p.stat().st_blocks * 512 for p in (dataset / "shards").glob("*.tar"))
+
+
+def main() -> None:
+    from soundvid.demo import make_sources
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(".cache/thresholds"))
+    parser.add_argument("--seconds", type=int, default=24, help="of each source")
+    options = parser.parse_args()
+    folder = options.folder.resolve()
+    make_sources(folder / "videos", seconds=options.seconds)
+    store = folder / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    first, rendered, answer = build(recipe(folder, folder / "videos"), store)
+    print("| change of the recipe | CPU s | of the first build | sources rendered | change | as a fresh build |")
+    print("|---|---|---|---|---|---|")
+    print(f"| first build, {answer['samples']} clips | {first:.1f} | 1 | {rendered} | {answer['change']} | |")
+    for label, changes in (
+        ("max_missing_sound 0.1 -> 0.2", {"clips": {"max_missing_sound": 0.2}}),
+        ("silence_dbfs -60 -> -20", {"clips": {"silence_dbfs": -20.0}}),
+        ("silence_dbfs back to -60", {}),
+        ("features: log_mel", {"features": {"log_mel": {}}}),
+    ):
+        path = recipe(folder, folder / "videos", **changes)
+        cpu, rendered, answer = build(path, store)
+        fresh = folder / "fresh"
+        shutil.rmtree(fresh, ignore_errors=True)
+        build(path, fresh)
+        same = "yes" if verdicts(store) == verdicts(fresh) else "NO"
+        print(f"| {label} | {cpu:.1f} | {cpu / first:.1%} | {rendered} | {answer['change']} | {same} |", flush=True)
+    shutil.rmtree(store)
+    ratio = peak_disk(recipe(folder, folder / "videos"), store)
+    print(f"\ndisk at the peak of a build, over its shards: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()
