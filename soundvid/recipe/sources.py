@@ -32,9 +32,7 @@ Subject = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="wh
 
 Condition = Annotated[
     str,
-    Field(
-        pattern=r"^[A-Za-z0-9_-]{1,40}$", description="by which its figures are reported separately: seen, unseen, ..."
-    ),
+    Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="a label to report figures by: seen, unseen, ..."),
 ]
 
 
