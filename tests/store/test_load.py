@@ -107,6 +107,8 @@ def test_other_processes_read_the_same(clips, method):
     own = [_mean((clips, i)) for i in range(4)]  # files are open here already
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(_mean, [(clips, i) for i in range(4)]) == own
+        pool.close()  # ends its processes without a signal, which whoever started the tests may have switched off
+        pool.join()
     assert pickle.loads(pickle.dumps(clips))._files == {}
 
 
