@@ -487,6 +487,7 @@ def test_a_version_from_before_there_were_conditions_and_sound_files_is_built_up
         "sound_sha256",
         *SOURCE_FACTS.names[SOURCE_FACTS.names.index("sound_streams") + 1 :],
     }
+    later.remove("crop")  # samples had it from the beginning
     for name in ("samples", "ledger"):
         table = pq.read_table(folder / f"{name}.parquet")
         assert later & set(table.column_names)
