@@ -35,6 +35,7 @@ def render(
         context.dataset.work.mkdir(parents=True, exist_ok=True)
     tasks: list[Task] = [_task(context, records[i], target) for target, i in order]
     made = list(records)
+    number = {r.source_id: i for i, r in enumerate(records)}
 
     def then(task: Task) -> list[Task]:
         if not isinstance(task, RenderTask) or not wanted:
@@ -47,15 +48,13 @@ def render(
     ended: dict[int, engine.Outcome] = {}
     for outcome in engine.run(tasks, context.workers, _reporter(context), then):
         if isinstance(outcome.task, RenderTask):
-            ended[waiting[outcome.task.target]] = outcome
-        elif outcome.code:
-            number = next(i for i, r in enumerate(records) if r.source_id == outcome.task.source_id)
-            ended[number] = outcome
-        if isinstance(outcome.task, RenderTask):
             i = waiting[outcome.task.target]
+            ended[i] = outcome
             verdict = _verdict(outcome, outcome.task.target)
             context.progress.source(records[i].source.name, verdict.outcome, verdict.message)
             context.progress.step()
+        elif outcome.code:
+            ended[number[outcome.task.source_id]] = outcome
     for i, outcome in ended.items():
         made[i] = records[i].rendered()
         if outcome.code:
