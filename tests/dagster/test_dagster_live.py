@@ -131,7 +131,7 @@ def test_killed_in_the_middle_it_goes_on_after_a_new_start_and_does_nothing_twic
     work = live.home / "store" / "datasets" / "toy" / "work"
     toy_video(live.home / ".long.mp4", seconds=60, seed=9)
     (live.home / ".long.mp4").rename(live.home / "videos" / "long.mp4")
-    live.wait(lambda: list(work.glob(".long*")))
+    live.wait(lambda: list(work.glob("long*/.media.*")))
     live.kill()
     assert not live.settled()  # a run is left that believes it is under way
     live.start()
@@ -145,7 +145,7 @@ def test_killed_in_the_middle_it_goes_on_after_a_new_start_and_does_nothing_twic
         pools = {key: instance.event_log_storage.get_concurrency_info(key)
                  for key in instance.event_log_storage.get_concurrency_keys()}  # fmt: skip
     assert all(not info.active_run_ids and not info.pending_run_ids for info in pools.values()), pools
-    assert not list(work.glob(".long*"))
+    assert not list(work.glob("long*/.media.*"))
     assert_whole(live.home / "store")
 
 

@@ -242,18 +242,18 @@ def test_verify_finds_what_was_broken(built):
 
 def test_a_part_that_was_damaged_is_noticed_before_it_is_published(toys, tmp_path, monkeypatch):
     """Between rendering and packing a disk may lie; a shard must not carry it on."""
-    from soundvid.builder import pack as stage
+    from soundvid.builder import pack
     from soundvid.errors import DatasetError
 
-    write = stage._write
+    write = pack._write
 
-    def damaged(context, rows):
-        for part in context.dataset.work.glob("toy*/samples.tar"):
-            one_bit(part)
-        return write(context, rows)
+    def damaged(context, *rest):
+        for media in context.dataset.work.glob("toy*/media-*.bin"):
+            one_bit(media)
+        return write(context, *rest)
 
-    monkeypatch.setattr(stage, "_write", damaged)
-    with pytest.raises(DatasetError, match="is not what was written there; it was thrown away"):
+    monkeypatch.setattr(pack, "_write", damaged)
+    with pytest.raises(DatasetError, match="its content is not what was written; it was thrown away"):
         build(toy_recipe(toys), store=tmp_path)
     monkeypatch.undo()
     for _ in range(4):  # each build throws away the damaged part it meets
