@@ -40,7 +40,7 @@ class Page:
         self.driver.get(f"{self.live.url}/{path}")
 
     def find(self, xpath: str):
-        return self.live.wait(lambda: self.driver.find_elements("xpath", xpath), 60)[0]
+        return self.live.wait(lambda: self.driver.find_elements("xpath", xpath), 180)[0]
 
     def click(self, text: str) -> None:
         place = f"//button[not(@disabled)][.//text()[starts-with(normalize-space(.), '{text}')]]"
