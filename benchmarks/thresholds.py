@@ -93,14 +93,17 @@ def peak_disk(path: Path, store: Path) -> float:
 
 
 def main() -> None:
-    from soundvid.demo import make_sources
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(".cache/thresholds"))
     parser.add_argument("--seconds", type=int, default=24, help="of each source")
     options = parser.parse_args()
     folder = options.folder.resolve()
-    make_sources(folder / "videos", seconds=options.seconds)
+    # In a process of its own: `measure` waits for all children of this one, helpers of multiprocessing included.
+    draw = (
+        "import sys; from pathlib import Path; from soundvid.demo import make_sources; "
+        "make_sources(Path(sys.argv[1]), seconds=int(sys.argv[2]))"
+    )
+    subprocess.run([sys.executable, "-c", draw, str(folder / "videos"), str(options.seconds)], check=True)
     store = folder / "store"
     shutil.rmtree(store, ignore_errors=True)
     first, rendered, answer = build(recipe(folder, folder / "videos"), store)
