@@ -37,6 +37,8 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
         if streams.container not in SEEKABLE:
             raise NeedFullDownload(f"{streams.container} has no index")
         counted = container.streams[streams.index].frames
+    if streams.decoding_times:
+        raise NeedFullDownload("it does not state when its pictures are shown")
     zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat)
     with opened() as container:
         end = _end(container, streams)
@@ -51,6 +53,8 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
                     seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
                 _read_on(container, known, stop)
     found = assemble(path, streams, [*runs, end], zero, first)
+    if found.video.decoding_times:
+        raise NeedFullDownload("it does not state when its pictures are shown")
     if sum(run.missing for run in [*runs, end]):
         raise NeedFullDownload("some of its pictures have no time stamps")
     seen = [(max(run.times) - min(run.times), len(run.times) - 1) for run in [*runs, end] if len(run.times) > 1]

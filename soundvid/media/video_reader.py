@@ -191,8 +191,16 @@ class VideoReader:
         self._container.close()
 
     def _decode(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-        step = self.source.video.step
-        for time, frame in timed_pictures(self._container, self._stream, step, self.damage, self.heartbeat):
+        info = self.source.video
+        for time, frame in timed_pictures(
+            self._container,
+            self._stream,
+            info.step,
+            self.damage,
+            self.heartbeat,
+            decoding_times=info.decoding_times,
+            joins=self.source.joins,
+        ):
             yield time - self.source.zero, frame
 
     def _pull(self, not_before: Fraction | None = None) -> None:
