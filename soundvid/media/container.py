@@ -244,13 +244,26 @@ def has_picture(packet: Any) -> bool:
     return bool(packet.size > 1)
 
 
-def encoder_lag(first: int, second: int, step: int) -> int:
-    """Ticks by which all pictures but the first come too late in a container that times decoding alone: those that an
-    encoder of B-frames had to wait before its second picture (Xvid, x264vfw), which stand empty in the file."""
-    lag = second - first - step
-    return lag if 0 < lag <= 2 * step else 0
+class EncoderLag:
+    """Places that an encoder of B-frames left empty in AVI while it waited (Xvid, x264vfw): all that follows would be
+    late by them, and the sound is not. They stand behind the first picture, or before a packet that makes up for one
+    with two pictures; others are pictures that are shown for longer."""
+
+    def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
+        # In AVI a tick is a place.
+        self.possible = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+        self.ticks, self.packets, self.last = 0, 0, 0
+
+    def removed(self, packet: Any, stamp: int) -> int:
+        """The stamp without the lag so far; packets come in the order of the file."""
+        empty, self.last = stamp - self.last - 1, stamp
+        if self.possible and 0 < empty <= 2 and (self.packets == 1 or bytes(packet).count(_VOP) > 1):
+            self.ticks += empty
+        self.packets += 1
+        return stamp - self.ticks
 
 
+_VOP = b"\0\0\1\xb6"  # begins a picture in MPEG-4 Part 2
 REORDER = 16  # pictures: no codec decodes one farther ahead of its turn
 
 
@@ -274,11 +287,10 @@ class DecodingTimes:
     turn is not known yet are held in memory.
     """
 
-    def __init__(self, stream: av.stream.Stream, packets: Iterator[Any], step: int) -> None:
+    def __init__(self, packets: Iterator[Any], lag: EncoderLag, step: int) -> None:
         """`step`: ticks between pictures, for packets without any stamp."""
         self.stamps: list[int] = []
-        self.step = max(1, step)
-        self.lag: int | None = None if stream.codec_context.has_b_frames else 0
+        self.lag, self.step = lag, max(1, step)
         self.packets = self._stamped(packets)
         self._numbers: dict[int, int] = {}  # by stamp
         self._pending: dict[int, int] = {}  # packets whose picture did not come yet, and for how many pictures
@@ -291,10 +303,9 @@ class DecodingTimes:
                 before = self.stamps[-1] if self.stamps else None
                 if stamp is None:
                     stamp = 0 if before is None else before + self.step
-                elif before is not None:
-                    if self.lag is None:
-                        self.lag = encoder_lag(before, stamp, self.step)
-                    stamp = max(stamp - self.lag, before + 1)
+                else:
+                    stamp = self.lag.removed(packet, stamp)
+                    stamp = stamp if before is None else max(stamp, before + 1)
                 packet.pts = packet.dts = stamp
                 number = len(self.stamps)
                 self._numbers[stamp], self._pending[number] = number, 0
@@ -350,7 +361,7 @@ def timed_pictures(
     packets = joined(container.demux(stream), joins)
     found: Iterator[tuple[int | None, av.VideoFrame]]
     if decoding_times:
-        order = DecodingTimes(stream, packets, round(step / tick))
+        order = DecodingTimes(packets, EncoderLag(container, stream), round(step / tick))
         found = order.times(decode_safely(container, stream, damage, heartbeat, order.packets))
     else:
         found = ((f.pts, f) for f in decode_safely(container, stream, damage, heartbeat, packets))

@@ -114,7 +114,7 @@ def _read_on(container: av.container.InputContainer, source: Source, stop: float
     for packet in container.demux([container.streams[i] for i in wait]):
         index, stamp = packet.stream.index, packet.pts if packet.dts is None else packet.dts
         if index == source.video.index:
-            stamps.add(packet, False)
+            stamps.add(packet)
         if stamp is not None and packet.time_base is not None and stamp * packet.time_base > until:
             wait[index] -= 1
         if all(n <= 0 for n in wait.values()):

@@ -20,10 +20,10 @@ from soundvid.media.container import (
     DAMAGED_HEAD,
     LIBRARY_ERRORS,
     SEEKABLE,
+    EncoderLag,
     Join,
     choose_streams,
     decode_safely,
-    encoder_lag,
     first_picture,
     frame_time,
     has_picture,
@@ -196,11 +196,13 @@ class Stamps:
     missing: int = 0  # pictures that have none
     presented: int = 0  # pictures whose time of presentation is stated apart from that of decoding
 
-    def add(self, packet: Any, decoding: bool) -> None:
-        """Take note of a packet; `decoding`: its time of decoding is what counts."""
-        stamp = packet.dts if decoding else packet.pts
-        if packet.size == 0 or packet.is_discard or (decoding and not has_picture(packet)):
+    def add(self, packet: Any, lag: EncoderLag | None = None) -> None:
+        """Take note of a packet; with `lag` its time of decoding is what counts."""
+        stamp = packet.pts if lag is None else packet.dts
+        if packet.size == 0 or packet.is_discard or (lag is not None and not has_picture(packet)):
             return
+        if lag is not None and stamp is not None:
+            stamp = lag.removed(packet, stamp)
         if stamp is None:
             self.missing += 1
             return
@@ -208,7 +210,7 @@ class Stamps:
             self.keys.append(stamp)
         if not self.times or stamp > max(self.times[-32:]):
             self.length = packet.duration or 0
-        if stamp != packet.dts:
+        if lag is None and stamp != packet.dts:
             self.presented += 1
         self.times.append(stamp)
 
@@ -220,12 +222,12 @@ def all_stamps(
     joins: Sequence[Join] = (),
 ) -> Stamps:
     """The stamps of every picture from where `container` stands to its end."""
-    decoding = states_decoding_times(container, video)
+    lag = EncoderLag(container, video) if states_decoding_times(container, video) else None
     stamps = Stamps([], [])
     try:
         for packet in joined(container.demux(video), joins):
             heartbeat()
-            stamps.add(packet, decoding)
+            stamps.add(packet, lag)
     except LIBRARY_ERRORS:
         pass  # a file cut off in the middle: what was read before the cut is what there is
     return stamps
@@ -356,15 +358,6 @@ def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callabl
     return tuple(joins)
 
 
-def _without_lag(run: Stamps, streams: Streams) -> Stamps:
-    if len(run.times) < 2:
-        return run
-    step = half_up(_distance([b - a for a, b in pairwise(run.times)], streams) / streams.tick)
-    lag = encoder_lag(run.times[0], run.times[1], step)
-    times, keys = ([values[0], *(v - lag for v in values[1:])] if values else [] for values in (run.times, run.keys))
-    return replace(run, times=times, keys=keys)
-
-
 def _distance(gaps: list[int], streams: Streams) -> Fraction:
     """Seconds between pictures, the median of `gaps` (ticks) that are not gaps in the recording."""
     near = sorted(gap for gap in gaps if gap * streams.tick <= HELD_MOST)
@@ -400,8 +393,6 @@ def assemble(
     """
     tick, missing = streams.tick, sum(run.missing for run in runs)
     decoding_times = _decoding_times(streams, runs)
-    if decoding_times and streams.reordered:
-        runs = [_without_lag(run, streams) for run in runs]
     earliest = ceil(zero / tick)  # times are compared in ticks: fractions cost a hundred times as much
     seen = [sorted({t for t in run.times if t >= earliest}) for run in runs]
     shown = sorted(set().union(*seen)) or [half_up(zero / tick)]
