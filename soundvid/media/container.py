@@ -251,7 +251,7 @@ class EncoderLag:
 
     def __init__(self, container: av.container.InputContainer, stream: av.stream.Stream) -> None:
         # In AVI a tick is a place.
-        self.possible = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+        self.possible = container.format.name == "avi" and bool(getattr(stream.codec_context, "has_b_frames", False))
         self.ticks, self.packets, self.last = 0, 0, 0
 
     def removed(self, packet: Any, stamp: int) -> int:

@@ -49,8 +49,9 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
             runs.append(_walk(container, known, start, stop))
         if known.sound is not None:
             with opened() as container:
-                if start > SoundReader.PREROLL:
-                    seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
+                section = floor(start / SoundReader.SECTION)
+                if section:
+                    seek_sound(container, known, section * SoundReader.SECTION - SoundReader.PREROLL)
                 _read_on(container, known, stop)
     found = assemble(path, streams, [*runs, end], zero, first)
     if found.video.decoding_times:
