@@ -176,7 +176,7 @@ class VideoReader:
         self.damage: list[tuple[Fraction | None, str]] = []
         self._judged = 0  # entries of `damage` that are already in `_damaged_spans`
         self._damaged_spans: list[tuple[Fraction, Fraction | None]] = []  # [from, healed) on the clock
-        self._container = open_media(source.path)
+        self._container = self._opened()
         self._stream = self._container.streams[source.video.index]
         self._frames = self._decode()
         self._serial = 0
@@ -186,6 +186,9 @@ class VideoReader:
         self._near = floor(self.JUMP * fps) - 1  # grid frames behind `_next_slot` to which no jump can be worth it
         self._pull()
         self._scaled: GridFrame | None = None
+
+    def _opened(self) -> av.container.InputContainer:
+        return open_media(self.source.path, unedited=self.source.edits is not None)
 
     def close(self) -> None:
         self._container.close()
@@ -200,6 +203,7 @@ class VideoReader:
             self.heartbeat,
             decoding_times=info.decoding_times,
             joins=self.source.joins,
+            edits=self.source.edits.pictures if self.source.edits else (),
         ):
             yield time - self.source.zero, frame
 
@@ -235,7 +239,7 @@ class VideoReader:
         if self._next is None or self._next[0] > latest:
             # The index lied. From the start, then: slow and right.
             self._container.close()
-            self._container = open_media(self.source.path)
+            self._container = self._opened()
             self._stream = self._container.streams[self.source.video.index]
             self._frames = self._decode()
             self._pull()
