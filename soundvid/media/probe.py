@@ -44,6 +44,7 @@ from soundvid.media.mp4_edits import WHOLE, Edits
 # next one comes later, the recording has a gap.
 LEAP = 20
 HELD_LEAST, HELD_MOST = Fraction(1), Fraction(60)
+PACE = 1  # seconds of sound from which the pace of its time stamps can be told
 
 
 @dataclass(frozen=True)
@@ -298,6 +299,8 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
             stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
     if edits is not None:
         return _probe_edited(path, streams, edits, heartbeat)
+    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+        streams = replace(streams, sound=replace(streams.sound, untimed=True))
     joins = _find_joins(path, streams, stamps, heartbeat)
     if joins:
         with open_media(path) as container:
@@ -307,6 +310,23 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         lambda: open_media(path), streams.index, streams.nominal, heartbeat, decoding_times=streams.decoding_times
     )
     return assemble(path, streams, [stamps], zero, first, joins)
+
+
+def _has_wrong_stamps(path: Path, sound: SoundInfo, heartbeat: Callable[[], None]) -> bool:
+    """Whether the stamps of sound run at another pace than its samples: AVI times sound by numbers in its header, which
+    some writers get wrong."""
+    first: Fraction | None = None
+    heard = Fraction(0)
+    with open_media(path) as container:
+        for frame in decode_safely(container, container.streams[sound.index], [], heartbeat):
+            time = frame_time(frame)
+            if time is None or not frame.samples:
+                continue
+            if first is not None and heard >= PACE:
+                return not heard * Fraction(9, 10) <= time - first <= heard * Fraction(11, 10)
+            first = time if first is None else first
+            heard += Fraction(frame.samples, frame.sample_rate)
+    return False
 
 
 def _edits(path: Path, container: av.container.InputContainer, streams: Streams) -> Edits | None:
@@ -378,6 +398,8 @@ def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callabl
                 if time < highest.get(index, time) - back and packet.pos is not None:
                     if part_of[index] == len(places) - 1:
                         places.append(packet.pos)
+                    else:
+                        places[-1] = min(places[-1], packet.pos)
                     part_of[index] = len(places) - 1
                     highest[index] = time
                 highest[index] = max(time, highest.get(index, time))
