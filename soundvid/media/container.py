@@ -129,9 +129,11 @@ def decode_safely(
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
     begin: int | None = None,
+    decoded: Callable[[Any], None] | None = None,
 ) -> Iterator[Any]:
     """Decode `stream`, stepping over broken packets; each is noted in `damage` with its time and reason.
-    `begin`: what lies before the last packet that is not after this stamp is passed over.
+    `begin`: what lies before the last packet that is not after this stamp is passed over. `decoded` is called with
+    every packet after the decoder took it.
 
     FFmpeg conceals many errors (it paints over what it could not decode and says so only in its log), so
     the log is read too: a picture that was painted over is damage like any other. `heartbeat` is called for every
@@ -170,6 +172,8 @@ def decode_safely(
             except (av.error.FFmpegError, OSError) as error:
                 note(packet, [], error)
                 frames = []
+        if decoded is not None:
+            decoded(packet)
         if logs:
             note(packet, logs, None)
         if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
@@ -203,8 +207,10 @@ def timed_pictures(
     step: Fraction,
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
+    decoded: Callable[[Any], None] | None = None,
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Decoded pictures with their times on the file's axis, each later than the one before.
+    """Decoded pictures with their times on the file's axis, each later than the one before. `decoded` is called with
+    every packet after the decoder took it.
 
     Decoders give pictures in the order in which they are shown. Where a time is missing (program streams state
     one for some pictures only) it is `step` seconds after the last; AVI has no times of pictures at all, there the
@@ -213,7 +219,7 @@ def timed_pictures(
     untimed = container.format.name in UNTIMED
     tick = stream.time_base or Fraction(1, 1000)
     last: Fraction | None = None
-    for frame in decode_safely(container, stream, damage, heartbeat):
+    for frame in decode_safely(container, stream, damage, heartbeat, decoded=decoded):
         stamp = frame.dts if untimed else frame.pts
         if stamp is not None:
             time = stamp * tick
