@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +31,16 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some that
+# decoders recover from completely.
+_HARMLESS = re.compile(
+    r"\bSEI\b|\bSPS \d+ referenced in buffering period|\bVUI\b|\bHRD\b|user data|\bT\.?35\b|closed caption|\bA53\b|timecode"
+    r"|metadata|film grain|dolby vision|\bDOVI\b|\bRPU\b|\bHDR|\bDM_ID|\bLCEVC\b|display ?matrix|mastering|light level"
+    r"|side data|stereo ?3d|frame packing|aspect ratio|\bAPP\d?\b|decode_app|\bcom: invalid len|comment|\bICC|\bEXIF"
+    r"|\bJFIF\b|\bXMP\b|\bAdobe\b|\bTIFF header\b"
+    r"|mmco|co located|\bsbr\b|skipped|number of bands|estimating duration",
+    re.IGNORECASE,
+)
 DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 
 
@@ -135,13 +146,13 @@ def decode_safely(
     `begin`: what lies before the last packet that is not after this stamp is passed over. `decoded` is called with
     every packet after the decoder took it.
 
-    FFmpeg conceals many errors (it paints over what it could not decode and says so only in its log), so
-    the log is read too: a picture that was painted over is damage like any other. `heartbeat` is called for every
-    packet.
+    FFmpeg conceals many errors (it paints over what it could not decode), so its log is read too: a picture that was
+    painted over is damage like any other. What it says of side information (SEI, APP segments, EXIF ...) says
+    nothing of the pictures. Frames that the decoder marks as corrupt are judged by the caller. `heartbeat` is called
+    for every packet.
     """
     if not stream.codec_context.is_open:
         stream.codec_context.thread_count = 1
-    harmless = ("mmco", "co located", "sbr", "skipped", "number of bands", "estimating duration")
 
     def note(packet: Any, logs: list[tuple[int, str, str]], error: Exception | None) -> None:
         when = None if packet is None or packet.pts is None else packet.pts * packet.time_base
@@ -149,7 +160,7 @@ def decode_safely(
             damage.append((when, (getattr(error, "strerror", None) or str(error)).lower()))
             return
         for level, _, message in logs:
-            if level <= av.logging.ERROR and not any(word in message.lower() for word in harmless):
+            if level <= av.logging.ERROR and not _HARMLESS.search(message):
                 damage.append((when, " ".join(message.split())))
                 return
 

@@ -74,7 +74,7 @@ def find_motion(
     scale = Fraction(min(LONGEST, max(width, height)), max(width, height))
     small = tuple(max(SMALLEST_CROP, half_up(side * scale) & ~1) for side in (width, height))
     total, squares, count = _sums(source, (small[0], small[1]), heartbeat)
-    energy = energy_of(total, squares, count)
+    energy = energy_of(total, squares, count) if count else None
     if energy is None:
         raise MediaError(
             "no_motion", "nothing moves in it, so crop: motion finds no area; set it to centre or to a box"
