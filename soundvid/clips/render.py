@@ -20,7 +20,7 @@ from soundvid.clips.plan import PlanSettings, TimeSplit, plan_windows, split_of_
 from soundvid.clips.settings import RenderSettings, file_sha256
 from soundvid.errors import RecipeError
 from soundvid.media.clock import Window, slots_in
-from soundvid.media.colour import PRIMARIES, TRANSFERS
+from soundvid.media.colour import HDR, PRIMARIES, TRANSFERS
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, crop_area
@@ -94,7 +94,14 @@ class _Renderer:
         box, self.facts = find_box(self.video, source, heartbeat)
         self.framing = Framing(self.video.width, self.video.height, box)
         self.facts["crop"] = list(crop_area(self.framing, source.video.geometry))
-        self.pictures = VideoReader(source, self.fps, self.framing, heartbeat, nearest=self.video.timing == "nearest")
+        self.pictures = VideoReader(
+            source,
+            self.fps,
+            self.framing,
+            heartbeat,
+            nearest=self.video.timing == "nearest",
+            deinterlace=self.video.deinterlace == "auto",
+        )
         self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
         self.facts |= noise
         self.ring: dict[int, _Shown] = {}
@@ -174,6 +181,7 @@ def _media_facts(source: Source, fps: Fraction) -> dict[str, Any]:
         "source_frames": video.frames,
         "variable_rate": video.variable,
         "interlaced": video.interlaced,
+        "field_order": video.field_order,
         "video_streams": video.streams,
         **_sound_facts(source),
     }
@@ -226,6 +234,8 @@ def _clips(
     fps = task.render.video.fps
     source = probe(task.path, heartbeat)
     facts |= _media_facts(source, fps)
+    if task.render.video.hdr == "refuse" and source.video.transfer in HDR:
+        raise MediaError("hdr", f"is HDR ({TRANSFERS[source.video.transfer]}); video.hdr: tone_map converts it")
     heard = _find_sound(source, task, facts, heartbeat)
     if heard.sound is None:
         why = "its sound track has a codec unknown to this FFmpeg" if source.sound_streams else "has no sound track"

@@ -31,13 +31,13 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-# Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some that
-# decoders recover from completely.
+# Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some
+# that decoders recover from completely.
 _HARMLESS = re.compile(
-    r"\bSEI\b|\bSPS \d+ referenced in buffering period|\bVUI\b|\bHRD\b|user data|\bT\.?35\b|closed caption|\bA53\b|timecode"
-    r"|metadata|film grain|dolby vision|\bDOVI\b|\bRPU\b|\bHDR|\bDM_ID|\bLCEVC\b|display ?matrix|mastering|light level"
-    r"|side data|stereo ?3d|frame packing|aspect ratio|\bAPP\d?\b|decode_app|\bcom: invalid len|comment|\bICC|\bEXIF"
-    r"|\bJFIF\b|\bXMP\b|\bAdobe\b|\bTIFF header\b"
+    r"\bSEI\b|\bSPS \d+ referenced in buffering period|\bVUI\b|\bHRD\b|user data|\bT\.?35\b|closed caption|\bA53\b"
+    r"|timecode|metadata|film grain|dolby vision|\bDOVI\b|\bRPU\b|\bHDR|\bDM_ID|\bLCEVC\b|display ?matrix|mastering"
+    r"|light level|side data|stereo ?3d|frame packing|aspect ratio|\bAPP\d?\b|decode_app"
+    r"|\bcom: invalid len|comment|\bICC|\bEXIF|\bJFIF\b|\bXMP\b|\bAdobe\b|\bTIFF header\b"
     r"|mmco|co located|\bsbr\b|skipped|number of bands|estimating duration",
     re.IGNORECASE,
 )
@@ -248,12 +248,22 @@ def timed_pictures(
 
 
 def first_picture(
-    opened: Callable[[], av.container.InputContainer], index: int, step: Fraction, heartbeat: Callable[[], None]
+    opened: Callable[[], av.container.InputContainer],
+    index: int,
+    step: Fraction,
+    heartbeat: Callable[[], None],
+    look: Callable[[Fraction, av.VideoFrame], bool],
 ) -> tuple[Fraction, av.VideoFrame]:
-    """The first picture of stream `index` that can be decoded, with its time on the file's axis."""
+    """The first picture of stream `index` that can be decoded, with its time on the file's axis. It and those that
+    follow are given to `look` until that has seen enough."""
     damage: list[tuple[Fraction | None, str]] = []
+    first = None
     with opened() as container:
         for time, frame in timed_pictures(container, container.streams[index], step, damage, heartbeat):
-            return time, frame
+            first = first or (time, frame)
+            if look(time, frame):
+                break
+    if first is not None:
+        return first
     reason = f" ({damage[0][1]})" if damage else ""
     raise MediaError("undecodable", f"no picture of it can be decoded: damaged or encrypted{reason}")

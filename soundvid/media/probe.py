@@ -34,6 +34,7 @@ from soundvid.media.container import (
 from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
+from soundvid.media.interlace import FieldDetector, FieldOrder
 
 LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
 
@@ -55,11 +56,12 @@ class VideoInfo:
     longest: Fraction
     keyframes: tuple[Fraction, ...]  # seconds on the clock
     step: Fraction  # seconds between pictures as the stream states it: fills in for times that are not there
-    interlaced: bool  # the first picture is marked as two fields
+    interlaced: bool  # marked as made of fields
     streams: int  # picture streams in the file, cover art left out
     margins: Margins = NO_MARGINS  # what the container says not to show
     transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
     primaries: int = UNSPECIFIED
+    field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
 
     @property
     def geometry(self) -> Geometry:
@@ -239,6 +241,7 @@ class Streams:
     colours: Colours
     moving: int
     place: int  # of the picture stream among all of them, from 0
+    fields: int  # AVFieldOrder
     tracks: int
     sound: SoundInfo | None
 
@@ -261,6 +264,7 @@ def describe(container: av.container.InputContainer) -> Streams:
         aspect=video.sample_aspect_ratio or Fraction(1),
         colours=Colours(int(video.codec_context.color_trc), int(video.codec_context.color_primaries)),
         moving=sum(not is_cover(s) for s in container.streams.video),
+        fields=int(video.codec_context.field_order),
         place=[s.index for s in container.streams.video if not is_cover(s)].index(video.index),
         tracks=tracks,
         sound=info,
@@ -283,14 +287,21 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
                 raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
         stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
-    zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, heartbeat)
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, heartbeat, fields)
     with path.open("rb") as file:
         margins = read_margins(file, streams.container, streams.place)
-    return assemble(path, streams, [stamps], zero, first, margins)
+    return assemble(path, streams, [stamps], zero, first, margins, fields)
 
 
 def assemble(
-    path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, first: av.VideoFrame, margins: Margins
+    path: Path,
+    streams: Streams,
+    runs: list[Stamps],
+    zero: Fraction,
+    first: av.VideoFrame,
+    margins: Margins,
+    fields: FieldDetector,
 ) -> Source:
     """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known."""
     tick, missing = streams.tick, sum(run.missing for run in runs)
@@ -322,12 +333,13 @@ def assemble(
             shortest=typical if missing or not gaps else gaps[0] * tick,
             longest=typical if missing or not gaps else gaps[-1] * tick,
             keyframes=tuple(k * tick - zero for k in sorted(keys) if k >= earliest),
-            step=typical,
-            interlaced=bool(first.interlaced_frame),
+            step=fields.step(typical),
+            interlaced=fields.marked,
             streams=streams.moving,
             margins=margins,
             transfer=_stated(int(first.color_trc), streams.colours.transfer),
             primaries=_stated(int(first.color_primaries), streams.colours.primaries),
+            field_order=fields.field_order,
         ),
         sound=streams.sound,
         seekable=streams.container in SEEKABLE,

@@ -6,6 +6,7 @@ the source.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -17,8 +18,13 @@ from soundvid.media.clock import HALF, first_slot, half_up
 from soundvid.media.container import no_heartbeat, open_media, timed_pictures
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry
+from soundvid.media.interlace import deinterlaced
 from soundvid.media.probe import Source, orientation_of
 from soundvid.media.scaler import Scaler
+
+# Frames a second over pictures a second from which each field of an interlaced source becomes a picture of its own:
+# 30 from 29.97 takes one for each picture, 30 from 25 and 50 from 25 one for each field.
+MORE_THAN_FRAMES = Fraction(101, 100)
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,10 @@ class _Geometries:
         left, top, right, bottom = first.margins
         across, down = Fraction(frame.width, first.width), Fraction(frame.height, first.height)
         margins = (floor(left * across), floor(top * down), floor(right * across), floor(bottom * down))
-        orientation = first.orientation if frame.rotation % 360 == self._rotation else orientation_of(frame)
+        orientation = first.orientation
+        if frame.rotation % 360 != self._rotation:
+            with suppress(MediaError):  # an odd angle on the way: as the first picture
+                orientation = orientation_of(frame)
         return Geometry(frame.width, frame.height, aspect, orientation, margins)
 
 
@@ -104,8 +113,10 @@ class VideoReader:
         heartbeat: Callable[[], None] = no_heartbeat,
         *,
         nearest: bool = False,
+        deinterlace: bool = True,
     ) -> None:
         self.source, self.fps, self.heartbeat, self.nearest = source, fps, heartbeat, nearest
+        self.deinterlace = deinterlace and source.video.field_order != "progressive"
         self.scaler = Scaler(framing, source.video.geometry, source.video.colours)
         self._geometries = _Geometries(source)
         self.damage: list[tuple[Fraction | None, str]] = []
@@ -113,10 +124,10 @@ class VideoReader:
         self._damaged_spans: list[tuple[Fraction, Fraction | None]] = []  # [from, healed) on the clock
         self._container = open_media(source.path)
         self._stream = self._container.streams[source.video.index]
-        self._frames = self._decode()
+        self._frames = self._pictures()
         self._serial = 0
-        self._now: tuple[Fraction, int, av.VideoFrame] | None = None
-        self._next: tuple[Fraction, int, av.VideoFrame] | None = None
+        self._now: tuple[Fraction, int, av.VideoFrame, Geometry | None] | None = None
+        self._next: tuple[Fraction, int, av.VideoFrame, Geometry | None] | None = None
         self._next_slot = 0  # the first grid frame that may show `_next`
         self._near = floor(self.JUMP * fps) - 1  # grid frames behind `_next_slot` to which no jump can be worth it
         self._pull()
@@ -125,22 +136,36 @@ class VideoReader:
     def close(self) -> None:
         self._container.close()
 
-    def _decode(self) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    def _decode(self, not_before: Fraction | None = None) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+        """Pictures with their times on the clock, from `not_before` on: before it there may be leading pictures of an
+        open GOP, decoded without their reference."""
         step = self.source.video.step
-        context = self._stream.codec_context
-        follow = self._geometries.follow(context)
+        follow = self._geometries.follow(self._stream.codec_context)
         for time, frame in timed_pictures(self._container, self._stream, step, self.damage, self.heartbeat, follow):
+            if not_before is not None and time - self.source.zero < not_before:
+                continue
+            if frame.is_corrupt:
+                self.damage.append((time, "a picture is marked as corrupt"))
             yield time - self.source.zero, frame
 
-    def _pull(self, not_before: Fraction | None = None) -> None:
-        """Decode the next picture, or the first one that is not shown before `not_before`, into `_next`."""
-        for time, frame in self._frames:
-            if not_before is not None and time < not_before:
-                continue  # leading pictures of an open GOP, decoded without their reference
-            if frame.is_corrupt:
-                self.damage.append((time + self.source.zero, "a picture is marked as corrupt"))
+    def _pictures(
+        self, not_before: Fraction | None = None
+    ) -> Iterator[tuple[Fraction, av.VideoFrame, Geometry | None]]:
+        """As `_decode`, deinterlaced where that is wanted; then with the geometry that the picture had before."""
+        if not self.deinterlace:
+            yield from ((time, frame, None) for time, frame in self._decode(not_before))
+            return
+        video = self.source.video
+        per_field = self.fps * video.step > MORE_THAN_FRAMES
+        yield from deinterlaced(
+            self._decode(not_before), self._geometries.of, video.field_order, video.step, per_field=per_field
+        )
+
+    def _pull(self) -> None:
+        """Decode the next picture into `_next`."""
+        for time, frame, geometry in self._frames:
             self._serial += 1
-            self._next, self._next_slot = (time, self._serial, frame), first_slot(time, self.fps)
+            self._next, self._next_slot = (time, self._serial, frame, geometry), first_slot(time, self.fps)
             return
         self._next = None
 
@@ -150,23 +175,24 @@ class VideoReader:
             return
         latest = (slot if self.nearest else slot + HALF) / self.fps
         keys = self.source.video.keyframes
-        place = _last_not_after(keys, latest)
+        # Deinterlacing needs the picture before the one that is shown.
+        place = _last_not_after(keys, latest - 2 * self.source.video.step if self.deinterlace else latest)
         if place is None or self._next is None or keys[place] <= self._next[0] + self.JUMP:
             return
         key = keys[place]
         target = half_up((key + self.source.zero) / (self._stream.time_base or Fraction(1, 1000)))
         self._container.seek(target, stream=self._stream, backward=True)
         self._stream.codec_context.flush_buffers()
-        self._frames = self._decode()
+        self._frames = self._pictures(key)
         self._now = None
         self._serial += 1  # so that a clip never sees two places as neighbours
-        self._pull(not_before=key)
+        self._pull()
         if self._next is None or self._next[0] > latest:
             # The index lied. From the start, then: slow and right.
             self._container.close()
             self._container = open_media(self.source.path)
             self._stream = self._container.streams[self.source.video.index]
-            self._frames = self._decode()
+            self._frames = self._pictures()
             self._pull()
 
     def _is_due(self, slot: int) -> bool:
@@ -188,9 +214,9 @@ class VideoReader:
             self._pull()
         if self._now is None:
             raise MediaError("undecodable", "no picture of it can be decoded")
-        time, serial, frame = self._now
+        time, serial, frame, geometry = self._now
         if self._scaled is None or self._scaled.serial != serial:
-            picture, misframed = self.scaler(frame, self._geometries.of(frame))
+            picture, misframed = self.scaler(frame, geometry or self._geometries.of(frame))
             self._scaled = GridFrame(picture, time, serial, self._is_damaged(time), misframed)
         return self._scaled
 
@@ -199,6 +225,8 @@ class VideoReader:
         keys = self.source.video.keyframes
         for when, _ in self.damage[self._judged :]:
             start = Fraction(0) if when is None else when - self.source.zero
+            if self.deinterlace:
+                start -= self.source.video.step  # the picture before takes lines of it
             place = _last_not_after(keys, start)
             after = 0 if place is None else place + 1
             healed = keys[after] if after < len(keys) else None

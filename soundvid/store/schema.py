@@ -36,7 +36,8 @@ SOURCE_FACTS = pa.schema(
         ("primaries", pa.string()),  # the same of the colour primaries
         ("source_frames", pa.int64()),
         ("variable_rate", pa.bool_()),
-        ("interlaced", pa.bool_()),
+        ("interlaced", pa.bool_()),  # as the stream is marked
+        ("field_order", pa.string()),  # as its pictures show: progressive, or the first field: top, bottom, stated
         ("video_streams", pa.int32()),
         ("sound_codec", pa.string()),
         ("sound_rate", pa.int32()),
