@@ -315,6 +315,7 @@ def assemble(
     stated = runs[-1].length * tick
     end = shown[-1] * tick + (stated if 0 < stated <= 10 * typical else typical)
     keys = {k for run in runs for k in run.keys}
+    step = fields.step(typical)
     return Source(
         path=path,
         container=streams.container,
@@ -329,11 +330,11 @@ def assemble(
             rotation=round(first.rotation) % 360,
             orientation=orientation_of(first),
             pixel_format=first.format.name,
-            frames=len(shown) + missing,
+            frames=half_up((len(shown) + missing) * typical / step),
             shortest=typical if missing or not gaps else gaps[0] * tick,
             longest=typical if missing or not gaps else gaps[-1] * tick,
             keyframes=tuple(k * tick - zero for k in sorted(keys) if k >= earliest),
-            step=fields.step(typical),
+            step=step,
             interlaced=fields.marked,
             streams=streams.moving,
             margins=margins,
