@@ -198,6 +198,7 @@ def test_rules_decide_alike_for_one_clip_and_for_many():
     good = {
         "timing_error_seconds": 0.1,
         "damaged_frames": 0,
+        "misframed_frames": 0,
         "flat_frames": 29,
         "frames": 30,
         "missing_samples": 4410,
@@ -207,6 +208,7 @@ def test_rules_decide_alike_for_one_clip_and_for_many():
     bad = [
         {"timing_error_seconds": 0.1000001},
         {"damaged_frames": 1},
+        {"misframed_frames": 1},
         {"flat_frames": 30},
         {"missing_samples": 4411},
         {"peak": 32},  # -60.2 dBFS

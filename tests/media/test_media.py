@@ -14,9 +14,10 @@ from benchmarks.reference import run
 from soundvid.media import cpu, encode
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing, Geometry, crop_area
 from soundvid.media.probe import probe
 from soundvid.media.sound_reader import SoundReader
-from soundvid.media.video_reader import Framing, VideoReader, crop_area
+from soundvid.media.video_reader import VideoReader
 from tests.conftest import toy_video
 
 FPS = Fraction(30)
@@ -138,7 +139,7 @@ def test_odd_sizes_and_smaller_boxes(tmp_path):
 
 def test_a_box_that_leaves_the_picture_is_refused_with_its_size():
     with pytest.raises(MediaError, match=r"\[100, 0, 300, 100\] leaves the picture, which is 320x200"):
-        crop_area(Framing(64, 64, (100, 0, 300, 100)), 320, 200, Fraction(1))
+        crop_area(Framing(64, 64, (100, 0, 300, 100)), Geometry(320, 200, Fraction(1)))
 
 
 def test_cover_art_is_no_moving_picture(quadrants, tmp_path):
