@@ -17,9 +17,9 @@ def feature(rate: int = 44100, fps: Fraction = Fraction(25), **options) -> MelCe
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """4 s of the demo's vowels at 12 kHz."""
-    found = feature().resampled(mouth.scene(5, 1).sound[: 5 * 44100], 44100)
-    return found[6000:54000]
+    """4 s of the demo's vowels at 12 kHz, with a quiet room's noise."""
+    found = feature().resampled(mouth.scene(5, 1).sound[: 5 * 44100], 44100)[6000:54000]
+    return found + 0.001 * np.random.default_rng(0).standard_normal(48000)
 
 
 def test_the_all_pass_constant_is_the_usual_one():
@@ -91,8 +91,7 @@ def test_sound_from_mel_cepstra_alone_has_them_to_about_a_decibel(speech):
     rows = form.analyse(speech[:24000])
     made = form.synthesise(rows)
     assert made.shape == (len(rows) * form.hop,) and made.dtype == np.float32
-    voiced = rows[:, 0] > rows[:, 0].max() - 4
-    assert distortion(rows, form.analyse(made))[voiced].mean() < 1.5
+    assert distortion(rows, form.analyse(made)).mean() < 1.7  # recordings of speech: 0.9 to 1.1 dB
     assert np.corrcoef(rows[:, 0], form.analyse(made)[:, 0])[0, 1] > 0.99
     np.testing.assert_array_equal(made, form.synthesise(rows))
 
