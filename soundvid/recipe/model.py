@@ -154,9 +154,9 @@ class Denoise(Strict):
     """Noise reduction of a source's whole track, before it is cut. Nothing is moved, and nothing gets longer.
 
     Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
-    soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is. `noisereduce`
-    is the library of that name (extra `denoise`); how it takes these options is said in
-    soundvid.clips.denoise.noisereduce.NoiseReduce.
+    soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
+    `noisereduce` is the library of that name (extra `denoise`); how it takes these options is said in
+    soundvid.clips.denoise.noisereduce.
     """
 
     method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"
