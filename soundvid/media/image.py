@@ -64,6 +64,8 @@ def _decode(path: Path) -> np.ndarray:
         whole, kinds, metadata = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise SoundvidError(f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels, or broken") from error
+    if colour is None and is_avif:  # OpenCV takes no mirrored and turned AVIF with alpha; FFmpeg does, without alpha
+        return _first_picture(path)
     if colour is None:
         raise SoundvidError(f"{path}: the image is broken or cut off")
     exif = next((m for k, m in zip(kinds, metadata, strict=True) if k == cv2.IMAGE_METADATA_EXIF), None)
