@@ -4,7 +4,6 @@
 what the file holds and not on what its header promises: one real file says it lasts 143,165 s.
 """
 
-import struct
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -35,6 +34,7 @@ from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
 from soundvid.media.interlace import FieldDetector, FieldOrder
+from soundvid.media.orientation import orientation_of
 
 LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
 
@@ -173,21 +173,6 @@ def _last_end(container: av.container.InputContainer, index: int, heartbeat: Cal
     except (av.error.FFmpegError, OSError):
         pass  # cut off: what was read before the cut is what there is
     return None if last is None else last * (stream.time_base or Fraction(1, 1000))
-
-
-def orientation_of(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How the display matrix of a picture turns and mirrors it, see VideoInfo. Raises MediaError (`odd_angle`)."""
-    side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
-        return 1, 0, 0, 1
-    matrix = struct.unpack("<9i", bytes(cast(Any, side))[:36])
-    values = (matrix[0], matrix[1], matrix[3], matrix[4])
-    largest = max(map(abs, values))
-    signs = [0 if abs(v) < largest / 50 else (1 if v > 0 else -1) for v in values]
-    a, b, c, d = signs
-    if not ((a and d and not b and not c) or (b and c and not a and not d)):
-        raise MediaError("odd_angle", f"is to be shown turned by {frame.rotation} degrees: re-encode it upright")
-    return a, b, c, d
 
 
 @dataclass

@@ -19,7 +19,8 @@ from soundvid.media.container import no_heartbeat, open_media, timed_pictures
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry, shrink
 from soundvid.media.interlace import deinterlaced
-from soundvid.media.probe import Source, orientation_of
+from soundvid.media.orientation import orientation_of
+from soundvid.media.probe import Source
 from soundvid.media.scaler import Scaler
 
 # Frames a second over pictures a second from which each field of an interlaced source becomes a picture of its own:
