@@ -28,6 +28,7 @@ from soundvid.builder.resolve import Resolved, resolve
 from soundvid.builder.samples import SampleMaker
 from soundvid.clips.feature_rows import feature_key
 from soundvid.errors import DatasetError
+from soundvid.recipe.model import draw_split
 from soundvid.store.dataset import Shard, next_version, parse_version, sample_columns, sample_of
 from soundvid.store.schema import (
     FORMAT,
@@ -201,13 +202,7 @@ def split_column(context: Context, resolved: Resolved) -> list[str | None]:
 def _drawn(context: Context, name: str) -> str:
     """The split that a group's or a clip's hash draws."""
     rule = context.recipe.splits
-    shares = [(split, rule.ratios.get(split, 0.0)) for split in SPLITS]  # type: ignore[call-overload]
-    place = uniform64("split", rule.salt, name) / 2**64 * sum(s for _, s in shares)
-    for split, share in shares:
-        if place < share:
-            return split
-        place -= share
-    return next(split for split, share in reversed(shares) if share > 0)
+    return draw_split(name, rule.ratios, rule.salt)  # type: ignore[arg-type]
 
 
 def _check_splits(context: Context, packing: _Packing) -> None:

@@ -7,6 +7,7 @@ Values that the papers leave open are named fields whose descriptions say so.
 import csv
 import difflib
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -31,6 +32,7 @@ from soundvid.features.registry import create as create_features
 from soundvid.features.registry import get as get_feature
 from soundvid.features.registry import names as feature_names
 from soundvid.recipe.sources import SOURCE_KINDS, AnySource, Condition, Download, ListSource, Strict, WebSource
+from soundvid.util.hashing import uniform64
 from soundvid.util.redact import redact
 
 
@@ -243,6 +245,18 @@ class Splits(Strict):
             if groups != 1:
                 raise ValueError(f"'pattern' needs exactly one (group), it has {groups}")
         return self
+
+
+def draw_split(name: str, ratios: Mapping[str, float], salt: str) -> str:
+    """The split that the hash of a group's or a clip's name draws; the ratios' split with the last share if rounding
+    leaves none."""
+    shares = [(split, ratios.get(split, 0.0)) for split in ("train", "val", "test")]
+    place = uniform64("split", salt, name) / 2**64 * sum(s for _, s in shares)
+    for split, share in shares:
+        if place < share:
+            return split
+        place -= share
+    return next(split for split, share in reversed(shares) if share > 0)
 
 
 class ConditionRule(Strict):
