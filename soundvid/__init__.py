@@ -38,7 +38,7 @@ def build(
 
     given = [sources] if isinstance(sources, str | Path) else sources
     chosen = recipe if isinstance(recipe, Recipe) else load(recipe, [str(s) for s in given or []])
-    return run(chosen, store=Path(store), workers=workers, progress=progress)
+    return run(chosen, store=store, workers=workers, progress=progress)
 
 
 def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "Verification":
@@ -49,7 +49,7 @@ def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "
     from soundvid.store.dataset import find
     from soundvid.store.verify import verify as check
 
-    dataset, release = find(Path(store), name)
+    dataset, release = find(store, name)
     return check(dataset, release, decode=decode)
 
 

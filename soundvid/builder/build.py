@@ -52,7 +52,7 @@ class BuildResult:
 def build(
     recipe: Recipe,
     *,
-    store: Path,
+    store: str | Path,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
     keep_work: bool = False,

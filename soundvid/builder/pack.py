@@ -155,7 +155,7 @@ def pack(context: Context, selection: Selection) -> Candidate:
         },
         "subjects": subjects(ledger),
         "members": members(context),
-        "warnings": context.warnings,
+        "warnings": [context.without_paths(w) for w in context.warnings],
     }
     return Candidate(change, newest.name if newest else None, shards, samples, ledger, manifest)
 

@@ -33,7 +33,13 @@ def publish_version(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "tools": tools(),
     }
-    page = version_page(dataset, manifest, samples, ledger, previous)
+    try:
+        page = version_page(dataset, manifest, samples, ledger, previous)
+    except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, OSError) as error:
+        raise DatasetError(
+            f"{dataset.folder}: the page of {manifest['version']} cannot be made of its tables and shards "
+            f"({type(error).__name__}: {error}); 'soundvid verify {dataset.name}' tells what is damaged"
+        ) from error
     return dataset.publish(
         version,
         manifest,

@@ -117,7 +117,7 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
         table.add_column(name, justify="right" if name in ("samples", "videos", "size") else "left")
     for row in rows:
         table.add_row(
-            *(str(row[k]) for k in ("dataset", "version", "change", "samples", "videos")),
+            *(escape(str(row[k])) for k in ("dataset", "version", "change", "samples", "videos")),
             f"{row['bytes'] / 1e6:.1f} MB",
             row["created"],
         )
@@ -152,8 +152,9 @@ def show(
         ui.answer({**manifest, "path": str(release.folder)})
         return
     out, counts = ui.out, manifest["counts"]
-    out.print(f"[bold]{manifest['dataset']} {manifest['version']}[/]  {escape(manifest['recipe']['description'])}")
-    out.print(f"made {manifest['created']} with soundvid {manifest['tools']['soundvid']}; {manifest['change']} version")
+    name, made_with = f"{manifest['dataset']} {manifest['version']}", manifest["tools"].get("soundvid", "?")
+    out.print(f"[bold]{escape(name)}[/]  {escape(manifest['recipe']['description'])}")
+    out.print(escape(f"made {manifest['created']} with soundvid {made_with}; {manifest['change']} version"))
     for kind in ("sources", "clips"):
         c = counts[kind]
         out.print(f"{kind}: {c['kept']} kept, {c['rejected']} rejected, {c['failed']} failed")
@@ -161,7 +162,7 @@ def show(
     for column in ("subject", "videos", "seconds", "clips", "frames"):
         table.add_column(column, justify="left" if column == "subject" else "right")
     for s in manifest["subjects"]:
-        table.add_row(s["subject"], str(s["videos"]), f"{s['seconds']:.1f}", str(s["clips"]), str(s["frames"]))
+        table.add_row(escape(s["subject"]), str(s["videos"]), f"{s['seconds']:.1f}", str(s["clips"]), str(s["frames"]))
     out.print(table)
     out.print("splits: " + ", ".join(f"{k} {v}" for k, v in counts["splits"].items()))
     for shard in manifest["shards"]:
@@ -175,7 +176,7 @@ def show(
         reasons = Counter((r["kind"], r["outcome"], r["code"]) for r in left_out)
         out.print("left out (--ledger lists each one):")
         for (kind, outcome, code), n in reasons.most_common():
-            out.print(f"  {n} {kind}{'s' if n > 1 else ''} {outcome}: {code}")
+            out.print(escape(f"  {n} {kind}{'s' if n > 1 else ''} {outcome}: {code}"))
     ui.say(f"{release.folder}")
 
 
@@ -208,7 +209,7 @@ def verify(
         raise typer.Exit(1)
     size = f"{result.shards} shards, {result.samples} samples, {result.bytes / 1e6:.1f} MB"
     if not as_json:
-        print(f"{result.dataset}@{result.version} is valid: {size}{', every clip decoded' if decode else ''}")
+        ui.result(f"{result.dataset}@{result.version} is valid: {size}{', every clip decoded' if decode else ''}")
 
 
 def repack(
@@ -265,7 +266,7 @@ def recipe(
     elif not name:
         width = max(map(len, recipes))
         for each in recipes:
-            print(f"{each:{width}s}  {load(each).description}")
+            ui.result(f"{each:{width}s}  {load(each).description}")
     elif name in recipes:
         print(recipes[name].read_text(encoding="utf-8"), end="")
     else:
@@ -284,7 +285,7 @@ def _check(file: Path) -> None:
         if isinstance(source, FolderSource) and not Path(source.folder).exists():
             ui.warn(f"{source.folder}: there is no such folder or file yet; a build needs it")
     video, clips = loaded.video, loaded.clips
-    print(
+    ui.result(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"
         + ("" if clips.plan == "spans" else f" of {clips.seconds:g} s")
         + f", {video.width}x{video.height} at {video.fps} fps, {loaded.sound.rate} Hz"

@@ -3,12 +3,13 @@
 Results go to stdout. Progress, notes and errors go to stderr.
 """
 
+import functools
 import json
 import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +33,8 @@ from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperCommand
 
+from soundvid.errors import SoundvidError
+from soundvid.util.files import local_path
 from soundvid.util.progress import ProgressCallback
 
 # What a terminal would obey instead of showing it: control characters (but line breaks and tabs), and those that
@@ -116,6 +119,23 @@ class Command(TyperCommand):
             if text:
                 parameter.help = text.replace("{recipes}", names)  # type: ignore[attr-defined]
         super().format_help(ctx, formatter)
+
+
+def with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, which refuses addresses and impossible names wherever it takes a path."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> Any:
+        for value in given.values():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path):
+                    try:
+                        local_path(path)
+                    except ValueError as error:
+                        raise SoundvidError(str(error)) from error
+        return command(**given)
+
+    return checked
 
 
 def say(text: str) -> None:

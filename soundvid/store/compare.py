@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from soundvid.media.clock import sample_at
 from soundvid.recipe.model import draw_split
-from soundvid.store.schema import MEASURES, ORIGIN, SPLITS, count_by, member_columns, subjects
+from soundvid.store.schema import MEASURES, ORIGIN, SOURCE_FACTS, SPLITS, count_by, member_columns, subjects
 
 Problem = Callable[[str], None]
 _ORIGIN = tuple(name for name, _ in ORIGIN)
@@ -24,6 +24,8 @@ _SHARED = {
     **{n: n for n in ("source_id", "start_frame", "frames", "subject", "source_group", "split", "condition")},
     **{n: n for n in ("licence", "caption", *_ORIGIN, *MEASURES.names)},
 }
+_OF_SOURCES = (*SOURCE_FACTS.names, "sound_path", "sound_sha256", "sha256", "bytes")
+_OF_CLIPS = (*MEASURES.names, "key", "start_frame", "frames", "split")
 _UNRECORDED = {*MEASURES.names, "crop", "plan"}  # by versions of format 1
 # Columns of a source that its clips have, too.
 _INHERITED = ("name", "subject", "source_group", "licence", "settings", "plan", "origin", *_ORIGIN)
@@ -113,7 +115,10 @@ def _check_claims(recipe: Mapping[str, Any], samples: pa.Table, problem: Problem
     allowed: dict[str, tuple[pa.Table, set[Any]]] = {
         "subject": (samples, {s.get("subject") or recipe["name"] for s in sources}),
         "licence": (local, {s.get("licence") for s in folders}),
-        "condition": (samples, {None, *(s.get("condition") for s in sources), *(c.get("condition") for c in conditions)}),
+        "condition": (
+            samples,
+            {None, *(s.get("condition") for s in sources), *(c.get("condition") for c in conditions)},
+        ),
     }
     for name, (table, values) in allowed.items():
         for value in table.column(name).unique().to_pylist():
@@ -149,6 +154,12 @@ def check_tables(samples: pa.Table, ledger: pa.Table, problem: Problem) -> None:
             problem(f"ledger.parquet: the outcome of {source_id!r:.100} is {outcome}, its clips say otherwise")
     for row in _few(ledger.filter(pc.and_(pc.not_equal(ledger["outcome"], "kept"), pc.equal(ledger["code"], "")))):
         problem(f"ledger.parquet: {row['name']!r:.100} is {row['outcome']} without a code")
+    for row in _few(ledger.filter(pc.and_(pc.equal(ledger["outcome"], "kept"), pc.not_equal(ledger["code"], "")))):
+        problem(f"ledger.parquet: {row['name']!r:.100} is kept, and has the code {row['code']!r:.100}")
+    for kind, table, foreign in (("clip", clips, _OF_SOURCES), ("source", sources, _OF_CLIPS)):
+        for name in foreign:
+            if table.column(name).null_count != len(table):
+                problem(f"ledger.parquet: a {kind} has a value of {name}, which only the other rows have")
     for row in _few(clips.filter(pc.and_(pc.equal(clips["outcome"], "kept"), pc.is_null(clips["split"])))):
         problem(f"ledger.parquet: the split of {row['key']!r:.100} is missing")
     strange = pc.invert(pc.is_in(clips["split"].drop_null(), pa.array(SPLITS)))

@@ -6,6 +6,7 @@ of format 1 are read as if they were of format 2: columns that they lack are nul
 """
 
 import importlib.metadata
+import os
 import platform
 import re
 from collections.abc import Sequence
@@ -91,8 +92,8 @@ LEDGER_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("condition", pa.string()),
         ("licence", pa.string()),
-        ("path", pa.string()),
-        ("sound_path", pa.string()),  # of a sound file of its own
+        ("path", pa.string()),  # below its folder; never a path of the machine
+        ("sound_path", pa.string()),  # of a sound file of its own: its name
         ("sound_sha256", pa.string()),
         ("sha256", pa.string()),  # of the file; of a pair that of both
         ("bytes", pa.int64()),
@@ -264,12 +265,45 @@ def origin_columns(origin: Origin | None) -> dict[str, str | None]:
 
 
 def published_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a manifest shows it: addresses without credentials, nothing of cookies and proxies."""
+    """The recipe as a manifest shows it: addresses without credentials, folders and files by their names, nothing of
+    cookies and proxies."""
     shown = recipe.model_dump(mode="json")
     shown.pop("training")  # how one trains on it changes no sample
     for private in ("cookies_file", "cookies_from_browser", "proxy"):
         shown["download"].pop(private)
+    return without_paths(shown)
+
+
+def without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dumped recipe without the paths of the machine it was used on."""
+    sources = [{**s, **{k: _name(s[k]) for k in ("folder", "list") if k in s}} for s in recipe["sources"]]
+    for source in sources:
+        if os.path.isabs(source.get("sound_file") or ""):
+            source["sound_file"] = os.path.basename(source["sound_file"])
+    spans = [{**s, "source": _name(s["source"]) if os.path.isabs(s["source"]) else s["source"]}
+             for s in recipe["clips"].get("spans") or []]  # fmt: skip
+    shown = {**recipe, "sources": sources, "clips": {**recipe["clips"], "spans": spans}}
+    denoise = recipe["sound"].get("denoise")
+    if denoise and isinstance(denoise.get("profile"), dict):
+        profile = {"file": _name(denoise["profile"]["file"])}
+        shown["sound"] = {**recipe["sound"], "denoise": {**denoise, "profile": profile}}
     return shown
+
+
+def _name(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
+
+
+def ledger_without_paths(ledger: pa.Table) -> pa.Table:
+    """A ledger of an older soundvid, which wrote whole paths: of a video its name, of a sound file the file's name."""
+    names = {
+        "path": pc.if_else(pc.is_valid(ledger.column("path")), ledger.column("name"), pa.scalar(None, pa.string())),
+        "sound_path": pc.replace_substring_regex(ledger.column("sound_path"), r"(?s)^.*/", ""),
+    }
+    for name, column in names.items():
+        place = ledger.schema.get_field_index(name)
+        ledger = ledger.set_column(place, ledger.field(place), column)
+    return ledger
 
 
 def counts(ledger: pa.Table) -> dict[str, dict[str, int]]:

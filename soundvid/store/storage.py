@@ -27,7 +27,6 @@ def local_store(store: str | Path) -> Path:
         raise DatasetError(f"the store {error}") from error
 
 
-
 class Storage(Protocol):
     """The files of one dataset. Missing files raise FileNotFoundError, other trouble OSError."""
 

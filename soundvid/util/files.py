@@ -33,6 +33,7 @@ def local_path(text: str | Path) -> Path:
     shown = str(text) if len(str(text)) <= 200 else f"{str(text)[:80]}... ({len(str(text))} characters)"
     address = _ADDRESS.match(str(text))
     if address is not None:
+        shown = shown if "://" in shown else shown.replace(":/", "://", 1)
         raise ValueError(f"{shown}: is an address ({address[1]}:); only paths on this machine work here")
     try:
         os.lstat(text)
