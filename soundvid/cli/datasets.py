@@ -1,5 +1,7 @@
 """`soundvid build`, `list`, `show`, `verify`, `repack` and `recipe`: datasets and what they are built from."""
 
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,15 +23,33 @@ CHANGES = {
 }
 
 
-def run_build(recipe: Any, store: Path, workers: int | None, keep_work: bool = False, offline: bool = False) -> Any:
-    """Build a dataset with progress and a summary on stderr; returns the BuildResult."""
-    from soundvid.builder.build import build
+def run_build(
+    recipe: Any, store: Path, workers: int | None, keep_work: bool = False, offline: bool = False, yes: bool = False
+) -> Any:
+    """Build a dataset with progress and a summary on stderr; returns the BuildResult.
 
-    stopped = "stopped; finished sources are kept: run the command again to continue"
-    with ui.interruptible(stopped), ui.ConsoleProgress() as progress:
-        result = build(recipe, store=store, workers=workers, progress=progress, keep_work=keep_work, offline=offline)
-    sources, clips = result.sources, result.clips
+    Where most of the newest version would be gone, whoever sits at the terminal is asked; `yes` answers beforehand.
+    """
+    from soundvid.builder.build import WouldShrink, build
+
+    def run(allow_shrink: bool, offline: bool) -> Any:
+        stopped = "stopped; finished sources are kept: run the command again to continue"
+        options = {"keep_work": keep_work, "offline": offline, "allow_shrink": allow_shrink}
+        with ui.interruptible(stopped), ui.ConsoleProgress() as progress:
+            return build(recipe, store=store, workers=workers, progress=progress, **options)
+
+    try:
+        result = run(yes, offline)
+    except WouldShrink as error:
+        if not (sys.stdin.isatty() and ui.err.is_terminal):
+            raise
+        ui.warn(str(error))
+        if not typer.confirm("Go on?", err=True):
+            ui.say("nothing was changed")
+            raise typer.Exit(1) from error
+        result = run(True, True)  # the sources were synced just now
     ui.err.print(f"[bold]{result.dataset} {result.version}[/] ({CHANGES[result.change]})")
+    sources, clips = result.sources, result.clips
     ui.say(
         f"  sources  {sources['kept']} kept, {sources['rejected']} rejected, {sources['failed']} failed"
         f"  ({result.new_sources} processed now, {result.reused_sources} reused)"
@@ -47,6 +67,12 @@ def build(
     ] = None,
     store: StoreOption = STORE,
     workers: WorkersOption = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the dataset; by default the recipe's.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask when most samples of the newest version would be gone.")
+    ] = False,
     engine: Annotated[str, typer.Option("--engine", help="local: worker processes on this machine.")] = "local",
     keep_work: Annotated[
         bool, typer.Option("--keep-work", help="Keep the intermediate files when the version is complete.")
@@ -69,7 +95,7 @@ def build(
             f"{recipe}: this is a source, not a recipe; run 'soundvid build RECIPE --source {recipe}', where RECIPE is "
             f"a YAML file or one of {', '.join(built_in())}"
         )
-    result = run_build(load(recipe, source), store, workers, keep_work, offline)
+    result = run_build(load(recipe, source, name=name), store, workers, keep_work, offline, yes)
     if as_json:
         ui.answer(result.to_dict())
 
@@ -245,18 +271,23 @@ def recipe(
         ),
     ] = "",
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="After check: the YAML file to check.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--name", help="The name that the printed recipe gives its dataset.")
+    ] = None,
 ) -> None:
     """List the built-in recipes, print one to start your own from, or check your own.
 
     soundvid recipe                  what each built-in recipe is for
 
-    soundvid recipe hand             print one: soundvid recipe hand > mine.yaml
+    soundvid recipe hand             print one: soundvid recipe hand --name mine > mine.yaml
 
     soundvid recipe check mine.yaml  find mistakes without building anything
     """
     from soundvid.recipe.model import built_in, load
 
     recipes = built_in()
+    if dataset is not None and name not in recipes:
+        raise RecipeError("recipe --name: it goes with the name of a built-in recipe: 'soundvid recipe hand --name mine'")
     if name == "check":
         if file is None:
             raise RecipeError("recipe check: no file is named; run 'soundvid recipe check FILE'")
@@ -268,7 +299,10 @@ def recipe(
         for each in recipes:
             ui.result(f"{each:{width}s}  {load(each).description}")
     elif name in recipes:
-        print(recipes[name].read_text(encoding="utf-8"), end="")
+        text = recipes[name].read_text(encoding="utf-8")
+        if dataset is not None:
+            text = re.sub(r"(?m)^name:.*$", f"name: {load(name, name=dataset).name}", text, count=1)
+        ui.result(text.rstrip("\n"))
     else:
         raise RecipeError(f"{name}: there is no built-in recipe of this name; there are {', '.join(recipes)}")
 

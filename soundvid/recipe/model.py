@@ -283,8 +283,8 @@ class Shards(Strict):
         0.5,
         ge=0,
         le=1,
-        description="share of the newest version's samples that an unattended release may lose; when more are gone it "
-        "stops and a person decides. A build that a person starts is not stopped",
+        description="share of the newest version's samples that the next one may lose without being asked for: those "
+        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, a release in Dagster stops",
     )
 
 
@@ -363,8 +363,10 @@ def built_in() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path | None = None) -> Recipe:
-    """Read a recipe: a built-in one by name or a YAML file by path; `sources` replaces its own.
+def load(
+    name_or_path: str | Path, sources: list[str] | None = None, base: Path | None = None, *, name: str | None = None
+) -> Recipe:
+    """Read a recipe: a built-in one by name or a YAML file by path; `sources` and `name` replace its own.
 
     Relative folders count from `base`; by default the recipe file's folder, for a built-in one the current.
 
@@ -389,6 +391,8 @@ def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path 
         raise RecipeError(f"{path}{where}: not readable as YAML: {getattr(error, 'problem', None) or error}") from error
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of fields such as name, sources, clips")
+    if name is not None:
+        data["name"] = name
     if sources:
         declared = [s for s in data.get("sources") or [] if isinstance(s, dict)]
         subject = _common(declared, "subject")
