@@ -67,9 +67,7 @@ def build(
     ] = None,
     store: StoreOption = STORE,
     workers: WorkersOption = None,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Name of the dataset; by default the recipe's.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the dataset; by default the recipe's.")] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do not ask when most samples of the newest version would be gone.")
     ] = False,
@@ -287,7 +285,9 @@ def recipe(
 
     recipes = built_in()
     if dataset is not None and name not in recipes:
-        raise RecipeError("recipe --name: it goes with the name of a built-in recipe: 'soundvid recipe hand --name mine'")
+        raise RecipeError(
+            "recipe --name: it goes with the name of a built-in recipe: 'soundvid recipe hand --name mine'"
+        )
     if name == "check":
         if file is None:
             raise RecipeError("recipe check: no file is named; run 'soundvid recipe check FILE'")
