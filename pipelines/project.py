@@ -13,11 +13,11 @@
 import os
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
 from soundvid.errors import RecipeError
 from soundvid.recipe.model import Recipe, load
+from soundvid.recipe.yaml_file import read_yaml
 from soundvid.util.config import Strict
 
 
@@ -58,9 +58,7 @@ def read_project(folder: Path) -> Project:
     if not path.is_file():
         return Project()
     try:
-        return Project.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not readable as YAML: {error}") from error
+        return Project.model_validate(read_yaml(path)[0] or {})
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
