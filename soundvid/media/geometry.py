@@ -119,6 +119,14 @@ def crop_area(framing: Framing, geometry: Geometry) -> tuple[int, int, int, int]
     return cx, cy, cw, ch
 
 
+def shrink(framing: Framing, geometry: Geometry) -> Fraction:
+    """How many decoded pixels become one, across or down, whichever is less. Raises as `crop_area` does."""
+    _, _, width, height = crop_area(framing, geometry)
+    turned = geometry.orientation[0] == 0
+    out = (framing.height, framing.width) if turned else (framing.width, framing.height)
+    return min(Fraction(width, out[0]), Fraction(height, out[1]))
+
+
 def _even(place: Fraction, least: int, most: int) -> int:
     """The even number nearest below `place` that lies between two limits; a limit where there is none."""
     return max(least, min(half_up(place) & ~1, most))
