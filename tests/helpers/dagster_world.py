@@ -143,7 +143,7 @@ class Live:
         """Processes that carry this data folder's mark."""
         return ui.marked(f"{ui.MARK}={self.home}".encode())
 
-    def wait(self, ready: Callable[[], Any], seconds: float = 120.0) -> Any:
+    def wait(self, ready: Callable[[], Any], seconds: float = 600.0) -> Any:
         """Wait until `ready` says something true."""
         deadline = time.monotonic() + seconds
         while not (answer := ready()):
