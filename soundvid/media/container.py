@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some
+# that decoders recover from completely.
+_HARMLESS = re.compile(
+    r"\bSEI\b|\bSPS \d+ referenced in buffering period|\bVUI\b|\bHRD\b|user data|\bT\.?35\b|closed caption|\bA53\b"
+    r"|timecode|metadata|film grain|dolby vision|\bDOVI\b|\bRPU\b|\bHDR|\bDM_ID|\bLCEVC\b|display ?matrix|mastering"
+    r"|light level|side data|stereo ?3d|frame packing|aspect ratio|\bAPP\d?\b|decode_app"
+    r"|\bcom: invalid len|comment|\bICC|\bEXIF|\bJFIF\b|\bXMP\b|\bAdobe\b|\bTIFF header\b"
+    r"|mmco|co located|\bsbr\b|skipped|number of bands|estimating duration",
+    re.IGNORECASE,
+)
 # What PyAV raises for what a file holds, beside FFmpeg's own errors: an IndexError where a stream appears late (text in
 # FLV), a ValueError for a value unknown to it, ...
 LIBRARY_ERRORS = (
@@ -160,17 +171,19 @@ def decode_safely(
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
     packets: Iterator[Any] | None = None,
+    decoded: Callable[[Any], None] | None = None,
 ) -> Iterator[Any]:
     """Decode `stream`, stepping over broken packets; each is noted in `damage` with its time and reason.
-    `packets` are those of the stream to decode; None: all of them.
+    `packets` are those of the stream to decode; None: all of them. `decoded` is called with every packet after the
+    decoder took it.
 
-    FFmpeg conceals many errors (it paints over what it could not decode and says so only in its log), so
-    the log is read too: a picture that was painted over is damage like any other. `heartbeat` is called for every
-    packet.
+    FFmpeg conceals many errors (it paints over what it could not decode), so its log is read too: a picture that was
+    painted over is damage like any other. What it says of side information (SEI, APP segments, EXIF ...) says
+    nothing of the pictures. Frames that the decoder marks as corrupt are judged by the caller. `heartbeat` is called
+    for every packet.
     """
     if not stream.codec_context.is_open:
         stream.codec_context.thread_count = 1
-    harmless = ("mmco", "co located", "sbr", "skipped", "number of bands", "estimating duration")
 
     def note(packet: Any, logs: list[tuple[int, str, str]], error: Exception | None) -> None:
         when = None if packet is None or packet.pts is None else packet.pts * packet.time_base
@@ -178,7 +191,7 @@ def decode_safely(
             damage.append((when, (getattr(error, "strerror", None) or str(error)).lower()))
             return
         for level, _, message in logs:
-            if level <= av.logging.ERROR and not any(word in message.lower() for word in harmless):
+            if level <= av.logging.ERROR and not _HARMLESS.search(message):
                 damage.append((when, " ".join(message.split())))
                 return
 
@@ -201,6 +214,8 @@ def decode_safely(
             except LIBRARY_ERRORS as error:
                 note(packet, [], error)
                 frames = []
+        if decoded is not None:
+            decoded(packet)
         if logs:
             note(packet, logs, None)
         if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
@@ -365,29 +380,31 @@ def timed_pictures(
     step: Fraction,
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
+    decoded: Callable[[Any], None] | None = None,
     *,
     decoding_times: bool = False,
     joins: Sequence[Join] = (),
     edits: Sequence[Edit] = (),
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Decoded pictures with their times on the file's axis, each later than the one before. With `edits` the container
-    has to be opened unedited, and their parts are shown one after the other.
+    """Decoded pictures with their times on the file's axis, each later than the one before. `decoded` is called with
+    every packet after the decoder took it. With `edits` the container has to be opened unedited, and their parts are
+    shown one after the other.
 
     Decoders give pictures in the order in which they are shown. Where a time is missing (program streams state
     one for some pictures only) it is `step` seconds after the last; with `decoding_times` the container states times of
     decoding alone (see DecodingTimes). A picture that goes back by more than a step is not shown, and noted.
     """
     if edits:
-        yield from _edited(container, stream, edits, step, damage, heartbeat)
+        yield from _edited(container, stream, edits, step, damage, heartbeat, decoded)
         return
     tick = stream.time_base or Fraction(1, 1000)
     packets = joined(container.demux(stream), joins)
     found: Iterator[tuple[int | None, av.VideoFrame]]
     if decoding_times:
         order = DecodingTimes(packets, EncoderLag(container, stream), round(step / tick))
-        found = order.times(decode_safely(container, stream, damage, heartbeat, order.packets))
+        found = order.times(decode_safely(container, stream, damage, heartbeat, order.packets, decoded))
     else:
-        found = ((f.pts, f) for f in decode_safely(container, stream, damage, heartbeat, packets))
+        found = ((f.pts, f) for f in decode_safely(container, stream, damage, heartbeat, packets, decoded))
     last: Fraction | None = None
     for stamp, frame in found:
         if stamp is not None:
@@ -412,14 +429,16 @@ def _edited(
     step: Fraction,
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None],
+    decoded: Callable[[Any], None] | None,
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """`timed_pictures` of the parts of an edit list."""
     for edit in edits:
         place = floor((edit.media - REORDER * step) / (stream.time_base or Fraction(1, 1000)))
         container.seek(place, stream=stream, backward=True)
         stream.codec_context.flush_buffers()
         found: list[tuple[Fraction | None, str]] = []
         before: av.VideoFrame | None = None  # what is shown where the part begins
-        for time, frame in timed_pictures(container, stream, step, found, heartbeat):
+        for time, frame in timed_pictures(container, stream, step, found, heartbeat, decoded):
             if time >= edit.media + edit.duration:
                 break
             late = edit.start - edit.media
@@ -441,14 +460,21 @@ def first_picture(
     index: int,
     step: Fraction,
     heartbeat: Callable[[], None],
+    look: Callable[[Fraction, av.VideoFrame], bool],
     **timing: Any,
 ) -> tuple[Fraction, av.VideoFrame]:
-    """The first picture of stream `index` that can be decoded, with its time on the file's axis; `timing` as
-    `timed_pictures` takes it."""
+    """The first picture of stream `index` that can be decoded, with its time on the file's axis. It and those that
+    follow are given to `look` until that has seen enough. `timing` is as `timed_pictures` takes it."""
     damage: list[tuple[Fraction | None, str]] = []
+    first = None
     with opened() as container:
-        for found in timed_pictures(container, container.streams[index], step, damage, heartbeat, **timing):
-            return found
+        stream = container.streams[index]
+        for time, frame in timed_pictures(container, stream, step, damage, heartbeat, **timing):
+            first = first or (time, frame)
+            if look(time, frame):
+                break
+    if first is not None:
+        return first
     reason = f" ({damage[0][1]})" if damage else ""
     raise MediaError("undecodable", f"no picture of it can be decoded: damaged or encrypted{reason}")
 

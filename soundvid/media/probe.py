@@ -4,7 +4,6 @@
 what the file holds and not on what its header promises: one real file says it lasts 143,165 s.
 """
 
-import struct
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,6 +16,7 @@ from typing import Any, cast
 import av
 
 from soundvid.media.clock import half_up
+from soundvid.media.colour import UNSPECIFIED, Colours
 from soundvid.media.container import (
     DAMAGED_HEAD,
     LIBRARY_ERRORS,
@@ -37,8 +37,12 @@ from soundvid.media.container import (
     part_head,
     states_decoding_times,
 )
+from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
+from soundvid.media.interlace import FieldDetector, FieldOrder
 from soundvid.media.mp4_edits import WHOLE, Edits
+from soundvid.media.orientation import orientation_of
 
 # A picture is held for so many times its neighbours' distance, and for so many seconds at least and at most: where the
 # next one comes later, the recording has a gap.
@@ -64,9 +68,23 @@ class VideoInfo:
     longest: Fraction
     keyframes: tuple[Fraction, ...]  # seconds on the clock
     step: Fraction  # seconds between pictures as the stream states it: fills in for times that are not there
-    interlaced: bool
+    interlaced: bool  # marked as made of fields
     streams: int  # picture streams in the file, cover art left out
+    margins: Margins = NO_MARGINS  # what the container says not to show
+    transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
+    primaries: int = UNSPECIFIED
     decoding_times: bool = False  # its packets say when they are decoded, and nothing when a picture is shown
+    field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
+
+    @property
+    def geometry(self) -> Geometry:
+        """How its first picture is to be shown."""
+        return Geometry(self.width, self.height, self.pixel_aspect, self.orientation, self.margins)
+
+    @property
+    def colours(self) -> Colours:
+        """What the colours of its pictures mean where they do not say so themselves."""
+        return Colours(self.transfer, self.primaries)
 
     @property
     def variable(self) -> bool:
@@ -106,10 +124,10 @@ class Source:
 
     @property
     def displayed(self) -> tuple[int, int]:
-        """Width and height of the picture as displayed: turned upright, with square pixels."""
-        video = self.video
-        width = half_up(Fraction(video.width) * video.pixel_aspect)
-        return (video.height, width) if video.orientation[0] == 0 else (width, video.height)
+        """Width and height of the first picture as displayed: cropped as the container says, turned upright, with
+        square pixels."""
+        width, height = self.video.geometry.displayed
+        return half_up(width), half_up(height)
 
 
 @dataclass(frozen=True)
@@ -176,21 +194,6 @@ def _last_end(container: av.container.InputContainer, index: int, heartbeat: Cal
     return None if last is None else last * (stream.time_base or Fraction(1, 1000))
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How the display matrix of a picture turns and mirrors it, see VideoInfo. Raises MediaError (`odd_angle`)."""
-    side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
-        return 1, 0, 0, 1
-    matrix = struct.unpack("<9i", bytes(cast(Any, side))[:36])
-    values = (matrix[0], matrix[1], matrix[3], matrix[4])
-    largest = max(map(abs, values))
-    signs = [0 if abs(v) < largest / 50 else (1 if v > 0 else -1) for v in values]
-    a, b, c, d = signs
-    if not ((a and d and not b and not c) or (b and c and not a and not d)):
-        raise MediaError("odd_angle", f"is to be shown turned by {frame.rotation} degrees: re-encode it upright")
-    return a, b, c, d
-
-
 @dataclass
 class Stamps:
     """Time stamps of pictures that follow each other in a file, in decoding order."""
@@ -248,7 +251,10 @@ class Streams:
     tick: Fraction
     nominal: Fraction  # seconds between pictures
     aspect: Fraction
+    colours: Colours
     moving: int
+    place: int  # of the picture stream among all of them, from 0
+    fields: int  # AVFieldOrder
     tracks: int
     sound: SoundInfo | None
     decoding_times: bool  # the container says when packets are decoded, and not when their pictures are shown
@@ -271,7 +277,10 @@ def describe(container: av.container.InputContainer) -> Streams:
         tick=video.time_base or Fraction(1, 1000),
         nominal=1 / rate if rate and 1 <= rate <= 1000 else Fraction(1, 25),
         aspect=video.sample_aspect_ratio or Fraction(1),
+        colours=Colours(int(video.codec_context.color_trc), int(video.codec_context.color_primaries)),
         moving=sum(not is_cover(s) for s in container.streams.video),
+        fields=int(video.codec_context.field_order),
+        place=[s.index for s in container.streams.video if not is_cover(s)].index(video.index),
         tracks=tracks,
         sound=info,
         decoding_times=states_decoding_times(container, video),
@@ -306,10 +315,18 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         with open_media(path) as container:
             stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat, joins)
     streams = replace(streams, decoding_times=_decoding_times(streams, [stamps]))
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
     zero, first = first_picture(
-        lambda: open_media(path), streams.index, streams.nominal, heartbeat, decoding_times=streams.decoding_times
+        lambda: open_media(path),
+        streams.index,
+        streams.nominal,
+        heartbeat,
+        fields,
+        decoding_times=streams.decoding_times,
     )
-    return assemble(path, streams, [stamps], zero, first, joins)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    return assemble(path, streams, [stamps], zero, first, margins, fields, joins)
 
 
 def _has_wrong_stamps(path: Path, sound: SoundInfo, heartbeat: Callable[[], None]) -> bool:
@@ -358,8 +375,11 @@ def _probe_edited(path: Path, streams: Streams, edits: Edits, heartbeat: Callabl
             stamps.times += shown
             stamps.length = min(media.length, half_up(edit.stop / tick) - shown[-1])
     opened = lambda: open_media(path, unedited=True)  # noqa: E731
-    zero, first_frame = first_picture(opened, streams.index, streams.nominal, heartbeat, edits=edits.pictures)
-    found = assemble(path, replace(streams, reordered=False), [stamps], zero, first_frame)
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, picture = first_picture(opened, streams.index, streams.nominal, heartbeat, fields, edits=edits.pictures)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    found = assemble(path, replace(streams, reordered=False), [stamps], zero, picture, margins, fields)
     return replace(found, edits=edits, seekable=False)
 
 
@@ -449,6 +469,8 @@ def assemble(
     runs: list[Stamps],
     zero: Fraction,
     first: av.VideoFrame,
+    margins: Margins,
+    fields: FieldDetector,
     joins: tuple[Join, ...] = (),
 ) -> Source:
     """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known.
@@ -468,6 +490,7 @@ def assemble(
     if not any(run.times for run in runs):
         end = zero + max(1, missing) * typical
     keys = {k for run in runs for k in run.keys}
+    step = fields.step(typical)
     # A keyframe is shown after its time of decoding; damage is over by then.
     late = 2 * typical if decoding_times and streams.reordered else Fraction(0)
     held = min(max(HELD_LEAST, LEAP * distance), HELD_MOST)
@@ -491,16 +514,20 @@ def assemble(
             height=first.height,
             pixel_aspect=streams.aspect if streams.aspect > 0 else Fraction(1),
             rotation=round(first.rotation) % 360,
-            orientation=_orientation(first),
+            orientation=orientation_of(first),
             pixel_format=first.format.name,
-            frames=len(shown) + missing,
+            frames=half_up((len(shown) + missing) * typical / step),
             shortest=typical if missing or not gaps else gaps[0] * tick,
             longest=typical if missing or not gaps else gaps[-1] * tick,
             keyframes=tuple(k * tick - zero + late for k in sorted(keys) if k >= earliest),
-            step=typical,
-            interlaced=bool(first.interlaced_frame),
+            step=step,
+            interlaced=fields.marked,
             streams=streams.moving,
+            margins=margins,
+            transfer=_stated(int(first.color_trc), streams.colours.transfer),
+            primaries=_stated(int(first.color_primaries), streams.colours.primaries),
             decoding_times=decoding_times,
+            field_order=fields.field_order,
         ),
         sound=streams.sound,
         seekable=streams.container in SEEKABLE and not decoding_times and not joins,
@@ -508,6 +535,11 @@ def assemble(
         stretches=tuple((a - zero, b - zero) for a, b in parts),
         joins=joins,
     )
+
+
+def _stated(picture: int, header: int) -> int:
+    """A property of colours: the picture's own, or the header's where the picture states none."""
+    return header if picture == UNSPECIFIED else picture
 
 
 def facts_of(source: Source) -> dict[str, Any]:
@@ -534,6 +566,7 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
     video = typed(VideoInfo, facts["video"])
     video["keyframes"] = tuple(Fraction(k) for k in video["keyframes"])
     video["orientation"] = tuple(video["orientation"])
+    video["margins"] = tuple(video.get("margins", NO_MARGINS))
     stretches = tuple((Fraction(a), Fraction(b)) for a, b in facts.get("stretches", ()))
     sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
     parts = {"video": VideoInfo(**video), "sound": sound, "stretches": stretches, "joins": (), "edits": None}

@@ -218,62 +218,38 @@ class _AtOneRate:
             self.given += len(samples)
 
 
-class SoundReader:
-    """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
-
-    Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
-    and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
-    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Resampling is soxr's (HQ, linear phase).
-
-    What is read does not depend on what was read before it. A file with an index is decoded in sections of a fixed
-    length, each with a decoder of its own: decoders have a memory (AAC and AC-3 even draw random numbers). All others
-    are decoded from the start.
-    """
-
-    SECTION = 4  # seconds
+class _Section:
+    """A section of a source's sound, decoded by a decoder of its own. See SoundReader for the rules."""
 
     LOOKAHEAD = 24  # blocks, about half a second
     TOLERANCE = Fraction(3, 4000)  # seconds of offset that are put down to rounding
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
     LONGEST_GAP = 2  # seconds of silence that are resampled; a longer gap may be of any length
 
-    def __init__(
-        self,
-        source: Source | SoundTrack,
-        rate: int,
-        heartbeat: Callable[[], None] = no_heartbeat,
-        channel: int | None = None,
-        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
-    ) -> None:
-        if source.sound is None:
-            raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.heartbeat, self.channel = source, rate, heartbeat, channel
-        self.mix = mix or partial(mono, channel=channel)
-        self.damage: list[tuple[Fraction | None, str]] = []
-        self.native = source.sound.rate
-        common = gcd(self.native, rate)
-        self.block_in, self.block_out = self.native // common, rate // common
+    def __init__(self, reader: "SoundReader", begin: Fraction) -> None:
+        self.reader, self.source, self.rate, self.heartbeat = reader, reader.source, reader.rate, reader.heartbeat
+        self.channel, self.mix, self.damage, self.native = reader.channel, reader.mix, reader.damage, reader.native
+        common = gcd(self.native, self.rate)
+        self.block_in, self.block_out = self.native // common, self.rate // common
         self._container: av.container.InputContainer | None = None
-        self._indexed: bool | None = None  # None: not looked at yet
-        self._start_of_track: tuple[int, int] | Literal["unknown"] | None = "unknown"
-        self._open(0)
+        self._open(begin)
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
+            self._container = None
 
     # -- opening and jumping
 
-    def _open(self, section: int) -> None:
-        """(Re)start at the beginning of a section: everything before it is dropped."""
-        self.close()
+    def _open(self, start: Fraction) -> None:
+        """Go to where a section begins, `start` seconds on the clock."""
         edits = self.source.edits.sound if isinstance(self.source, Source) and self.source.edits else ()
         self._container = open_media(self.source.path, unedited=bool(edits))
-        self._section = section
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]
-        begin = section * self.SECTION - self.PREROLL
+        begin = start - self.PREROLL
+        self._is_first = start == 0
         self._begin: int | None = None
         if begin > 0:
             assert isinstance(self.source, Source)
@@ -374,13 +350,13 @@ class SoundReader:
     def _off_track(self, place: int, unit: float, tolerance: float) -> int:
         """How far `place` is before where a block begins if all blocks since the track's first one follow each other:
         coarse stamps leave it open by up to a tick, and two sections have to agree."""
-        if self._section == 0 or unit <= 2:
+        if self._is_first or unit <= 2:
             return 0
-        if self._start_of_track == "unknown":
-            self._start_of_track = self._look_at_start(unit, tolerance)
-        if self._start_of_track is None:
+        if self.reader.start_of_track == "unknown":
+            self.reader.start_of_track = self._look_at_start(unit, tolerance)
+        if self.reader.start_of_track is None:
             return 0
-        first, size = self._start_of_track
+        first, size = self.reader.start_of_track
         away = first + floor((place - first) / size + 0.5) * size - place
         return away if abs(away) <= max(unit, tolerance) else 0
 
@@ -389,7 +365,7 @@ class SoundReader:
         multiple; None: there is no such number that would tell more than the stamps do."""
         count_only = lambda frame: np.zeros(frame.samples, np.float32)  # noqa: E731
         with closing(SoundReader(self.source, self.rate, self.heartbeat, mix=count_only)) as reader:
-            blocks = list(islice(reader._blocks(), self.LOOKAHEAD))
+            blocks = list(islice(reader.first._blocks(), self.LOOKAHEAD))
         size = gcd(*(len(samples) for _, samples in blocks[1:-1]))
         if reader.source.sound is not None and reader.source.sound.codec == "vorbis":
             size = gcd(size, 64)  # short blocks may come later
@@ -456,32 +432,8 @@ class SoundReader:
     def _new_resampler(self) -> soxr.ResampleStream | None:
         return None if self.native == self.rate else soxr.ResampleStream(self.native, self.rate, 1, dtype="float32")
 
-    def _section_of(self, sample: int) -> int:
-        """The section in which output sample `sample` lies; no later one begins where the track has ended."""
-        section = max(0, sample) // (self.SECTION * self.rate)
-        if section <= self._section or self._done:
-            return self._section
-        if self._indexed is None:
-            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
-        return section if self._indexed else self._section
-
     def read(self, start: int, stop: int) -> SoundSpan:
-        """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
-        spans: list[SoundSpan] = []
-        at = start
-        while at < stop or not spans:
-            section = self._section_of(at)
-            if section != self._section:
-                self._open(section)
-            self._section_of(stop)
-            border = (section + 1) * self.SECTION * self.rate
-            until = min(stop, border) if self._indexed and at < border else stop
-            spans.append(self._read(at, until))
-            at = until
-        return SoundSpan.joined(spans)
-
-    def _read(self, start: int, stop: int) -> SoundSpan:
-        """`read` within a section."""
+        """As SoundReader.read, within the section."""
         while not self._done and self._out_stop < stop:
             self._advance()
         while self._out and self._out_start + len(self._out[0]) <= start:
@@ -498,3 +450,77 @@ class SoundReader:
         covered = sum((max(Fraction(0), min(last, Fraction(b)) - max(first, Fraction(a))) for a, b in self._covered))
         missing = half_up((last - first - covered) * self.rate / self.native)
         return SoundSpan(result, missing, sum(first <= s < last for s in self._steps))
+
+
+class SoundReader:
+    """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
+
+    Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
+    and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
+    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Resampling is soxr's (HQ, linear phase).
+
+    What is read does not depend on what was read before it. A file with an index is decoded in sections of a fixed
+    length, each with a decoder of its own: decoders have a memory (AAC and AC-3 even draw random numbers). All others
+    are decoded from the start.
+    """
+
+    SECTION = 10  # seconds: opening a file again is not to be felt, nor what is decoded before a clip
+    LOOKAHEAD, PREROLL = _Section.LOOKAHEAD, _Section.PREROLL
+
+    def __init__(
+        self,
+        source: Source | SoundTrack,
+        rate: int,
+        heartbeat: Callable[[], None] = no_heartbeat,
+        channel: int | None = None,
+        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
+    ) -> None:
+        if source.sound is None:
+            raise MediaError("no_sound", "has no sound track")
+        self.source, self.rate, self.heartbeat, self.channel = source, rate, heartbeat, channel
+        self.mix = mix or partial(mono, channel=channel)
+        self.damage: list[tuple[Fraction | None, str]] = []
+        self.native = source.sound.rate
+        # The native sample with which the track's second block begins, and what block lengths are a multiple of.
+        self.start_of_track: tuple[int, int] | Literal["unknown"] | None = "unknown"
+        self._indexed: bool | None = None  # None: not looked at yet
+        self.first = _Section(self, Fraction(0))
+        self._sections = {0: self.first}  # those that what is still to be read may need, by number
+
+    def close(self) -> None:
+        for section in self._sections.values():
+            section.close()
+
+    @property
+    def end(self) -> int | None:
+        """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
+        return next((s.end for s in self._sections.values() if s.end is not None), None)
+
+    def read(self, start: int, stop: int) -> SoundSpan:
+        """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
+        spans: list[SoundSpan] = []
+        at, length = start, self.SECTION * self.rate
+        while at < stop or not spans:
+            number = self._number_of(at)
+            until = min(stop, (number + 1) * length) if self._number_of(stop) > number else stop
+            spans.append(self._section(number, start // length).read(at, until))
+            at = until
+        return SoundSpan.joined(spans)
+
+    def _number_of(self, sample: int) -> int:
+        """The section in which output sample `sample` lies; no later one than that in which the track has ended."""
+        number = max(0, sample) // (self.SECTION * self.rate)
+        number = min([number, *(n for n, section in self._sections.items() if section.end is not None)])
+        if number == 0:
+            return 0
+        if self._indexed is None:
+            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
+        return number if self._indexed else 0
+
+    def _section(self, number: int, earliest: int) -> _Section:
+        """Section `number`; those before `earliest` are given up."""
+        for old in [n for n in self._sections if n < min(earliest, number)]:
+            self._sections.pop(old).close()
+        if number not in self._sections:
+            self._sections[number] = _Section(self, Fraction(number * self.SECTION))
+        return self._sections[number]

@@ -24,6 +24,21 @@ def arguments(store: Path, out: Path, *more: str, steps: int = 3, preset: str = 
     return command + list(more)
 
 
+def request(store: Path, out: Path, *values: str, steps: int = 3, **changes):
+    """The same as `arguments`, for `soundvid.runs.train.train`; `changes` are other fields of its Request."""
+    from soundvid.runs.train import Request
+
+    fixed = (*SMALL, *QUIET, f"steps={steps}")
+    given = {"system": "sound_to_video", "preset": "recommended", "device": "cpu", "workers": 0}
+    return Request(out=out, dataset="toy", store=store, values=(*fixed, *values), **(given | changes))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but locks."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
