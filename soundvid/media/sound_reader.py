@@ -5,7 +5,7 @@ length of the source.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,11 +25,13 @@ from soundvid.media.container import (
     decode_safely,
     frame_time,
     joined,
+    mp4_header,
     no_heartbeat,
     open_media,
     packets_from,
 )
 from soundvid.media.errors import MediaError
+from soundvid.media.mp4_edits import Edit
 from soundvid.media.probe import SoundTrack, Source
 
 
@@ -161,8 +163,11 @@ def is_indexed(source: Source) -> bool:
     """Whether the file has an index by which sound can be found without reading all that lies before it."""
     if not source.seekable or source.sound is None:
         return False
+    if source.container != "matroska,webm":
+        header = mp4_header(source.path)
+        return header is None or not header.fragmented
     with open_media(source.path) as container:
-        stream = container.streams[source.video.index if source.container == "matroska,webm" else source.sound.index]
+        stream = container.streams[source.video.index]
         try:
             container.seek(0, stream=stream, backward=True)  # Matroska's is read when something is looked for
             entries = stream.index_entries
@@ -197,7 +202,8 @@ class _Section:
 
     def _open(self, start: Fraction) -> None:
         """Go to where a section begins, `start` seconds on the clock."""
-        self._container = open_media(self.source.path)
+        edits = self.source.edits.sound if isinstance(self.source, Source) and self.source.edits else ()
+        self._container = open_media(self.source.path, unedited=bool(edits))
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]
@@ -216,9 +222,25 @@ class _Section:
         self._resampler = self._new_resampler()
         self._covered: list[list[int]] = []  # native [start, stop) for which the track has sound
         self._steps: list[int] = []  # native sample numbers of steps
-        self._pieces = self._place(self._blocks())
+        self._pieces = self._edited(edits) if edits else self._place(self._blocks())
         self._pending: tuple[int, np.ndarray] | None = None
         self._done = False
+
+    def _edited(self, edits: Sequence[Edit]) -> Iterator[tuple[int, np.ndarray]]:
+        """The pieces of the parts of an edit list, each trimmed to the sample."""
+        assert self._container is not None
+        zero = self.source.zero
+        for edit in edits:
+            self._container.seek(floor((edit.media - self.PREROLL) / _tick(self._stream)), stream=self._stream)
+            self._stream.codec_context.flush_buffers()
+            first, stop = (half_up((t - zero) * self.native) for t in (edit.start, edit.stop))
+            shift = first - half_up((edit.media - zero) * self.native)
+            for start, samples in self._place(self._blocks()):
+                low, high = max(first, start + shift), min(stop, start + shift + len(samples))
+                if start + shift >= stop:
+                    break
+                if low < high:
+                    yield low, samples[low - start - shift : high - start - shift]
 
     def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Decoded blocks: time on the clock in seconds, float32 mono."""
