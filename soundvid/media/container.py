@@ -386,9 +386,9 @@ def timed_pictures(
     joins: Sequence[Join] = (),
     edits: Sequence[Edit] = (),
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Decoded pictures with their times on the file's axis, each later than the one before. With `edits` the container
-    has to be opened unedited, and their parts are shown one after the other. `decoded` is called with every packet
-    after the decoder took it.
+    """Decoded pictures with their times on the file's axis, each later than the one before. `decoded` is called with
+    every packet after the decoder took it. With `edits` the container has to be opened unedited, and their parts are
+    shown one after the other.
 
     Decoders give pictures in the order in which they are shown. Where a time is missing (program streams state
     one for some pictures only) it is `step` seconds after the last; with `decoding_times` the container states times of
@@ -431,6 +431,7 @@ def _edited(
     heartbeat: Callable[[], None],
     decoded: Callable[[Any], None] | None,
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """`timed_pictures` of the parts of an edit list."""
     for edit in edits:
         place = floor((edit.media - REORDER * step) / (stream.time_base or Fraction(1, 1000)))
         container.seek(place, stream=stream, backward=True)
@@ -467,7 +468,8 @@ def first_picture(
     damage: list[tuple[Fraction | None, str]] = []
     first = None
     with opened() as container:
-        for time, frame in timed_pictures(container, container.streams[index], step, damage, heartbeat, **timing):
+        stream = container.streams[index]
+        for time, frame in timed_pictures(container, stream, step, damage, heartbeat, **timing):
             first = first or (time, frame)
             if look(time, frame):
                 break

@@ -48,6 +48,7 @@ from soundvid.media.orientation import orientation_of
 # next one comes later, the recording has a gap.
 LEAP = 20
 HELD_LEAST, HELD_MOST = Fraction(1), Fraction(60)
+PACE = 1  # seconds of sound from which the pace of its time stamps can be told
 
 
 @dataclass(frozen=True)
@@ -307,6 +308,8 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
             stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
     if edits is not None:
         return _probe_edited(path, streams, edits, heartbeat)
+    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+        streams = replace(streams, sound=replace(streams.sound, untimed=True))
     joins = _find_joins(path, streams, stamps, heartbeat)
     if joins:
         with open_media(path) as container:
@@ -321,13 +324,26 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         fields,
         decoding_times=streams.decoding_times,
     )
-    margins = _margins(path, streams)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
     return assemble(path, streams, [stamps], zero, first, margins, fields, joins)
 
 
-def _margins(path: Path, streams: Streams) -> Margins:
-    with path.open("rb") as file:
-        return read_margins(file, streams.container, streams.place)
+def _has_wrong_stamps(path: Path, sound: SoundInfo, heartbeat: Callable[[], None]) -> bool:
+    """Whether the stamps of sound run at another pace than its samples: AVI times sound by numbers in its header, which
+    some writers get wrong."""
+    first: Fraction | None = None
+    heard = Fraction(0)
+    with open_media(path) as container:
+        for frame in decode_safely(container, container.streams[sound.index], [], heartbeat):
+            time = frame_time(frame)
+            if time is None or not frame.samples:
+                continue
+            if first is not None and heard >= PACE:
+                return not heard * Fraction(9, 10) <= time - first <= heard * Fraction(11, 10)
+            first = time if first is None else first
+            heard += Fraction(frame.samples, frame.sample_rate)
+    return False
 
 
 def _edits(path: Path, container: av.container.InputContainer, streams: Streams) -> Edits | None:
@@ -359,10 +375,11 @@ def _probe_edited(path: Path, streams: Streams, edits: Edits, heartbeat: Callabl
             stamps.times += shown
             stamps.length = min(media.length, half_up(edit.stop / tick) - shown[-1])
     opened = lambda: open_media(path, unedited=True)  # noqa: E731
-    look = FieldDetector(1 / streams.nominal, streams.fields)
-    zero, first_frame = first_picture(opened, streams.index, streams.nominal, heartbeat, look, edits=edits.pictures)
-    margins = _margins(path, streams)
-    found = assemble(path, replace(streams, reordered=False), [stamps], zero, first_frame, margins, look)
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, picture = first_picture(opened, streams.index, streams.nominal, heartbeat, fields, edits=edits.pictures)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    found = assemble(path, replace(streams, reordered=False), [stamps], zero, picture, margins, fields)
     return replace(found, edits=edits, seekable=False)
 
 
@@ -401,6 +418,8 @@ def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callabl
                 if time < highest.get(index, time) - back and packet.pos is not None:
                     if part_of[index] == len(places) - 1:
                         places.append(packet.pos)
+                    else:
+                        places[-1] = min(places[-1], packet.pos)
                     part_of[index] = len(places) - 1
                     highest[index] = time
                 highest[index] = max(time, highest.get(index, time))

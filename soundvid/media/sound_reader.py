@@ -177,6 +177,47 @@ def is_indexed(source: Source) -> bool:
         return (last - first) * _tick(stream) >= source.duration / 2
 
 
+class _AtOneRate:
+    """Blocks of sound at `native` Hz whose rate may change on the way, as in broadcasts and joined recordings."""
+
+    def __init__(self, native: int) -> None:
+        self.native, self.rate = native, native
+        self.resampler: soxr.ResampleStream | None = None
+        self.start, self.heard, self.given = Fraction(0), 0, 0  # of the samples at the present rate
+        self.late = Fraction(0)  # seconds by which the stamps are away from the count of samples
+
+    def blocks(self, time: Fraction, rate: int, samples: np.ndarray) -> Iterator[tuple[Fraction, np.ndarray]]:
+        """What can be given of it so far, with its time in seconds."""
+        if rate == self.native and self.resampler is None:
+            yield time, samples
+            return
+        expected = self.start + Fraction(self.heard, self.rate)
+        if rate != self.rate or abs(time - expected) > self.TORN:
+            yield from self.rest()
+            self.rate, self.start, self.heard, self.given = rate, time, 0, 0
+            if rate != self.native:
+                self.resampler = soxr.ResampleStream(rate, self.native, 1, dtype="float32")
+            expected = time
+        if self.resampler is None:
+            yield time, samples
+            return
+        self.late = time - expected
+        self.heard += len(samples)
+        yield from self._give(self.resampler.resample_chunk(samples))
+
+    TORN = Fraction(1, 20)  # seconds by which a block may be away from the end of the one before it
+
+    def rest(self) -> Iterator[tuple[Fraction, np.ndarray]]:
+        if self.resampler is not None:
+            yield from self._give(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self.resampler, self.rate = None, self.native
+
+    def _give(self, samples: np.ndarray) -> Iterator[tuple[Fraction, np.ndarray]]:
+        if len(samples):
+            yield self.start + Fraction(self.given, self.native) + self.late, samples
+            self.given += len(samples)
+
+
 class _Section:
     """A section of a source's sound, decoded by a decoder of its own. See SoundReader for the rules."""
 
@@ -245,6 +286,9 @@ class _Section:
     def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Decoded blocks: time on the clock in seconds, float32 mono."""
         assert self._container is not None
+        assert self.source.sound is not None
+        counted = Fraction(0) if self.source.sound.untimed else None
+        converted = _AtOneRate(self.native)
         packets = self._container.demux(self._stream)
         if isinstance(self.source, Source):
             packets = joined(packets, self.source.joins)
@@ -254,18 +298,17 @@ class _Section:
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue
-            if frame.sample_rate != self.native:
-                raise MediaError(
-                    "sound_changes_rate",
-                    f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
-                )
+            if counted is not None:  # the stamps are wrong: only the first one counts
+                counted = time if counted == 0 else counted
+                time, counted = counted, counted + Fraction(frame.samples, frame.sample_rate)
             samples = self.mix(frame)
             if not np.isfinite(
                 samples
             ).all():  # a float track may hold anything, and one NaN spoils all it is mixed with
                 self.damage.append((time, "samples that are no numbers"))
                 samples = np.where(np.isfinite(samples), samples, np.float32(0))
-            yield time - self.source.zero, samples
+            yield from converted.blocks(time - self.source.zero, frame.sample_rate, samples)
+        yield from converted.rest()
 
     def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Give each block its native sample number; see the class for the rule."""

@@ -143,8 +143,8 @@ class VideoReader:
         self._container.close()
 
     def _open(self) -> av.container.InputContainer:
-        video = self.source.video
         container = open_media(self.source.path, unedited=self.source.edits is not None)
+        video = self.source.video
         if video.codec in DEBLOCKED and shrink(self.scaler.framing, video.geometry) >= SHRINK_WITHOUT_DEBLOCKING:
             container.streams[video.index].codec_context.options = {"skip_loop_filter": "noref"}
         return container

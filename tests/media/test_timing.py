@@ -264,3 +264,68 @@ def test_recordings_joined_end_to_end_are_cut_each_for_itself(tmp_path, kind):
         if begun[i] % 120 < 90:
             at, truth = float(window.start / FPS) + 0.3, begun[i] / 30 + 0.3
             assert sound_error(path, [(at, truth)]) < 1000 * priming + 1
+
+
+# -- sound
+
+
+def test_avi_with_wrong_sound_stamps_counts_samples(tmp_path):
+    """The header's scale says that a packet lasts a hundredth of its time."""
+    path = encode(tmp_path / "wrong.avi", 4, **{"c:v": "mjpeg", "q:v": 5, "c:a": "mp2"})
+    right = SoundReader(probe(path), 44100).read(0, 4 * 44100)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"auds") + 20  # dwScale
+    scale = int.from_bytes(data[at : at + 4], "little")
+    rate = int.from_bytes(data[at + 4 : at + 8], "little")
+    data[at + 4 : at + 8] = (100 * rate if scale < 100 else rate).to_bytes(4, "little")
+    if scale >= 100:
+        data[at : at + 4] = (scale // 100).to_bytes(4, "little")
+    path.write_bytes(data)
+    source = probe(path)
+    assert source.sound.untimed
+    wrong = SoundReader(source, 44100).read(0, 4 * 44100)
+    assert wrong.missing <= right.missing + 2
+    np.testing.assert_array_equal(wrong.samples, right.samples)
+
+
+@pytest.mark.parametrize("second", [32000, 44100])
+def test_sound_whose_rate_changes_stays_in_time(tmp_path, second):
+    """A programme at 48 kHz and what is broadcast after it; the pictures go on."""
+    parts = []
+    for i, rate in enumerate((48000, second, 48000)):
+        one = encode(
+            tmp_path / f"{i}.ts", 4, start=4.0 * i, first=120 * i, rate=rate, g=30, output_ts_offset=4 * i,
+            **{"c:v": "mpeg2video", "q:v": 5, "c:a": "mp2"},
+        )  # fmt: skip
+        parts.append(one.read_bytes())
+    path = tmp_path / "rates.ts"
+    path.write_bytes(b"".join(parts))
+    # Transport streams of 4 s overlap by a picture, and sound and pictures alike come earlier from then on.
+    assert numbers(probe(path), [30, 150, 200, 300]) == [30, 151, 201, 302]
+    places = [(t, t + n / 30) for n, spans in enumerate([(0.5, 2.5), (4.5, 6, 7.3), (8.6, 11)]) for t in spans]
+    assert sound_error(path, places) < 1
+
+
+# -- what a library raises is a finding about the file
+
+
+def test_a_text_track_that_begins_late_does_no_harm(tmp_path):
+    """FLV announces no track: the text's shows up when it comes, and PyAV does not know it."""
+    whole = encode(tmp_path / "whole.flv", 4, g=30)
+    data = whole.read_bytes()
+    at, tags = 13, []
+    while at + 11 <= len(data):
+        size = int.from_bytes(data[at + 1 : at + 4], "big")
+        tags.append(data[at : at + 11 + size + 4])
+        at += len(tags[-1])
+    stamp = lambda tag: int.from_bytes(tag[4:7], "big") | tag[7] << 24  # noqa: E731
+    text = b"\x02\x00\x0aonTextData\x08\x00\x00\x00\x01\x00\x04text\x02\x00\x02hi\x00\x00\x09"
+    event = b"\x12" + len(text).to_bytes(3, "big") + (3000).to_bytes(3, "big") + bytes(4) + text
+    event += len(event).to_bytes(4, "big")
+    place = next(i for i, tag in enumerate(tags) if stamp(tag) >= 3000)
+    late = tmp_path / "late.flv"
+    late.write_bytes(data[:13] + b"".join([*tags[:place], event, *tags[place:]]))
+    source = probe(late)
+    assert source.duration == probe(whole).duration
+    assert numbers(source, range(119)) == list(range(119))
+    assert sound_error(late, [(0.5, 0.5), (3.2, 3.2)]) < 1
