@@ -30,6 +30,17 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# What PyAV raises for what a file holds, beside FFmpeg's own errors: an IndexError where a stream appears late (text in
+# FLV), a ValueError for a value unknown to it, ...
+LIBRARY_ERRORS = (
+    av.error.FFmpegError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+)
 DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 
 
@@ -128,10 +139,10 @@ def decode_safely(
     stream: av.stream.Stream,
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
-    begin: int | None = None,
+    packets: Iterator[Any] | None = None,
 ) -> Iterator[Any]:
     """Decode `stream`, stepping over broken packets; each is noted in `damage` with its time and reason.
-    `begin`: what lies before the last packet that is not after this stamp is passed over.
+    `packets` are those of the stream to decode; None: all of them.
 
     FFmpeg conceals many errors (it paints over what it could not decode and says so only in its log), so
     the log is read too: a picture that was painted over is damage like any other. `heartbeat` is called for every
@@ -151,7 +162,7 @@ def decode_safely(
                 damage.append((when, " ".join(message.split())))
                 return
 
-    packets = container.demux(stream) if begin is None else _from(container.demux(stream), begin)
+    packets = container.demux(stream) if packets is None else packets
     while True:
         heartbeat()
         with av.logging.Capture() as logs:
@@ -159,7 +170,7 @@ def decode_safely(
                 packet = next(packets)
             except StopIteration:
                 return
-            except (av.error.FFmpegError, OSError) as error:
+            except LIBRARY_ERRORS as error:
                 note(None, [], error)
                 return
             flush = packet.size == 0 and packet.pts is None
@@ -167,7 +178,7 @@ def decode_safely(
                 frames = packet.decode()
             except av.error.EOFError:
                 return
-            except (av.error.FFmpegError, OSError) as error:
+            except LIBRARY_ERRORS as error:
                 note(packet, [], error)
                 frames = []
         if logs:
@@ -179,8 +190,8 @@ def decode_safely(
             return
 
 
-def _from(packets: Iterator[Any], begin: int) -> Iterator[Any]:
-    """Packets from the last one on that is not after `begin`."""
+def packets_from(packets: Iterator[Any], begin: int) -> Iterator[Any]:
+    """Packets from the last one on that is not after `begin`, wherever before it the container stands."""
     latest = None
     for packet in packets:
         if packet.size and packet.pts is not None and packet.pts <= begin:

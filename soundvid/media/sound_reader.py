@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from math import ceil, floor, gcd
+from math import ceil, floor, gcd, log10
 from statistics import median
 
 import av
@@ -17,9 +17,11 @@ import numpy as np
 import soxr
 
 from soundvid.media.clock import half_up
-from soundvid.media.container import decode_safely, frame_time, no_heartbeat, open_media
+from soundvid.media.container import frame_time, no_heartbeat, open_media, packets_from, part_head
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundTrack, Source
+from soundvid.media.sound_decoder import decode_sound
+from soundvid.media.spatial_audio import ambisonic_names
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,23 @@ class SoundSpan:
     samples: np.ndarray
     missing: int  # output samples for which the track has nothing; they are silence
     steps: int  # places where the track's time stamps leap and sound was moved
+    damaged: int = 0  # output samples that rest on damaged packets
+    mix_loss: float = 0.0  # dB by which the mix lies below the loudest channel, rms; 0 where all are silent
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A decoded block. `loudest`: each sample's largest absolute value over the channels; None: there is but one."""
+
+    samples: np.ndarray
+    loudest: np.ndarray | None
+    damaged_from: Fraction | None  # seconds on the clock
+
+    def from_sample(self, first: int) -> "_Block":
+        """The block without the samples before `first`."""
+        if first <= 0:
+            return self
+        return _Block(self.samples[first:], None if self.loudest is None else self.loudest[first:], self.damaged_from)
 
 
 def _tick(stream: av.stream.Stream) -> Fraction:
@@ -47,10 +66,18 @@ def _level(offsets: list[float], near: float, tolerance: float, unit: float) -> 
 # ITU-R BS.775: what a channel counts for in a mix; the low-frequency channel counts for nothing.
 _WEIGHTS = {"FL": 1.0, "FR": 1.0, "LFE": 0.0, "LFE2": 0.0}
 _OTHER_WEIGHT = 0.7071067811865476
+# Lossy decoders overshoot full scale a little (1.26 times in the loudest real file seen); far above it there is noise.
+ABSURD = 2.5
+AUDIBLE = 0.001  # of full scale, rms (-60 dBFS)
+_PLANES = 8  # of more, PyAV 18 reads memory that is none of its own
+_LOSSLESS = ("pcm", "flac", "alac", "wavpack", "tta")
 
 
 def channels_of(frame: av.AudioFrame) -> np.ndarray:
     """A block of sound as float32 (`channels`, `N`) in [-1, 1]."""
+    if frame.format.is_planar and len(frame.layout.channels) > _PLANES:
+        packed = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate).resample(frame)
+        return packed[0].to_ndarray().reshape(-1, len(frame.layout.channels)).T
     array = frame.to_ndarray()
     channels = array if frame.format.is_planar else array.reshape(-1, len(frame.layout.channels)).T
     if array.dtype == np.uint8:
@@ -60,22 +87,33 @@ def channels_of(frame: av.AudioFrame) -> np.ndarray:
     return channels.astype(np.float32)
 
 
-def mono(frame: av.AudioFrame, channel: int | None = None) -> np.ndarray:
-    """A block of sound as float32 mono in [-1, 1]: the mean of two channels, a weighted mean of more.
+def mix_weights(names: list[str], channel: int | None = None) -> list[float]:
+    """What each of the channels with these names counts for in the mono mix; `channel` (0-based) takes one alone.
 
-    `channel` (0-based) takes one alone; raises MediaError (`no_channel`) where it is not there.
+    Two channels count alike. Of ambisonics W, the sound from all directions, is the mix, and of a stereo pair beside it
+    each half as much; the other components are differences between directions, which cancel in a sum. Raises MediaError
+    (`no_channel`) where `channel` is not there.
     """
-    names = [c.name for c in frame.layout.channels]
     if channel is not None:
         if channel >= len(names):
             asked = f"its sound has {len(names)} channel(s), sound.channel asks for {channel + 1}"
             raise MediaError("no_channel", asked)
-        return channels_of(frame)[channel]
-    return _mixed(channels_of(frame), [1.0 if len(names) == 2 else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names])
+        return [float(i == channel) for i in range(len(names))]
+    if any(n.startswith("AMBI") for n in names):
+        return [1.0 if n == "AMBI0" else 0.0 if n.startswith("AMBI") else 0.5 for n in names]
+    if len(names) <= 2:
+        return [1.0] * len(names)
+    return [_WEIGHTS.get(n, _OTHER_WEIGHT) for n in names]
+
+
+def mono(frame: av.AudioFrame) -> np.ndarray:
+    """A block of sound as float32 mono in [-1, 1], mixed by `mix_weights`."""
+    return mixed(channels_of(frame), mix_weights([c.name for c in frame.layout.channels]))
 
 
 def left(frame: av.AudioFrame) -> np.ndarray:
-    """The left of a block in stereo; of more than two channels the mean of the left ones and the middle."""
+    """The left of a block in stereo; of more than two channels the mean of the left ones and the middle; of ambisonics
+    a cardioid that points left."""
     return _side(frame, "L", "R", 0)
 
 
@@ -88,21 +126,34 @@ def _side(frame: av.AudioFrame, this: str, other: str, place: int) -> np.ndarray
     channels, names = channels_of(frame), [channel.name for channel in frame.layout.channels]
     if len(names) <= 2:
         return channels[min(place, len(names) - 1)]
+    if names[:2] == ["AMBI0", "AMBI1"]:
+        return (channels[0] + (1 - 2 * place) * channels[1]) / 2
     if "FL" not in names:  # the file names no places: the usual order, then
         names = ["FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR", *names[8:]][: len(names)]
-    weights = [0.0 if n.endswith(other) else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names]
-    return _mixed(channels, weights)
+    return mixed(channels, [0.0 if n.endswith(other) else _WEIGHTS.get(n, _OTHER_WEIGHT) for n in names])
 
 
-def _mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
+def mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
     """The weighted mean; the weights sum to one, so it is never louder than the loudest channel and cannot clip."""
     if len(channels) == 1:
         return channels[0]
     total = sum(weights) or 1.0
-    mixed = np.zeros(channels.shape[1], np.float32)
+    result = np.zeros(channels.shape[1], np.float32)
     for weight, channel in zip(weights, channels, strict=True):
-        mixed += channel * np.float32(weight / total)
-    return mixed
+        if weight:
+            result += channel * np.float32(weight / total)
+    return result
+
+
+def _loudest(channels: np.ndarray, names: list[str]) -> np.ndarray | None:
+    """Each sample's largest absolute value over the channels, low-frequency ones left out; None: there is but one."""
+    if len(channels) == 1:
+        return None
+    result = np.zeros(channels.shape[1], np.float32)
+    for name, channel in zip(names, channels, strict=True):
+        if not name.startswith("LFE"):
+            np.maximum(result, np.abs(channel), out=result)
+    return result
 
 
 INTERLEAVED = Fraction(2)  # seconds: sound lies at most so far before the pictures of its time in a file
@@ -151,8 +202,9 @@ class SoundReader:
     ) -> None:
         if source.sound is None:
             raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.heartbeat, self.channel = source, rate, heartbeat, channel
-        self.mix = mix or partial(mono, channel=channel)
+        self.source, self.rate, self.heartbeat, self.channel, self.mix = source, rate, heartbeat, channel, mix
+        self.lossy = not source.sound.codec.startswith(_LOSSLESS)
+        self._layouts: dict[str, tuple[list[str], list[float]]] = {}  # names and weights of a layout's channels
         self.damage: list[tuple[Fraction | None, str]] = []
         self.native = source.sound.rate
         common = gcd(self.native, rate)
@@ -188,14 +240,22 @@ class SoundReader:
         )
         self._covered: list[list[int]] = []  # native [start, stop) for which the track has sound
         self._steps: list[int] = []  # native sample numbers of steps
+        self._damaged: list[tuple[int, int]] = []  # native [start, stop) that rest on damaged packets
+        # Native sample number, `loudest` and `samples` of blocks of several channels.
+        self._unmixed: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
         self._pieces = self._place(self._blocks())
-        self._pending: tuple[int, np.ndarray] | None = None
+        self._pending: tuple[int, _Block] | None = None
         self._done = False
 
-    def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
-        """Decoded blocks: time on the clock in seconds, float32 mono."""
+    def _blocks(self) -> Iterator[tuple[Fraction, _Block]]:
+        """Decoded blocks with their times on the clock in seconds."""
         assert self._container is not None
-        for frame in decode_safely(self._container, self._stream, self.damage, self.heartbeat, self._begin):
+        packets = self._container.demux(self._stream)
+        if self._begin is not None:
+            packets = packets_from(packets, self._begin)
+        reopen = partial(open_media, self.source.path)
+        for decoded in decode_sound(packets, self._stream, self.damage, self.heartbeat, reopen):
+            frame, damaged_from = decoded.frame, decoded.damaged_from
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue
@@ -204,20 +264,49 @@ class SoundReader:
                     "sound_changes_rate",
                     f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
                 )
-            samples = self.mix(frame)
-            if not np.isfinite(
-                samples
-            ).all():  # a float track may hold anything, and one NaN spoils all it is mixed with
+            samples, loudest = self._mixed(frame)
+            peak = float((np.abs(samples) if loudest is None else loudest).max())
+            if not np.isfinite(peak):  # a float track may hold anything, and one NaN spoils all it is mixed with
                 self.damage.append((time, "samples that are no numbers"))
                 samples = np.where(np.isfinite(samples), samples, np.float32(0))
-            yield time - self.source.zero, samples
+                loudest = None if loudest is None else np.where(np.isfinite(loudest), loudest, np.float32(0))
+                damaged_from = time if damaged_from is None else damaged_from
+            elif peak > ABSURD and self.lossy and damaged_from is None:
+                self.damage.append((time, "its samples lie far beyond full scale"))
+                damaged_from = time
+            zero = self.source.zero
+            yield time - zero, _Block(samples, loudest, None if damaged_from is None else damaged_from - zero)
 
-    def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+    def _mixed(self, frame: av.AudioFrame) -> tuple[np.ndarray, np.ndarray | None]:
+        """A block in mono, and `_Block.loudest` of it."""
+        if self.mix is not None:
+            return self.mix(frame), None
+        layout = frame.layout
+        if layout.name not in self._layouts:
+            names = self._spatial(len(layout.channels)) or [channel.name for channel in layout.channels]
+            self._layouts[layout.name] = names, mix_weights(names, self.channel)
+        names, weights = self._layouts[layout.name]
+        channels = channels_of(frame)
+        if self.channel is not None:
+            return channels[self.channel], None
+        return mixed(channels, weights), _loudest(channels, names)
+
+    def _spatial(self, channels: int) -> list[str] | None:
+        """Names of the channels of an AAC track that is ambisonic, which its decoder does not tell."""
+        sound, container = self.source.sound, getattr(self.source, "container", "")
+        if channels < 4 or sound is None or sound.codec != "aac" or not container.startswith("mov"):
+            return None
+        if part_head(self.source.path) is not None:
+            return None
+        names = ambisonic_names(self.source.path, sound.index)
+        return names if names is not None and len(names) == channels else None
+
+    def _place(self, blocks: Iterator[tuple[Fraction, _Block]]) -> Iterator[tuple[int, _Block]]:
         """Give each block its native sample number; see the class for the rule."""
         tick = _tick(self._stream)
         unit = float(tick * self.native)  # samples in a tick of the time stamps
         tolerance = float(max(self.TOLERANCE, min(tick, Fraction(1, 500))) * self.native)
-        waiting: deque[tuple[float, np.ndarray]] = deque()  # (offset in native samples, samples)
+        waiting: deque[tuple[float, _Block]] = deque()  # (offset in native samples, block)
         counted = 0
         anchor: int | None = None
         released = 0
@@ -225,12 +314,12 @@ class SoundReader:
         while True:
             while not ended and len(waiting) < self.LOOKAHEAD:
                 try:
-                    time, samples = next(blocks)
+                    time, block = next(blocks)
                 except StopIteration:
                     ended = True
                     break
-                waiting.append((float(time * self.native - counted), samples))
-                counted += len(samples)
+                waiting.append((float(time * self.native - counted), block))
+                counted += len(block.samples)
             if not waiting:
                 return
             here = waiting[0][0]
@@ -243,9 +332,9 @@ class SoundReader:
                 if lasting:
                     anchor = _level(coming, min(coming) if here > anchor else max(coming), tolerance, unit)
                     self._steps.append(anchor + released)
-            _, samples = waiting.popleft()
-            yield anchor + released, samples
-            released += len(samples)
+            _, block = waiting.popleft()
+            yield anchor + released, block
+            released += len(block.samples)
 
     # -- feeding
 
@@ -264,16 +353,22 @@ class SoundReader:
             self._feed(np.zeros(0, np.float32), last=True)
             self._done = True
             return
-        start, samples = self._pending
+        start, block = self._pending
         if start > self._head:  # never the whole gap at once: it may be hours long
             gap = min(start - self._head, self.native)
             self._feed(np.zeros(gap, np.float32))
             self._head += gap
             return
         self._pending = None
-        samples = samples[self._head - start :]
+        block = block.from_sample(self._head - start)
+        samples = block.samples
         if not len(samples):
             return
+        stop = self._head + len(samples)
+        if block.damaged_from is not None:
+            self._damaged.append((min(self._head, floor(block.damaged_from * self.native)), stop))
+        if block.loudest is not None:
+            self._unmixed.append((self._head, block.loudest, samples))
         if self._covered and self._covered[-1][1] == self._head:
             self._covered[-1][1] += len(samples)
         else:
@@ -305,4 +400,33 @@ class SoundReader:
         self._covered = [c for c in self._covered if c[1] > first]
         covered = sum((max(Fraction(0), min(last, Fraction(b)) - max(first, Fraction(a))) for a, b in self._covered))
         missing = half_up((last - first - covered) * self.rate / self.native)
-        return SoundSpan(result, missing, sum(first <= s < last for s in self._steps))
+        return SoundSpan(
+            result,
+            missing,
+            sum(first <= s < last for s in self._steps),
+            self._damaged_samples(first, last),
+            self._mix_loss(ceil(first), ceil(last)),
+        )
+
+    def _damaged_samples(self, first: Fraction, last: Fraction) -> int:
+        """Output samples for native [first, last) that rest on damaged packets."""
+        self._damaged = [d for d in self._damaged if d[1] > first]
+        total, reached = Fraction(0), first
+        for start, stop in sorted(self._damaged):
+            low, high = max(reached, Fraction(start)), min(last, Fraction(stop))
+            if high > low:
+                total, reached = total + high - low, high
+        return ceil(total * self.rate / self.native)
+
+    def _mix_loss(self, first: int, last: int) -> float:
+        """By how many dB (rms) the mix lies below the loudest channel in native [first, last); 0: all are silent."""
+        while self._unmixed and self._unmixed[0][0] + len(self._unmixed[0][1]) <= first:
+            self._unmixed.popleft()
+        channels = mix = 0.0
+        for at, loudest, samples in self._unmixed:
+            piece = slice(max(0, first - at), max(0, last - at))
+            channels += float(np.dot(loudest[piece], loudest[piece]))
+            mix += float(np.dot(samples[piece], samples[piece]))
+        if channels <= AUDIBLE**2 * max(1, last - first):
+            return 0.0
+        return round(10 * log10(channels / max(mix, channels * 1e-12)), 2)
