@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -40,6 +41,16 @@ LIBRARY_ERRORS = (
     TypeError,
     ArithmeticError,
     NotImplementedError,
+)
+# Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some
+# that decoders recover from completely.
+_HARMLESS = re.compile(
+    r"\bSEI\b|\bSPS \d+ referenced in buffering period|\bVUI\b|\bHRD\b|user data|\bT\.?35\b|closed caption|\bA53\b"
+    r"|timecode|metadata|film grain|dolby vision|\bDOVI\b|\bRPU\b|\bHDR|\bDM_ID|\bLCEVC\b|display ?matrix|mastering"
+    r"|light level|side data|stereo ?3d|frame packing|aspect ratio|\bAPP\d?\b|decode_app"
+    r"|\bcom: invalid len|comment|\bICC|\bEXIF|\bJFIF\b|\bXMP\b|\bAdobe\b|\bTIFF header\b"
+    r"|mmco|co located|\bsbr\b|skipped|number of bands|estimating duration",
+    re.IGNORECASE,
 )
 DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 
@@ -140,17 +151,19 @@ def decode_safely(
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
     packets: Iterator[Any] | None = None,
+    decoded: Callable[[Any], None] | None = None,
 ) -> Iterator[Any]:
     """Decode `stream`, stepping over broken packets; each is noted in `damage` with its time and reason.
-    `packets` are those of the stream to decode; None: all of them.
+    `packets` are those of the stream to decode; None: all of them. `decoded` is called with every packet after the
+    decoder took it.
 
-    FFmpeg conceals many errors (it paints over what it could not decode and says so only in its log), so
-    the log is read too: a picture that was painted over is damage like any other. `heartbeat` is called for every
-    packet.
+    FFmpeg conceals many errors (it paints over what it could not decode), so its log is read too: a picture that was
+    painted over is damage like any other. What it says of side information (SEI, APP segments, EXIF ...) says
+    nothing of the pictures. Frames that the decoder marks as corrupt are judged by the caller. `heartbeat` is called
+    for every packet.
     """
     if not stream.codec_context.is_open:
         stream.codec_context.thread_count = 1
-    harmless = ("mmco", "co located", "sbr", "skipped", "number of bands", "estimating duration")
 
     def note(packet: Any, logs: list[tuple[int, str, str]], error: Exception | None) -> None:
         when = None if packet is None or packet.pts is None else packet.pts * packet.time_base
@@ -158,7 +171,7 @@ def decode_safely(
             damage.append((when, (getattr(error, "strerror", None) or str(error)).lower()))
             return
         for level, _, message in logs:
-            if level <= av.logging.ERROR and not any(word in message.lower() for word in harmless):
+            if level <= av.logging.ERROR and not _HARMLESS.search(message):
                 damage.append((when, " ".join(message.split())))
                 return
 
@@ -181,6 +194,8 @@ def decode_safely(
             except LIBRARY_ERRORS as error:
                 note(packet, [], error)
                 frames = []
+        if decoded is not None:
+            decoded(packet)
         if logs:
             note(packet, logs, None)
         if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
@@ -214,8 +229,10 @@ def timed_pictures(
     step: Fraction,
     damage: list[tuple[Fraction | None, str]],
     heartbeat: Callable[[], None] = no_heartbeat,
+    decoded: Callable[[Any], None] | None = None,
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """Decoded pictures with their times on the file's axis, each later than the one before.
+    """Decoded pictures with their times on the file's axis, each later than the one before. `decoded` is called with
+    every packet after the decoder took it.
 
     Decoders give pictures in the order in which they are shown. Where a time is missing (program streams state
     one for some pictures only) it is `step` seconds after the last; AVI has no times of pictures at all, there the
@@ -224,7 +241,7 @@ def timed_pictures(
     untimed = container.format.name in UNTIMED
     tick = stream.time_base or Fraction(1, 1000)
     last: Fraction | None = None
-    for frame in decode_safely(container, stream, damage, heartbeat):
+    for frame in decode_safely(container, stream, damage, heartbeat, decoded=decoded):
         stamp = frame.dts if untimed else frame.pts
         if stamp is not None:
             time = stamp * tick
@@ -242,12 +259,22 @@ def timed_pictures(
 
 
 def first_picture(
-    opened: Callable[[], av.container.InputContainer], index: int, step: Fraction, heartbeat: Callable[[], None]
+    opened: Callable[[], av.container.InputContainer],
+    index: int,
+    step: Fraction,
+    heartbeat: Callable[[], None],
+    look: Callable[[Fraction, av.VideoFrame], bool],
 ) -> tuple[Fraction, av.VideoFrame]:
-    """The first picture of stream `index` that can be decoded, with its time on the file's axis."""
+    """The first picture of stream `index` that can be decoded, with its time on the file's axis. It and those that
+    follow are given to `look` until that has seen enough."""
     damage: list[tuple[Fraction | None, str]] = []
+    first = None
     with opened() as container:
         for time, frame in timed_pictures(container, container.streams[index], step, damage, heartbeat):
-            return time, frame
+            first = first or (time, frame)
+            if look(time, frame):
+                break
+    if first is not None:
+        return first
     reason = f" ({damage[0][1]})" if damage else ""
     raise MediaError("undecodable", f"no picture of it can be decoded: damaged or encrypted{reason}")

@@ -8,8 +8,9 @@ import numpy as np
 
 from soundvid.errors import SoundvidError
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing
 from soundvid.media.probe import probe
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28

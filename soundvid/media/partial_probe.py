@@ -15,10 +15,13 @@ import av
 
 from soundvid.media.clock import sample_at
 from soundvid.media.container import SEEKABLE, first_picture, no_heartbeat, open_stream
+from soundvid.media.container_crop import read_margins
+from soundvid.media.geometry import Framing
+from soundvid.media.interlace import FieldDetector
 from soundvid.media.partial_file import NeedFullDownload, Spans, merged
 from soundvid.media.probe import Source, Stamps, Streams, all_stamps, assemble, describe
 from soundvid.media.sound_reader import SoundReader, seek_sound
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 
 MARGIN = 2.0  # seconds read on both sides of a span: more than any seek of `VideoReader` and `SoundReader` needs
 FULL_DOWNLOAD_SHARE = 0.5  # share of the duration from which the whole file is downloaded
@@ -39,10 +42,12 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
         if streams.tracks > 1:
             raise NeedFullDownload("it has several sound tracks, and which of them sound only the whole file shows")
         counted = container.streams[streams.index].frames
-    zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat)
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat, fields)
     with opened() as container:
         end = _end(container, streams)
-    known = assemble(path, streams, [end], zero, first)
+    margins = read_margins(file(), streams.container, streams.place)
+    known = assemble(path, streams, [end], zero, first, margins, fields)
     runs = []
     for start, stop in _wanted(known, spans):
         with opened() as container:
@@ -52,7 +57,7 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
                 if start > SoundReader.PREROLL:
                     seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
                 _read_on(container, known, stop)
-    found = assemble(path, streams, [*runs, end], zero, first)
+    found = assemble(path, streams, [*runs, end], zero, first, margins, fields)
     if sum(run.missing for run in [*runs, end]):
         raise NeedFullDownload("some of its pictures have no time stamps")
     seen = [(max(run.times) - min(run.times), len(run.times) - 1) for run in [*runs, end] if len(run.times) > 1]

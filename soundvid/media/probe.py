@@ -16,6 +16,7 @@ from typing import Any, cast
 import av
 
 from soundvid.media.clock import half_up
+from soundvid.media.colour import UNSPECIFIED, Colours
 from soundvid.media.container import (
     DAMAGED_HEAD,
     SEEKABLE,
@@ -30,7 +31,10 @@ from soundvid.media.container import (
     open_media,
     part_head,
 )
+from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
+from soundvid.media.interlace import FieldDetector, FieldOrder
 
 LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
 
@@ -52,8 +56,22 @@ class VideoInfo:
     longest: Fraction
     keyframes: tuple[Fraction, ...]  # seconds on the clock
     step: Fraction  # seconds between pictures as the stream states it: fills in for times that are not there
-    interlaced: bool
+    interlaced: bool  # marked as made of fields
     streams: int  # picture streams in the file, cover art left out
+    margins: Margins = NO_MARGINS  # what the container says not to show
+    transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
+    primaries: int = UNSPECIFIED
+    field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
+
+    @property
+    def geometry(self) -> Geometry:
+        """How its first picture is to be shown."""
+        return Geometry(self.width, self.height, self.pixel_aspect, self.orientation, self.margins)
+
+    @property
+    def colours(self) -> Colours:
+        """What the colours of its pictures mean where they do not say so themselves."""
+        return Colours(self.transfer, self.primaries)
 
     @property
     def variable(self) -> bool:
@@ -87,10 +105,10 @@ class Source:
 
     @property
     def displayed(self) -> tuple[int, int]:
-        """Width and height of the picture as displayed: turned upright, with square pixels."""
-        video = self.video
-        width = half_up(Fraction(video.width) * video.pixel_aspect)
-        return (video.height, width) if video.orientation[0] == 0 else (width, video.height)
+        """Width and height of the first picture as displayed: cropped as the container says, turned upright, with
+        square pixels."""
+        width, height = self.video.geometry.displayed
+        return half_up(width), half_up(height)
 
 
 @dataclass(frozen=True)
@@ -157,7 +175,7 @@ def _last_end(container: av.container.InputContainer, index: int, heartbeat: Cal
     return None if last is None else last * (stream.time_base or Fraction(1, 1000))
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+def orientation_of(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     """How the display matrix of a picture turns and mirrors it, see VideoInfo. Raises MediaError (`odd_angle`)."""
     side = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
@@ -220,7 +238,10 @@ class Streams:
     tick: Fraction
     nominal: Fraction  # seconds between pictures
     aspect: Fraction
+    colours: Colours
     moving: int
+    place: int  # of the picture stream among all of them, from 0
+    fields: int  # AVFieldOrder
     tracks: int
     sound: SoundInfo | None
 
@@ -241,7 +262,10 @@ def describe(container: av.container.InputContainer) -> Streams:
         tick=video.time_base or Fraction(1, 1000),
         nominal=1 / rate if rate and 1 <= rate <= 1000 else Fraction(1, 25),
         aspect=video.sample_aspect_ratio or Fraction(1),
+        colours=Colours(int(video.codec_context.color_trc), int(video.codec_context.color_primaries)),
         moving=sum(not is_cover(s) for s in container.streams.video),
+        fields=int(video.codec_context.field_order),
+        place=[s.index for s in container.streams.video if not is_cover(s)].index(video.index),
         tracks=tracks,
         sound=info,
     )
@@ -263,11 +287,22 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
                 raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
         stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
-    zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, heartbeat)
-    return assemble(path, streams, [stamps], zero, first)
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, heartbeat, fields)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    return assemble(path, streams, [stamps], zero, first, margins, fields)
 
 
-def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, first: av.VideoFrame) -> Source:
+def assemble(
+    path: Path,
+    streams: Streams,
+    runs: list[Stamps],
+    zero: Fraction,
+    first: av.VideoFrame,
+    margins: Margins,
+    fields: FieldDetector,
+) -> Source:
     """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known."""
     tick, missing = streams.tick, sum(run.missing for run in runs)
     earliest = ceil(zero / tick)  # times are compared in ticks: fractions cost a hundred times as much
@@ -280,6 +315,7 @@ def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, f
     stated = runs[-1].length * tick
     end = shown[-1] * tick + (stated if 0 < stated <= 10 * typical else typical)
     keys = {k for run in runs for k in run.keys}
+    step = fields.step(typical)
     return Source(
         path=path,
         container=streams.container,
@@ -292,20 +328,29 @@ def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, f
             height=first.height,
             pixel_aspect=streams.aspect if streams.aspect > 0 else Fraction(1),
             rotation=round(first.rotation) % 360,
-            orientation=_orientation(first),
+            orientation=orientation_of(first),
             pixel_format=first.format.name,
-            frames=len(shown) + missing,
+            frames=half_up((len(shown) + missing) * typical / step),
             shortest=typical if missing or not gaps else gaps[0] * tick,
             longest=typical if missing or not gaps else gaps[-1] * tick,
             keyframes=tuple(k * tick - zero for k in sorted(keys) if k >= earliest),
-            step=typical,
-            interlaced=bool(first.interlaced_frame),
+            step=step,
+            interlaced=fields.marked,
             streams=streams.moving,
+            margins=margins,
+            transfer=_stated(int(first.color_trc), streams.colours.transfer),
+            primaries=_stated(int(first.color_primaries), streams.colours.primaries),
+            field_order=fields.field_order,
         ),
         sound=streams.sound,
         seekable=streams.container in SEEKABLE,
         sound_streams=streams.tracks,
     )
+
+
+def _stated(picture: int, header: int) -> int:
+    """A property of colours: the picture's own, or the header's where the picture states none."""
+    return header if picture == UNSPECIFIED else picture
 
 
 def facts_of(source: Source) -> dict[str, Any]:
@@ -332,6 +377,7 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
     video = typed(VideoInfo, facts["video"])
     video["keyframes"] = tuple(Fraction(k) for k in video["keyframes"])
     video["orientation"] = tuple(video["orientation"])
+    video["margins"] = tuple(video.get("margins", NO_MARGINS))
     sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
     return Source(path=path, **{**typed(Source, facts), "video": VideoInfo(**video), "sound": sound})
 

@@ -138,6 +138,16 @@ class Video(Strict):
         description="crop motion: what has to hold it, the whole box or its lower half, which is what wav2lip paints "
         "(the rtMRI paper crops so that the tongue lies there); as much of it as the picture's edges allow",
     )
+    deinterlace: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: where the stream is marked as interlaced, or its pictures show fields, each field becomes a "
+        "picture (FFmpeg's bwdif) if fps exceeds the source's rate, else each first field; off: pictures as they are",
+    )
+    hdr: Literal["tone_map", "refuse"] = Field(
+        "tone_map",
+        description="HDR sources (PQ, HLG). tone_map: to BT.709, reference white (203 cd/m2) to white, brighter light "
+        "compressed; refuse: reject the source. The ledger records transfer and primaries either way",
+    )
     crf: int = Field(18, ge=0, le=40, description="x264 constant rate factor: 18 is 38.7 dB, 14-16 is high quality")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
     keyframe_every: int = Field(15, ge=1, description="frames: short groups make random access cheap")
@@ -154,6 +164,8 @@ class Denoise(Strict):
 
     Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
     soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
+    `noisereduce` is the library of that name (extra `denoise`); how it takes these options is said in
+    soundvid.clips.denoise.noisereduce.
     """
 
     method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"

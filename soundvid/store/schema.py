@@ -32,9 +32,12 @@ SOURCE_FACTS = pa.schema(
         ("pixel_aspect", pa.string()),
         ("rotation", pa.int32()),
         ("pixel_format", pa.string()),
+        ("transfer", pa.string()),  # FFmpeg's name of the transfer characteristics; empty: not stated
+        ("primaries", pa.string()),  # the same of the colour primaries
         ("source_frames", pa.int64()),
         ("variable_rate", pa.bool_()),
-        ("interlaced", pa.bool_()),
+        ("interlaced", pa.bool_()),  # as the stream is marked
+        ("field_order", pa.string()),  # as its pictures show: progressive, or the first field: top, bottom, stated
         ("video_streams", pa.int32()),
         ("sound_codec", pa.string()),
         ("sound_rate", pa.int32()),
@@ -46,7 +49,7 @@ SOURCE_FACTS = pa.schema(
         ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
         ("noise_profile", pa.string()),
         ("noise_dbfs", pa.float64()),
-        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in decoded pixels
+        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in the first decoded picture
         ("crop_box", pa.list_(pa.int32())),  # found by the crop: x, y, width, height as displayed
         ("motion_map", pa.string()),  # JPEG as base64: mean picture, motion
     ]
@@ -61,6 +64,7 @@ MEASURES = pa.schema(
     [
         ("timing_error_seconds", pa.float64()),  # of the picture that is furthest from its time
         ("damaged_frames", pa.int32()),
+        ("misframed_frames", pa.int32()),  # pictures of another shape, in which the crop box has no place
         ("flat_frames", pa.int32()),  # pictures of one colour
         ("missing_samples", pa.int64()),  # for which the sound track has nothing
         ("peak", pa.int32()),  # largest 16-bit sample, without its sign

@@ -204,6 +204,107 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
 
 
+def test_what_was_taken_away_and_put_back_or_changed_and_changed_back_is_processed_again(tmp_path, instance):
+    """Run keys are dropped when they recur, for ever and without a word: the same state has to give another key."""
+    videos = tmp_path / "v"
+    for seed in range(2):
+        toy_video(videos / f"toy{seed}.mp4", seconds=1.5, seed=seed, size=(64, 64))
+    recipe = toy_recipe(videos, shards={"max_shrink": 1.0})
+    other = toy_recipe(videos, shards={"max_shrink": 1.0}, clips={"seconds": 1.0, "max_missing_sound": 0.2})
+    bench = Bench(recipe, tmp_path / "s", instance)
+    dataset = Dataset(tmp_path / "s", "toy")
+    assert bench.make("source_catalogue").success
+    cursor = None
+
+    def work_off(bench: Bench) -> list[str]:
+        """One tick, its runs and a release; the partitions that were processed."""
+        nonlocal cursor
+        told = bench.tick(cursor)
+        cursor = told.cursor
+        done = bench.launch(told)
+        assert all(r.success for r in [*done, bench.make("shards", "release")])
+        return sorted(r.dagster_run.tags["dagster/partition"].split("-")[0] for r in done)
+
+    assert work_off(bench) == ["toy0", "toy1"]
+    assert work_off(bench) == []
+    for _ in range(2):
+        os.rename(videos / "toy1.mp4", tmp_path / "aside.mp4")
+        assert work_off(bench) == []
+        assert {r["source_name"] for r in dataset.release().samples.to_pylist()} == {"toy0.mp4"}
+        os.rename(tmp_path / "aside.mp4", videos / "toy1.mp4")  # the very same file
+        assert work_off(bench) == ["toy1"]
+        assert {r["source_name"] for r in dataset.release().samples.to_pylist()} == {"toy0.mp4", "toy1.mp4"}
+    changed = Bench(other, tmp_path / "s", instance)
+    for _ in range(2):
+        assert work_off(changed) == ["toy0", "toy1"]
+        assert work_off(bench) == ["toy0", "toy1"]
+    assert dataset.release().manifest["recipe"]["clips"]["max_missing_sound"] == 0.1
+
+
+def test_what_was_asked_for_and_did_not_run_is_asked_for_again_and_the_sensor_says_how_many_wait(
+    toys, tmp_path, instance, monkeypatch
+):
+    from types import SimpleNamespace
+
+    from dagster._core.events import DagsterEvent
+
+    now = [1e9]
+    monkeypatch.setattr("pipelines.sensors.time", SimpleNamespace(time=lambda: now[0]))
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", *(f"toy{i}.mp4" for i in range(4)))), tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    first = bench.tick()
+    keys = {r.partition_key.split("-")[0]: r.run_key for r in first.run_requests}
+    partitions = {r.partition_key.split("-")[0]: r.partition_key for r in first.run_requests}
+    assert [r.run_key for r in bench.tick('{"generation": 7, "asked": {}}').run_requests] == [
+        r.run_key for r in bench.tick('{"generation": 7, "asked": {}}').run_requests
+    ]  # a tick that is evaluated again asks for the same runs
+
+    def run(name: str, status: dg.DagsterRunStatus, *, started: bool) -> None:
+        tags = {"dagster/run_key": keys[name], "dagster/partition": partitions[name]}
+        selection = frozenset(dg.AssetKey(["toy", s]) for s in STEPS)
+        made = instance.add_run(dg.DagsterRun(job_name="x", tags=tags, status=status, asset_selection=selection))
+        if started:
+            instance.report_dagster_event(DagsterEvent("PIPELINE_START", "x"), made.run_id)
+            instance.report_dagster_event(DagsterEvent("PIPELINE_FAILURE", "x"), made.run_id)
+
+    # toy0 was never launched; toy1 is under way; toy2 was cancelled while it was queued; toy3 ran and failed.
+    run("toy1", dg.DagsterRunStatus.STARTED, started=False)
+    run("toy2", dg.DagsterRunStatus.CANCELED, started=False)
+    run("toy3", dg.DagsterRunStatus.NOT_STARTED, started=True)
+    second = bench.tick(first.cursor)
+    assert not second.run_requests
+    reason = "4 videos; 4 partitions wait: 1 queued or under way, 2 later, 1 failed, and wait for a change or the"
+    assert second.skip_reason.skip_message.startswith(reason)
+    now[0] += 61
+    third = bench.tick(second.cursor)
+    assert [r.partition_key.split("-")[0] for r in third.run_requests] == ["toy0", "toy2"]
+    assert not {r.run_key for r in third.run_requests} & set(keys.values())
+    now[0] += 61  # each time it waits twice as long
+    fourth = bench.tick(third.cursor)
+    assert not fourth.run_requests
+    toy_video(tmp_path / "v" / "toy3.mp4", seed=9)
+    changed = bench.tick(fourth.cursor)
+    assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy3"]
+
+
+def test_the_weekly_retry_reaches_a_video_whose_file_has_not_changed(toys, tmp_path, instance):
+    from dataclasses import replace
+
+    from soundvid.builder import state
+    from soundvid.verdict import Verdict
+
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4")), tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    (partition,) = bench.partitions()
+    work = bench.resources["store"].context(bench.recipe)
+    record = state.discover_videos(work, state.videos_of(work, partition))[0]
+    state.save_record(work, replace(record, verdict=Verdict("failed", "render", "memory", "not enough", True)))
+    calm = bench.tick()
+    assert "nothing new" in str(calm.skip_reason)
+    assert state.reset_failed(work, state.listing(work).values()) == [partition]
+    assert [r.partition_key for r in bench.tick(calm.cursor).run_requests] == [partition]
+
+
 def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
     """One look of the automation: what it asks for, and its memory for the next."""
     keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
