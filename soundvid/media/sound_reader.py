@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from math import ceil, floor, gcd, log10
 from statistics import median
 
@@ -21,6 +22,17 @@ from soundvid.media.container import frame_time, no_heartbeat, open_media, packe
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundTrack, Source
 from soundvid.media.sound_decoder import decode_sound
+from soundvid.media.sound_drift import (
+    AHEAD,
+    BEHIND,
+    SLIP,
+    UNCERTAIN,
+    DriftLine,
+    drift_line,
+    slip,
+    stretched,
+    with_next,
+)
 from soundvid.media.spatial_audio import ambisonic_names
 
 
@@ -184,7 +196,8 @@ class SoundReader:
 
     Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
     and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
-    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Resampling is soxr's (HQ, linear phase).
+    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Where the stamps drift, blocks are stretched to
+    follow them (soundvid.media.sound_drift). Resampling is soxr's (HQ, linear phase).
     """
 
     LOOKAHEAD = 24  # blocks, about half a second
@@ -243,7 +256,7 @@ class SoundReader:
         self._damaged: list[tuple[int, int]] = []  # native [start, stop) that rest on damaged packets
         # Native sample number, `loudest` and `samples` of blocks of several channels.
         self._unmixed: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
-        self._pieces = self._place(self._blocks())
+        self._pieces = self._join(self._place(self._blocks()))
         self._pending: tuple[int, _Block] | None = None
         self._done = False
 
@@ -301,40 +314,86 @@ class SoundReader:
         names = ambisonic_names(self.source.path, sound.index)
         return names if names is not None and len(names) == channels else None
 
-    def _place(self, blocks: Iterator[tuple[Fraction, _Block]]) -> Iterator[tuple[int, _Block]]:
-        """Give each block its native sample number; see the class for the rule."""
+    def _place(self, blocks: Iterator[tuple[Fraction, _Block]]) -> Iterator[tuple[float, _Block]]:
+        """Give each block its native sample number; see the class for the rule. It is whole unless the track drifts."""
         tick = _tick(self._stream)
         unit = float(tick * self.native)  # samples in a tick of the time stamps
         tolerance = float(max(self.TOLERANCE, min(tick, Fraction(1, 500))) * self.native)
-        waiting: deque[tuple[float, _Block]] = deque()  # (offset in native samples, block)
+        rounding = 0.55 * unit + UNCERTAIN * self.native
+        waiting: deque[tuple[int, float, _Block]] = deque()  # samples counted before, offset from them, block
+        past: deque[tuple[int, float]] = deque()
         counted = 0
         anchor: int | None = None
-        released = 0
+        line: DriftLine | None = None
         ended = False
-        while True:
-            while not ended and len(waiting) < self.LOOKAHEAD:
-                try:
-                    time, block = next(blocks)
-                except StopIteration:
+
+        def look(count: int, seconds: float = 0.0) -> None:
+            nonlocal counted, ended
+            until = (waiting[0][0] if waiting else counted) + seconds * self.native
+            while not ended and (len(waiting) < count or counted < until):
+                found = next(blocks, None)
+                if found is None:
                     ended = True
-                    break
-                waiting.append((float(time * self.native - counted), block))
+                    return
+                time, block = found
+                waiting.append((counted, float(time * self.native - counted), block))
                 counted += len(block.samples)
+
+        while True:
+            look(self.LOOKAHEAD)
             if not waiting:
                 return
-            here = waiting[0][0]
+            released, here, block = waiting[0]
+            coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
             if anchor is None:
-                anchor = _level([o for o, _ in waiting], here, tolerance, unit)
+                anchor = _level(coming, here, tolerance, unit)
+            place: float = anchor
+            drift = None
+            if line is not None or abs(here - anchor) > rounding:
+                look(self.LOOKAHEAD, AHEAD)
+                ahead = [(number, offset) for number, offset, _ in waiting]
+                drift = drift_line(list(past), ahead, unit, self.native, line)
+            line = drift
+            if line is not None:
+                place = line.at(released)
+                anchor = half_up(Fraction(place))
             elif abs(here - anchor) > tolerance:
                 # A gap or an overlap lasts; a stamp that wanders comes back to where the sound is.
-                coming = [o for o, _ in waiting]
                 lasting = min(coming) > anchor + tolerance if here > anchor else max(coming) < anchor - tolerance
                 if lasting:
+                    before = anchor
                     anchor = _level(coming, min(coming) if here > anchor else max(coming), tolerance, unit)
-                    self._steps.append(anchor + released)
-            _, block = waiting.popleft()
-            yield anchor + released, block
-            released += len(block.samples)
+                    place = anchor
+                    if abs(anchor - before) > SLIP * self.native:
+                        self._steps.append(anchor + released)
+            waiting.popleft()
+            past.append((released, here))
+            while past[0][0] < released - BEHIND * self.native:
+                past.popleft()
+            yield place + released, block
+
+    def _join(self, placed: Iterator[tuple[float, _Block]]) -> Iterator[tuple[int, _Block]]:
+        """Blocks at whole samples: small steps from one to the next are taken by stretching the first of them."""
+        position: float | None = None  # where the last block ended
+        before = np.zeros(0, np.float32)
+        for (place, block), following in with_next(placed):
+            length = len(block.samples)
+            if position is None or slip(place - position, length, self.native) is None:
+                position, before = place, before[:0]
+            stop, after = position + length, before[:0]
+            step = None if following is None else slip(following[0] - stop, length, self.native)
+            if step is not None and following is not None:
+                stop, after = stop + step, following[1].samples
+                stop = float(round(stop)) if abs(stop - round(stop)) < 1e-6 else stop
+            if position == round(position) and stop == position + length:
+                yield round(position), block
+            else:
+                samples = stretched(before, block.samples, after, position, stop)
+                loudest = block.loudest
+                if loudest is not None:
+                    loudest = loudest[np.arange(len(samples)) * length // max(1, len(samples))]
+                yield ceil(position), _Block(samples, loudest, block.damaged_from)
+            position, before = stop, block.samples
 
     # -- feeding
 
