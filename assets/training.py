@@ -14,7 +14,7 @@ from pydantic import Field
 
 from assets.resources import Runs, Store
 from assets.trainer import HELD_OUT
-from assets.videos import group_of
+from assets.videos import code_version, group_of
 from soundvid.recipe.model import Recipe
 
 GPU_POOL = "gpu"  # one training at a time
@@ -38,13 +38,21 @@ class ReportConfig(dg.Config):
 def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
     """`checkpoint` and `metric_report` of a recipe. `minutes`: how long a training may take by default."""
     name = recipe.name
-    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name), "pool": GPU_POOL, "code_version": "1"}
+    common: dict[str, Any] = {
+        "key_prefix": name,
+        "group_name": group_of(name),
+        "pool": GPU_POOL,
+        # Another policy than that of shards and release, so that a backfill of everything makes them in a run of their
+        # own: a version does not wait until the GPU is free.
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+    }
     release = dg.AssetKey([name, "release"])
     key = dg.AssetKey([name, "checkpoint"])
 
     @dg.asset(
         **common,
         deps=[release],
+        code_version=code_version(recipe, "1", "training"),
         kinds={"torch"},
         description="A training on the newest version, by hand or on a schedule of your own; never by itself on every "
         "new clip. Stopped or tried again it goes on from its last checkpoint.",
@@ -81,6 +89,7 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
     @dg.asset(
         **common,
         deps=[checkpoint],
+        code_version="1",
         kinds={"html"},
         check_specs=[held_out],
         description="How the newest checkpoint does on clips of test, or else val, next to baselines; and the run's "

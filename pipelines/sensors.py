@@ -55,6 +55,7 @@ class Cursor:
     """What the sensor remembers from one tick to the next."""
 
     generation: int  # of the requests of this tick
+    registering: bool = False  # more partitions are to be added than one tick may add
     asked_at: float = 0.0  # when feeds and channels were asked
     calm: str = ""  # the state in which nothing was waiting
     asked: dict[str, Request] = field(default_factory=dict)  # by partition, of those that wait
@@ -97,7 +98,11 @@ def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> d
             changes.append(division.partitions.build_add_request(added))
         if gone := sorted(registered - set(made.partitions))[:MOST_PARTITIONS]:
             changes.append(division.partitions.build_delete_request(gone))
-        events = [listing.event(recipe, made)] if begun and (added or gone or made.added or made.gone) else []
+        note = _put_back(made, added) if begun and not cursor.registering else ""
+        if note:
+            context.log.warning(note)
+        cursor = replace(cursor, registering=len(added) == MOST_PARTITIONS)
+        events = [listing.event(recipe, made, note)] if begun and (added or gone or made.added or made.gone) else []
         if ask:
             cursor = replace(cursor, asked_at=now)
         state = f"{made.digest}-{records_changed(work)}"
@@ -144,6 +149,20 @@ def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> d
         )
 
     return new_videos
+
+
+def _put_back(made: listing.Catalogue, added: list[str]) -> str:
+    """What to say of partitions that are added although their videos are not new: somebody deleted them in the UI."""
+    new = set(made.added)
+    known = {v.partition for v in made.videos if v.key not in new}
+    again = [p for p in added if p in known]
+    if not again:
+        return ""
+    few = ", ".join(again[:5]) + (", ..." if len(again) > 5 else "")
+    return (
+        f"{len(again)} partitions had been deleted and are put back ({few}): their videos are still listed. To leave a "
+        "video out of the dataset, remove its file, or its address from the recipe"
+    )
 
 
 def _marks(videos: list[Video], waiting: dict[str, str]) -> dict[str, str]:

@@ -98,14 +98,16 @@ def run(home: Path, host: str, port: int, stack: ExitStack) -> int:
 
 
 def check(home: Path) -> list[str]:
-    """The names of the project's recipes. Raises SoundvidError where there is none or one is wrong."""
-    recipes = [r.name for r in read_recipes(home, read_project(home))]
-    if not recipes:
+    """The names of the project's recipes; says which are wrong. Raises SoundvidError where there is none at all."""
+    recipes, broken = read_recipes(home, read_project(home))
+    for recipe in broken:
+        say(f"warning: {recipe.error} (the others run; fix it and reload the definitions)")
+    if not recipes and not broken:
         raise SoundvidError(
             f"{home}: no recipe in here: run 'make demo' first, or put one into {home / 'recipes'} "
             "(soundvid recipe hand > mine.yaml gives one to start from)"
         )
-    return recipes
+    return [r.name for r in recipes]
 
 
 @contextmanager

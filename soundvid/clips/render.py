@@ -16,7 +16,7 @@ import numpy as np
 from soundvid.clips.crop.registry import find_box
 from soundvid.clips.denoise.registry import open_sound
 from soundvid.clips.part import MediaWriter, Part, PartClip
-from soundvid.clips.plan import PlanSettings, TimeSplit, plan_windows, split_of_window, split_parts
+from soundvid.clips.plan import PlanSettings, TimeSplit, gap_windows, plan_windows, split_of_window, split_parts
 from soundvid.clips.settings import RenderSettings, file_sha256
 from soundvid.errors import RecipeError
 from soundvid.media.clock import Window, slots_in
@@ -247,7 +247,7 @@ def _clips(
     if heard.sound is None:
         why = "its sound track has a codec unknown to this FFmpeg" if source.sound_streams else "has no sound track"
         raise MediaError("no_sound", why)
-    windows = plan_windows(source.duration, task.source_id, fps, task.plan)
+    windows = plan_windows(source, task.source_id, fps, task.plan)
     slots = slots_in(source.duration, fps)
     parts = split_parts(slots, fps, task.time_split)
     renderer = _Renderer(source, heard, task, heartbeat)
@@ -267,7 +267,15 @@ def _clips(
             heartbeat.share = window.stop / max(1, slots)
     finally:
         renderer.close()
+    if task.plan.plan != "spans":
+        clips += [PartClip(w.start, w.frames, "no_pictures", _gap_message(w, fps)) for w in gap_windows(source, fps)]
+        clips.sort(key=lambda clip: clip.window)
     return clips
+
+
+def _gap_message(window: Window, fps: Fraction) -> str:
+    start, stop = window.seconds(fps)
+    return f"no pictures follow each other from {float(start):.2f} to {float(stop):.2f} s: nothing is cut there"
 
 
 def render(task: RenderTask, report: Callable[[float], None]) -> Part:

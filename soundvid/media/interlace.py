@@ -9,7 +9,7 @@ fit best with their own.
 
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
@@ -157,7 +157,7 @@ def deinterlaced(
                 frame = graph.vpull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
-            number, second = divmod(frame.pts, 2)
+            number, second = divmod(cast(int, frame.pts), 2)
             time, shape = waiting[number]
             for old in [n for n in waiting if n < number]:
                 del waiting[old]
@@ -178,6 +178,7 @@ def deinterlaced(
             waiting = {}
         waiting[count] = time, shape
         frame.pts = count
+        assert graph is not None
         graph.push(frame)
         yield from pull()
     if graph is not None:

@@ -42,6 +42,8 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
         if streams.tracks > 1:
             raise NeedFullDownload("it has several sound tracks, and which of them sound only the whole file shows")
         counted = container.streams[streams.index].frames
+    if streams.decoding_times:
+        raise NeedFullDownload("it does not state when its pictures are shown")
     fields = FieldDetector(1 / streams.nominal, streams.fields)
     zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat, fields)
     with opened() as container:
@@ -54,10 +56,13 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
             runs.append(_walk(container, known, start, stop))
         if known.sound is not None:
             with opened() as container:
-                if start > SoundReader.PREROLL:
-                    seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
+                section = floor(start / SoundReader.SECTION)
+                if section:
+                    seek_sound(container, known, section * SoundReader.SECTION - SoundReader.PREROLL)
                 _read_on(container, known, stop)
     found = assemble(path, streams, [*runs, end], zero, first, margins, fields)
+    if found.video.decoding_times:
+        raise NeedFullDownload("it does not state when its pictures are shown")
     if sum(run.missing for run in [*runs, end]):
         raise NeedFullDownload("some of its pictures have no time stamps")
     seen = [(max(run.times) - min(run.times), len(run.times) - 1) for run in [*runs, end] if len(run.times) > 1]
@@ -117,7 +122,7 @@ def _read_on(container: av.container.InputContainer, source: Source, stop: float
     for packet in container.demux([container.streams[i] for i in wait]):
         index, stamp = packet.stream.index, packet.pts if packet.dts is None else packet.dts
         if index == source.video.index:
-            stamps.add(packet, False)
+            stamps.add(packet)
         if stamp is not None and packet.time_base is not None and stamp * packet.time_base > until:
             wait[index] -= 1
         if all(n <= 0 for n in wait.values()):

@@ -1,8 +1,8 @@
 """Sound whose clock runs faster or slower than its time stamps say: where its blocks belong, and stretching them.
 
 A recorder that stamps by another clock than the one that drives its converter drifts, from 0.01 % to some per cent.
-Laying blocks down where the stamps say would leave a gap or an overlap between any two of them, each a click. A drift is
-told from gaps, and from stamps that are merely rounded, by a straight line through the stamps of 1.5 s.
+Laying blocks down where the stamps say would leave a gap or an overlap between any two of them, each a click. A drift
+is told from gaps, and from stamps that are merely rounded, by a straight line through the stamps of 1.5 s.
 """
 
 from collections.abc import Iterator, Sequence
@@ -96,8 +96,8 @@ def with_next(items: Iterator[Item]) -> Iterator[tuple[Item, Item | None]]:
 
 
 def slip(wanted: float, length: int, rate: int) -> float | None:
-    """By how many samples a block of `length` is stretched if the next one is to begin `wanted` samples later than where
-    this one ends; None: too many, they are a gap or an overlap."""
+    """By how many samples a block of `length` is stretched if the next one is to begin `wanted` samples after its end;
+    None: too many, they are a gap or an overlap."""
     if abs(wanted) > SLIP * rate:
         return None
     most = MOST_STRETCH * length

@@ -6,19 +6,29 @@ length of the source.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from math import ceil, floor, gcd, log10
 from statistics import median
+from typing import Literal
 
 import av
 import numpy as np
 import soxr
 
 from soundvid.media.clock import half_up
-from soundvid.media.container import frame_time, no_heartbeat, open_media, packets_from, part_head
+from soundvid.media.container import (
+    LIBRARY_ERRORS,
+    frame_time,
+    joined,
+    no_heartbeat,
+    open_media,
+    packets_from,
+    part_head,
+)
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundTrack, Source
 from soundvid.media.sound_decoder import decode_sound
@@ -44,7 +54,31 @@ class SoundSpan:
     missing: int  # output samples for which the track has nothing; they are silence
     steps: int  # places where the track's time stamps leap and sound was moved
     damaged: int = 0  # output samples that rest on damaged packets
-    mix_loss: float = 0.0  # dB by which the mix lies below the loudest channel, rms; 0 where all are silent
+    energies: tuple[float, float] = (
+        0.0,
+        0.0,
+    )  # sums of squares before channels were mixed: the loudest one's, the mix's
+
+    @property
+    def mix_loss(self) -> float:
+        """By how many dB (rms) the mix lies below the loudest channel; 0 where all are silent, or there is but one."""
+        loudest, mix = self.energies
+        if loudest <= AUDIBLE**2 * len(self.samples):
+            return 0.0
+        return round(10 * log10(loudest / max(mix, loudest * 1e-12)), 2)
+
+    @classmethod
+    def joined(cls, spans: "list[SoundSpan]") -> "SoundSpan":
+        """Spans that follow each other as one."""
+        if len(spans) == 1:
+            return spans[0]
+        return cls(
+            np.concatenate([span.samples for span in spans]),
+            sum(s.missing for s in spans),
+            sum(s.steps for s in spans),
+            sum(s.damaged for s in spans),
+            (sum(s.energies[0] for s in spans), sum(s.energies[1] for s in spans)),
+        )
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,17 @@ def _level(offsets: list[float], near: float, tolerance: float, unit: float) -> 
     about = [o for o in offsets if abs(o - near) <= 2 * tolerance]
     low, high = min(about), max(about)
     return floor(((low + high) / 2 if high - low <= unit else median(about)) + 0.5)
+
+
+def _usual(offsets: list[float], tolerance: float) -> float:
+    """The offset about which the first blocks lie: that of the first one, unless others come back more often."""
+    found, most = offsets[0], sum(abs(o - offsets[0]) <= tolerance for o in offsets)
+    for offset in offsets:
+        about = [i for i, o in enumerate(offsets) if abs(o - offset) <= tolerance]
+        returns = about[-1] - about[0] >= len(about)  # what lies behind a gap stays there
+        if returns and len(about) > most:
+            found, most = offset, len(about)
+    return found
 
 
 # ITU-R BS.775: what a channel counts for in a mix; the low-frequency channel counts for nothing.
@@ -171,24 +216,38 @@ def _loudest(channels: np.ndarray, names: list[str]) -> np.ndarray | None:
 INTERLEAVED = Fraction(2)  # seconds: sound lies at most so far before the pictures of its time in a file
 
 
-def seek_sound(container: av.container.InputContainer, source: Source | SoundTrack, begin: Fraction) -> int | None:
+def seek_sound(container: av.container.InputContainer, source: Source, begin: Fraction) -> int:
     """Seek to the sound at `begin` seconds on the clock; a stamp up to which packets are still to be passed over.
 
     Matroska's index names pictures only: FFmpeg would read all clusters up to the place in order to find sound.
-    There the seek goes to a keyframe before it, and what lies between is passed over. A file of sound alone has no
-    pictures, and nothing but sound to read.
+    There the seek goes to a keyframe before it, and what lies between is passed over.
     """
     assert source.sound is not None
     stream = container.streams[source.sound.index]
     target = floor((begin + source.zero) / _tick(stream))
-    if isinstance(source, SoundTrack) or source.container != "matroska,webm" or not source.seekable:
+    if source.container != "matroska,webm":
         container.seek(target, stream=stream, backward=True)
-        return None
+        return target
     place = begin - INTERLEAVED
     if place > 0:
         pictures = container.streams[source.video.index]
         container.seek(floor((place + source.zero) / _tick(pictures)), stream=pictures, backward=True)
     return target
+
+
+def is_indexed(source: Source) -> bool:
+    """Whether the file has an index by which sound can be found without reading all that lies before it."""
+    if not source.seekable or source.sound is None:
+        return False
+    with open_media(source.path) as container:
+        stream = container.streams[source.video.index if source.container == "matroska,webm" else source.sound.index]
+        try:
+            container.seek(0, stream=stream, backward=True)  # Matroska's is read when something is looked for
+            entries = stream.index_entries
+            first, last = entries[0].timestamp, entries[-1].timestamp
+        except LIBRARY_ERRORS:
+            return False
+        return (last - first) * _tick(stream) >= source.duration / 2
 
 
 class SoundReader:
@@ -198,12 +257,18 @@ class SoundReader:
     and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
     which none of the `LOOKAHEAD` coming blocks returns moves the sound. Where the stamps drift, blocks are stretched to
     follow them (soundvid.media.sound_drift). Resampling is soxr's (HQ, linear phase).
+
+    What is read does not depend on what was read before it. A file with an index is decoded in sections of a fixed
+    length, each with a decoder of its own: decoders have a memory (AAC and AC-3 even draw random numbers). All others
+    are decoded from the start.
     """
+
+    SECTION = 4  # seconds
 
     LOOKAHEAD = 24  # blocks, about half a second
     TOLERANCE = Fraction(3, 4000)  # seconds of offset that are put down to rounding
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
-    JUMP = Fraction(2)
+    LONGEST_GAP = 2  # seconds of silence that are resampled; a longer gap may be of any length
 
     def __init__(
         self,
@@ -223,7 +288,9 @@ class SoundReader:
         common = gcd(self.native, rate)
         self.block_in, self.block_out = self.native // common, rate // common
         self._container: av.container.InputContainer | None = None
-        self._open(Fraction(0))
+        self._indexed: bool | None = None  # None: not looked at yet
+        self._start_of_track: tuple[int, int] | Literal["unknown"] | None = "unknown"
+        self._open(0)
 
     def close(self) -> None:
         if self._container is not None:
@@ -231,16 +298,18 @@ class SoundReader:
 
     # -- opening and jumping
 
-    def _open(self, start: Fraction) -> None:
-        """(Re)start at `start` seconds: everything before it is dropped."""
+    def _open(self, section: int) -> None:
+        """(Re)start at the beginning of a section: everything before it is dropped."""
         self.close()
         self._container = open_media(self.source.path)
+        self._section = section
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]
-        begin = start - self.PREROLL
+        begin = section * self.SECTION - self.PREROLL
         self._begin: int | None = None
         if begin > 0:
+            assert isinstance(self.source, Source)
             self._begin = seek_sound(self._container, self.source, begin)
         # Blocks of in/out samples start together at zero, so any block start is exact at both rates.
         block = floor(begin * self.native / self.block_in) if begin > 0 else -ceil(self.native / 10 / self.block_in)
@@ -248,9 +317,7 @@ class SoundReader:
         self._out_start = block * self.block_out  # output sample number of self._out[0][0]
         self._out_stop = self._out_start
         self._out: deque[np.ndarray] = deque()
-        self._resampler = (
-            None if self.native == self.rate else soxr.ResampleStream(self.native, self.rate, 1, dtype="float32")
-        )
+        self._resampler = self._new_resampler()
         self._covered: list[list[int]] = []  # native [start, stop) for which the track has sound
         self._steps: list[int] = []  # native sample numbers of steps
         self._damaged: list[tuple[int, int]] = []  # native [start, stop) that rest on damaged packets
@@ -264,6 +331,8 @@ class SoundReader:
         """Decoded blocks with their times on the clock in seconds."""
         assert self._container is not None
         packets = self._container.demux(self._stream)
+        if isinstance(self.source, Source):
+            packets = joined(packets, self.source.joins)
         if self._begin is not None:
             packets = packets_from(packets, self._begin)
         reopen = partial(open_media, self.source.path)
@@ -325,6 +394,7 @@ class SoundReader:
         counted = 0
         anchor: int | None = None
         line: DriftLine | None = None
+        number = 0  # of the block since reading began
         ended = False
 
         def look(count: int, seconds: float = 0.0) -> None:
@@ -346,12 +416,15 @@ class SoundReader:
             released, here, block = waiting[0]
             coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
             if anchor is None:
-                anchor = _level(coming, here, tolerance, unit)
+                anchor = _level(coming, _usual(coming, tolerance), tolerance, unit)
+                anchor += self._off_track(anchor + len(block.samples), unit, tolerance)
             place: float = anchor
             drift = None
-            if line is not None or abs(here - anchor) > rounding:
+            # A section that begins on a drifting track has to be on the line when its preroll is over.
+            fresh = self._section > 0 and unit > 2 and number < self.LOOKAHEAD and number % 6 == 0
+            if line is not None or fresh or abs(here - anchor) > rounding:
                 look(self.LOOKAHEAD, AHEAD)
-                ahead = [(number, offset) for number, offset, _ in waiting]
+                ahead = [(count, offset) for count, offset, _ in waiting]
                 drift = drift_line(list(past), ahead, unit, self.native, line)
             line = drift
             if line is not None:
@@ -367,6 +440,7 @@ class SoundReader:
                     if abs(anchor - before) > SLIP * self.native:
                         self._steps.append(anchor + released)
             waiting.popleft()
+            number += 1
             past.append((released, here))
             while past[0][0] < released - BEHIND * self.native:
                 past.popleft()
@@ -395,6 +469,35 @@ class SoundReader:
                 yield ceil(position), _Block(samples, loudest, block.damaged_from)
             position, before = stop, block.samples
 
+    def _off_track(self, place: int, unit: float, tolerance: float) -> int:
+        """How far `place` is before where a block begins if all blocks since the track's first one follow each other:
+        coarse stamps leave it open by up to a tick, and two sections have to agree."""
+        if self._section == 0 or unit <= 2:
+            return 0
+        if self._start_of_track == "unknown":
+            self._start_of_track = self._look_at_start(unit, tolerance)
+        if self._start_of_track is None:
+            return 0
+        first, size = self._start_of_track
+        away = first + floor((place - first) / size + 0.5) * size - place
+        return away if abs(away) <= max(unit, tolerance) else 0
+
+    def _look_at_start(self, unit: float, tolerance: float) -> tuple[int, int] | None:
+        """The native sample with which the track's second block begins, and the samples of which all blocks are a
+        multiple; None: there is no such number that would tell more than the stamps do."""
+        count_only = lambda frame: np.zeros(frame.samples, np.float32)  # noqa: E731
+        with closing(SoundReader(self.source, self.rate, self.heartbeat, mix=count_only)) as reader:
+            blocks = list(islice(reader._blocks(), self.LOOKAHEAD))
+        size = gcd(*(len(block.samples) for _, block in blocks[1:-1]))
+        if reader.source.sound is not None and reader.source.sound.codec == "vorbis":
+            size = gcd(size, 64)  # short blocks may come later
+        if size < unit:
+            return None
+        counted = accumulate((len(block.samples) for _, block in blocks), initial=0)
+        offsets = [float(time * self.native - n) for (time, _), n in zip(blocks, counted, strict=False)]
+        anchor = _level(offsets, _usual(offsets, tolerance), tolerance, unit)
+        return anchor + len(blocks[0][1].samples), size
+
     # -- feeding
 
     def _feed(self, samples: np.ndarray, last: bool = False) -> None:
@@ -413,10 +516,8 @@ class SoundReader:
             self._done = True
             return
         start, block = self._pending
-        if start > self._head:  # never the whole gap at once: it may be hours long
-            gap = min(start - self._head, self.native)
-            self._feed(np.zeros(gap, np.float32))
-            self._head += gap
+        if start > self._head:
+            self._leave_gap(start)
             return
         self._pending = None
         block = block.from_sample(self._head - start)
@@ -440,10 +541,51 @@ class SoundReader:
         """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
         return max(0, self._out_stop) if self._done else None
 
+    def _leave_gap(self, start: int) -> None:
+        """Silence up to native sample `start`, or close to it."""
+        gap = start - self._head
+        if gap <= self.LONGEST_GAP * self.native:
+            self._feed(np.zeros(gap, np.float32))
+            self._head = start
+            return
+        # The sound begins anew behind the gap, which takes no memory.
+        self._feed(np.zeros(self.native, np.float32), last=True)
+        block = (start - self.native // 2) // self.block_in
+        silence = block * self.block_out - self._out_stop
+        self._out.append(np.broadcast_to(np.float32(0), silence))
+        self._out_stop += silence
+        self._head = block * self.block_in
+        self._resampler = self._new_resampler()
+
+    def _new_resampler(self) -> soxr.ResampleStream | None:
+        return None if self.native == self.rate else soxr.ResampleStream(self.native, self.rate, 1, dtype="float32")
+
+    def _section_of(self, sample: int) -> int:
+        """The section in which output sample `sample` lies; no later one begins where the track has ended."""
+        section = max(0, sample) // (self.SECTION * self.rate)
+        if section <= self._section or self._done:
+            return self._section
+        if self._indexed is None:
+            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
+        return section if self._indexed else self._section
+
     def read(self, start: int, stop: int) -> SoundSpan:
         """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
-        if not self._done and Fraction(start, self.rate) > Fraction(self._head, self.native) + self.JUMP:
-            self._open(Fraction(start, self.rate))
+        spans: list[SoundSpan] = []
+        at = start
+        while at < stop or not spans:
+            section = self._section_of(at)
+            if section != self._section:
+                self._open(section)
+            self._section_of(stop)
+            border = (section + 1) * self.SECTION * self.rate
+            until = min(stop, border) if self._indexed and at < border else stop
+            spans.append(self._read(at, until))
+            at = until
+        return SoundSpan.joined(spans)
+
+    def _read(self, start: int, stop: int) -> SoundSpan:
+        """`read` within a section."""
         while not self._done and self._out_stop < stop:
             self._advance()
         while self._out and self._out_start + len(self._out[0]) <= start:
@@ -464,7 +606,7 @@ class SoundReader:
             missing,
             sum(first <= s < last for s in self._steps),
             self._damaged_samples(first, last),
-            self._mix_loss(ceil(first), ceil(last)),
+            self._energies(ceil(first), ceil(last)),
         )
 
     def _damaged_samples(self, first: Fraction, last: Fraction) -> int:
@@ -477,15 +619,13 @@ class SoundReader:
                 total, reached = total + high - low, high
         return ceil(total * self.rate / self.native)
 
-    def _mix_loss(self, first: int, last: int) -> float:
-        """By how many dB (rms) the mix lies below the loudest channel in native [first, last); 0: all are silent."""
+    def _energies(self, first: int, last: int) -> tuple[float, float]:
+        """SoundSpan.energies of native [first, last), as of output samples."""
         while self._unmixed and self._unmixed[0][0] + len(self._unmixed[0][1]) <= first:
             self._unmixed.popleft()
-        channels = mix = 0.0
+        loudest_sum = mix_sum = 0.0
         for at, loudest, samples in self._unmixed:
             piece = slice(max(0, first - at), max(0, last - at))
-            channels += float(np.dot(loudest[piece], loudest[piece]))
-            mix += float(np.dot(samples[piece], samples[piece]))
-        if channels <= AUDIBLE**2 * max(1, last - first):
-            return 0.0
-        return round(10 * log10(channels / max(mix, channels * 1e-12)), 2)
+            loudest_sum += float(np.dot(loudest[piece], loudest[piece]))
+            mix_sum += float(np.dot(samples[piece], samples[piece]))
+        return loudest_sum * self.rate / self.native, mix_sum * self.rate / self.native

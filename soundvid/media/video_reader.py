@@ -19,7 +19,8 @@ from soundvid.media.container import no_heartbeat, open_media, timed_pictures
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry, shrink
 from soundvid.media.interlace import deinterlaced
-from soundvid.media.probe import Source, orientation_of
+from soundvid.media.orientation import orientation_of
+from soundvid.media.probe import Source
 from soundvid.media.scaler import Scaler
 
 # Frames a second over pictures a second from which each field of an interlaced source becomes a picture of its own:
@@ -150,9 +151,17 @@ class VideoReader:
     def _decode(self, not_before: Fraction | None = None) -> Iterator[tuple[Fraction, av.VideoFrame]]:
         """Pictures with their times on the clock, from `not_before` on: before it there may be leading pictures of an
         open GOP, decoded without their reference."""
-        step = self.source.video.step
-        follow = self._geometries.follow(self._stream.codec_context)
-        for time, frame in timed_pictures(self._container, self._stream, step, self.damage, self.heartbeat, follow):
+        info = self.source.video
+        for time, frame in timed_pictures(
+            self._container,
+            self._stream,
+            info.step,
+            self.damage,
+            self.heartbeat,
+            self._geometries.follow(self._stream.codec_context),
+            decoding_times=info.decoding_times,
+            joins=self.source.joins,
+        ):
             if not_before is not None and time - self.source.zero < not_before:
                 continue
             if frame.is_corrupt:

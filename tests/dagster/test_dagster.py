@@ -39,7 +39,7 @@ def graph(defs: dg.Definitions) -> str:
         node = defs.resolve_asset_graph().get(key)
         spec = node.assets_def
         lines.append(
-            f"{key.to_user_string()} group={node.group_name} code={node.code_version} "
+            f"{key.to_user_string()} group={node.group_name} code={str(node.code_version).partition('-')[0]} "
             f"partitions={getattr(node.partitions_def, 'name', None)} pools={sorted(node.pools or [])}"
         )
         lines += [
@@ -337,6 +337,70 @@ def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tm
     assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]  # whether or not its run succeeded
 
 
+def test_changed_splits_are_released_without_waiting_for_the_night(toys, tmp_path, instance):
+    videos = copy(toys, tmp_path / "v", "toy0.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    _, cursor = asked(bench, None)
+    assert bench.make("shards", "release").success
+    assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]
+    changed = Bench(toy_recipe(videos, splits={"ratios": {"test": 1.0}}), tmp_path / "s", instance)
+    assert asked(changed, cursor)[0] == {"shards", "release"}
+
+
+def test_nothing_is_released_before_the_first_click_and_a_deleted_partition_is_put_back(toys, tmp_path, instance):
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")), tmp_path / "s", instance)
+    first = bench.tick()
+    one, other = bench.partitions()
+    _, cursor = asked(bench, None)
+    assert bench.make(*STEPS, partition=one).success  # a backfill of some partitions, by hand
+    assert asked(bench, cursor)[0] == set()
+    assert bench.make("source_catalogue").success
+    assert asked(bench, cursor)[0] == {"shards", "release"}
+    instance.delete_dynamic_partition("videos__toy", one)  # by hand, in the UI
+    told = bench.tick(first.cursor)
+    assert sorted(bench.partitions()) == sorted([one, other])
+    assert "1 partitions had been deleted and are put back" in told.asset_events[0].metadata["note"].value
+    assert not any("note" in e.metadata for e in bench.tick(told.cursor).asset_events)
+
+
+def test_ingestion_never_waits_for_training_and_releases_go_first(tmp_path, monkeypatch):
+    """Dagster's own queue with the settings of `make ui`: who is launched while trainings wait for the GPU."""
+    import yaml
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+    from dagster._core.run_coordinator.base import SubmitRunContext
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+
+    settings = yaml.safe_load((CODE / "pipelines" / "dagster.yaml").read_text())
+    origin = RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1), "r").get_job_origin("x")
+    with dg.instance_for_test(overrides=settings) as instance:
+
+        def queue(*names: str, **tags: str) -> str:
+            selection = frozenset(dg.AssetKey(["toy", n]) for n in names)
+            run = dg.DagsterRun("x", asset_selection=selection, tags=tags, remote_job_origin=origin)
+            instance.add_run(run)
+            return instance.run_coordinator.submit_run(SubmitRunContext(run, None)).run_id
+
+        def launched() -> list[str]:
+            queued = QueuedRunCoordinatorDaemon(1)._get_runs_to_dequeue(
+                instance, instance.get_concurrency_config(), fixed_iteration_time=None
+            )
+            for run in queued:
+                instance.run_storage.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_START", "x"))
+            return [run.run_id for run in queued]
+
+        trainings = [queue("checkpoint", "metric_report") for _ in range(5)]
+        videos = [queue(*STEPS) for _ in range(5)]
+        release = queue("shards", "release")
+        assert launched() == [release, trainings[0], *videos[:2]]
+        for run_id in (release, *videos[:2]):
+            instance.run_storage.handle_run_event(run_id, dg.DagsterEvent("PIPELINE_SUCCESS", "x"))
+        assert launched() == videos[2:4]  # the training goes on, and four wait for it
+        release = queue("shards", "release")
+        assert launched() == [release]
+        assert launched() == []
+
+
 def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path, instance):
     from tests.helpers.webserver import Item
 
@@ -407,7 +471,66 @@ def test_a_project_file_with_a_typo_is_one_line(tmp_path):
     (tmp_path / "soundvid.yaml").write_text("tick_second: 3\n")
     with pytest.raises(RecipeError, match=r"soundvid\.yaml: tick_second: .*allowed are .*tick_seconds"):
         read_project(tmp_path)
-    assert read_recipes(tmp_path, Project()) == []
+    assert read_recipes(tmp_path, Project()) == ([], [])
+
+
+def test_a_typo_in_one_recipe_takes_only_its_own_group_down(tmp_path, monkeypatch):
+    from pipelines import definitions
+
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for name, text in {
+        "good": "name: good\nsources: [{folder: .}]\n",
+        "typo": "name: typo\nsources: [{folder: .}]\nclip: {seconds: 2}\n",
+        "no-yaml": "name: [\n",
+        "twin": "name: good\nsources: [{folder: .}]\n",
+        "a-b": "name: a-b\nsources: [{folder: .}]\n",
+        "a_b": "name: a_b\nsources: [{folder: .}]\n",
+    }.items():
+        (folder / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("SOUNDVID_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="typo.yaml:3: unknown field 'clip'"):
+        made = definitions.defs()
+    graph = made.resolve_asset_graph()
+    groups = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert groups == {"good", "typo", "no_yaml", "twin", "a_b", "a_b_broken"}
+    assert dg.AssetKey(["good", "release"]) in graph.get_all_asset_keys()
+    told = {
+        key.path[0]: made.get_assets_def(key).metadata_by_key[key]["error"]
+        for key in graph.get_all_asset_keys()
+        if key.path[-1] == "broken_recipe"
+    }
+    assert "typo.yaml:3: unknown field 'clip'; did you mean 'clips'?" in told["typo"]
+    assert "no-yaml.yaml:" in told["no_yaml"]
+    assert "its name good is that of another recipe" in told["twin"]
+    assert "its name a_b is that of another recipe (a-b)" in told["a_b_broken"]
+    assert {s.name for s in made.sensors or []} == {
+        f"{kind}__{group}" for kind in ("automation", "new_videos") for group in ("good", "a_b")
+    }
+    with dg.instance_for_test() as instance:
+        failed = made.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey(["typo", "broken_recipe"])], raise_on_error=False
+        )
+    assert "typo.yaml:3: unknown field 'clip'" in str(failed.failure_data_for_node("typo__broken_recipe"))
+
+
+def test_a_changed_recipe_makes_stale_what_it_changes_and_nothing_else(tmp_path):
+    def versions(**changes: Any) -> dict[str, str | None]:
+        graph = build_defs([toy_recipe(tmp_path, **changes)], Project()).resolve_asset_graph()
+        return {key.path[-1]: graph.get(key).code_version for key in graph.get_all_asset_keys()}
+
+    before = versions()
+    for changes, stale in (
+        ({"splits": {"ratios": {"test": 1.0}}}, {"shards"}),
+        ({"clips": {"seconds": 2.0}}, {"clips"}),
+        ({"video": {"width": 48, "height": 48}}, {"clips"}),
+        ({"features": {"spectrogram": {"window": "hann"}}}, {"spectrogram"}),
+        ({"training": {"preset": "tiny"}}, {"checkpoint"} & before.keys()),
+        ({"sources": [{"folder": str(tmp_path / "other")}]}, {"source_catalogue"}),
+        ({"description": "a text"}, set()),
+    ):
+        after = versions(**changes)
+        assert {name for name in before if before[name] != after[name]} == stale, changes
 
 
 @pytest.mark.parametrize("path", ["pipelines/dagster.yaml", "docs/deploy/team.yaml", "docs/deploy/kubernetes.yaml"])

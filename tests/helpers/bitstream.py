@@ -1,8 +1,11 @@
 """Coded pictures written or changed bit by bit, where no encoder writes what is wanted."""
 
+import io
 import re
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -92,3 +95,63 @@ def field_coded(pictures: Sequence[np.ndarray], *, top_first: bool = True) -> by
                     head = _Bits()
             stream += _unit(0x65 if instant else 0x61, data + b"\x80")
     return stream
+
+
+HEIC = ("libx265", {"x265-params": "log-level=none:keyint=1", "crf": "4"}, b"hvc1", b"hvcC", b"heic")
+AVIF = ("libsvtav1", {"preset": "10", "crf": "10"}, b"av01", b"av1C", b"avif")
+
+
+def heif(
+    picture: np.ndarray, properties: Sequence[bytes], exif: bytes | None = None, coding: tuple[Any, ...] = HEIC
+) -> bytes:
+    """A HEIC or AVIF file with one picture (uint8 `H W 3` RGB) and boxes (`irot`, `imir`) that turn it.
+
+    `exif` (from its TIFF header on) is put in as an item of its own.
+    """
+    codec, options, item, config_box, brand = coding
+    with av.open(buffer := io.BytesIO(), "w", format="mp4") as container:
+        stream = container.add_stream(codec, 25, options=options)
+        stream.width, stream.height, stream.pix_fmt = picture.shape[1], picture.shape[0], "yuv420p"
+        stream.codec_context.thread_count = 1
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for packet in stream.encode(frame.reformat(format="yuv420p")) + stream.encode(None):
+            container.mux(packet)
+    with av.open(io.BytesIO(buffer.getvalue())) as container:
+        stream = container.streams.video[0]
+        config, data = bytes(stream.codec_context.extradata or b""), bytes(next(container.demux(stream)))
+
+    def box(kind: bytes, content: bytes, version: int | None = None) -> bytes:
+        full = b"" if version is None else bytes([version, 0, 0, 0])
+        return struct.pack(">I4s", 8 + len(full) + len(content), kind) + full + content
+
+    items = [(1, item, data)]
+    if exif is not None:
+        items.append((2, b"Exif", bytes(4) + exif))
+    entries = b"".join(box(b"infe", struct.pack(">HH4s", n, 0, kind) + b"\0", 2) for n, kind, _ in items)
+    sizes = box(b"ispe", struct.pack(">II", picture.shape[1], picture.shape[0]), 0)
+    depth = box(b"pixi", b"\3\x08\x08\x08", 0)
+    known = box(b"ipco", box(config_box, config) + sizes + depth + b"".join(properties))
+    # What turns a picture is essential (the highest bit).
+    used = bytes([1, 2, 3, *(0x80 | n for n in range(4, 4 + len(properties)))])
+    chosen = box(b"ipma", struct.pack(">IHB", 1, 1, len(used)) + used, 0)
+    head = box(b"ftyp", brand + b"\0\0\0\0mif1" + brand)
+
+    def meta(first: int) -> bytes:
+        places, place = b"", first
+        for n, _, content in items:
+            places += struct.pack(">HHHII", n, 0, 1, place, len(content))
+            place += len(content)
+        inside = box(b"hdlr", bytes(4) + b"pict" + bytes(13), 0) + box(b"pitm", struct.pack(">H", 1), 0)
+        inside += box(b"iloc", b"\x44\0" + struct.pack(">H", len(items)) + places, 0)
+        inside += box(b"iinf", struct.pack(">H", len(items)) + entries, 0) + box(b"iprp", known + chosen)
+        if exif is not None:
+            inside += box(b"iref", box(b"cdsc", struct.pack(">HHH", 2, 1, 1)), 0)
+        return box(b"meta", inside, 0)
+
+    before = len(head) + len(meta(0)) + 8
+    return head + meta(before) + box(b"mdat", b"".join(content for _, _, content in items))
+
+
+def tiff_orientation(orientation: int) -> bytes:
+    """EXIF that states an orientation and nothing else."""
+    return b"MM\0*\0\0\0\x08" + struct.pack(">HHHIHHI", 1, 0x0112, 3, 1, orientation, 0, 0)
