@@ -27,6 +27,8 @@ from soundvid.media.geometry import Framing, crop_area
 from soundvid.media.luma import luma_statistics
 from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
 from soundvid.media.sidecar import align, check_length
+from soundvid.media.sound_decoder import full_scale_leaps
+from soundvid.media.sound_track import choose_track
 from soundvid.media.video_reader import VideoReader
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
@@ -145,7 +147,10 @@ class _Renderer:
             "flat_frames": sum(s.flat for s in shown),
             "missing_samples": stretch.missing,
             "peak": int(np.abs(sound.astype(np.int32)).max(initial=0)),
+            "mix_loss_db": stretch.mix_loss,
             "sound_steps": stretch.steps,
+            "damaged_samples": stretch.damaged,
+            "sound_leaps": full_scale_leaps(stretch.samples, self.rate),
             "duplicated_frames": sum(a == b for a, b in pairs),
             "dropped_frames": sum(max(0, b - a - 1) for a, b in pairs),
             "luma": round(sum(s.luma for s in shown) / len(shown), 2),
@@ -202,6 +207,8 @@ def _find_sound(
 ) -> Source | SoundTrack:
     """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock."""
     if task.sound is None:
+        source, track = choose_track(source, task.render.sound.track, heartbeat)
+        facts |= {**_sound_facts(source), **track}
         return source
     try:
         alone = probe_sound(task.sound, heartbeat)

@@ -35,6 +35,17 @@ UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# What PyAV raises for what a file holds, beside FFmpeg's own errors: an IndexError where a stream appears late (text in
+# FLV), a ValueError for a value unknown to it, ...
+LIBRARY_ERRORS = (
+    av.error.FFmpegError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    NotImplementedError,
+)
 # Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some
 # that decoders recover from completely.
 _HARMLESS = re.compile(

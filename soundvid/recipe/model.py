@@ -119,7 +119,16 @@ class Clips(Strict):
     )
     silence_dbfs: float | None = Field(-60.0, le=0, description="clips whose peak stays below are refused; null: keep")
     keep_blank: bool = Field(False, description="keep clips whose every picture is one flat colour, such as black")
-    keep_damaged: bool = Field(False, description="keep clips in which FFmpeg painted over broken pictures")
+    keep_damaged: bool = Field(
+        False,
+        description="keep clips in which FFmpeg painted over broken pictures, or whose sound rests on broken packets",
+    )
+    max_sound_leaps: int | None = Field(
+        None,
+        ge=0,
+        description="places of a clip where the sound may leap to full scale out of a quieter surrounding, as damage "
+        "does that no decoder reports (ADPCM, PCM, Opus), and claps that are recorded too loud; null: any number",
+    )
 
     @model_validator(mode="after")
     def _last_is_shorter(self) -> "Clips":
@@ -212,10 +221,18 @@ class Denoise(Strict):
         return self
 
 
+LANGUAGE = r"^[A-Za-z]{2,3}([-_][A-Za-z]+)*$"
+
+
 class Sound(Strict):
     """Sound of a clip: 16-bit mono FLAC."""
 
     rate: int = Field(44100, ge=4000, le=192000)
+    track: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(pattern=LANGUAGE)] = Field(
+        "auto",
+        description="of several sound tracks: auto: the first that sounds, commentary last; or a number (1: the "
+        "first), or a language such as eng",
+    )
     channel: Literal["mix"] | Annotated[int, Field(ge=1, le=64)] = Field(
         "mix", description="mix: the mean of two channels; or the number of one, where the other holds noise"
     )
