@@ -96,6 +96,9 @@ def _open(stage: Stage, folder: RunFolder, which: str, earlier: Mapping[str, Ope
         ) from error
     except KeyError as error:
         raise RunError(f"{folder.config_path}: its 'data' lacks {error}; the run cannot be opened") from error
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{folder.config_path}: damaged: no networks can be made of it ({reason})") from error
     found = checkpoint.resolve(folder.checkpoints, which)
     state = checkpoint.read_state(found)
     checkpoint.load_networks(system.networks, checkpoint.read_tensors(found / "networks.safetensors"), found)

@@ -77,7 +77,7 @@ def resolve(folder: Path, which: str) -> Path:
         return folder / which
     pointer = folder / "best"
     if which != "last" and pointer.is_file():
-        path = folder / pointer.read_text(encoding="utf-8").strip()
+        path = folder / pointer.read_text(encoding="utf-8", errors="replace").strip()
         if path in there:
             return path
     return there[-1]
@@ -130,7 +130,7 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | Non
 def read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path / 'state.json'}: cannot be read ({error})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'state.json'}: not the state of a checkpoint")
@@ -139,6 +139,8 @@ def read_state(path: Path) -> dict[str, Any]:
     missing = [key for key in STATE if key not in state]
     if missing:
         raise CheckpointError(f"{path / 'state.json'}: incomplete (missing: {', '.join(missing)})")
+    if type(state["step"]) is not int or not isinstance(state["progress"], dict):
+        raise CheckpointError(f"{path / 'state.json'}: damaged: its step is {state['step']!r:.80}")
     return state
 
 
