@@ -20,6 +20,7 @@ from pipelines.definitions import build_defs
 from pipelines.project import Project
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
+from tests.helpers.waiting import PATIENCE
 
 STEPS = ("source_videos", "clips", "spectrogram")
 CODE = Path(__file__).resolve().parents[2]
@@ -110,7 +111,7 @@ class Live:
         """Ask it to end; its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -130,9 +131,9 @@ class Live:
         """Processes that carry this data folder's mark."""
         return ui.marked(f"{ui.MARK}={self.home}".encode())
 
-    def wait(self, ready: Callable[[], Any], seconds: float = 120.0) -> Any:
-        """Wait until `ready` says something true."""
-        deadline = time.monotonic() + seconds
+    def wait(self, ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+        """Wait until `ready` says something true; `seconds` are those of a quiet machine, a busy one gets PATIENCE."""
+        deadline = time.monotonic() + max(seconds, PATIENCE)
         while not (answer := ready()):
             assert time.monotonic() < deadline, self.report()
             time.sleep(0.1)
@@ -185,6 +186,6 @@ def begin(url: str, recipe: str) -> None:
     variables = {"p": {"selector": selector, "runConfigData": {}, "mode": "default"}}
     data = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
         answer = json.load(reply)
     assert answer["data"]["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", answer
