@@ -27,18 +27,24 @@ def build(
     sources: "str | Path | list[str | Path] | None" = None,
     workers: int | None = None,
     progress: "ProgressCallback | None" = None,
+    name: str | None = None,
+    allow_shrink: bool = False,
 ) -> "BuildResult":
     """Bring a dataset up to date with its videos and publish a version if anything changed.
 
     `recipe` is a Recipe, a built-in recipe's name or a YAML file; `sources` (folders, files) takes the
-    place of the recipe's own. Raises SoundvidError with one line that says what to do.
+    place of the recipe's own, `name` that of its name. Raises SoundvidError with one line that says what to do; also
+    where most samples of the newest version would be gone (shards.max_shrink), unless `allow_shrink`.
     """
     from soundvid.builder.build import build as run
     from soundvid.recipe.model import Recipe, load
 
     given = [sources] if isinstance(sources, str | Path) else sources
-    chosen = recipe if isinstance(recipe, Recipe) else load(recipe, [str(s) for s in given or []])
-    return run(chosen, store=Path(store), workers=workers, progress=progress)
+    if isinstance(recipe, Recipe):
+        chosen = recipe if name is None else Recipe.model_validate({**dict(recipe), "name": name})
+    else:
+        chosen = load(recipe, [str(s) for s in given or []], name=name)
+    return run(chosen, store=store, workers=workers, progress=progress, allow_shrink=allow_shrink)
 
 
 def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "Verification":
@@ -49,7 +55,7 @@ def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "
     from soundvid.store.dataset import find
     from soundvid.store.verify import verify as check
 
-    dataset, release = find(Path(store), name)
+    dataset, release = find(store, name)
     return check(dataset, release, decode=decode)
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection, discover, select
-from soundvid.builder.pack import Candidate, pack
+from soundvid.builder.pack import Candidate, WouldShrink, pack
 from soundvid.builder.release import publish
 from soundvid.builder.render import render
 from soundvid.recipe.model import Recipe
@@ -23,7 +23,7 @@ from soundvid.store.schema import counts
 from soundvid.util.files import store_error
 from soundvid.util.progress import ProgressCallback
 
-__all__ = ["BuildResult", "build"]
+__all__ = ["BuildResult", "WouldShrink", "build"]
 
 
 @dataclass
@@ -52,17 +52,19 @@ class BuildResult:
 def build(
     recipe: Recipe,
     *,
-    store: Path,
+    store: str | Path,
     workers: int | None = None,
     progress: ProgressCallback | None = None,
     keep_work: bool = False,
     offline: bool = False,
+    allow_shrink: bool = False,
 ) -> BuildResult:
     """Bring a dataset up to date with its sources and publish a version if anything changed.
 
     Addresses are synced first, so that one command is enough; `offline` takes what the store already holds.
     Raises DatasetError, RecipeError or StoreError with one line that says what to do; the store is intact
-    after each of them.
+    after each of them. WouldShrink: more samples of the newest version would be gone than shards.max_shrink allows,
+    and not `allow_shrink`; what was rendered is kept for the build that allows it.
     """
     context = Context(recipe, store, workers=workers, progress=progress)
     dataset = context.dataset
@@ -74,7 +76,7 @@ def build(
 
                 sync(context.store, recipe, context.progress)
             selection = render_selected(context, select(context, discover(context)))
-            candidate = pack(context, selection)
+            candidate = pack(context, selection, allow_shrink=allow_shrink)
             release = publish(context, candidate)
             if alone and not keep_work:  # what was rendered stands in a version's shards now
                 shutil.rmtree(dataset.work, ignore_errors=True)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from soundvid.builder.build import render_selected
 from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection, select
-from soundvid.builder.pack import Candidate, pack
+from soundvid.builder.pack import Candidate, lost_samples, pack
 from soundvid.builder.record import SourceRecord
 from soundvid.builder.release import publish
 from soundvid.builder.resolve import feature_folder, part_folder, resolve
@@ -157,11 +157,11 @@ def check(context: Context, candidate: Candidate) -> dict[str, list[str]]:
 def _check_size(context: Context, candidate: Candidate, problem: Callable[[str], None]) -> None:
     before = len(context.previous.samples)
     allowed = context.recipe.shards.max_shrink
-    lost = before - len(candidate.samples)
+    lost = lost_samples(context, candidate.samples.column("source_id").to_pylist(), len(candidate.samples))
     if lost > allowed * before:
         problem(
-            f"{len(candidate.samples)} samples where version {candidate.base} has {before}: {lost / before:.0%} fewer, "
-            f"and the recipe allows {allowed:.0%} (shards.max_shrink); if it is meant, run 'soundvid build'"
+            f"{lost} of the {before} samples of version {candidate.base} are gone: {lost / before:.0%}, and the recipe "
+            f"allows {allowed:.0%} (shards.max_shrink); if it is meant, run 'soundvid build' with --yes"
         )
 
 

@@ -8,7 +8,9 @@ from soundvid.builder.previous import PreviousVersion
 from soundvid.clips.settings import RecipeSettings
 from soundvid.quality.rules import Thresholds
 from soundvid.recipe.model import Recipe
+from soundvid.recipe.sources import FolderSource
 from soundvid.store.dataset import Dataset, Release
+from soundvid.store.storage import local_store
 from soundvid.util.progress import ProgressCallback
 
 
@@ -16,9 +18,9 @@ class Context:
     """A recipe, its dataset in a store, and the newest version, whose tables are read when they are needed."""
 
     def __init__(
-        self, recipe: Recipe, store: Path, *, workers: int | None = None, progress: ProgressCallback | None = None
+        self, recipe: Recipe, store: str | Path, *, workers: int | None = None, progress: ProgressCallback | None = None
     ) -> None:
-        self.recipe, self.store = recipe, Path(os.path.abspath(store))
+        self.recipe, self.store = recipe, local_store(store)
         self.dataset = Dataset(self.store, recipe.name)
         self.workers, self.progress = workers or os.cpu_count() or 1, progress or ProgressCallback()
         self.settings = RecipeSettings(recipe)
@@ -38,6 +40,19 @@ class Context:
         for name in sorted(previous.lost_shards):
             self.warn(f"{self.dataset.shard_path(name)}: the shard is gone or cut off; its clips are made again")
         return previous
+
+    @cached_property
+    def _local(self) -> list[str]:
+        """Folders of this machine that a message may name, longest first."""
+        sources = [os.path.abspath(s.folder) for s in self.recipe.sources if isinstance(s, FolderSource)]
+        found = {str(self.store), *sources, *map(os.path.dirname, sources), os.getcwd(), os.path.expanduser("~")}
+        return sorted((f for f in found if f.count("/") > 1 or len(f) > 1), key=len, reverse=True)
+
+    def without_paths(self, text: str) -> str:
+        """A message as a version may hold it: folders of this machine left out, what lies in them by its name."""
+        for folder in self._local:
+            text = text.replace(f"{folder}/", "").replace(folder, os.path.basename(folder))
+        return text
 
     def warn(self, message: str) -> None:
         if message not in self.warnings:

@@ -99,7 +99,8 @@ def select(context: Context, records: Iterable[SourceRecord]) -> Selection:
     for name in sorted(set(context.settings.spans) - names):
         message = "the list of spans names it, but there is no such file"
         verdicts[len(ordered)] = Verdict("rejected", "find", "no_such_source", message)
-        ordered.append(SourceRecord(DiscoveredSource(Path(name), name, context.recipe.name, "unstated", name)))
+        shown = os.path.basename(name) if os.path.isabs(name) else name
+        ordered.append(SourceRecord(DiscoveredSource(Path(name), shown, context.recipe.name, "unstated", shown)))
     _check_names(context, ordered)
     return Selection(ordered, verdicts)
 

@@ -1,9 +1,7 @@
 """The ledger: one row for every source and one for every planned clip, with how it ended and what was measured."""
 
 import hashlib
-import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from soundvid.builder.discover import Selection
 from soundvid.builder.record import SourceRecord
 from soundvid.builder.resolve import Resolved
 from soundvid.errors import DatasetError
+from soundvid.sources.digests import printable
 from soundvid.sources.model import condition_of
 from soundvid.store.schema import LEDGER_SCHEMA, MEASURES, conformed, counts, origin_columns
 from soundvid.verdict import Verdict
@@ -95,10 +94,6 @@ def _source_verdict(
     return Verdict("rejected", "pack", "no_clip_left", message)
 
 
-def _printable(path: Path) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def _source_row(context: Context, record: SourceRecord, verdict: Verdict, facts: Row, *, reused: bool) -> Row:
     source, identity = record.source, record.identity
     active = bool(facts) or verdict.stage in ("render", "pack")
@@ -106,6 +101,7 @@ def _source_row(context: Context, record: SourceRecord, verdict: Verdict, facts:
     return {
         **facts,
         **vars(verdict),
+        "message": context.without_paths(verdict.message),
         "kind": "source",
         "name": source.name,
         "origin": "reused" if reused else "new",
@@ -114,8 +110,8 @@ def _source_row(context: Context, record: SourceRecord, verdict: Verdict, facts:
         "source_group": source.group,
         "condition": condition_of(context.recipe, source, None),
         "licence": source.licence,
-        "path": _printable(source.path) if source.verdict is None else None,
-        "sound_path": _printable(source.sidecar.path) if source.sidecar else None,
+        "path": source.name if source.verdict is None else None,
+        "sound_path": printable(source.sidecar.path.name) if source.sidecar else None,
         "sound_sha256": identity.sound.sha256 if identity and identity.sound else None,
         "sha256": identity.sha256 if identity else None,
         "bytes": identity.size if identity else None,

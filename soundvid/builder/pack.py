@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ from soundvid.builder.resolve import Resolved, resolve
 from soundvid.builder.samples import SampleMaker
 from soundvid.clips.feature_rows import feature_key
 from soundvid.errors import DatasetError
+from soundvid.recipe.model import draw_split
 from soundvid.store.dataset import Shard, next_version, parse_version, sample_columns, sample_of
 from soundvid.store.schema import (
     FORMAT,
     MEMBERS,
     SPLITS,
+    checked_ledger,
+    checked_samples,
     conformed,
     count_by,
     counts,
@@ -42,6 +45,7 @@ from soundvid.store.schema import (
 )
 from soundvid.store.tar import Sample
 from soundvid.util.hashing import canonical_json, uniform64
+from soundvid.util.schema import checked
 
 Row = dict[str, Any]
 
@@ -91,9 +95,28 @@ class Candidate:
             samples, ledger = (pq.ParquetFile(folder / f"{n}.parquet").read() for n in ("samples", "ledger"))
             manifest = content["manifest"]
             shards = [Shard(**s) for s in manifest["shards"]]
-            return cls(content["change"], content["base"], shards, samples, ledger, manifest)
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-            raise DatasetError(f"{folder}: no candidate for a version is there ({error}); make the shards") from error
+            found = cls(content["change"], content["base"], shards, samples, ledger, manifest)
+            checked_samples(samples), checked_ledger(ledger)
+            if found.digest != content["digest"]:
+                raise ValueError("its files are not those that were written together")
+            return checked(found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(f"{folder}: no candidate for a version is there ({text}); make the shards") from error
+
+
+class WouldShrink(DatasetError):
+    """A version would lose more samples than the recipe allows, and nobody said that it is meant."""
+
+
+def lost_samples(context: Context, source_ids: Iterable[str], samples: int) -> int:
+    """How many samples of the newest version are gone in one of `samples` samples of these sources.
+
+    Those whose source is gone, however many others came instead; and at least as many as there are fewer.
+    """
+    old = context.previous.samples
+    there = pc.is_in(old.column("source_id"), value_set=pa.array(sorted(set(source_ids)), pa.string()))
+    return max(len(old) - samples, len(old) - (pc.sum(there).as_py() or 0))
 
 
 @dataclass
@@ -106,8 +129,12 @@ class _Packing:
     unchanged: np.ndarray  # of each kept clip
 
 
-def pack(context: Context, selection: Selection) -> Candidate:
-    """The candidate that these records make; its new shards are written. Raises DatasetError where no clip is kept."""
+def pack(context: Context, selection: Selection, *, allow_shrink: bool = True) -> Candidate:
+    """The candidate that these records make; its new shards are written. Raises DatasetError where no clip is kept.
+
+    Without `allow_shrink` raises WouldShrink, before anything is written, where more samples of the newest version
+    would be gone than shards.max_shrink allows.
+    """
     active = selection.active
     resolved = resolve(context, active)
     _complete_features(context, resolved)
@@ -128,6 +155,8 @@ def pack(context: Context, selection: Selection) -> Candidate:
     _check_splits(context, packing)
     _check_channels(context, resolved)
     maker = SampleMaker(context, resolved, rows[~packing.unchanged])
+    if not allow_shrink:
+        _check_shrink(context, packing)
     change = _change(context, packing, maker, ledger)
     newest, previous = context.newest, context.previous
     if change == "none" and previous.lost_shards:
@@ -154,7 +183,7 @@ def pack(context: Context, selection: Selection) -> Candidate:
         },
         "subjects": subjects(ledger),
         "members": members(context),
-        "warnings": context.warnings,
+        "warnings": [context.without_paths(w) for w in context.warnings],
     }
     return Candidate(change, newest.name if newest else None, shards, samples, ledger, manifest)
 
@@ -201,13 +230,7 @@ def split_column(context: Context, resolved: Resolved) -> list[str | None]:
 def _drawn(context: Context, name: str) -> str:
     """The split that a group's or a clip's hash draws."""
     rule = context.recipe.splits
-    shares = [(split, rule.ratios.get(split, 0.0)) for split in SPLITS]  # type: ignore[call-overload]
-    place = uniform64("split", rule.salt, name) / 2**64 * sum(s for _, s in shares)
-    for split, share in shares:
-        if place < share:
-            return split
-        place -= share
-    return next(split for split, share in reversed(shares) if share > 0)
+    return draw_split(name, rule.ratios, rule.salt)  # type: ignore[arg-type]
 
 
 def _check_splits(context: Context, packing: _Packing) -> None:
@@ -245,6 +268,18 @@ def _check_channels(context: Context, resolved: Resolved) -> None:
         listed = ", ".join(f"{name} has {count}" for count, name in sorted(by_count.items(), key=str))
         context.warn(
             f"the sounds differ in channels ({listed}): several are mixed to one; sound.channel takes one alone"
+        )
+
+
+def _check_shrink(context: Context, packing: _Packing) -> None:
+    ids = packing.resolved.clips.column("source_id").take(pa.array(packing.rows)).to_pylist()
+    lost, before = lost_samples(context, ids, len(ids)), len(context.previous.samples)
+    if lost > context.recipe.shards.max_shrink * before:
+        assert context.newest is not None
+        raise WouldShrink(
+            f"{context.recipe.name}: {lost} of the {before} samples of version {context.newest.name} would be gone, "
+            f"and shards.max_shrink allows {context.recipe.shards.max_shrink:.0%}; a dataset of other videos needs a "
+            "name of its own (--name); if it is meant, run the command again with --yes"
         )
 
 

@@ -10,7 +10,6 @@ from soundvid.builder.pack import Candidate
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import Dataset, Release, parse_version
 from soundvid.store.schema import FORMAT, tools
-from soundvid.util.hashing import canonical_json
 
 
 def publish_version(
@@ -18,7 +17,7 @@ def publish_version(
 ) -> Release:
     """Make `manifest["version"]` appear; `previous` is the newest version so far. The shards must lie in the store.
 
-    Adds to the manifest what every version says of its making: format, previous, created, tools.
+    Adds to the manifest what every version says of its making: format, previous, created, tools, tables.
     """
     from soundvid.reports.card import dataset_card
     from soundvid.reports.version_page import version_page
@@ -30,19 +29,22 @@ def publish_version(
         **manifest,
         "format": FORMAT,
         "previous": previous.name if previous else None,
+        "previous_manifest": previous.sha256("manifest.json") if previous else None,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "tools": tools(),
     }
-    page = version_page(dataset, manifest, samples, ledger, previous)
+    try:
+        page = version_page(dataset, manifest, samples, ledger, previous)
+    except (ValueError, KeyError, TypeError, ArithmeticError, IndexError, OSError) as error:
+        raise DatasetError(
+            f"{dataset.folder}: the page of {manifest['version']} cannot be made of its tables and shards "
+            f"({type(error).__name__}: {error}); 'soundvid verify {dataset.name}' tells what is damaged"
+        ) from error
     return dataset.publish(
         version,
-        {
-            "manifest.json": canonical_json(manifest),
-            "samples.parquet": samples,
-            "ledger.parquet": ledger,
-            "README.md": dataset_card(manifest).encode(),
-            "report.html": page,
-        },
+        manifest,
+        {"samples.parquet": samples, "ledger.parquet": ledger},
+        {"README.md": dataset_card(manifest).encode(), "report.html": page},
     )
 
 

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from soundvid.builder.release import publish_version
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import SPLITS, Dataset, Release, Shard, next_version
-from soundvid.store.schema import member_columns
+from soundvid.store.schema import ledger_without_paths, member_columns, without_paths
 from soundvid.store.tar import Sample
+from soundvid.util.files import storing
 from soundvid.util.hashing import uniform64
 
 
@@ -19,9 +20,9 @@ def repack(dataset: Dataset, max_megabytes: int | None = None) -> tuple[Release,
     """Merge, split by split, the shards below half the allowed size, where there are at least two of them.
 
     Returns the newest version and whether it is a new one. The old shards stay for the versions that list
-    them. Raises DatasetError where a shard is not what its index says.
+    them. Raises DatasetError where a shard is not what its index says, StoreError where nothing can be written.
     """
-    with dataset.lock():
+    with storing(dataset.folder), dataset.lock():
         dataset.clean()
         previous = dataset.release()
         for shard in previous.shards:
@@ -48,11 +49,13 @@ def repack(dataset: Dataset, max_megabytes: int | None = None) -> tuple[Release,
         shards.sort(key=lambda s: (SPLITS.index(s.split), s.file))
         manifest = {
             **previous.manifest,
+            "recipe": without_paths(previous.manifest["recipe"]),
             "version": ".".join(map(str, next_version(previous.version, "patch"))),
             "change": "patch",
             "shards": [s.to_dict() for s in shards],
         }
-        return publish_version(dataset, manifest, _ordered(pa.concat_tables(tables)), previous.ledger, previous), True
+        ledger = ledger_without_paths(previous.ledger)
+        return publish_version(dataset, manifest, _ordered(pa.concat_tables(tables)), ledger, previous), True
 
 
 def _several(shards: list[Shard]) -> list[Shard]:

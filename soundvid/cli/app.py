@@ -1,5 +1,8 @@
 """The command line: its commands in the order of work. Exit status 0 only where the work was done."""
 
+import contextlib
+import io
+import os
 import sys
 from typing import Annotated, Any
 
@@ -42,9 +45,11 @@ COMMANDS: dict[str, Any] = {
 ORDER = list(COMMANDS)
 for _name, _command in COMMANDS.items():
     if isinstance(_command, typer.Typer):
+        for _each in _command.registered_commands:
+            _each.callback = ui.with_local_paths(_each.callback)  # type: ignore[arg-type]
         app.add_typer(_command, name=_name)
     else:
-        app.command(name=_name, cls=ui.Command)(_command)
+        app.command(name=_name, cls=ui.Command)(ui.with_local_paths(_command))
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,10 +67,39 @@ def _root(
     pass
 
 
-def main() -> None:
-    """Run the command line; every expected error is one line on stderr and exit status 1."""
+def run(arguments: list[str]) -> int:
+    """Run one command; returns its exit status. Every expected error is one line on stderr and status 1."""
+    status = 0
     try:
-        app(standalone_mode=True)
+        app(arguments, standalone_mode=True)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except SoundvidError as error:
         ui.error(str(error))
-        sys.exit(1)
+        return 1
+    except OSError as error:  # of a file it would have been a SoundvidError: it is the output, such as a full disk
+        return _no_output(error)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _no_output(error)
+    return status
+
+
+def _no_output(error: OSError) -> int:
+    with contextlib.suppress(OSError):
+        ui.error(f"{error.filename or 'standard output'}: cannot be written ({error.strerror or error})")
+    return 1
+
+
+def main() -> None:
+    """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of a file's name that is no text; valid in JSON, too
+    status = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written would be tried again at the very end, and be an error there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

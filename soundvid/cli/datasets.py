@@ -1,5 +1,7 @@
 """`soundvid build`, `list`, `show`, `verify`, `repack` and `recipe`: datasets and what they are built from."""
 
+import re
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,15 +23,33 @@ CHANGES = {
 }
 
 
-def run_build(recipe: Any, store: Path, workers: int | None, keep_work: bool = False, offline: bool = False) -> Any:
-    """Build a dataset with progress and a summary on stderr; returns the BuildResult."""
-    from soundvid.builder.build import build
+def run_build(
+    recipe: Any, store: Path, workers: int | None, keep_work: bool = False, offline: bool = False, yes: bool = False
+) -> Any:
+    """Build a dataset with progress and a summary on stderr; returns the BuildResult.
 
-    stopped = "stopped; finished sources are kept: run the command again to continue"
-    with ui.interruptible(stopped), ui.ConsoleProgress() as progress:
-        result = build(recipe, store=store, workers=workers, progress=progress, keep_work=keep_work, offline=offline)
-    sources, clips = result.sources, result.clips
+    Where most of the newest version would be gone, whoever sits at the terminal is asked; `yes` answers beforehand.
+    """
+    from soundvid.builder.build import WouldShrink, build
+
+    def run(allow_shrink: bool, offline: bool) -> Any:
+        stopped = "stopped; finished sources are kept: run the command again to continue"
+        options = {"keep_work": keep_work, "offline": offline, "allow_shrink": allow_shrink}
+        with ui.interruptible(stopped), ui.ConsoleProgress() as progress:
+            return build(recipe, store=store, workers=workers, progress=progress, **options)
+
+    try:
+        result = run(yes, offline)
+    except WouldShrink as error:
+        if not (sys.stdin.isatty() and ui.err.is_terminal):
+            raise
+        ui.warn(str(error))
+        if not typer.confirm("Go on?", err=True):
+            ui.say("nothing was changed")
+            raise typer.Exit(1) from error
+        result = run(True, True)  # the sources were synced just now
     ui.err.print(f"[bold]{result.dataset} {result.version}[/] ({CHANGES[result.change]})")
+    sources, clips = result.sources, result.clips
     ui.say(
         f"  sources  {sources['kept']} kept, {sources['rejected']} rejected, {sources['failed']} failed"
         f"  ({result.new_sources} processed now, {result.reused_sources} reused)"
@@ -47,6 +67,10 @@ def build(
     ] = None,
     store: StoreOption = STORE,
     workers: WorkersOption = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the dataset; by default the recipe's.")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask when most samples of the newest version would be gone.")
+    ] = False,
     engine: Annotated[str, typer.Option("--engine", help="local: worker processes on this machine.")] = "local",
     keep_work: Annotated[
         bool, typer.Option("--keep-work", help="Keep the intermediate files when the version is complete.")
@@ -69,7 +93,7 @@ def build(
             f"{recipe}: this is a source, not a recipe; run 'soundvid build RECIPE --source {recipe}', where RECIPE is "
             f"a YAML file or one of {', '.join(built_in())}"
         )
-    result = run_build(load(recipe, source), store, workers, keep_work, offline)
+    result = run_build(load(recipe, source, name=name), store, workers, keep_work, offline, yes)
     if as_json:
         ui.answer(result.to_dict())
 
@@ -117,7 +141,7 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
         table.add_column(name, justify="right" if name in ("samples", "videos", "size") else "left")
     for row in rows:
         table.add_row(
-            *(str(row[k]) for k in ("dataset", "version", "change", "samples", "videos")),
+            *(escape(str(row[k])) for k in ("dataset", "version", "change", "samples", "videos")),
             f"{row['bytes'] / 1e6:.1f} MB",
             row["created"],
         )
@@ -152,8 +176,9 @@ def show(
         ui.answer({**manifest, "path": str(release.folder)})
         return
     out, counts = ui.out, manifest["counts"]
-    out.print(f"[bold]{manifest['dataset']} {manifest['version']}[/]  {escape(manifest['recipe']['description'])}")
-    out.print(f"made {manifest['created']} with soundvid {manifest['tools']['soundvid']}; {manifest['change']} version")
+    name, made_with = f"{manifest['dataset']} {manifest['version']}", manifest["tools"].get("soundvid", "?")
+    out.print(f"[bold]{escape(name)}[/]  {escape(manifest['recipe']['description'])}")
+    out.print(escape(f"made {manifest['created']} with soundvid {made_with}; {manifest['change']} version"))
     for kind in ("sources", "clips"):
         c = counts[kind]
         out.print(f"{kind}: {c['kept']} kept, {c['rejected']} rejected, {c['failed']} failed")
@@ -161,7 +186,7 @@ def show(
     for column in ("subject", "videos", "seconds", "clips", "frames"):
         table.add_column(column, justify="left" if column == "subject" else "right")
     for s in manifest["subjects"]:
-        table.add_row(s["subject"], str(s["videos"]), f"{s['seconds']:.1f}", str(s["clips"]), str(s["frames"]))
+        table.add_row(escape(s["subject"]), str(s["videos"]), f"{s['seconds']:.1f}", str(s["clips"]), str(s["frames"]))
     out.print(table)
     out.print("splits: " + ", ".join(f"{k} {v}" for k, v in counts["splits"].items()))
     for shard in manifest["shards"]:
@@ -175,7 +200,7 @@ def show(
         reasons = Counter((r["kind"], r["outcome"], r["code"]) for r in left_out)
         out.print("left out (--ledger lists each one):")
         for (kind, outcome, code), n in reasons.most_common():
-            out.print(f"  {n} {kind}{'s' if n > 1 else ''} {outcome}: {code}")
+            out.print(escape(f"  {n} {kind}{'s' if n > 1 else ''} {outcome}: {code}"))
     ui.say(f"{release.folder}")
 
 
@@ -208,7 +233,7 @@ def verify(
         raise typer.Exit(1)
     size = f"{result.shards} shards, {result.samples} samples, {result.bytes / 1e6:.1f} MB"
     if not as_json:
-        print(f"{result.dataset}@{result.version} is valid: {size}{', every clip decoded' if decode else ''}")
+        ui.result(f"{result.dataset}@{result.version} is valid: {size}{', every clip decoded' if decode else ''}")
 
 
 def repack(
@@ -244,18 +269,25 @@ def recipe(
         ),
     ] = "",
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="After check: the YAML file to check.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--name", help="The name that the printed recipe gives its dataset.")
+    ] = None,
 ) -> None:
     """List the built-in recipes, print one to start your own from, or check your own.
 
     soundvid recipe                  what each built-in recipe is for
 
-    soundvid recipe hand             print one: soundvid recipe hand > mine.yaml
+    soundvid recipe hand             print one: soundvid recipe hand --name mine > mine.yaml
 
     soundvid recipe check mine.yaml  find mistakes without building anything
     """
     from soundvid.recipe.model import built_in, load
 
     recipes = built_in()
+    if dataset is not None and name not in recipes:
+        raise RecipeError(
+            "recipe --name: it goes with the name of a built-in recipe: 'soundvid recipe hand --name mine'"
+        )
     if name == "check":
         if file is None:
             raise RecipeError("recipe check: no file is named; run 'soundvid recipe check FILE'")
@@ -265,9 +297,12 @@ def recipe(
     elif not name:
         width = max(map(len, recipes))
         for each in recipes:
-            print(f"{each:{width}s}  {load(each).description}")
+            ui.result(f"{each:{width}s}  {load(each).description}")
     elif name in recipes:
-        print(recipes[name].read_text(encoding="utf-8"), end="")
+        text = recipes[name].read_text(encoding="utf-8")
+        if dataset is not None:
+            text = re.sub(r"(?m)^name:.*$", f"name: {load(name, name=dataset).name}", text, count=1)
+        ui.result(text.rstrip("\n"))
     else:
         raise RecipeError(f"{name}: there is no built-in recipe of this name; there are {', '.join(recipes)}")
 
@@ -284,7 +319,7 @@ def _check(file: Path) -> None:
         if isinstance(source, FolderSource) and not Path(source.folder).exists():
             ui.warn(f"{source.folder}: there is no such folder or file yet; a build needs it")
     video, clips = loaded.video, loaded.clips
-    print(
+    ui.result(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"
         + ("" if clips.plan == "spans" else f" of {clips.seconds:g} s")
         + f", {video.width}x{video.height} at {video.fps} fps, {loaded.sound.rate} Hz"

@@ -46,7 +46,7 @@ def demo(
         videos = make_sources(folder / "videos", seconds=seconds, progress=drawn, workers=workers or 2)
     ui.say(f"{len(videos)} sample videos in {folder / 'videos'}")
     with served(load("demo", base=folder / "videos"), folder / "videos") as recipe:
-        result = datasets.run_build(recipe, folder / "store", workers)
+        result = datasets.run_build(recipe, folder / "store", workers, yes=True)
     datasets.verify(f"demo@{result.version}", folder / "store", decode=True, as_json=False)
     page = _train_and_show(folder, result, train_seconds) if train else None
     print(f"Open the report: {(result.path / 'report.html').as_uri()}")

@@ -3,18 +3,20 @@
 Results go to stdout. Progress, notes and errors go to stderr.
 """
 
+import functools
 import json
+import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -27,14 +29,35 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.text import Text
 from typer.core import TyperCommand
 
+from soundvid.errors import SoundvidError
+from soundvid.util.files import local_path
 from soundvid.util.progress import ProgressCallback
 
-err = Console(stderr=True, highlight=False)
+# What a terminal would obey instead of showing it: control characters (but line breaks and tabs), and those that
+# turn the direction of text round.
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """Text as it can be shown: what a terminal would obey is written as an escape, such as `\\x1b`."""
+    return _COMMANDS.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
+class CleanConsole(Console):
+    """A console on which nobody's text has an effect: colours and cursor movements are Rich's own only."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+
+err = CleanConsole(stderr=True, highlight=False)
 # In a file or a pipe a table is as wide as it needs to be.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+out = CleanConsole(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 STORE = Path("store")
 
@@ -98,6 +121,23 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+def with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, which refuses addresses and impossible names wherever it takes a path."""
+
+    @functools.wraps(command)
+    def checked(**given: Any) -> Any:
+        for value in given.values():
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path):
+                    try:
+                        local_path(path)
+                    except ValueError as error:
+                        raise SoundvidError(str(error)) from error
+        return command(**given)
+
+    return checked
+
+
 def say(text: str) -> None:
     """Print a sentence for the person at the terminal, on stderr."""
     err.print(escape(text), soft_wrap=True)
@@ -115,7 +155,13 @@ def error(text: str) -> None:
 
 def answer(value: dict[str, Any]) -> None:
     """Print the result of a command as one line of JSON on stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    text = json.dumps(value, ensure_ascii=False)
+    print(_COMMANDS.sub(lambda m: f"\\u{ord(m[0]):04x}", text), flush=True)
+
+
+def result(text: str) -> None:
+    """Print the result of a command as plain text on stdout."""
+    print(clean(text), flush=True)
 
 
 @contextmanager

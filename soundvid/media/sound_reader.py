@@ -6,18 +6,29 @@ length of the source.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import accumulate, islice
 from math import ceil, floor, gcd
 from statistics import median
+from typing import Literal
 
 import av
 import numpy as np
 import soxr
 
 from soundvid.media.clock import half_up
-from soundvid.media.container import decode_safely, frame_time, no_heartbeat, open_media
+from soundvid.media.container import (
+    LIBRARY_ERRORS,
+    decode_safely,
+    frame_time,
+    joined,
+    no_heartbeat,
+    open_media,
+    packets_from,
+)
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundTrack, Source
 
@@ -29,6 +40,14 @@ class SoundSpan:
     samples: np.ndarray
     missing: int  # output samples for which the track has nothing; they are silence
     steps: int  # places where the track's time stamps leap and sound was moved
+
+    @classmethod
+    def joined(cls, spans: "list[SoundSpan]") -> "SoundSpan":
+        """Spans that follow each other as one."""
+        if len(spans) == 1:
+            return spans[0]
+        samples = np.concatenate([span.samples for span in spans])
+        return cls(samples, sum(s.missing for s in spans), sum(s.steps for s in spans))
 
 
 def _tick(stream: av.stream.Stream) -> Fraction:
@@ -42,6 +61,17 @@ def _level(offsets: list[float], near: float, tolerance: float, unit: float) -> 
     about = [o for o in offsets if abs(o - near) <= 2 * tolerance]
     low, high = min(about), max(about)
     return floor(((low + high) / 2 if high - low <= unit else median(about)) + 0.5)
+
+
+def _usual(offsets: list[float], tolerance: float) -> float:
+    """The offset about which the first blocks lie: that of the first one, unless others come back more often."""
+    found, most = offsets[0], sum(abs(o - offsets[0]) <= tolerance for o in offsets)
+    for offset in offsets:
+        about = [i for i, o in enumerate(offsets) if abs(o - offset) <= tolerance]
+        returns = about[-1] - about[0] >= len(about)  # what lies behind a gap stays there
+        if returns and len(about) > most:
+            found, most = offset, len(about)
+    return found
 
 
 # ITU-R BS.775: what a channel counts for in a mix; the low-frequency channel counts for nothing.
@@ -108,19 +138,18 @@ def _mixed(channels: np.ndarray, weights: list[float]) -> np.ndarray:
 INTERLEAVED = Fraction(2)  # seconds: sound lies at most so far before the pictures of its time in a file
 
 
-def seek_sound(container: av.container.InputContainer, source: Source | SoundTrack, begin: Fraction) -> int | None:
+def seek_sound(container: av.container.InputContainer, source: Source, begin: Fraction) -> int:
     """Seek to the sound at `begin` seconds on the clock; a stamp up to which packets are still to be passed over.
 
     Matroska's index names pictures only: FFmpeg would read all clusters up to the place in order to find sound.
-    There the seek goes to a keyframe before it, and what lies between is passed over. A file of sound alone has no
-    pictures, and nothing but sound to read.
+    There the seek goes to a keyframe before it, and what lies between is passed over.
     """
     assert source.sound is not None
     stream = container.streams[source.sound.index]
     target = floor((begin + source.zero) / _tick(stream))
-    if isinstance(source, SoundTrack) or source.container != "matroska,webm" or not source.seekable:
+    if source.container != "matroska,webm":
         container.seek(target, stream=stream, backward=True)
-        return None
+        return target
     place = begin - INTERLEAVED
     if place > 0:
         pictures = container.streams[source.video.index]
@@ -128,54 +157,55 @@ def seek_sound(container: av.container.InputContainer, source: Source | SoundTra
     return target
 
 
-class SoundReader:
-    """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
+def is_indexed(source: Source) -> bool:
+    """Whether the file has an index by which sound can be found without reading all that lies before it."""
+    if not source.seekable or source.sound is None:
+        return False
+    with open_media(source.path) as container:
+        stream = container.streams[source.video.index if source.container == "matroska,webm" else source.sound.index]
+        try:
+            container.seek(0, stream=stream, backward=True)  # Matroska's is read when something is looked for
+            entries = stream.index_entries
+            first, last = entries[0].timestamp, entries[-1].timestamp
+        except LIBRARY_ERRORS:
+            return False
+        return (last - first) * _tick(stream) >= source.duration / 2
 
-    Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
-    and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
-    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Resampling is soxr's (HQ, linear phase).
-    """
+
+class _Section:
+    """A section of a source's sound, decoded by a decoder of its own. See SoundReader for the rules."""
 
     LOOKAHEAD = 24  # blocks, about half a second
     TOLERANCE = Fraction(3, 4000)  # seconds of offset that are put down to rounding
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
-    JUMP = Fraction(2)
+    LONGEST_GAP = 2  # seconds of silence that are resampled; a longer gap may be of any length
 
-    def __init__(
-        self,
-        source: Source | SoundTrack,
-        rate: int,
-        heartbeat: Callable[[], None] = no_heartbeat,
-        channel: int | None = None,
-        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
-    ) -> None:
-        if source.sound is None:
-            raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.heartbeat, self.channel = source, rate, heartbeat, channel
-        self.mix = mix or partial(mono, channel=channel)
-        self.damage: list[tuple[Fraction | None, str]] = []
-        self.native = source.sound.rate
-        common = gcd(self.native, rate)
-        self.block_in, self.block_out = self.native // common, rate // common
+    def __init__(self, reader: "SoundReader", begin: Fraction) -> None:
+        self.reader, self.source, self.rate, self.heartbeat = reader, reader.source, reader.rate, reader.heartbeat
+        self.channel, self.mix, self.damage, self.native = reader.channel, reader.mix, reader.damage, reader.native
+        common = gcd(self.native, self.rate)
+        self.block_in, self.block_out = self.native // common, self.rate // common
         self._container: av.container.InputContainer | None = None
-        self._open(Fraction(0))
+        self._open(begin)
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
+            self._container = None
 
     # -- opening and jumping
 
     def _open(self, start: Fraction) -> None:
-        """(Re)start at `start` seconds: everything before it is dropped."""
-        self.close()
+        """Go to where a section begins, `start` seconds on the clock."""
         self._container = open_media(self.source.path)
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]
         begin = start - self.PREROLL
+        self._is_first = start == 0
         self._begin: int | None = None
         if begin > 0:
+            assert isinstance(self.source, Source)
             self._begin = seek_sound(self._container, self.source, begin)
         # Blocks of in/out samples start together at zero, so any block start is exact at both rates.
         block = floor(begin * self.native / self.block_in) if begin > 0 else -ceil(self.native / 10 / self.block_in)
@@ -183,9 +213,7 @@ class SoundReader:
         self._out_start = block * self.block_out  # output sample number of self._out[0][0]
         self._out_stop = self._out_start
         self._out: deque[np.ndarray] = deque()
-        self._resampler = (
-            None if self.native == self.rate else soxr.ResampleStream(self.native, self.rate, 1, dtype="float32")
-        )
+        self._resampler = self._new_resampler()
         self._covered: list[list[int]] = []  # native [start, stop) for which the track has sound
         self._steps: list[int] = []  # native sample numbers of steps
         self._pieces = self._place(self._blocks())
@@ -195,7 +223,12 @@ class SoundReader:
     def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Decoded blocks: time on the clock in seconds, float32 mono."""
         assert self._container is not None
-        for frame in decode_safely(self._container, self._stream, self.damage, self.heartbeat, self._begin):
+        packets = self._container.demux(self._stream)
+        if isinstance(self.source, Source):
+            packets = joined(packets, self.source.joins)
+        if self._begin is not None:
+            packets = packets_from(packets, self._begin)
+        for frame in decode_safely(self._container, self._stream, self.damage, self.heartbeat, packets):
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue
@@ -235,7 +268,9 @@ class SoundReader:
                 return
             here = waiting[0][0]
             if anchor is None:
-                anchor = _level([o for o, _ in waiting], here, tolerance, unit)
+                offsets = [o for o, _ in waiting]
+                anchor = _level(offsets, _usual(offsets, tolerance), tolerance, unit)
+                anchor += self._off_track(anchor + len(waiting[0][1]), unit, tolerance)
             elif abs(here - anchor) > tolerance:
                 # A gap or an overlap lasts; a stamp that wanders comes back to where the sound is.
                 coming = [o for o, _ in waiting]
@@ -246,6 +281,35 @@ class SoundReader:
             _, samples = waiting.popleft()
             yield anchor + released, samples
             released += len(samples)
+
+    def _off_track(self, place: int, unit: float, tolerance: float) -> int:
+        """How far `place` is before where a block begins if all blocks since the track's first one follow each other:
+        coarse stamps leave it open by up to a tick, and two sections have to agree."""
+        if self._is_first or unit <= 2:
+            return 0
+        if self.reader.start_of_track == "unknown":
+            self.reader.start_of_track = self._look_at_start(unit, tolerance)
+        if self.reader.start_of_track is None:
+            return 0
+        first, size = self.reader.start_of_track
+        away = first + floor((place - first) / size + 0.5) * size - place
+        return away if abs(away) <= max(unit, tolerance) else 0
+
+    def _look_at_start(self, unit: float, tolerance: float) -> tuple[int, int] | None:
+        """The native sample with which the track's second block begins, and the samples of which all blocks are a
+        multiple; None: there is no such number that would tell more than the stamps do."""
+        count_only = lambda frame: np.zeros(frame.samples, np.float32)  # noqa: E731
+        with closing(SoundReader(self.source, self.rate, self.heartbeat, mix=count_only)) as reader:
+            blocks = list(islice(reader.first._blocks(), self.LOOKAHEAD))
+        size = gcd(*(len(samples) for _, samples in blocks[1:-1]))
+        if reader.source.sound is not None and reader.source.sound.codec == "vorbis":
+            size = gcd(size, 64)  # short blocks may come later
+        if size < unit:
+            return None
+        counted = accumulate((len(samples) for _, samples in blocks), initial=0)
+        offsets = [float(time * self.native - n) for (time, _), n in zip(blocks, counted, strict=False)]
+        anchor = _level(offsets, _usual(offsets, tolerance), tolerance, unit)
+        return anchor + len(blocks[0][1]), size
 
     # -- feeding
 
@@ -265,10 +329,8 @@ class SoundReader:
             self._done = True
             return
         start, samples = self._pending
-        if start > self._head:  # never the whole gap at once: it may be hours long
-            gap = min(start - self._head, self.native)
-            self._feed(np.zeros(gap, np.float32))
-            self._head += gap
+        if start > self._head:
+            self._leave_gap(start)
             return
         self._pending = None
         samples = samples[self._head - start :]
@@ -286,10 +348,27 @@ class SoundReader:
         """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
         return max(0, self._out_stop) if self._done else None
 
+    def _leave_gap(self, start: int) -> None:
+        """Silence up to native sample `start`, or close to it."""
+        gap = start - self._head
+        if gap <= self.LONGEST_GAP * self.native:
+            self._feed(np.zeros(gap, np.float32))
+            self._head = start
+            return
+        # The sound begins anew behind the gap, which takes no memory.
+        self._feed(np.zeros(self.native, np.float32), last=True)
+        block = (start - self.native // 2) // self.block_in
+        silence = block * self.block_out - self._out_stop
+        self._out.append(np.broadcast_to(np.float32(0), silence))
+        self._out_stop += silence
+        self._head = block * self.block_in
+        self._resampler = self._new_resampler()
+
+    def _new_resampler(self) -> soxr.ResampleStream | None:
+        return None if self.native == self.rate else soxr.ResampleStream(self.native, self.rate, 1, dtype="float32")
+
     def read(self, start: int, stop: int) -> SoundSpan:
-        """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
-        if not self._done and Fraction(start, self.rate) > Fraction(self._head, self.native) + self.JUMP:
-            self._open(Fraction(start, self.rate))
+        """As SoundReader.read, within the section."""
         while not self._done and self._out_stop < stop:
             self._advance()
         while self._out and self._out_start + len(self._out[0]) <= start:
@@ -306,3 +385,77 @@ class SoundReader:
         covered = sum((max(Fraction(0), min(last, Fraction(b)) - max(first, Fraction(a))) for a, b in self._covered))
         missing = half_up((last - first - covered) * self.rate / self.native)
         return SoundSpan(result, missing, sum(first <= s < last for s in self._steps))
+
+
+class SoundReader:
+    """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
+
+    Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
+    and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
+    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Resampling is soxr's (HQ, linear phase).
+
+    What is read does not depend on what was read before it. A file with an index is decoded in sections of a fixed
+    length, each with a decoder of its own: decoders have a memory (AAC and AC-3 even draw random numbers). All others
+    are decoded from the start.
+    """
+
+    SECTION = 10  # seconds: opening a file again is not to be felt, nor what is decoded before a clip
+    LOOKAHEAD, PREROLL = _Section.LOOKAHEAD, _Section.PREROLL
+
+    def __init__(
+        self,
+        source: Source | SoundTrack,
+        rate: int,
+        heartbeat: Callable[[], None] = no_heartbeat,
+        channel: int | None = None,
+        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
+    ) -> None:
+        if source.sound is None:
+            raise MediaError("no_sound", "has no sound track")
+        self.source, self.rate, self.heartbeat, self.channel = source, rate, heartbeat, channel
+        self.mix = mix or partial(mono, channel=channel)
+        self.damage: list[tuple[Fraction | None, str]] = []
+        self.native = source.sound.rate
+        # The native sample with which the track's second block begins, and what block lengths are a multiple of.
+        self.start_of_track: tuple[int, int] | Literal["unknown"] | None = "unknown"
+        self._indexed: bool | None = None  # None: not looked at yet
+        self.first = _Section(self, Fraction(0))
+        self._sections = {0: self.first}  # those that what is still to be read may need, by number
+
+    def close(self) -> None:
+        for section in self._sections.values():
+            section.close()
+
+    @property
+    def end(self) -> int | None:
+        """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
+        return next((s.end for s in self._sections.values() if s.end is not None), None)
+
+    def read(self, start: int, stop: int) -> SoundSpan:
+        """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
+        spans: list[SoundSpan] = []
+        at, length = start, self.SECTION * self.rate
+        while at < stop or not spans:
+            number = self._number_of(at)
+            until = min(stop, (number + 1) * length) if self._number_of(stop) > number else stop
+            spans.append(self._section(number, start // length).read(at, until))
+            at = until
+        return SoundSpan.joined(spans)
+
+    def _number_of(self, sample: int) -> int:
+        """The section in which output sample `sample` lies; no later one than that in which the track has ended."""
+        number = max(0, sample) // (self.SECTION * self.rate)
+        number = min([number, *(n for n, section in self._sections.items() if section.end is not None)])
+        if number == 0:
+            return 0
+        if self._indexed is None:
+            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
+        return number if self._indexed else 0
+
+    def _section(self, number: int, earliest: int) -> _Section:
+        """Section `number`; those before `earliest` are given up."""
+        for old in [n for n in self._sections if n < min(earliest, number)]:
+            self._sections.pop(old).close()
+        if number not in self._sections:
+            self._sections[number] = _Section(self, Fraction(number * self.SECTION))
+        return self._sections[number]

@@ -73,6 +73,14 @@ RULES = (
         lambda m, t: "pictures are damaged: FFmpeg could decode them only in part (clips.keep_damaged)",
     ),
     Rule(
+        "changed_shape",
+        lambda m, t: np.asarray(m["misframed_frames"]) > 0,
+        lambda m, t: (
+            f"{m['misframed_frames']} of its pictures have another width / height than the first one, so the crop box "
+            "has no place in them (video.crop: centre cuts each for itself)"
+        ),
+    ),
+    Rule(
         "blank",
         lambda m, t: (np.asarray(m["flat_frames"]) >= np.asarray(m["frames"])) & (not t.keep_blank),
         lambda m, t: f"every picture is one flat colour (luma {m['luma']:.0f}; clips.keep_blank)",

@@ -7,6 +7,7 @@ Values that the papers leave open are named fields whose descriptions say so.
 import csv
 import difflib
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
@@ -30,14 +31,30 @@ from soundvid.features.base import ClipFormat, Feature, FeatureOptions
 from soundvid.features.registry import create as create_features
 from soundvid.features.registry import get as get_feature
 from soundvid.features.registry import names as feature_names
-from soundvid.recipe.sources import SOURCE_KINDS, AnySource, Condition, Download, ListSource, Strict, WebSource
+from soundvid.recipe.sources import (
+    SOURCE_KINDS,
+    AnySource,
+    Condition,
+    Download,
+    ListSource,
+    LocalPath,
+    Strict,
+    WebSource,
+)
+from soundvid.recipe.yaml_file import read_yaml
+from soundvid.util.hashing import uniform64
 from soundvid.util.redact import redact
+
+_RATE = r"\s*[0-9]{1,9}(\.[0-9]{0,20}|/[0-9]{1,9})?\s*"
+LONGEST = 1e7  # seconds, of any time in a recipe: four months
 
 
 def _to_fraction(value: Any) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Fraction)):
         raise ValueError("a number of frames a second is needed, such as 30, 29.97 or 30000/1001")
     try:
+        if not re.fullmatch(_RATE, str(value)):  # not tried: 1e999999999 is a number, too, of a gigabyte
+            raise ValueError(value)
         number = Fraction(str(value))
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError("a number of frames a second is needed, such as 30, 29.97 or 30000/1001") from error
@@ -58,8 +75,8 @@ class Span(Strict):
     """A part of a source that is to be a clip: seconds from its first picture."""
 
     source: str = Field(description="the file's path below its folder, or its name")
-    start: float = Field(ge=0)
-    stop: float = Field(gt=0)
+    start: float = Field(ge=0, le=LONGEST)
+    stop: float = Field(gt=0, le=LONGEST)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Span":
@@ -80,16 +97,26 @@ class Clips(Strict):
         description="random: clips for each second of source. en Table 1 has frames = seconds x 120 in every "
         "row, so its seconds are probably clips: about one cut for each second (a choice; the papers are silent)",
     )
-    hop_seconds: float | None = Field(None, gt=0, description="consecutive: distance of starts; the clip's length")
+    hop_seconds: float | None = Field(
+        None, gt=0, le=LONGEST, description="consecutive: distance of starts; the clip's length"
+    )
     last_seconds: float | None = Field(
-        None, gt=0, description="consecutive: what is left at the end is a shorter clip if it has so much; null: never"
+        None,
+        gt=0,
+        le=LONGEST,
+        description="consecutive: what is left at the end is a shorter clip if it has so much; null: never",
     )
     spans: list[Span] = Field([], description="spans: the parts to cut, or the path of a CSV (source,start,stop)")
-    seed: int = 0
+    seed: int = Field(0, ge=-(1 << 63), lt=1 << 63)
     max_timing_error: float = Field(
-        0.1, gt=0, description="seconds a picture may be older than its frame: variable rates, freezes, lost frames"
+        0.1,
+        gt=0,
+        le=LONGEST,
+        description="seconds a picture may be older than its frame: variable rates, freezes, lost frames",
     )
-    max_missing_sound: float = Field(0.1, ge=0, description="seconds of a clip for which the track may lack sound")
+    max_missing_sound: float = Field(
+        0.1, ge=0, le=LONGEST, description="seconds of a clip for which the track may lack sound"
+    )
     silence_dbfs: float | None = Field(-60.0, le=0, description="clips whose peak stays below are refused; null: keep")
     keep_blank: bool = Field(False, description="keep clips whose every picture is one flat colour, such as black")
     keep_damaged: bool = Field(False, description="keep clips in which FFmpeg painted over broken pictures")
@@ -129,15 +156,25 @@ class Video(Strict):
         description="crop motion: what has to hold it, the whole box or its lower half, which is what wav2lip paints "
         "(the rtMRI paper crops so that the tongue lies there); as much of it as the picture's edges allow",
     )
+    deinterlace: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: where the stream is marked as interlaced, or its pictures show fields, each field becomes a "
+        "picture (FFmpeg's bwdif) if fps exceeds the source's rate, else each first field; off: pictures as they are",
+    )
+    hdr: Literal["tone_map", "refuse"] = Field(
+        "tone_map",
+        description="HDR sources (PQ, HLG). tone_map: to BT.709, reference white (203 cd/m2) to white, brighter light "
+        "compressed; refuse: reject the source. The ledger records transfer and primaries either way",
+    )
     crf: int = Field(18, ge=0, le=40, description="x264 constant rate factor: 18 is 38.7 dB, 14-16 is high quality")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
-    keyframe_every: int = Field(15, ge=1, description="frames: short groups make random access cheap")
+    keyframe_every: int = Field(15, ge=1, le=1_000_000, description="frames: short groups make random access cheap")
 
 
 class NoiseFile(Strict):
     """A recording of the noise alone."""
 
-    file: str = Field(description="path; a relative one counts from the recipe's folder")
+    file: LocalPath = Field(description="path; a relative one counts from the recipe's folder")
 
 
 class Denoise(Strict):
@@ -145,6 +182,8 @@ class Denoise(Strict):
 
     Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
     soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
+    `noisereduce` is the library of that name (extra `denoise`); how it takes these options is said in
+    soundvid.clips.denoise.noisereduce.
     """
 
     method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"
@@ -158,8 +197,10 @@ class Denoise(Strict):
     threshold: float = Field(1.5, ge=0, le=10, description="standard deviations above the noise's mean in dB")
     reduction: float = Field(1.0, ge=0, le=1, description="share of what lies below that is taken away; 0: nothing")
     window_seconds: float = Field(0.032, ge=0.004, le=0.25, description="of the transform; rounded to a power of two")
-    smooth_hz: float = Field(250.0, ge=0, description="the gate's edges are smoothed over so much; 0: not at all")
-    smooth_seconds: float = Field(0.05, ge=0, description="the same in time")
+    smooth_hz: float = Field(
+        250.0, ge=0, le=100_000, description="the gate's edges are smoothed over so much; 0: not at all"
+    )
+    smooth_seconds: float = Field(0.05, ge=0, le=60, description="the same in time")
     floor_seconds: float = Field(
         2.0, gt=0, le=10, description="none: within so much to either side there is a moment without speech"
     )
@@ -215,7 +256,7 @@ class Splits(Strict):
         "(the rtMRI paper), so that neighbours stand in different splits and test figures flatter",
     )
     ratios: dict[Literal["train", "val", "test"], Annotated[float, Field(ge=0)]] = Field(
-        {"train": 0.8, "val": 0.1, "test": 0.1}
+        {"train": 0.8, "val": 0.1, "test": 0.1}, description="the share of each split; together 1"
     )
     group: Literal["source", "folder", "channel", "pattern"] = Field(
         "source",
@@ -227,12 +268,13 @@ class Splits(Strict):
         {}, description="groups that lie wholly in one split, whatever `by`"
     )
     salt: str = ""
-    guard_seconds: float = Field(4.0, ge=0, description="time: seconds of nothing between two splits")
+    guard_seconds: float = Field(4.0, ge=0, le=LONGEST, description="time: seconds of nothing between two splits")
 
     @model_validator(mode="after")
     def _sound(self) -> "Splits":
-        if sum(self.ratios.values()) <= 0:
-            raise ValueError("at least one ratio must be above 0")
+        total = sum(self.ratios.values())
+        if not abs(total - 1) <= 1e-6:
+            raise ValueError(f"'ratios' are shares of the whole: together 1, not {total:g}")
         if (self.group == "pattern") != (self.pattern is not None):
             raise ValueError("'pattern' and 'group: pattern' go together: give both or neither")
         if self.pattern is not None:
@@ -243,6 +285,18 @@ class Splits(Strict):
             if groups != 1:
                 raise ValueError(f"'pattern' needs exactly one (group), it has {groups}")
         return self
+
+
+def draw_split(name: str, ratios: Mapping[str, float], salt: str) -> str:
+    """The split that the hash of a group's or a clip's name draws; the ratios' split with the last share if rounding
+    leaves none."""
+    shares = [(split, ratios.get(split, 0.0)) for split in ("train", "val", "test")]
+    place = uniform64("split", salt, name) / 2**64 * sum(s for _, s in shares)
+    for split, share in shares:
+        if place < share:
+            return split
+        place -= share
+    return next(split for split, share in reversed(shares) if share > 0)
 
 
 class ConditionRule(Strict):
@@ -269,8 +323,9 @@ class Shards(Strict):
         0.5,
         ge=0,
         le=1,
-        description="share of the newest version's samples that an unattended release may lose; when more are gone it "
-        "stops and a person decides. A build that a person starts is not stopped",
+        description="share of the newest version's samples that the next one may lose without being asked for: those "
+        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, and in Dagster the check "
+        "of the release fails",
     )
 
 
@@ -349,8 +404,10 @@ def built_in() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path | None = None) -> Recipe:
-    """Read a recipe: a built-in one by name or a YAML file by path; `sources` replaces its own.
+def load(
+    name_or_path: str | Path, sources: list[str] | None = None, base: Path | None = None, *, name: str | None = None
+) -> Recipe:
+    """Read a recipe: a built-in one by name or a YAML file by path; `sources` and `name` replace its own.
 
     Relative folders count from `base`; by default the recipe file's folder, for a built-in one the current.
 
@@ -366,15 +423,11 @@ def load(name_or_path: str | Path, sources: list[str] | None = None, base: Path 
         close = difflib.get_close_matches(str(name_or_path), own, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
         raise RecipeError(f"{name_or_path}: no such recipe file, and no built-in recipe ({', '.join(own)}){hint}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        data, root = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{where}: not readable as YAML: {getattr(error, 'problem', None) or error}") from error
+    data, root = read_yaml(path)
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of fields such as name, sources, clips")
+    if name is not None:
+        data["name"] = name
     if sources:
         declared = [s for s in data.get("sources") or [] if isinstance(s, dict)]
         subject = _common(declared, "subject")
@@ -492,6 +545,7 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
-    shown = f" (it says {redact(str(given)) if isinstance(given, str) else given!r})"
+    text = redact(given) if isinstance(given, str) else repr(given)
+    shown = f" (it says {text if len(text) <= 200 else f'{text[:200]}...'})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""
     return f"{name}: {message}{shown}" if name else f"{message}"

@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from soundvid.util.config import Strict
+from soundvid.util.files import local_path
 from soundvid.util.redact import clean_address, redact
 
 
@@ -26,6 +27,17 @@ def _checked_address(value: str) -> str:
 
 
 # In memory an address is whole; what is dumped (manifests, the catalogue) is without its credentials.
+def _checked_path(value: str) -> str:
+    try:
+        local_path(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; addresses go under one of {', '.join(n for n in WEB_KINDS if n != 'list')}"
+        ) from error
+    return value
+
+
+LocalPath = Annotated[str, AfterValidator(_checked_path)]
 Address = Annotated[str, AfterValidator(_checked_address), PlainSerializer(clean_address)]
 Subject = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$", description="what it shows; the recipe's name")]
 
@@ -39,7 +51,7 @@ Condition = Annotated[
 class FolderSource(Strict):
     """Videos in a folder (searched to any depth) or one video file."""
 
-    folder: str = Field(description="path; relative ones count from the recipe's folder")
+    folder: LocalPath = Field(description="path; relative ones count from the recipe's folder")
     subject: Subject | None = None
     licence: str = Field("unstated", max_length=200, description="the terms under which these videos may be used")
     include: list[str] = Field(["*"], description="file name patterns that are taken")
@@ -59,7 +71,7 @@ class FolderSource(Strict):
         "video's own track by cross-correlation, 0 where it has none",
     )
     sound_tolerance: float | None = Field(
-        0.5, ge=0, description="seconds by which the sound file's end may miss the picture's; null: any"
+        0.5, ge=0, le=1e7, description="seconds by which the sound file's end may miss the picture's; null: any"
     )
 
     @model_validator(mode="after")
@@ -104,7 +116,7 @@ class ChannelSource(WebSource):
     """All videos of a channel, newest first: a sync stops where it knows them."""
 
     channel: Address
-    newest: int | None = Field(None, ge=1, description="take only so many of the newest; null: all")
+    newest: int | None = Field(None, ge=1, le=1 << 31, description="take only so many of the newest; null: all")
 
 
 class FeedSource(WebSource):
@@ -128,7 +140,7 @@ class SearchSource(WebSource):
 class ListSource(WebSource):
     """A CSV, Parquet or JSONL file with a column `url` and, if wanted, `start`, `stop` (seconds), `caption`."""
 
-    list: str = Field(description="path; a relative one counts from the recipe's folder")
+    list: LocalPath = Field(description="path; a relative one counts from the recipe's folder")
 
 
 WEB_KINDS: dict[str, type[WebSource]] = {
@@ -201,18 +213,22 @@ class Download(Strict):
         description="where the plan is spans: fetch only the bytes that the spans need, if the server answers ranges "
         "and the container has an index; false: whole files always",
     )
-    max_bytes: int = Field(8 << 30, ge=1, description="bytes of one video")
-    max_seconds: float | None = Field(None, gt=0, description="seconds one video may last; null: no limit")
-    cookies_file: str | None = Field(None, description="Netscape cookies.txt; never copied, its content never logged")
+    max_bytes: int = Field(8 << 30, ge=1, le=1 << 53, description="bytes of one video")
+    max_seconds: float | None = Field(None, gt=0, le=1e7, description="seconds one video may last; null: no limit")
+    cookies_file: LocalPath | None = Field(
+        None, description="Netscape cookies.txt; never copied, its content never logged"
+    )
     cookies_from_browser: str | None = Field(None, pattern=r"^[a-z]+(:[^:]+)?$", description="browser[:profile]")
     netrc: bool = Field(False, description="use the names and passwords in ~/.netrc, or in the file that $NETRC names")
     proxy: Annotated[str, PlainSerializer(redact)] | None = Field(None, description="http://, https:// or socks5://")
-    rate_limit: int | None = Field(None, ge=1, description="bytes a second, for each download")
-    sleep_between: float = Field(1.0, ge=0, description="seconds between two downloads from one host")
+    rate_limit: int | None = Field(None, ge=1, le=1 << 53, description="bytes a second, for each download")
+    sleep_between: float = Field(1.0, ge=0, le=86_400, description="seconds between two downloads from one host")
     parallel: int = Field(4, ge=1, le=32, description="downloads at the same time")
     retries: int = Field(3, ge=0, le=20, description="more attempts within a sync, with growing pauses")
-    timeout: float = Field(30.0, gt=0, description="seconds without an answer, or below min_speed, until giving up")
-    min_speed: int = Field(1000, ge=0, description="bytes a second below which a download counts as stuck")
+    timeout: float = Field(
+        30.0, gt=0, le=86_400, description="seconds without an answer, or below min_speed, until giving up"
+    )
+    min_speed: int = Field(1000, ge=0, le=1 << 53, description="bytes a second below which a download counts as stuck")
     allow_private_addresses: bool = Field(False, description="take from loopback, private and link-local addresses")
 
     @model_validator(mode="after")

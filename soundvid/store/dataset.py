@@ -2,20 +2,22 @@
 
     <store>/datasets/<name>/shards/<split>-<sha256>.tar     immutable, named by content
     <store>/datasets/<name>/versions/<x.y.z>/               manifest.json, samples.parquet, ledger.parquet, ...
-    <store>/datasets/<name>/latest                          the newest version's number
+    <store>/datasets/<name>/latest                          the newest version's number, sha256 of its manifest
     <store>/datasets/<name>/work/                           rendered sources on their way into shards (always local)
 
 A version appears by one atomic act or not at all. Shards are never rewritten. All files but those of the work folder
 are read and written through a Storage.
+
+Nothing is believed unread: `latest` holds the sha256 of the newest manifest, a manifest those of its tables, of its
+shards and of the manifest before it. Versions from before soundvid wrote these are read without them.
 """
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soundvid.errors import DatasetError
-from soundvid.store.schema import FORMAT, SPLITS, upgraded_ledger, upgraded_samples
-from soundvid.store.storage import LocalStorage, write_table
+from soundvid.store.manifest import REMEDY, read_manifest
+from soundvid.store.schema import SPLITS, checked_ledger, checked_samples, upgraded_ledger, upgraded_samples
+from soundvid.store.storage import LocalStorage, local_store, write_table
 from soundvid.store.tar import END, Member, Sample
+from soundvid.util.hashing import canonical_json
 
 __all__ = ["SPLITS", "Dataset", "Release", "Shard", "datasets", "find", "next_version", "parse_version"]
 
@@ -62,11 +66,6 @@ class Shard:
         return asdict(self)
 
 
-def is_shard_name(name: str) -> bool:
-    """Whether `name` can be that of a shard: a bare file name, never a path to somewhere else."""
-    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
-
-
 def sample_columns(sample: Sample) -> dict[str, Any]:
     """A sample's place in its shard as columns: `sample_offset`, `sample_size`, `<member>_offset`, `<member>_size`."""
     row: dict[str, Any] = {"sample_offset": sample.offset, "sample_size": sample.size, "sha256": sample.sha256}
@@ -89,10 +88,11 @@ def sample_of(row: Row) -> Sample:
 
 @dataclass(frozen=True)
 class Release:
-    """A published version."""
+    """A published version. Its files are read only where they are those that were published, unless not `checked`."""
 
     storage: LocalStorage
     version: Version
+    checked: bool = True
 
     @property
     def name(self) -> str:
@@ -102,20 +102,19 @@ class Release:
     def folder(self) -> Path:
         return self.storage.path(f"versions/{self.name}")
 
+    def unchecked(self) -> "Release":
+        """The same version, whose files are read although their sha256 is not the stated one: for verification."""
+        return replace(self, checked=False)
+
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """manifest.json. Raises DatasetError where it cannot be read or a newer soundvid wrote it."""
-        try:
-            manifest = json.loads(self.storage.read(f"versions/{self.name}/manifest.json"))
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{self.folder / 'manifest.json'}: cannot be read ({error})") from error
-        written = manifest.get("format") if isinstance(manifest, dict) else None
-        if not isinstance(written, int) or not 1 <= written <= FORMAT:
-            raise DatasetError(
-                f"{self.folder / 'manifest.json'}: format {written}; this soundvid reads formats 1 to {FORMAT}: "
-                "install a newer one"
-            )
-        return manifest
+        where = self.folder / "manifest.json"
+        data = self._read("manifest.json")
+        number, digest = pointer(self.storage)
+        if self.checked and number == self.name and digest is not None and hashlib.sha256(data).hexdigest() != digest:
+            raise DatasetError(f"{where}: not the file that was published (its sha256 is not that in latest); {REMEDY}")
+        return read_manifest(data, where)
 
     @property
     def shards(self) -> list[Shard]:
@@ -123,21 +122,52 @@ class Release:
 
     @cached_property
     def samples(self) -> pa.Table:
-        """The index, one row for each sample: `schema.samples_schema`."""
-        return upgraded_samples(self._table("samples"))
+        """The index, one row for each sample: `schema.samples_schema`. Raises DatasetError."""
+        return self._table("samples.parquet", lambda table: checked_samples(upgraded_samples(table)))
 
     @cached_property
     def ledger(self) -> pa.Table:
-        """One row for each source and each planned clip: `schema.LEDGER_SCHEMA`."""
-        return upgraded_ledger(self._table("ledger"))
+        """One row for each source and each planned clip: `schema.LEDGER_SCHEMA`. Raises DatasetError."""
+        return self._table("ledger.parquet", lambda table: checked_ledger(upgraded_ledger(table)))
 
-    def _table(self, name: str) -> pa.Table:
+    def sha256(self, file: str) -> str:
+        """Of one of the version's files as it is now. Raises DatasetError."""
+        return hashlib.sha256(self._read(file)).hexdigest()
+
+    def _read(self, file: str) -> bytes:
+        try:
+            return self.storage.read(f"versions/{self.name}/{file}")
+        except OSError as error:
+            raise DatasetError(f"{self.folder / file}: cannot be read ({error.strerror or error}); {REMEDY}") from error
+
+    def _table(self, file: str, understood: Callable[[pa.Table], pa.Table]) -> pa.Table:
+        where = self.folder / file
+        data, stated = self._read(file), self.manifest.get("tables", {}).get(file)
+        same = stated is not None and hashlib.sha256(data).hexdigest() == stated
+        if self.checked and stated is not None and not same:
+            raise DatasetError(
+                f"{where}: not the file that was published (its sha256 is not that in manifest.json); {REMEDY}"
+            )
         try:
             # Not read_table: it loads pyarrow's dataset engine, a tenth of a second that buys nothing here.
-            with pq.ParquetFile(io.BytesIO(self.storage.read(f"versions/{self.name}/{name}.parquet"))) as file:
-                return file.read()
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DatasetError(f"{self.folder / name}.parquet: cannot be read ({error})") from error
+            with pq.ParquetFile(io.BytesIO(data)) as parquet:
+                table = parquet.read()
+            if not same:  # nobody says what it should be: texts that are no UTF-8 would fail much later
+                table.validate(full=True)
+            return understood(table)
+        except (OSError, MemoryError, ValueError, TypeError, KeyError, ArithmeticError, pa.ArrowException) as error:
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(f"{where}: damaged ({text[:300]}); {REMEDY}") from error
+
+
+def pointer(storage: LocalStorage) -> tuple[str | None, str | None]:
+    """What `latest` says: the newest version's number and the sha256 of its manifest; None where it does not say."""
+    try:
+        words = storage.read("latest", 0, 200).decode("ascii", "replace").split()
+    except OSError:
+        return None, None
+    digest = words[1] if len(words) > 1 and re.fullmatch("[0-9a-f]{64}", words[1]) else None
+    return (words[0] if words else None), digest
 
 
 class Dataset:
@@ -190,7 +220,7 @@ class Dataset:
         """Remove what killed builds left half done; with `work` also in the work folder. Only under the lock."""
         self.storage.remove_unfinished("shards", "versions", *(["work"] if work else []))
         releases = self.releases()
-        if releases and self._latest() != releases[-1].name:
+        if releases and pointer(self.storage)[0] != releases[-1].name:
             self._point_to(releases[-1])  # a kill came between a version and its pointer
 
     def shard_path(self, shard: Shard | str) -> Path:
@@ -245,37 +275,50 @@ class Dataset:
     def delete_shard(self, shard: Shard) -> None:
         self.storage.delete(f"shards/{shard.file}")
 
-    def publish(self, version: Version, files: Mapping[str, bytes | pa.Table]) -> Release:
-        """Make a version appear with all its files at once."""
+    def publish(
+        self, version: Version, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table], others: Mapping[str, bytes]
+    ) -> Release:
+        """Make a version appear with all its files at once; its manifest gets the sha256 of its tables."""
         release = Release(self.storage, version)
         self.storage.sync("shards")
-        self.storage.write_folder(
-            f"versions/{release.name}",
-            {n: c if isinstance(c, bytes) else write_table(c) for n, c in files.items()},
-        )
+
+        def write_manifest(path: Path) -> None:
+            sums = {name: _sha256_of(path.parent / name) for name in tables}
+            path.write_bytes(canonical_json({**manifest, "tables": sums}))
+
+        files: dict[str, bytes | Callable[[Path], None]] = {n: write_table(t) for n, t in tables.items()}
+        # The file that names the others is written last.
+        self.storage.write_folder(f"versions/{release.name}", {**files, **others, "manifest.json": write_manifest})
         self._point_to(release)
         return release
 
-    def _latest(self) -> str | None:
-        return self.storage.read("latest").decode().strip() if self.storage.size("latest") is not None else None
-
     def _point_to(self, release: Release) -> None:
-        self.storage.write("latest", f"{release.name}\n".encode())
+        self.storage.write("latest", f"{release.name} {release.sha256('manifest.json')}\n".encode())
 
 
-def datasets(store: Path) -> list[Dataset]:
-    """All datasets of a store, by name."""
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def datasets(store: str | Path) -> list[Dataset]:
+    """The datasets of a store that have a version, by name. Raises DatasetError where the store cannot be one."""
+    store = local_store(store)
     root = store / "datasets"
-    if not root.is_dir():
-        return []
-    return [Dataset(store, p.name) for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    try:
+        names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    except OSError as error:
+        raise DatasetError(f"{root}: cannot be read ({error.strerror}); fix that, or name another store") from error
+    found = [Dataset(store, name) for name in names if not name.startswith(".")]
+    return [dataset for dataset in found if dataset.releases()]
 
 
-def find(store: Path, name: str) -> tuple[Dataset, Release]:
+def find(store: str | Path, name: str) -> tuple[Dataset, Release]:
     """What `NAME` or `NAME@VERSION` means in a store. Raises DatasetError, naming what there is."""
     base, _, version = name.partition("@")
-    dataset = next((d for d in datasets(store) if d.name == base), None)
+    there = datasets(store)
+    dataset = next((d for d in there if d.name == base), None)
     if dataset is None:
-        known = ", ".join(d.name for d in datasets(store)) or "none"
+        known = ", ".join(d.name for d in there) or "none"
         raise DatasetError(f"{store}: there is no dataset '{base}' in this store (there: {known})")
     return dataset, dataset.release(version or None)

@@ -7,7 +7,6 @@ Workers may be forked or spawned: files are opened where they are read. The stre
 """
 
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,10 +21,9 @@ import pyarrow.compute as pc
 from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_flac
 from soundvid.media.mp4_index import find_moov
-from soundvid.store.dataset import SPLITS, Dataset, Release, find, is_shard_name
+from soundvid.store.dataset import SPLITS, Dataset, Release, find
 from soundvid.store.schema import MEMBERS, count_by, member_columns
 
-_OPEN_SHARDS = 64  # file handles a process keeps
 _RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
 
 
@@ -150,16 +148,11 @@ class Clips(Sequence[Clip]):
         self.rows = Rows(table)
         self._members = member_columns(table.schema)
         for shard in self._shards():
-            if not is_shard_name(shard):
-                raise DatasetError(
-                    f"{release.folder / 'samples.parquet'}: {shard!r} is not the name of a shard; "
-                    f"'soundvid verify {where}' tells what else is damaged"
-                )
             if dataset.storage.size(f"shards/{shard}") is None:
                 raise DatasetError(
                     f"{self.folder / shard}: the shard is missing; 'soundvid verify {where}' tells what else is"
                 )
-        self._files: dict[str, int] = {}
+        self._reader = dataset.storage.reader()
 
     def __repr__(self) -> str:
         return f"<{self.name}@{self.version} {self.split}: {len(self)} clips>"
@@ -171,9 +164,6 @@ class Clips(Sequence[Clip]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
         return self.read(index % len(self))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # another process opens its own
 
     @property
     def table(self) -> pa.Table:
@@ -297,25 +287,14 @@ class Clips(Sequence[Clip]):
         return offset, size
 
     def _read(self, row: Mapping[str, Any], offset: int, size: int) -> bytes:
-        file = self._file(row["shard"])
-        if offset + size > os.fstat(file).st_size:  # not found by reading: a wrong size would fill the memory first
-            raise DatasetError(f"{self.folder / row['shard']}: ends inside clip {row['key']}; the shard is cut off")
-        return os.pread(file, size, offset)
-
-    def _file(self, shard: str) -> int:
-        handle = self._files.get(shard)
-        if handle is None:
-            if len(self._files) >= _OPEN_SHARDS:
-                os.close(self._files.pop(next(iter(self._files))))
-            try:
-                handle = self._files[shard] = os.open(self.folder / shard, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise DatasetError(f"{self.folder / shard}: the shard cannot be read ({error.strerror})") from error
-        return handle
-
-    def __del__(self) -> None:
-        for handle in getattr(self, "_files", {}).values():
-            os.close(handle)
+        shard = row["shard"]
+        try:
+            data = self._reader.read(f"shards/{shard}", offset, size)
+        except OSError as error:
+            raise DatasetError(f"{self.folder / shard}: the shard cannot be read ({error.strerror})") from error
+        if len(data) < size:
+            raise DatasetError(f"{self.folder / shard}: ends inside clip {row['key']}; the shard is cut off")
+        return data
 
     def _damaged(self, row: Mapping[str, Any], member: str, error: Exception) -> DatasetError:
         where = f"{self.folder / row['shard']}: clip {row['key']}: its {member} cannot be read ({error})"
@@ -393,5 +372,5 @@ def load(
     subjects: Sequence[str] | None = None,
 ) -> Clips:
     """One split of `NAME` (or `NAME@VERSION`) in a store, for random access."""
-    dataset, release = find(Path(store).absolute(), f"{name}@{version}" if version else name)
+    dataset, release = find(store, f"{name}@{version}" if version else name)
     return Clips(dataset, release, split, subjects)

@@ -6,7 +6,9 @@ of format 1 are read as if they were of format 2: columns that they lack are nul
 """
 
 import importlib.metadata
+import os
 import platform
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -32,9 +34,12 @@ SOURCE_FACTS = pa.schema(
         ("pixel_aspect", pa.string()),
         ("rotation", pa.int32()),
         ("pixel_format", pa.string()),
+        ("transfer", pa.string()),  # FFmpeg's name of the transfer characteristics; empty: not stated
+        ("primaries", pa.string()),  # the same of the colour primaries
         ("source_frames", pa.int64()),
         ("variable_rate", pa.bool_()),
-        ("interlaced", pa.bool_()),
+        ("interlaced", pa.bool_()),  # as the stream is marked
+        ("field_order", pa.string()),  # as its pictures show: progressive, or the first field: top, bottom, stated
         ("video_streams", pa.int32()),
         ("sound_codec", pa.string()),
         ("sound_rate", pa.int32()),
@@ -44,7 +49,7 @@ SOURCE_FACTS = pa.schema(
         ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
         ("noise_profile", pa.string()),
         ("noise_dbfs", pa.float64()),
-        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in decoded pixels
+        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in the first decoded picture
         ("crop_box", pa.list_(pa.int32())),  # found by the crop: x, y, width, height as displayed
         ("motion_map", pa.string()),  # JPEG as base64: mean picture, motion
     ]
@@ -59,6 +64,7 @@ MEASURES = pa.schema(
     [
         ("timing_error_seconds", pa.float64()),  # of the picture that is furthest from its time
         ("damaged_frames", pa.int32()),
+        ("misframed_frames", pa.int32()),  # pictures of another shape, in which the crop box has no place
         ("flat_frames", pa.int32()),  # pictures of one colour
         ("missing_samples", pa.int64()),  # for which the sound track has nothing
         ("peak", pa.int32()),  # largest 16-bit sample, without its sign
@@ -90,8 +96,8 @@ LEDGER_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("condition", pa.string()),
         ("licence", pa.string()),
-        ("path", pa.string()),
-        ("sound_path", pa.string()),  # of a sound file of its own
+        ("path", pa.string()),  # below its folder; never a path of the machine
+        ("sound_path", pa.string()),  # of a sound file of its own: its name
         ("sound_sha256", pa.string()),
         ("sha256", pa.string()),  # of the file; of a pair that of both
         ("bytes", pa.int64()),
@@ -183,6 +189,72 @@ def upgraded_ledger(table: pa.Table) -> pa.Table:
     return conformed(table.rename_columns([_RENAMED.get(n, n) for n in table.column_names]), LEDGER_SCHEMA)
 
 
+_TEXTS = ("key", "split", "shard", "sha256", "source_id", "source_sha256", "subject", "source_group", "fps_exact")
+_RANGES = {  # least and largest value, both possible
+    **dict.fromkeys(("start_frame", "first_sample"), (0, 1 << 53)),
+    **dict.fromkeys(("frames", "samples"), (1, 1 << 40)),
+    **dict.fromkeys(("width", "height"), (1, 1 << 16)),
+    "sample_rate": (1, 1 << 20),
+}
+_SHARD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
+_KEY = r"^[^./\x00-\x20\x7f]{1,200}$"
+_HEX = r"^[0-9a-f]{64}$"
+
+
+def is_shard_name(name: object) -> bool:
+    """Whether `name` can be that of a shard: a bare file name, never a path to somewhere else."""
+    return isinstance(name, str) and re.fullmatch(_SHARD_NAME, name) is not None
+
+
+def checked_samples(table: pa.Table) -> pa.Table:
+    """The same index. Raises ValueError, one line, where a value is none that a build writes."""
+    for name in (*_TEXTS, *_RANGES):
+        if table.column(name).null_count:
+            raise ValueError(f"{name} is missing in {table.column(name).null_count} rows")
+    for name, pattern, what in (("shard", _SHARD_NAME, "the name of a shard"), ("key", _KEY, "the key of a sample"),
+                                ("sha256", _HEX, "a sha256")):  # fmt: skip
+        for value in table.column(name).unique().to_pylist() if name == "shard" else _unlike(table, name, pattern):
+            if not re.match(pattern, value):
+                raise ValueError(f"{name}: {value!r:.200} is not {what}")
+    for value in table.column("split").unique().to_pylist():
+        if value not in SPLITS:
+            raise ValueError(f"split: {value!r:.200} is none of {', '.join(SPLITS)}")
+    for value in table.column("fps_exact").unique().to_pylist():
+        if not re.fullmatch(r"[0-9]{1,9}(/[0-9]{1,9})?", value) or not 0 < Fraction(value) <= 10_000:
+            raise ValueError(f"fps_exact: {value!r:.200} is no number of frames a second")
+    places = [n for n in table.column_names if n.endswith(("_offset", "_size"))]
+    for name, (low, high) in {**dict.fromkeys(places, (0, 1 << 53)), **_RANGES}.items():
+        found = pc.min_max(table.column(name)).as_py()
+        for value in (found["min"], found["max"]):
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{name}: {value} does not lie in {low} to {high}")
+    return table
+
+
+def _unlike(table: pa.Table, name: str, pattern: str) -> list[str]:
+    """The first value of a column that is not like a pattern, if there is one."""
+    alike = pc.match_substring_regex(table.column(name), pattern)
+    return table.column(name).filter(pc.invert(alike)).slice(0, 1).to_pylist()
+
+
+def checked_ledger(table: pa.Table) -> pa.Table:
+    """The same ledger. Raises ValueError, one line, where a value is none that a build writes."""
+    for name, allowed in (("kind", ("source", "clip")), ("outcome", ("kept", "rejected", "failed"))):
+        for value in table.column(name).unique().to_pylist():
+            if value not in allowed:
+                raise ValueError(f"{name}: {value!r:.200} is none of {', '.join(allowed)}")
+    clips = table.filter(pc.equal(table.column("kind"), "clip"))
+    for part, names in ((table, ("name", "message", "code")), (clips, ("key", "source_id", "start_frame", "frames"))):
+        for name in names:
+            if part.column(name).null_count:
+                raise ValueError(f"{name} is missing in {part.column(name).null_count} rows")
+    for name in ("start_frame", "frames", "bytes"):
+        least = pc.min(table.column(name)).as_py()
+        if least is not None and least < 0:
+            raise ValueError(f"{name}: {least} is below 0")
+    return table
+
+
 def conformed(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table with exactly the schema's columns: missing ones null, others dropped."""
     columns = [
@@ -197,12 +269,45 @@ def origin_columns(origin: Origin | None) -> dict[str, str | None]:
 
 
 def published_recipe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a manifest shows it: addresses without credentials, nothing of cookies and proxies."""
+    """The recipe as a manifest shows it: addresses without credentials, folders and files by their names, nothing of
+    cookies and proxies."""
     shown = recipe.model_dump(mode="json")
     shown.pop("training")  # how one trains on it changes no sample
     for private in ("cookies_file", "cookies_from_browser", "proxy"):
         shown["download"].pop(private)
+    return without_paths(shown)
+
+
+def without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A dumped recipe without the paths of the machine it was used on."""
+    sources = [{**s, **{k: _name(s[k]) for k in ("folder", "list") if k in s}} for s in recipe["sources"]]
+    for source in sources:
+        if os.path.isabs(source.get("sound_file") or ""):
+            source["sound_file"] = os.path.basename(source["sound_file"])
+    spans = [{**s, "source": _name(s["source"]) if os.path.isabs(s["source"]) else s["source"]}
+             for s in recipe["clips"].get("spans") or []]  # fmt: skip
+    shown = {**recipe, "sources": sources, "clips": {**recipe["clips"], "spans": spans}}
+    denoise = recipe["sound"].get("denoise")
+    if denoise and isinstance(denoise.get("profile"), dict):
+        profile = {"file": _name(denoise["profile"]["file"])}
+        shown["sound"] = {**recipe["sound"], "denoise": {**denoise, "profile": profile}}
     return shown
+
+
+def _name(path: str) -> str:
+    return os.path.basename(os.path.abspath(path))
+
+
+def ledger_without_paths(ledger: pa.Table) -> pa.Table:
+    """A ledger of an older soundvid, which wrote whole paths: of a video its name, of a sound file the file's name."""
+    names = {
+        "path": pc.if_else(pc.is_valid(ledger.column("path")), ledger.column("name"), pa.scalar(None, pa.string())),
+        "sound_path": pc.replace_substring_regex(ledger.column("sound_path"), r"(?s)^.*/", ""),
+    }
+    for name, column in names.items():
+        place = ledger.schema.get_field_index(name)
+        ledger = ledger.set_column(place, ledger.field(place), column)
+    return ledger
 
 
 def counts(ledger: pa.Table) -> dict[str, dict[str, int]]:

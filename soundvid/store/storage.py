@@ -13,7 +13,18 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from soundvid.util.files import file_lock, replace_file, shared_lock, sync_to_disk, try_exclusive_lock
+from soundvid.errors import DatasetError
+from soundvid.util.files import file_lock, local_path, replace_file, shared_lock, sync_to_disk, try_exclusive_lock
+
+_OPEN_FILES = 64  # that a reader keeps
+
+
+def local_store(store: str | Path) -> Path:
+    """The store's absolute path. Raises DatasetError, one line, for an address or what no path can be."""
+    try:
+        return Path(os.path.abspath(local_path(store)))
+    except ValueError as error:
+        raise DatasetError(f"the store {error}") from error
 
 
 class Storage(Protocol):
@@ -24,6 +35,9 @@ class Storage(Protocol):
 
     def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:
         """`size` bytes from `offset` on (fewer where the file ends); without `size` everything to the end."""
+
+    def reader(self) -> "Reader":
+        """For many reads of files that never change, such as shards."""
 
     def names(self, prefix: str) -> list[str]:
         """Names directly below `prefix`, sorted, without hidden ones; empty where it does not exist."""
@@ -48,6 +62,13 @@ class Storage(Protocol):
 
     def path(self, key: str) -> Path:
         """Where a file lies, for messages and for libraries that open files themselves (local storage only)."""
+
+
+class Reader(Protocol):
+    """Reads parts of files that never change, and keeps open what it can; each process opens its own."""
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        """`size` bytes from `offset` on, fewer where the file ends. Raises OSError."""
 
 
 class ShardWriter(Protocol):
@@ -79,7 +100,10 @@ class LocalStorage:
             if size is None:
                 file.seek(offset)
                 return file.read()
-            return os.pread(file.fileno(), size, offset)
+            return _read_part(file.fileno(), offset, size)
+
+    def reader(self) -> "LocalReader":
+        return LocalReader(self.root)
 
     def names(self, prefix: str) -> list[str]:
         folder = self.root / prefix
@@ -158,6 +182,42 @@ class LocalStorage:
             folder = self.root / prefix
             for path in folder.glob(".*") if folder.is_dir() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _read_part(handle: int, offset: int, size: int) -> bytes:
+    # Not more than there is: a wrong size would fill the memory before it is found by reading.
+    there = os.fstat(handle).st_size - offset
+    return os.pread(handle, max(0, min(size, there)), offset)
+
+
+class LocalReader:
+    """Keeps up to 64 files open. Threads may share one; another process opens its own files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._open: dict[str, _Handle] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "_open": {}}
+
+    def read(self, key: str, offset: int, size: int) -> bytes:
+        handle = self._open.get(key)
+        if handle is None:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.pop(next(iter(self._open)), None)
+            handle = self._open[key] = _Handle(self.root / key)
+        return _read_part(handle.number, offset, size)
+
+
+class _Handle:
+    """An open file, closed when nobody reads from it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
 
 
 class _LocalWriter:

@@ -1,7 +1,8 @@
 """Is a version what it says it is? Hashes, index, ledger, splits, and on request every picture, sample and feature.
 
 `verify` collects what is wrong instead of stopping at the first thing, and changes nothing. Only shards that the
-manifest lists are read, and only where their own tar headers agree with the index.
+manifest lists are read, and only where their own tar headers agree with the index. Every column of the tables is
+compared with whatever else says the same: each sample's JSON, the media, the other table, the recipe.
 """
 
 import hashlib
@@ -20,8 +21,10 @@ import pyarrow.compute as pc
 
 from soundvid.errors import DatasetError, SoundvidError
 from soundvid.media.clock import half_up
-from soundvid.store.dataset import Dataset, Release, Row, Shard, is_shard_name, sample_of
-from soundvid.store.schema import MEMBERS, count_by, counts
+from soundvid.media.mp4_index import keyframe_index
+from soundvid.store import compare
+from soundvid.store.dataset import Dataset, Release, Row, Shard, pointer, sample_of
+from soundvid.store.schema import MEMBERS, count_by, counts, is_shard_name
 from soundvid.store.tar import BLOCK, END
 
 if TYPE_CHECKING:
@@ -58,17 +61,23 @@ def verify(
     """Check a version. With `decode` every clip is decoded: its frames, samples, features and record are compared."""
     result = Verification(dataset.name, release.name, decoded=decode)
     problem = result.problems.append
+    release = release.unchecked()  # what is not what was published is told, and looked at all the same
     try:
+        check_digests(dataset, release, problem)
+        manifest = release.manifest
         shards, samples, ledger = release.shards, release.samples, release.ledger
-        check_ledger(samples, ledger, release.manifest["counts"], problem)
-        check_splits(samples, release.manifest["recipe"]["splits"], problem)
-        options = release.manifest["recipe"]["features"]
+        check_ledger(samples, ledger, manifest["counts"], problem)
+        check_splits(samples, manifest["recipe"]["splits"], problem)
+        compare.check_manifest(manifest, samples, ledger, problem)
+        compare.check_recipe(manifest["recipe"], samples, problem)
+        compare.check_tables(samples, ledger, problem)
     except DatasetError as error:
         problem(str(error))
         return result
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, pa.ArrowException) as error:
         problem(f"{release.folder}: its files hold values that no build writes ({type(error).__name__}: {error})")
         return result
+    options = manifest["recipe"]["features"]
     rows_of = rows_by_shard(samples)
     for name in sorted(set(rows_of) - {s.file for s in shards}):
         problem(f"samples.parquet: {len(rows_of[name])} samples lie in {name!r}, which the manifest does not list")
@@ -79,15 +88,39 @@ def verify(
         result.bytes += shard.bytes
         result.samples += len(rows)
         found = check_index(dataset, shard, rows, problem) if check_bytes(dataset, shard, problem) else []
-        for row in found if decode else ():
+        for row in found:
             try:
-                _check_clip(dataset, row, features, problem)
+                _check_sample(dataset, row, features if decode else None, problem)
             except (OSError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError) as error:  # FFmpeg's, too
                 problem(f"{_where(dataset, shard)}: {row['key']} cannot be read ({type(error).__name__}: {error})")
             on_sample()
-        for _ in range(len(rows) - (len(found) if decode else 0)):
+        for _ in range(len(rows) - len(found)):
             on_sample()
     return result
+
+
+def check_digests(dataset: Dataset, release: Release, problem: Problem) -> None:
+    """Whether the version's files are those that were published: from `latest` down to its tables, by sha256."""
+    releases = [r.unchecked() for r in dataset.releases()]
+    number, digest = pointer(dataset.storage)
+    if number != releases[-1].name:
+        problem(f"{dataset.folder / 'latest'}: names {number!r}, the newest version is {releases[-1].name}")
+        digest = None
+    elif digest is None and releases[-1].manifest.get("tables"):
+        problem(f"{dataset.folder / 'latest'}: the sha256 of the newest version's manifest is missing")
+    for newer in reversed(releases):
+        if digest is not None and newer.sha256("manifest.json") != digest:
+            problem(f"{newer.folder / 'manifest.json'}: not the file that was published: its sha256 is another")
+        if newer.version == release.version:
+            break
+        older = releases[releases.index(newer) - 1]
+        digest = newer.manifest.get("previous_manifest") if newer.manifest["previous"] == older.name else None
+    for name, said in (("dataset", dataset.name), ("version", release.name)):
+        if release.manifest[name] != said:
+            problem(f"{release.folder / 'manifest.json'}: says {name} {release.manifest[name]!r}, and lies in {said}")
+    for file, digest in release.manifest.get("tables", {}).items():
+        if file in ("samples.parquet", "ledger.parquet") and release.sha256(file) != digest:
+            problem(f"{release.folder / file}: not the file that was published: its sha256 is another")
 
 
 def rows_by_shard(samples: pa.Table) -> dict[str, np.ndarray]:
@@ -258,17 +291,34 @@ class _Features:
         return self.made[place]
 
 
-def _check_clip(dataset: Dataset, row: Row, features: _Features, problem: Problem) -> None:
-    """Decode one clip: exactly its frames, its samples, its features; and its record says what the index says."""
-    from soundvid.features.base import ClipMedia
-    from soundvid.media.clip_codec import decode_clip  # FFmpeg is loaded only where clips are decoded
-
+def _check_sample(dataset: Dataset, row: Row, features: _Features | None, problem: Problem) -> None:
+    """Whether a sample's bytes, record and media are what its row says; with `features` its clip is decoded, too."""
     where = f"{dataset.shard_path(row['shard'])}: {row['key']}"
     sample = sample_of(row)
     blocks = dataset.read(row["shard"], sample.offset, sample.size)
     if hashlib.sha256(blocks).hexdigest() != sample.sha256:
         problem(f"{where}: its bytes are not those whose sha256 samples.parquet states")
     data = {n: blocks[m.offset - sample.offset :][: m.size] for n, m in sample.members.items()}
+    _check_record(where, json.loads(data["json"]), row, problem)
+    _check_keyframes(where, data["mp4"], row, problem)
+    if features is not None:
+        _check_clip(where, data, row, features, problem)
+
+
+def _check_keyframes(where: str, mp4: bytes, row: Row, problem: Problem) -> None:
+    if row["keyframes"] is None and row["keyframe_offsets"] is None:  # format 1
+        return
+    index = keyframe_index(mp4)
+    for name, found in (("keyframes", index.frames), ("keyframe_offsets", index.offsets)):
+        if list(found) != row[name]:
+            problem(f"{where}: its {name} are {list(found)!r:.100}, the index says {row[name]!r:.100}")
+
+
+def _check_clip(where: str, data: Mapping[str, bytes], row: Row, features: _Features, problem: Problem) -> None:
+    """Decode one clip: exactly its frames, its samples, its features."""
+    from soundvid.features.base import ClipMedia
+    from soundvid.media.clip_codec import decode_clip, decode_flac  # FFmpeg is loaded only where clips are decoded
+
     width, height, frames, samples, rate = decode_clip(data["mp4"], data["flac"])
     facts = {
         "frames": (frames, row["frames"]),
@@ -276,6 +326,8 @@ def _check_clip(dataset: Dataset, row: Row, features: _Features, problem: Proble
         "sample_rate": (rate, row["sample_rate"]),
         "size": ((width, height), (row["width"], row["height"])),
     }
+    if row["peak"] is not None:
+        facts["peak"] = (int(np.abs(decode_flac(data["flac"])[0].astype(np.int32)).max(initial=0)), row["peak"])
     wrong = {name: pair for name, pair in facts.items() if pair[0] != pair[1]}
     for name, (found, stated) in wrong.items():
         problem(f"{where} decodes to {name} {found}, the index says {stated}")
@@ -285,11 +337,13 @@ def _check_clip(dataset: Dataset, row: Row, features: _Features, problem: Proble
             continue
         if (message := feature.check(clip, data[member])) is not None:
             problem(f"{where}: {message}")
-    _check_record(where, json.loads(data["json"]), row, problem)
 
 
-def _check_record(where: str, record: Mapping[str, Any], row: Row, problem: Problem) -> None:
+def _check_record(where: str, record: Any, row: Row, problem: Problem) -> None:
     """Whether a sample's JSON says what its row says, wherever both say something."""
+    if not isinstance(record, dict):
+        problem(f"{where}.json is no record of a sample")
+        return
     for name in ("key", "frames", "samples", "start_frame", "source_id"):
         if name not in record:
             problem(f"{where}.json has no {name}")

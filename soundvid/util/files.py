@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,26 @@ _STORE_ERRNO = {
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EEXIST: "a file stands where a folder is needed",
 }
+
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # also of one slash: a Path has made one of two
+
+
+def local_path(text: str | Path) -> Path:
+    """A path on this machine. Raises ValueError, one line, for an address (s3://, https://) and impossible names."""
+    shown = str(text) if len(str(text)) <= 200 else f"{str(text)[:80]}... ({len(str(text))} characters)"
+    address = _ADDRESS.match(str(text))
+    if address is not None:
+        shown = shown if "://" in shown else shown.replace(":/", "://", 1)
+        raise ValueError(f"{shown}: is an address ({address[1]}:); only paths on this machine work here")
+    try:
+        os.lstat(text)
+    except ValueError as error:  # a zero byte
+        raise ValueError(f"{shown!r}: cannot be a path ({error})") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ValueError(f"{shown}: cannot be a path ({error.strerror})") from error
+    return Path(text)
 
 
 def store_error(error: OSError, path: Path) -> StoreError:

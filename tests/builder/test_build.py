@@ -10,16 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
-from soundvid.builder.build import build
+from soundvid.builder.build import WouldShrink, build
 from soundvid.errors import DatasetError
 from soundvid.recipe.model import ConditionRule
-from soundvid.store.dataset import Dataset
+from soundvid.store.dataset import Dataset, datasets, find
 from soundvid.store.schema import SOURCE_FACTS
 from soundvid.store.verify import verify
 from tests.conftest import cli, toy_recipe, toy_video
+from tests.helpers.tamper import unsign
 from tests.helpers.waiting import PATIENCE, wait_for
 
 
@@ -163,6 +166,59 @@ def test_versions_say_what_kind_of_change_they_are(toys, tmp_path):
     other = toy_recipe(videos, clips={"seconds": 1.0, "seed": 7})
     assert build(other, store=store).change == "major"
     assert_whole(store)
+
+
+def test_a_dataset_is_not_replaced_by_other_videos_without_a_word(toys, tmp_path):
+    """A build that would lose most samples writes nothing; under another name, or if it is meant, it goes through."""
+    here, there, store = copy(toys, tmp_path / "a", "toy0.mp4", "toy1.mp4"), tmp_path / "b", tmp_path / "s"
+    copy(toys, there, "toy2.mp4", "toy3.mp4")
+    build(toy_recipe(here), store=store)
+    before = sorted(p.name for p in Dataset(store, "toy").shards.iterdir())
+    with pytest.raises(
+        WouldShrink, match=r"12 of the 12 samples of version 1.0.0 would be gone.*--name.*--yes"
+    ) as told:
+        build(toy_recipe(there), store=store)
+    assert "\n" not in str(told.value)
+    assert sorted(p.name for p in Dataset(store, "toy").shards.iterdir()) == before
+    assert [d.name for d in datasets(store)] == ["toy"]
+    fewer = toy_recipe(here, clips={"seconds": 1.0, "clips_per_second": 0.2})
+    with pytest.raises(WouldShrink, match="of the 12 samples"):  # the same videos, too few clips of them
+        build(fewer, store=store)
+    refused = cli("build", recipe_file(tmp_path, there), "--store", store, stdin=subprocess.DEVNULL)
+    assert refused.returncode == 1 and "would be gone" in refused.stderr and refused.stderr.count("error") == 1
+    assert cli("build", recipe_file(tmp_path, there), "--store", store, "--name", "other").returncode == 0
+    assert cli("build", recipe_file(tmp_path, there), "--store", store, "--yes").returncode == 0
+    assert Dataset(store, "toy").release().name == "2.0.0" and Dataset(store, "other").release().name == "1.0.0"
+
+
+def test_a_first_build_that_failed_leaves_no_dataset(toys, tmp_path):
+    toy_video(tmp_path / "v" / "short.mp4", seconds=0.5)
+    with pytest.raises(DatasetError):
+        build(toy_recipe(tmp_path / "v", name="empty"), store=tmp_path / "s")
+    with pytest.raises(DatasetError, match=r"there is no dataset 'empty' in this store \(there: none\)"):
+        find(tmp_path / "s", "empty")
+
+
+def test_a_version_holds_no_path_of_the_machine(toys, tmp_path):
+    """Neither manifest nor tables nor page nor records of samples: a user's name is often part of a path."""
+    home = tmp_path / "home-of-ada"
+    videos = copy(toys, home / "v", "toy0.mp4", "toy1.mp4")
+    (videos / "text.mp4").write_text("no video")
+    soundfile.write(home / "toy0.wav", np.random.default_rng(0).standard_normal(6 * 44100) * 0.1, 44100)
+    pairs = {"folder": str(videos), "sound_file": f"{home}/{{stem}}.wav", "sound_offset": 0.0, "sound_tolerance": None}
+    recipe = toy_recipe(videos, sources=[pairs])
+    result = build(recipe, store=home / "s")
+    assert result.sources["kept"] == 1
+    rows = Dataset(home / "s", "toy").release().ledger.to_pylist()
+    assert {r["path"] for r in rows if r["outcome"] == "kept" and r["kind"] == "source"} == {"toy0.mp4"}
+    assert {r["sound_path"] for r in rows} == {None, "toy0.wav"}
+    published = [
+        p for p in (home / "s/datasets/toy").rglob("*") if p.is_file() and p.name not in (".lock", "work.lock")
+    ]
+    assert len(published) == 7
+    for path in published:
+        tables = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else ""
+        assert "home-of-ada" not in f"{path.read_bytes()!r} {tables}", path
 
 
 def test_removed_samples_leave_the_shards_too(toys, tmp_path):
@@ -407,9 +463,10 @@ def test_files_beside_the_videos_are_never_run(toys, tmp_path):
 def test_the_pointer_to_the_newest_version_is_mended(toys, tmp_path):
     build(toy_recipe(toys), store=tmp_path)
     pointer = tmp_path / "datasets" / "toy" / "latest"
+    before = pointer.read_text()
     pointer.write_text("0.0.1\n")
     assert build(toy_recipe(toys), store=tmp_path).change == "none"
-    assert pointer.read_text() == "1.0.0\n"
+    assert pointer.read_text() == before and before.startswith("1.0.0 ")
 
 
 def test_scripts_need_no_main_guard(toys, tmp_path):
@@ -481,6 +538,7 @@ def test_a_version_from_before_there_were_conditions_and_sound_files_is_built_up
         table = pq.read_table(folder / f"{name}.parquet")
         assert later & set(table.column_names)
         pq.write_table(table.drop_columns(sorted(later & set(table.column_names))), folder / f"{name}.parquet")
+    unsign(folder.parent.parent)
     again = build(recipe, store=tmp_path / "s")
     assert (again.change, again.reused_sources) == ("none", 1)
     assert_whole(tmp_path / "s")

@@ -14,6 +14,8 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.storage.dagster_run import RunsFilter
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from pipelines import ui
 from pipelines.definitions import build_defs
@@ -36,12 +38,23 @@ class Bench:
         self.resources = {"store": Store(path=str(store), workers=1)}
         self.defs = build_defs([recipe], Project(**project), resource_overrides=self.resources)
 
-    def make(self, *names: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
+    def make(
+        self, *names: str, partition: str | None = None, tags: dict[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         job = self.defs.resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey([self.recipe.name, n]) for n in names]
         return job.execute_in_process(
-            instance=self.instance, asset_selection=keys, partition_key=partition, raise_on_error=False
+            instance=self.instance, asset_selection=keys, partition_key=partition, raise_on_error=False, tags=tags
         )
+
+    def launch(self, told: dg.SensorResult) -> list[dg.ExecuteInProcessResult]:
+        """The runs that a tick asked for; one whose key was used before is dropped, as the daemon does."""
+        results = []
+        for request in told.run_requests or []:
+            tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}
+            if not self.instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)})):
+                results.append(self.make(*STEPS, partition=request.partition_key, tags=tags))
+        return results
 
     def partitions(self) -> list[str]:
         kinds = [f"{k}__{self.recipe.name}" for k in ("videos", "batches")]
@@ -131,9 +144,9 @@ class Live:
         """Processes that carry this data folder's mark."""
         return ui.marked(f"{ui.MARK}={self.home}".encode())
 
-    def wait(self, ready: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-        """Wait until `ready` says something true; `seconds` are those of a quiet machine, a busy one gets PATIENCE."""
-        deadline = time.monotonic() + max(seconds, PATIENCE)
+    def wait(self, ready: Callable[[], Any], seconds: float = 600.0) -> Any:
+        """Wait until `ready` says something true."""
+        deadline = time.monotonic() + seconds
         while not (answer := ready()):
             assert time.monotonic() < deadline, self.report()
             time.sleep(0.1)

@@ -11,12 +11,13 @@ import pytest
 import soundfile
 
 from benchmarks.reference import run
-from soundvid.media import cpu, encode
+from soundvid.media import cpu, encode, video_reader
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing, Geometry, crop_area
 from soundvid.media.probe import probe
 from soundvid.media.sound_reader import SoundReader
-from soundvid.media.video_reader import Framing, VideoReader, crop_area
+from soundvid.media.video_reader import VideoReader
 from tests.conftest import toy_video
 
 FPS = Fraction(30)
@@ -138,7 +139,7 @@ def test_odd_sizes_and_smaller_boxes(tmp_path):
 
 def test_a_box_that_leaves_the_picture_is_refused_with_its_size():
     with pytest.raises(MediaError, match=r"\[100, 0, 300, 100\] leaves the picture, which is 320x200"):
-        crop_area(Framing(64, 64, (100, 0, 300, 100)), 320, 200, Fraction(1))
+        crop_area(Framing(64, 64, (100, 0, 300, 100)), Geometry(320, 200, Fraction(1)))
 
 
 def test_cover_art_is_no_moving_picture(quadrants, tmp_path):
@@ -177,6 +178,23 @@ def test_seeking_shows_the_same_pictures_and_sound_as_reading_through(tmp_path):
     leaping = SoundReader(source, 44100)
     for start in (1000, 300000, 800000):
         np.testing.assert_allclose(leaping.read(start, start + 4410).samples, straight[start : start + 4410], atol=1e-4)
+
+
+def test_only_pictures_that_are_shrunk_are_decoded_without_deblocking_and_none_can_see_it(tmp_path, monkeypatch):
+    path = tmp_path / "b-frames.mp4"
+    noisy = lavfi("testsrc2=size=320x240:rate=30:duration=1,noise=alls=20:allf=t:all_seed=1")
+    run(ffmpeg.output(noisy, str(path), **{"c:v": "libx264", "preset": "veryfast", "crf": 30, "pix_fmt": "yuv420p"}))
+    source = probe(path)
+
+    def decoded(framing: Framing) -> np.ndarray:
+        pictures = VideoReader(source, FPS, framing)
+        return np.stack([pictures.at(k).frame.to_ndarray(format="gray") for k in range(30)]).astype(float)
+
+    small, large = decoded(Framing(160, 120)), decoded(Framing(320, 240))
+    monkeypatch.setattr(video_reader, "DEBLOCKED", ())
+    np.testing.assert_array_equal(large, decoded(Framing(320, 240)))
+    error = np.mean((small - decoded(Framing(160, 120))) ** 2)
+    assert 0 < error < 255**2 / 10**4.5  # above 45 dB, on noise at a coarse quantiser, the hardest there is
 
 
 def test_pictures_hold_at_both_ends(tmp_path):

@@ -61,6 +61,50 @@ def test_a_mistake_is_told_with_its_line_and_what_is_allowed(tmp_path, old, new,
         assert word in message
 
 
+ALIASES = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "told"),
+    [
+        ("seconds: 4.0", "seconds: 4.0\n  seconds: 2.0", 6, "the field 'seconds' stands twice (also in line 5)"),
+        ("name: mine", "name: mine\nname: other", 2, "the field 'name' stands twice"),
+        ("{train: 0.9, val: 0.1}", "{train: 0.9, train: 0.1}", 10, "the field 'train' stands twice"),
+        ("{train: 0.9, val: 0.1}", "{train: 0.9, val: 0.01}", 9, "together 1, not 0.91"),
+        ("{train: 0.9, val: 0.1}", "{train: 8, val: 2}", 9, "together 1, not 10"),
+        ("name: mine", f"x0: &x0 [a]\n{ALIASES}name: mine", 8, "its aliases stand for more than"),
+        ("name: mine", "x: &x [*x]\nname: mine", None, ""),
+        ("30000/1001", '"1e999999999"', 8, "frames a second is needed"),
+        ("30000/1001", "1e300", 8, "frames a second is needed"),
+        ("30000/1001", "9" * 5000, None, "a value that means nothing"),
+        ("seconds: 4.0", "seconds: " + "[" * 5000, 5, "more than 40 deep"),
+        ("seconds: 4.0", "seconds: " + "{a: " * 5000, 5, "more than 40 deep"),
+        ("plan: random", "plan: spans\n  spans: [{source: a.mp4, start: 1e300, stop: 2e300}]", 7, "less than or equal"),
+        ("folder: videos", 'folder: "vid\\ud800eos"', 3, "a text holds the character '\\ud800'"),
+        ("folder: videos", 'folder: "vid\\0eos"', 3, "a text holds the character '\\x00'"),
+        ("folder: videos", "folder: s3://bucket/videos", 3, "is an address (s3:)"),
+        ("folder: videos", "folder: " + "a" * 5000, 3, "(5000 characters): cannot be a path"),
+        ("name: mine", "[a]: 1", 1, "the name of a field is a list"),
+        ("seconds: 4.0", "seconds: 2024-99-99", None, "a value that means nothing"),
+        ("name: mine", "name: " + "x" * 100_000, 1, "xxx...)"),
+    ],
+)
+def test_what_yaml_allows_and_a_recipe_does_not_is_one_line_at_once(tmp_path, old, new, line, told):
+    assert old in GOOD
+    with pytest.raises(RecipeError) as caught:
+        load(write(tmp_path, GOOD.replace(old, new)))
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+    assert told in message
+    assert line is None or f"mine.yaml:{line}:" in message
+
+
+def test_a_recipe_under_another_name(tmp_path):
+    assert load("hand", name="mine").name == "mine"
+    with pytest.raises(RecipeError, match="name: string should match pattern"):
+        load("hand", name="not a name")
+
+
 @pytest.mark.parametrize("name", ["hand", "mouth", "fireworks", "sea"])
 def test_the_papers_recipes_say_the_papers_values(name):
     recipe = load(name)

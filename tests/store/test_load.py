@@ -1,6 +1,7 @@
 """Random access to a version's clips."""
 
 import io
+import json
 import multiprocessing
 import pickle
 import shutil
@@ -21,6 +22,7 @@ from soundvid.store.dataset import Dataset
 from soundvid.store.load import Augment, Clips, View
 from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
 from tests.conftest import toy_recipe
+from tests.helpers.tamper import sign
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_other_processes_read_the_same(clips, method):
         assert pool.map(_mean, [(clips, i) for i in range(4)]) == own
         pool.close()  # ends its processes without a signal, which whoever started the tests may have switched off
         pool.join()
-    assert pickle.loads(pickle.dumps(clips))._files == {}
+    assert pickle.loads(pickle.dumps(clips))._reader._open == {}
 
 
 def test_torch_batches_and_the_webdataset_stream(clips):
@@ -187,10 +189,12 @@ def test_a_stream_has_the_subjects_that_were_asked_for_and_needs_no_shard_for_ea
         assert sorted(sample["__key__"] for sample in loader) == sorted(row["key"] for row in clips.rows)
 
 
-def test_a_large_index_stays_an_arrow_table(tmp_path):
+def test_a_large_index_stays_an_arrow_table(store, tmp_path):
     """300,000 rows as dicts take more than a gigabyte; here nothing is made of a row that nobody asks for."""
     count = 300_000
     values = {"split": "train", "shard": "train-0.tar", "subject": "toy", "fps_exact": "30", "frames": 120}
+    values |= {"source_id": "a", "source_group": "a", "sha256": "0" * 64, "source_sha256": "0" * 64, "start_frame": 0}
+    values |= {"width": 64, "height": 64, "samples": 1, "sample_rate": 44100, "first_sample": 0}
     columns = [
         pa.array([f"k{i:08d}" for i in range(count)]) if f.name == "key"
         else pa.repeat(pa.scalar(values[f.name], f.type), count) if f.name in values
@@ -201,8 +205,9 @@ def test_a_large_index_stays_an_arrow_table(tmp_path):
     dataset = Dataset(tmp_path, "large")
     dataset.shards.mkdir(parents=True)
     (dataset.shards / "train-0.tar").write_bytes(b"")
-    files = {"manifest.json": b'{"format":2,"recipe":{}}', "samples.parquet": table}
-    dataset.publish((1, 0, 0), {**files, "ledger.parquet": LEDGER_SCHEMA.empty_table()})
+    manifest = json.loads((store / "datasets/toy/versions/1.0.0/manifest.json").read_text())
+    tables = {"samples.parquet": table, "ledger.parquet": LEDGER_SCHEMA.empty_table()}
+    dataset.publish((1, 0, 0), {**manifest, "dataset": "large"}, tables, {})
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     clips = soundvid.load("large", store=tmp_path)
@@ -219,10 +224,11 @@ def test_a_large_index_stays_an_arrow_table(tmp_path):
     [
         ("shard", "../../../../etc/passwd", "is not the name of a shard"),
         ("shard", "/etc/passwd", "is not the name of a shard"),
-        ("mp4_offset", -1, "its mp4 cannot be read"),
-        ("mp4_size", -1, "its mp4 cannot be read"),
+        ("mp4_offset", -1, "mp4_offset: -1 does not lie in"),
+        ("mp4_size", -1, "mp4_size: -1 does not lie in"),
         ("mp4_size", 10**12, "the shard is cut off"),
-        ("mp4_offset", 1 << 60, "the shard is cut off"),
+        ("mp4_offset", 1 << 50, "the shard is cut off"),
+        ("mp4_offset", 1 << 60, "does not lie in"),
     ],
 )
 def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, value, told):
@@ -236,6 +242,9 @@ def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, valu
     )
     path.unlink()
     pq.write_table(table, path)
+    with pytest.raises(DatasetError, match="its sha256 is not that in manifest.json"):
+        soundvid.load("toy", store=tmp_path)
+    sign(folder)
     with pytest.raises(DatasetError, match=told) as error:
         soundvid.load("toy", store=tmp_path).read(0)
     assert "\n" not in str(error.value)

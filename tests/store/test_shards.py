@@ -21,6 +21,7 @@ from soundvid.store.dataset import Dataset, next_version, sample_of
 from soundvid.store.tar import pack_sample
 from soundvid.store.verify import verify
 from tests.conftest import toy_recipe, toy_video
+from tests.helpers.tamper import sign
 
 
 @pytest.fixture
@@ -150,8 +151,14 @@ def test_rows_of_a_feature_that_are_not_those_of_the_sound_are_found(built):
         {**r, "sha256": stored} if r["key"] == row["key"] else r for r in rows
     ])  # fmt: skip
     manifest = json.loads((release.folder / "manifest.json").read_text())
-    manifest["shards"][0]["sha256"] = hashlib.sha256(data).hexdigest()
+    manifest["shards"][0]["sha256"] = digest = hashlib.sha256(data).hexdigest()
+    manifest["shards"][0]["file"] = f"train-{digest[:16]}.tar"
     (release.folder / "manifest.json").write_text(json.dumps(manifest))
+    renamed = path.rename(path.with_name(f"train-{digest[:16]}.tar")).name
+    rewrite(release.folder / "samples.parquet", lambda rows: [
+        {**r, "shard": renamed} if r["shard"] == path.name else r for r in rows
+    ])  # fmt: skip
+    sign(built.folder)
     assert verify(built, built.release()).ok
     (problem,) = verify(built, built.release(), decode=True).problems
     assert row["key"] in problem and "spectrogram.npy: row 29 is not that of the clip" in problem
@@ -208,7 +215,7 @@ def test_verify_finds_what_was_broken(built):
         rows[0]["outcome"] = ""
         return rows
 
-    restoring(ledger, lambda: rewrite(ledger, endless), "have no outcome")
+    restoring(ledger, lambda: rewrite(ledger, endless), "outcome: '' is none of kept, rejected, failed")
 
     def longer(rows):
         for row in rows:
@@ -225,8 +232,10 @@ def test_verify_finds_what_was_broken(built):
         return lambda: rewrite(samples, change)
 
     for column, value in (("sample_offset", -512), ("mp4_offset", -(1 << 40)), ("mp4_size", 1 << 60)):
-        restoring(samples, changed(column, value), "does not lie where samples.parquet says", decode=True)
-    restoring(samples, changed("shard", "../../../etc/passwd"), "which the manifest does not list", decode=True)
+        restoring(samples, changed(column, value), f"{column}: {value} does not lie in 0 to", decode=True)
+    restoring(samples, changed("mp4_size", 10**12), "does not lie where samples.parquet says", decode=True)
+    restoring(samples, changed("shard", "../../../etc/passwd"), "is not the name of a shard", decode=True)
+    restoring(samples, changed("shard", "other.tar"), "which the manifest does not list", decode=True)
     restoring(samples, changed("sha256", "0" * 64), "its bytes are not those whose sha256", decode=True)
     restoring(samples, changed("subject", "nobody"), ".json says subject 'toy', the index 'nobody'", decode=True)
     restoring(samples, changed("fps_exact", "31"), ".json says fps '30', the index '31'", decode=True)
