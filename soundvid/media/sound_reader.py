@@ -5,7 +5,7 @@ length of the source.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,11 +25,13 @@ from soundvid.media.container import (
     decode_safely,
     frame_time,
     joined,
+    mp4_header,
     no_heartbeat,
     open_media,
     packets_from,
 )
 from soundvid.media.errors import MediaError
+from soundvid.media.mp4_edits import Edit
 from soundvid.media.probe import SoundTrack, Source
 
 
@@ -161,8 +163,11 @@ def is_indexed(source: Source) -> bool:
     """Whether the file has an index by which sound can be found without reading all that lies before it."""
     if not source.seekable or source.sound is None:
         return False
+    if source.container != "matroska,webm":
+        header = mp4_header(source.path)
+        return header is None or not header.fragmented
     with open_media(source.path) as container:
-        stream = container.streams[source.video.index if source.container == "matroska,webm" else source.sound.index]
+        stream = container.streams[source.video.index]
         try:
             container.seek(0, stream=stream, backward=True)  # Matroska's is read when something is looked for
             entries = stream.index_entries
@@ -170,6 +175,47 @@ def is_indexed(source: Source) -> bool:
         except LIBRARY_ERRORS:
             return False
         return (last - first) * _tick(stream) >= source.duration / 2
+
+
+class _AtOneRate:
+    """Blocks of sound at `native` Hz whose rate may change on the way, as in broadcasts and joined recordings."""
+
+    def __init__(self, native: int) -> None:
+        self.native, self.rate = native, native
+        self.resampler: soxr.ResampleStream | None = None
+        self.start, self.heard, self.given = Fraction(0), 0, 0  # of the samples at the present rate
+        self.late = Fraction(0)  # seconds by which the stamps are away from the count of samples
+
+    def blocks(self, time: Fraction, rate: int, samples: np.ndarray) -> Iterator[tuple[Fraction, np.ndarray]]:
+        """What can be given of it so far, with its time in seconds."""
+        if rate == self.native and self.resampler is None:
+            yield time, samples
+            return
+        expected = self.start + Fraction(self.heard, self.rate)
+        if rate != self.rate or abs(time - expected) > self.TORN:
+            yield from self.rest()
+            self.rate, self.start, self.heard, self.given = rate, time, 0, 0
+            if rate != self.native:
+                self.resampler = soxr.ResampleStream(rate, self.native, 1, dtype="float32")
+            expected = time
+        if self.resampler is None:
+            yield time, samples
+            return
+        self.late = time - expected
+        self.heard += len(samples)
+        yield from self._give(self.resampler.resample_chunk(samples))
+
+    TORN = Fraction(1, 20)  # seconds by which a block may be away from the end of the one before it
+
+    def rest(self) -> Iterator[tuple[Fraction, np.ndarray]]:
+        if self.resampler is not None:
+            yield from self._give(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self.resampler, self.rate = None, self.native
+
+    def _give(self, samples: np.ndarray) -> Iterator[tuple[Fraction, np.ndarray]]:
+        if len(samples):
+            yield self.start + Fraction(self.given, self.native) + self.late, samples
+            self.given += len(samples)
 
 
 class _Section:
@@ -197,7 +243,8 @@ class _Section:
 
     def _open(self, start: Fraction) -> None:
         """Go to where a section begins, `start` seconds on the clock."""
-        self._container = open_media(self.source.path)
+        edits = self.source.edits.sound if isinstance(self.source, Source) and self.source.edits else ()
+        self._container = open_media(self.source.path, unedited=bool(edits))
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]
@@ -216,13 +263,32 @@ class _Section:
         self._resampler = self._new_resampler()
         self._covered: list[list[int]] = []  # native [start, stop) for which the track has sound
         self._steps: list[int] = []  # native sample numbers of steps
-        self._pieces = self._place(self._blocks())
+        self._pieces = self._edited(edits) if edits else self._place(self._blocks())
         self._pending: tuple[int, np.ndarray] | None = None
         self._done = False
+
+    def _edited(self, edits: Sequence[Edit]) -> Iterator[tuple[int, np.ndarray]]:
+        """The pieces of the parts of an edit list, each trimmed to the sample."""
+        assert self._container is not None
+        zero = self.source.zero
+        for edit in edits:
+            self._container.seek(floor((edit.media - self.PREROLL) / _tick(self._stream)), stream=self._stream)
+            self._stream.codec_context.flush_buffers()
+            first, stop = (half_up((t - zero) * self.native) for t in (edit.start, edit.stop))
+            shift = first - half_up((edit.media - zero) * self.native)
+            for start, samples in self._place(self._blocks()):
+                low, high = max(first, start + shift), min(stop, start + shift + len(samples))
+                if start + shift >= stop:
+                    break
+                if low < high:
+                    yield low, samples[low - start - shift : high - start - shift]
 
     def _blocks(self) -> Iterator[tuple[Fraction, np.ndarray]]:
         """Decoded blocks: time on the clock in seconds, float32 mono."""
         assert self._container is not None
+        assert self.source.sound is not None
+        counted = Fraction(0) if self.source.sound.untimed else None
+        converted = _AtOneRate(self.native)
         packets = self._container.demux(self._stream)
         if isinstance(self.source, Source):
             packets = joined(packets, self.source.joins)
@@ -232,18 +298,17 @@ class _Section:
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue
-            if frame.sample_rate != self.native:
-                raise MediaError(
-                    "sound_changes_rate",
-                    f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
-                )
+            if counted is not None:  # the stamps are wrong: only the first one counts
+                counted = time if counted == 0 else counted
+                time, counted = counted, counted + Fraction(frame.samples, frame.sample_rate)
             samples = self.mix(frame)
             if not np.isfinite(
                 samples
             ).all():  # a float track may hold anything, and one NaN spoils all it is mixed with
                 self.damage.append((time, "samples that are no numbers"))
                 samples = np.where(np.isfinite(samples), samples, np.float32(0))
-            yield time - self.source.zero, samples
+            yield from converted.blocks(time - self.source.zero, frame.sample_rate, samples)
+        yield from converted.rest()
 
     def _place(self, blocks: Iterator[tuple[Fraction, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         """Give each block its native sample number; see the class for the rule."""
