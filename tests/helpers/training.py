@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from soundvid.training.run import RunFolder
+from tests.helpers.waiting import PATIENCE
 
 SMALL = ("width=4", "encoder_width=8", "discriminator_width=4", "frames_per_step=8", "chunk=4", "frames=20",
          "batch=2", "validation_clips=2", "warmup=0", "log_every=1")  # fmt: skip
@@ -43,7 +44,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def soundvid(*command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def soundvid(*command: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     whole = [sys.executable, "-m", "soundvid", *command]
     return subprocess.run(whole, capture_output=True, text=True, timeout=timeout, env=environment())
 

@@ -15,6 +15,7 @@ from soundvid.training import checkpoint  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 from tests.helpers import training  # noqa: E402
 from tests.helpers.training import arguments, environment, request, words  # noqa: E402
+from tests.helpers.waiting import PATIENCE  # noqa: E402
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -57,7 +58,7 @@ def test_two_processes_stay_one_network(store, tmp_path):
     )
     values = " ".join((*training.SMALL, *training.QUIET, "steps=3", "norm=batch", "output=tanh", "log_every=3"))
     command = [*TORCHRUN, str(script), str(out), str(store), values]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (json.loads(Path(f"{out}.{rank}").read_text()) for rank in (0, 1))
     assert first["weights"] == second["weights"]  # the same weights and statistics, to the bit
@@ -80,7 +81,7 @@ def test_what_two_processes_refuse_is_told_once(store, trained):
     """They see the same, and would say it twice."""
     asked = arguments(store, trained, "--resume", "--set", "batch=3")
     command = [*TORCHRUN, "-m", "soundvid", *asked]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
     assert done.returncode != 0
     assert words(done.stderr).count("--resume cannot change batch 2 -> 3") == 1, done.stderr[-2000:]
     assert done.stderr.count("error ") == 1 and "soundvid/cli" not in done.stderr
@@ -108,7 +109,7 @@ def test_a_process_that_freezes_ends_the_others_by_a_time_limit(store, tmp_path)
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=where | {"RANK": str(rank)}) for rank in (0, 1)
     ]
     try:
-        _, message = processes[0].communicate(timeout=600)
+        _, message = processes[0].communicate(timeout=PATIENCE)
     finally:
         for process in processes:
             process.kill()

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -18,16 +19,21 @@ torch = pytest.importorskip("torch")
 from safetensors import safe_open  # noqa: E402
 
 from soundvid.errors import SoundvidError  # noqa: E402
+from soundvid.recipe.model import load as load_recipe  # noqa: E402
 from soundvid.runs import train  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.runs.registry import get  # noqa: E402
 from soundvid.store.load import load  # noqa: E402
 from soundvid.training import checkpoint  # noqa: E402
-from soundvid.training.loop import Loop, TrainingError  # noqa: E402
+from soundvid.training.dataloader import batches, reading_failed  # noqa: E402
+from soundvid.training.log import Log  # noqa: E402
+from soundvid.training.loop import Loop, Meter, Progress, TrainingError  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 from soundvid.training.sampler import ShuffledSampler  # noqa: E402
+from soundvid.training.system import Ratio  # noqa: E402
 from tests.helpers import training  # noqa: E402
 from tests.helpers.training import arguments, contents, environment, request, soundvid, tensors, words  # noqa: E402
+from tests.helpers.waiting import PATIENCE  # noqa: E402
 
 
 @pytest.mark.parametrize(("count", "batch", "world"), [(10, 2, 1), (7, 2, 3), (3, 5, 2), (1, 2, 1)])
@@ -77,7 +83,7 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_as_if_not(store, tmp_pa
     values = " ".join((*training.SMALL, "validate_every=1000", "sample_every=1000", "checkpoint_every=5", "steps=6"))
     out = tmp_path / "killed"
     command = [sys.executable, "-c", script, str(out), str(store), values]
-    assert subprocess.run(command, env=environment(), timeout=240).returncode == -signal.SIGKILL
+    assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == -signal.SIGKILL
     folder = RunFolder(out).checkpoints
     assert checkpoint.checkpoints(folder) == [] and any(folder.glob(".step-000005/*"))
     train.train(request(store, out, "checkpoint_every=3", steps=3, resume=True, preset=None))  # nothing whole: anew
@@ -86,7 +92,7 @@ def test_killed_while_a_checkpoint_is_written_it_goes_on_as_if_not(store, tmp_pa
     script = script.replace(".step-000005", ".step-000004").replace("workers=0", "workers=0, resume=True")
     script = script.replace("'recommended'", "None")
     command[2] = script
-    assert subprocess.run(command, env=environment(), timeout=240).returncode == -signal.SIGKILL
+    assert subprocess.run(command, env=environment(), timeout=PATIENCE).returncode == -signal.SIGKILL
     assert [p.name for p in checkpoint.checkpoints(folder)] == ["step-000003"]
     train.train(request(store, out, steps=6, resume=True, preset=None))
     assert tensors(out, 6) == tensors(tmp_path / "six", 6)
@@ -100,7 +106,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(store, tmp_path):
     while process.poll() is None and len(log.log()) < 3:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the process that reads the data gets it too
-    _, message = process.communicate(timeout=120)
+    _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, message
     assert "Traceback" not in message and "--resume goes on from this step" in words(message)
     (last,) = checkpoint.checkpoints(log.checkpoints)
@@ -170,6 +176,113 @@ def test_what_was_not_checked_is_not_saved(store, tmp_path):
     assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000002"]
 
 
+class Sent:
+    """Examples that go wrong in the process that reads them."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def __len__(self):
+        return 2
+
+    def example(self, index, epoch):
+        return self.wrong()
+
+
+def full(size):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_7_8_0>: No space left on device (28)")
+
+
+def broken():
+    raise RuntimeError("a fault of the code")
+
+
+def read_all(examples) -> None:
+    sampler = ShuffledSampler(len(examples), 1, 0)
+    with batches(examples, sampler, 0, 2, workers=1, device=torch.device("cpu")) as read:
+        list(read)
+
+
+def test_full_shared_memory_is_told_as_that_and_a_fault_of_the_code_as_its_own(monkeypatch):
+    """Neither is the death of a process."""
+    with pytest.raises(RuntimeError, match="a fault of the code") as fault:
+        read_all(Sent(broken))
+    assert not isinstance(fault.value, SoundvidError)
+    monkeypatch.setattr(torch.UntypedStorage, "_new_shared", full)  # the reading process is forked, and has it too
+    with pytest.raises(SoundvidError) as error:
+        read_all(Sent(lambda: {"x": np.zeros(8, np.float32)}))
+    said = str(error.value)
+    assert "shared memory (/dev/shm)" in said and "--workers 0" in said and "No space left on device" in said
+    assert "\n" not in said and "died" not in said
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", ("died", "signal: Killed", "memory may be short")),
+        ("DataLoader worker (pid(s) 7) exited unexpectedly", ("died", "exited unexpectedly")),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are "
+            "out of shared memory. Please try to raise your shared memory limit.",
+            ("shared memory (/dev/shm)", "Bus error", "--workers 0"),
+        ),
+    ],
+)
+def test_the_death_of_a_reading_process_keeps_its_reason(message, words):
+    said = reading_failed(message)
+    assert said is not None and all(word in said for word in words) and "\n" not in said
+
+
+def test_a_ratio_is_one_of_sums_over_all_steps_and_clips():
+    """A clip that hardly moves does not count as much as one that does."""
+    meter = Meter(2, Progress())
+    for above, below in ((1.0, 2.0), (3.0, 30.0)):
+        meter.add({"ratio": Ratio(torch.tensor(above), torch.tensor(below)), "loss": torch.tensor(above)})
+    numbers = meter.read()
+    assert numbers["ratio"] == pytest.approx(4 / 32) and numbers["loss"] == 2.0
+    meter.add({"ratio": Ratio(torch.tensor(0.0), torch.tensor(0.0))})
+    assert meter.read()["ratio"] == 0  # nothing moves
+    meter.add({"ratio": Ratio(torch.tensor(1.0), torch.tensor(float("nan")))})
+    assert meter.not_finite() == ["ratio"]
+
+
+def test_what_is_measured_on_held_out_clips_does_not_depend_on_the_batch(trained, store, tmp_path):
+    opened = open_run(trained, "last")
+    stage = get("sound_to_video").stage()
+    found = []
+    for batch in (1, 2, 3):
+        config = opened.system.config.model_copy(update={"batch": batch, "validation_clips": 5})
+        examples = stage.examples(config, opened.clips("train"), "validation")
+        loop = Loop(
+            RunFolder(tmp_path), config, opened.system, examples, examples, device=torch.device("cpu"), workers=0
+        )
+        loop.log = Log(tmp_path / f"log-{batch}.jsonl", tmp_path / "board", 0)
+        loop._validate()
+        loop.log.close()
+        (line,) = map(json.loads, (tmp_path / f"log-{batch}.jsonl").read_text().splitlines())
+        found.append({k: v for k, v in line.items() if k not in ("step", "kind")})
+    assert {"l1", "motion_ratio", "sound_correlation"} <= set(found[0]) and found[0]["motion_ratio"] > 0
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-4)
+
+
+def test_a_run_that_has_just_begun_is_not_said_to_stand_still(trained):
+    """Its pictures are the input picture at first: that is how the generator begins."""
+    assert not any("stand still" in line["text"] for line in RunFolder(trained).log() if line["kind"] == "alarm")
+    system = open_run(trained, "last").system
+    for learnt, alarms in ((1, 0), (99, 0), (100, 1)):
+        system.learnt = learnt
+        assert len(system.alarms({"motion_ratio": 0.01})) == alarms
+
+
+def test_a_dataset_without_a_spectrogram_names_the_system_that_needs_none(store):
+    assert load_recipe("rtmri").training.system == "lip_sync"  # so `soundvid train rtmri` needs no --system
+    clips = load("toy", store=store)
+    clips._members = {k: v for k, v in clips._members.items() if k != "spectrogram"}
+    with pytest.raises(SoundvidError, match=r"holds no spectrogram, .*--system lip_sync.*or build it with one"):
+        get("sound_to_video").stage().examples(get("sound_to_video").stage().presets["tiny"], clips, "train")
+
+
 def test_a_start_with_resume_takes_the_recipes_preset(store, tmp_path):
     """`--resume` begins a run where there is none; with the recipe's preset, as without --resume."""
     recipe = tmp_path / "toy.yaml"
@@ -215,7 +328,7 @@ def test_a_full_disk_is_one_line_and_what_stands_is_whole(store, tmp_path):
         "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
     )
     command = [sys.executable, "-c", script, *arguments(store, out, "--resume")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "--resume goes on from" in words(done.stderr)
     assert [p.name for p in checkpoint.checkpoints(RunFolder(out).checkpoints)] == ["step-000001"]
@@ -230,7 +343,7 @@ def test_ctrl_c_before_the_first_step_is_one_line(store, tmp_path):
         "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
     )
     command = [sys.executable, "-c", script, *arguments(store, tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
     assert done.returncode == 130 and "starts anew" in words(done.stderr) and "Traceback" not in done.stderr
 
 
@@ -473,7 +586,7 @@ def test_without_torch_it_says_what_to_install(store, tmp_path):
     here = tmp_path.as_posix()
     others = ["evaluate", here], ["report", here], ["generate", here, "-i", "a.png", "-s", "a.wav", "-o", "a.mp4"]
     for asked in (command, *([*command[:3], *other] for other in others)):
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=PATIENCE)
         assert done.returncode == 1 and "pip install 'soundvid[train]'" in words(done.stderr), done.stderr
 
 

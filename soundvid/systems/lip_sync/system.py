@@ -195,15 +195,17 @@ def at_chance(config: LipSyncConfig, expert: "OpenRun | None") -> tuple[str, ...
     if expert is None or usable_expert(config, expert) is not None:
         return ()
     loss = "no finite loss" if expert.best is None else f"loss {expert.best:.3f}"
-    learns = (
-        f"the generator learns without it and sync_weight {config.sync_weight:g} is 0 throughout"
-        if config.sync_weight
-        else "validation measures no sync loss"
+    found = (
+        f"the sync expert is not better than chance on validation clips ({loss}; it has to be below {config.chance:g})"
     )
+    if not config.sync_weight:
+        return (
+            f"{found}: sync is not measured on them; the generator learns without an expert anyway (sync_weight 0)",
+        )
     return (
-        f"the sync expert is not better than chance on validation clips ({loss}; it has to be below "
-        f"{config.chance:g}): {learns}; stop, and train the expert in another folder on more clips or longer "
-        "(--set expert.steps=..., expert.visits=...), or go on without one",
+        f"{found}: the generator learns without it, and sync_weight {config.sync_weight:g} is 0 throughout; stop, and "
+        "train the expert in another folder on more clips or longer (--set expert.steps=..., expert.visits=...), or go "
+        "on without one",
     )
 
 
