@@ -58,4 +58,4 @@ def test_every_name_that_a_recipe_may_give_is_registered():
     for word in words:
         crop = registry.get(Video(crop=word))
         assert crop.name == word
-        assert crop.needs_scan == (word == "motion")
+        assert crop.needs_scan == (word != "centre")

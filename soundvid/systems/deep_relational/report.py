@@ -1,0 +1,3 @@
+"""placeholder"""
+def sections(run):
+    return []
