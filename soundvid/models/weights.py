@@ -95,9 +95,7 @@ def find(name: str) -> Path:
             return _verified(path, wanted)
     where = f"not in {folder}" if folder else f"and {VARIABLE} names no folder"
     how = f"{wanted.install} brings it" if wanted.install else f"put it there yourself, from {wanted.origin}"
-    raise MissingWeights(
-        f"{wanted.needed_by}: {wanted.files[-1]} (sha256 {wanted.sha256}) is missing, {where}; {how}"
-    )
+    raise MissingWeights(f"{wanted.needed_by}: {wanted.files[-1]} (sha256 {wanted.sha256}) is missing, {where}; {how}")
 
 
 def _verified(path: Path, wanted: Weights) -> Path:

@@ -7,9 +7,9 @@ from typing import Any
 
 from soundvid._version import __version__
 from soundvid.errors import SoundvidError
-from soundvid.models import weights
 from soundvid.metrics.accumulator import ClipName, Features
 from soundvid.metrics.table import Evaluation
+from soundvid.models import weights
 from soundvid.runs.open import Which, open_run
 from soundvid.runs.registry import get
 from soundvid.systems.spec import EvaluationOptions

@@ -26,8 +26,8 @@ class Config(Options):
     )
     scaling: Literal["each", "common"] = Field(
         "each",
-        description="each: every feature has deviation 1 (choice for ja, which is silent); common: lips are divided by one "
-        "number, and c1 to c_order by another, so that errors count as they do in pictures and in distortion",
+        description="each: every feature has deviation 1 (choice for ja, which is silent); common: lips are divided by "
+        "one number, and c1 to c_order by another, so that errors count as they do in pictures and in distortion",
     )
     variance: float = Field(
         0.0,
@@ -61,7 +61,8 @@ class Config(Options):
     def shared(self) -> dict[str, object]:
         """What all stages of a run must have alike."""
         names = (
-            "hidden", "variance_share", "most_components", "taps", "tap_seconds", "relative_to", "scaling", "variance", "inference",
+            "hidden", "variance_share", "most_components", "taps", "tap_seconds", "relative_to", "scaling",
+            "variance", "inference",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -71,7 +72,8 @@ _PAPER = {
     "validation_clips": 64, "log_every": 20,
 }  # fmt: skip
 _RECOMMENDED = {
-    **_PAPER, "taps": 9, "tap_seconds": 0.04, "hidden": (256, 256), "relative_to": "source", "scaling": "common", "variance": 0.5,
+    **_PAPER, "taps": 9, "tap_seconds": 0.04, "hidden": (256, 256), "relative_to": "source",
+    "scaling": "common", "variance": 0.5,
 }  # fmt: skip
 _TINY = {**_PAPER, "hidden": (24, 24), "validate_every": 50, "checkpoint_every": 50, "validation_clips": 8}
 

@@ -1,8 +1,8 @@
 """What the deep relational model learns from: lip pictures and speech of the same moments, at the speech's rate.
 
-A clip has pictures 25 times a second and mel-cepstra 200 times. A speech row lies at (r + 1/2) / 200 s, picture k in the
-middle of its share of time at (k + 1/2) / fps; pictures' features are interpolated linearly to the rows' times. The
-principal components are linear, too, so pictures are projected first, which costs an eighth.
+A clip has pictures 25 times a second and mel-cepstra 200 times. A speech row lies at (r + 1/2) / 200 s, picture k in
+the middle of its share of time at (k + 1/2) / fps; pictures' features are interpolated linearly to the rows' times.
+The principal components are linear, too, so pictures are projected first, which costs an eighth.
 """
 
 from dataclasses import dataclass
@@ -70,8 +70,8 @@ class RelationExamples(Examples):
     """Moments of clips. An example has
 
     `pictures` float32 (P, D) DCT rows of consecutive pictures, `speech` (S, M) mel-cepstra, both with the context that
-    the taps reach (at a clip's ends its first or last row again); `place` (R,) and `row` int64 (R,): where the example's
-    R moments lie among them; `picture_mean` (D,) and `speech_mean` (M,), what is subtracted.
+    the taps reach (at a clip's ends its first or last row again); `place` (R,) and `row` int64 (R,): where the
+    example's R moments lie among them; `picture_mean` (D,) and `speech_mean` (M,), what is subtracted.
     """
 
     def __init__(self, config: "Config", clips: Clips, purpose: Purpose) -> None:
@@ -217,4 +217,3 @@ def principal(rows: np.ndarray, share: float, most: int) -> tuple[np.ndarray, np
     basis = rows.T @ vectors[:, :count] if small else vectors[:, :count]
     basis = (basis / np.maximum(np.linalg.norm(basis, axis=0), 1e-12)).T
     return basis, np.sqrt(np.maximum(values[:count], 1e-9) / len(rows))
-

@@ -35,11 +35,12 @@ LIPS: dict[str, tuple[str, Better, str]] = {
     "explained": ("", "higher", EXPLAINED.format(what="pixels")),
 }
 SPEECH: dict[str, tuple[str, Better, str]] = {
-    "mcd": ("dB", "lower", "mel-cepstral distortion, 10 / ln 10 sqrt(2 sum of squared differences of c1 to c_order); mean "
-            "over all rows, silence too, then clips"),
+    "mcd": ("dB", "lower", "mel-cepstral distortion, 10 / ln 10 sqrt(2 sum of squared differences of c1 to c_order); "
+            "mean over all rows, silence too, then clips"),
     "variance_ratio": ("", "one", VARIANCE.format(what="c1 to c_order")),
     "explained": ("", "higher", EXPLAINED.format(what="c1 to c_order")),
-    "level_correlation": ("", "higher", "Pearson's, over a clip's rows, of c0, the level; 0 where one stands still; mean over clips"),
+    "level_correlation": ("", "higher", "Pearson's, over a clip's rows, of c0, the level; 0 where one stands still; "
+                          "mean over clips"),
 }  # fmt: skip
 Values = dict[str, float]  # of one clip; `a/b` in two numbers, `name` and `name_of`, where clips are summed
 
@@ -200,7 +201,7 @@ def _notes(run: "OpenRun", alone: bool, sources: int) -> tuple[str, ...]:
         if alone
         else f"intervals: bootstrap over the {sources} sources",
         f"mean: the mean row of {subtracted}, repeated; every method knows it, and predicts what differs from it",
-        "randomly initialised DNN: a network of the same size for each direction, trained as long; the paper's baseline",
+        "randomly initialised DNN: a network of the same size for each direction; the paper's baseline",
         "linear regression: ridge, its strength chosen on every fifth training clip",
         *(
             (f"fine-tuned: {config.variance:g} of the missing variance over time is restored (global variance)",)

@@ -40,8 +40,8 @@ SOFT = 0.12  # of the box's side: the edge over which old and new are blended
 class Translator:
     """One side of a whole clip from the other. `to_speech` and `to_lips` are the system's own unless others are given.
 
-    Every moment is predicted by itself, from the visible layer about it; of what a layer with several taps predicts, its
-    middle is taken.
+    Every moment is predicted by itself, from the visible layer about it; of what a layer with several taps predicts,
+    its middle is taken.
     """
 
     def __init__(self, system: Any, to_speech: Side | None = None, to_lips: Side | None = None) -> None:

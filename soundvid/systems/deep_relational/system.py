@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the linear regression, as a share of the number of moments
 HELD_OUT = 5  # every fifth training clip chooses among them
+GAIN_EVERY, MOST_GAIN = 10, 4.0  # steps between measures of the global variance; and its largest correction
 LINEAR_CLIPS = 400  # training clips that the linear regression is fitted on, at most
 
 
@@ -110,9 +111,7 @@ class Relation(System):
         return visible + self.config.noise * torch.randn_like(visible) if self.config.noise else visible
 
     def adam(self, network: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            network.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+        return torch.optim.AdamW(network.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay)
 
 
 def interpolated(rows: Tensor, place: Tensor) -> Tensor:
@@ -180,7 +179,9 @@ class BaselineSystem(Relation):
         if held.all():
             held = torch.arange(len(held)) % HELD_OUT == 0
         for name, into, out in (("linear_to_speech", *both), ("linear_to_lips", both[1], both[0])):
-            chosen = min(RIDGES, key=lambda r: (ridge(into[~held], out[~held], r, into[held]) - out[held]).square().sum())
+            tried = {r: ridge(into[~held], out[~held], r, into[held]) - out[held] for r in RIDGES}
+            errors_of = {r: float(error.square().sum()) for r, error in tried.items()}
+            chosen = min(RIDGES, key=errors_of.__getitem__)
             self.tensors[name] = ridge_weights(into, out, chosen).float().to(self.device)
 
     def to_speech(self, x: Tensor) -> Tensor:
@@ -329,6 +330,8 @@ class FineTuningSystem(_ModelSystem):
         speech = (self.to_speech(self.noisy(x)) - y).square().mean()
         lips = (self.to_lips(self.noisy(y)) - x).square().mean()
         gradient = self.update("model", speech + lips, clip=10.0)
+        if self.config.variance and step % GAIN_EVERY == 0:
+            self._measure_gains(x, y, step)
         return {
             "loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach(), "gradient": gradient,
         }  # fmt: skip
@@ -336,3 +339,15 @@ class FineTuningSystem(_ModelSystem):
     def validation_step(self, batch: Batch) -> Metrics:
         x, y = self.visible(batch)
         return errors(self, batch, self.to_speech(x), self.to_lips(y))
+
+    def _measure_gains(self, x: Tensor, y: Tensor, step: int) -> None:
+        """Follow how much less than the real features the predicted ones vary, over training moments."""
+        self.eval()
+        with torch.no_grad():
+            pairs = {"speech_gain": (self.to_speech(x), y), "picture_gain": (self.to_lips(y), x)}
+        self.train()
+        share = min(0.95, (1 + step / GAIN_EVERY) / (10 + step / GAIN_EVERY))
+        for name, (made, real) in pairs.items():
+            deviations = [centre(side, self.config.taps).std(0).clamp(min=1e-6) for side in (real, made)]
+            now = (deviations[0] / deviations[1]).clamp(1, MOST_GAIN) ** self.config.variance
+            self.tensors = {**self.tensors, name: share * self.tensors[name] + (1 - share) * now}

@@ -74,7 +74,9 @@ def test_derivatives_of_the_energy_are_those_of_autograd_and_of_finite_differenc
                 flat[place] += sign * step
                 values.append(made.energy(x, h, y).mean().item())
                 flat[place] -= sign * step
-            assert (values[0] - values[1]) / (2 * step) == pytest.approx(parameter.grad.view(-1)[place].item(), abs=1e-6)
+            assert (values[0] - values[1]) / (2 * step) == pytest.approx(
+                parameter.grad.view(-1)[place].item(), abs=1e-6
+            )
 
 
 @pytest.mark.parametrize("hidden", [(3,), (2, 3), (2, 2, 2)])
