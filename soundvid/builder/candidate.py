@@ -157,7 +157,8 @@ def check(context: Context, candidate: Candidate) -> dict[str, list[str]]:
 def _check_size(context: Context, candidate: Candidate, problem: Callable[[str], None]) -> None:
     before = len(context.previous.samples)
     allowed = context.recipe.shards.max_shrink
-    lost = lost_samples(context, candidate.samples.column("source_id").to_pylist(), len(candidate.samples))
+    ids, names = (candidate.samples.column(c).to_pylist() for c in ("source_id", "source_name"))
+    lost = lost_samples(context, ids, names, len(candidate.samples))
     if lost > allowed * before:
         problem(
             f"{lost} of the {before} samples of version {candidate.base} are gone: {lost / before:.0%}, and the recipe "

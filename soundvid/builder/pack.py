@@ -109,14 +109,17 @@ class WouldShrink(DatasetError):
     """A version would lose more samples than the recipe allows, and nobody said that it is meant."""
 
 
-def lost_samples(context: Context, source_ids: Iterable[str], samples: int) -> int:
+def lost_samples(context: Context, source_ids: Iterable[str], names: Iterable[str], samples: int) -> int:
     """How many samples of the newest version are gone in one of `samples` samples of these sources.
 
-    Those whose source is gone, however many others came instead; and at least as many as there are fewer.
+    Those whose source is gone, however many others came instead; and at least as many as there are fewer. A source of
+    the same name with other content is the same video in another form, and not gone.
     """
     old = context.previous.samples
-    there = pc.is_in(old.column("source_id"), value_set=pa.array(sorted(set(source_ids)), pa.string()))
-    return max(len(old) - samples, len(old) - (pc.sum(there).as_py() or 0))
+    there = np.zeros(len(old), bool)
+    for column, values in (("source_id", source_ids), ("source_name", names)):
+        there |= np.asarray(pc.is_in(old.column(column), value_set=pa.array(sorted(set(values)), pa.string())))
+    return max(len(old) - samples, len(old) - int(there.sum()))
 
 
 @dataclass
@@ -272,8 +275,11 @@ def _check_channels(context: Context, resolved: Resolved) -> None:
 
 
 def _check_shrink(context: Context, packing: _Packing) -> None:
-    ids = packing.resolved.clips.column("source_id").take(pa.array(packing.rows)).to_pylist()
-    lost, before = lost_samples(context, ids, len(ids)), len(context.previous.samples)
+    resolved, before = packing.resolved, len(context.previous.samples)
+    used = np.unique(np.asarray(resolved.clips.column("record"))[packing.rows])
+    sources = [resolved.records[i] for i in used]
+    names = [r.source.name for r in sources]
+    lost = lost_samples(context, [r.source_id for r in sources], names, len(packing.rows))
     if lost > context.recipe.shards.max_shrink * before:
         assert context.newest is not None
         raise WouldShrink(
