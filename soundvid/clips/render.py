@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from soundvid.clips.crop.registry import find_box
+from soundvid.clips.crop.registry import find as find_area
 from soundvid.clips.denoise.registry import open_sound
 from soundvid.clips.part import MediaWriter, Part, PartClip
 from soundvid.clips.plan import PlanSettings, TimeSplit, gap_windows, plan_windows, split_of_window, split_parts
@@ -27,6 +27,8 @@ from soundvid.media.geometry import Framing, crop_area
 from soundvid.media.luma import luma_statistics
 from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
 from soundvid.media.sidecar import align, check_length
+from soundvid.media.sound_decoder import full_scale_leaps
+from soundvid.media.sound_track import choose_track
 from soundvid.media.video_reader import VideoReader
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
@@ -91,17 +93,12 @@ class _Renderer:
         self.source, self.task = source, task
         self.video, self.sound_settings = task.render.video, task.render.sound
         self.fps, self.rate = self.video.fps, self.sound_settings.rate
-        box, self.facts = find_box(self.video, source, heartbeat)
-        self.framing = Framing(self.video.width, self.video.height, box)
+        self.area = find_area(self.video, source, heartbeat)
+        self.facts = dict(self.area.facts)
+        self.framing = Framing(self.video.width, self.video.height, self.area.box)
         self.facts["crop"] = list(crop_area(self.framing, source.video.geometry))
-        self.pictures = VideoReader(
-            source,
-            self.fps,
-            self.framing,
-            heartbeat,
-            nearest=self.video.timing == "nearest",
-            deinterlace=self.video.deinterlace == "auto",
-        )
+        self.heartbeat = heartbeat
+        self.pictures = self._reader()
         self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
         self.facts |= noise
         self.ring: dict[int, _Shown] = {}
@@ -110,6 +107,27 @@ class _Renderer:
     def close(self) -> None:
         self.pictures.close()
         self.sound.close()
+
+    def _reader(self) -> VideoReader:
+        return VideoReader(
+            self.source,
+            self.fps,
+            self.framing,
+            self.heartbeat,
+            nearest=self.video.timing == "nearest",
+            deinterlace=self.video.deinterlace == "auto",
+        )
+
+    def aim(self, window: Window) -> None:
+        """Frame the pictures as this window's clip shows them. Raises MediaError where it has no area of its own."""
+        if self.area.at is None:
+            return
+        box = self.area.at(float(window.start / self.fps), float(window.stop / self.fps))
+        if box != self.framing.box:
+            self.pictures.close()
+            self.framing = Framing(self.video.width, self.video.height, box)
+            self.pictures, self.last = self._reader(), None
+            self.ring.clear()
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
@@ -145,7 +163,10 @@ class _Renderer:
             "flat_frames": sum(s.flat for s in shown),
             "missing_samples": stretch.missing,
             "peak": int(np.abs(sound.astype(np.int32)).max(initial=0)),
+            "mix_loss_db": stretch.mix_loss,
             "sound_steps": stretch.steps,
+            "damaged_samples": stretch.damaged,
+            "sound_leaps": full_scale_leaps(stretch.samples, self.rate),
             "duplicated_frames": sum(a == b for a, b in pairs),
             "dropped_frames": sum(max(0, b - a - 1) for a, b in pairs),
             "luma": round(sum(s.luma for s in shown) / len(shown), 2),
@@ -202,6 +223,8 @@ def _find_sound(
 ) -> Source | SoundTrack:
     """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock."""
     if task.sound is None:
+        source, track = choose_track(source, task.render.sound.track, heartbeat)
+        facts |= {**_sound_facts(source), **track}
         return source
     try:
         alone = probe_sound(task.sound, heartbeat)
@@ -256,7 +279,12 @@ def _clips(
             elif (window.start, window.frames) in task.known or (parts and split_of_window(window, parts) is None):
                 clips.append(PartClip(window.start, window.frames))
             else:
-                clips.append(renderer.make(window, writer))
+                try:
+                    renderer.aim(window)
+                except MediaError as error:
+                    clips.append(PartClip(window.start, window.frames, error.code, error.message))
+                else:
+                    clips.append(renderer.make(window, writer))
             heartbeat.share = window.stop / max(1, slots)
     finally:
         renderer.close()

@@ -39,6 +39,8 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
         streams = describe(container)
         if streams.container not in SEEKABLE:
             raise NeedFullDownload(f"{streams.container} has no index")
+        if streams.tracks > 1:
+            raise NeedFullDownload("it has several sound tracks, and which of them sound only the whole file shows")
         counted = container.streams[streams.index].frames
     if streams.decoding_times:
         raise NeedFullDownload("it does not state when its pictures are shown")

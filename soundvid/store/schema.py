@@ -45,6 +45,8 @@ SOURCE_FACTS = pa.schema(
         ("sound_rate", pa.int32()),
         ("channels", pa.int32()),
         ("sound_streams", pa.int32()),
+        ("sound_track", pa.int32()),  # of several: the number of the one that is used, from 1
+        ("sound_language", pa.string()),  # its language as the file states it
         ("sound_offset_seconds", pa.float64()),  # of a sound file of its own
         ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
         ("noise_profile", pa.string()),
@@ -68,7 +70,10 @@ MEASURES = pa.schema(
         ("flat_frames", pa.int32()),  # pictures of one colour
         ("missing_samples", pa.int64()),  # for which the sound track has nothing
         ("peak", pa.int32()),  # largest 16-bit sample, without its sign
+        ("mix_loss_db", pa.float64()),  # by which the channels' mix lies below the loudest of them
         ("sound_steps", pa.int32()),
+        ("damaged_samples", pa.int64()),  # that rest on damaged packets of sound
+        ("sound_leaps", pa.int32()),  # places where sound leaps by half of the full range between two samples
         ("duplicated_frames", pa.int32()),
         ("dropped_frames", pa.int32()),
         ("luma", pa.float64()),

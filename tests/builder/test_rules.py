@@ -188,7 +188,7 @@ def test_a_build_keeps_pictures_and_sound_once_before_they_are_packed(toys, tmp_
 
 
 def test_rules_decide_alike_for_one_clip_and_for_many():
-    thresholds = Thresholds(0.1, 0.1, -60.0, False, False, 44100)
+    thresholds = Thresholds(0.1, 0.1, -60.0, False, False, 44100, 2)
     good = {
         "timing_error_seconds": 0.1,
         "damaged_frames": 0,
@@ -197,6 +197,9 @@ def test_rules_decide_alike_for_one_clip_and_for_many():
         "frames": 30,
         "missing_samples": 4410,
         "peak": 33,
+        "mix_loss_db": 30.0,
+        "damaged_samples": 0,
+        "sound_leaps": 2,
         "luma": 40.0,
     }
     bad = [
@@ -205,6 +208,9 @@ def test_rules_decide_alike_for_one_clip_and_for_many():
         {"misframed_frames": 1},
         {"flat_frames": 30},
         {"missing_samples": 4411},
+        {"damaged_samples": 1},
+        {"sound_leaps": 3},
+        {"mix_loss_db": 30.1},
         {"peak": 32},  # -60.2 dBFS
     ]
     clips = [good, *({**good, **change} for change in bad)]
