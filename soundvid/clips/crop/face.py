@@ -15,11 +15,12 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from soundvid.clips.crop.base import Box, Crop, CropResult
-from soundvid.media.clock import slots_in
+from soundvid.clips.plan import usable_slots
 from soundvid.media.container import no_heartbeat
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import SMALLEST_CROP, Framing
 from soundvid.media.probe import Source
-from soundvid.media.video_reader import SMALLEST_CROP, Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 from soundvid.models.faces import Face, FaceFinder
 from soundvid.recipe.model import Video
 
@@ -113,18 +114,18 @@ def look(source: Source, heartbeat: Callable[[], None] = no_heartbeat) -> tuple[
     width, height = source.displayed
     scale = min(1.0, LONGEST / max(width, height))
     small = tuple(max(SMALLEST_CROP, int(side * scale) & ~1) for side in (width, height))
-    count = max(1, slots_in(source.duration, LOOKS))
+    slots = [n for first, stop in usable_slots(source, LOOKS) for n in range(first, stop)] or [0]
     finder = FaceFinder()
     tracks: list[Track] = []
     framing = Framing(small[0], small[1], (0, 0, width, height))
     with closing(VideoReader(source, LOOKS, framing, heartbeat)) as pictures:
-        for number in range(count):
-            frame = pictures.at(number).frame
+        for number, slot in enumerate(slots):
+            frame = pictures.at(slot).frame
             picture = frame.to_ndarray(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG")
             for face in finder.faces(picture):
                 follow(tracks, number, face)
             heartbeat()
-    return tracks, [float(number / LOOKS) for number in range(count)], small[0] / width
+    return tracks, [float(slot / LOOKS) for slot in slots], small[0] / width
 
 
 def follow(tracks: list[Track], number: int, face: Face) -> None:

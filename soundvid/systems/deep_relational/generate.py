@@ -17,8 +17,9 @@ from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.container import no_heartbeat
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing
 from soundvid.media.probe import Source, probe
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 from soundvid.media.video_writer import VideoWriter
 from soundvid.recipe.model import Video
 from soundvid.systems.deep_relational.system import Relation, centre

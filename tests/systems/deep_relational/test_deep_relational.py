@@ -14,8 +14,9 @@ from soundvid.demo.scene import RATE  # noqa: E402
 from soundvid.errors import DatasetError, SoundvidError  # noqa: E402
 from soundvid.features.mel_cepstrum import distortion  # noqa: E402
 from soundvid.media.encode import write_video  # noqa: E402
+from soundvid.media.geometry import Framing  # noqa: E402
 from soundvid.media.probe import probe  # noqa: E402
-from soundvid.media.video_reader import Framing, VideoReader  # noqa: E402
+from soundvid.media.video_reader import VideoReader  # noqa: E402
 from soundvid.recipe.model import Recipe, load  # noqa: E402
 from soundvid.runs import train  # noqa: E402
 from soundvid.runs.generate import generate  # noqa: E402
