@@ -9,12 +9,13 @@ import numpy as np
 from soundvid.errors import SoundvidError
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import UPRIGHT, Framing
-from soundvid.media.orientation import exif_orientation, heif_orientation, turned
+from soundvid.media.orientation import exif_orientation, heif_orientation, is_tiled_heif, turned
 from soundvid.media.probe import probe
 from soundvid.media.video_reader import VideoReader
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28
+_HEIF = (b"heic", b"heix", b"mif1", b"heim", b"heis")
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
@@ -48,6 +49,10 @@ def read_full_image(path: Path) -> np.ndarray:
                 f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit"
             )
         return _decode(path)
+    if head[4:8] == b"ftyp" and length <= LARGEST and head[8:12] in _HEIF and is_tiled_heif(path.read_bytes()):
+        raise SoundvidError(
+            f"{path}: is a HEIC photograph in tiles, which are not put together; convert it to JPEG or PNG"
+        )
     return _first_picture(path)
 
 

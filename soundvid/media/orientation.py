@@ -122,6 +122,23 @@ def heif_orientation(data: bytes) -> Orientation | None:
         return None
 
 
+def is_tiled_heif(data: bytes) -> bool:
+    """Whether the primary item of a HEIF file is a grid of tiles, as phones write large photographs."""
+    try:
+        meta = _box(data, 0, len(data), b"meta")
+        wanted = _primary_item(data, meta)
+        place, stop = _box(data, meta[0] + 4, meta[1], b"iinf")
+        for _, begin, _ in _boxes(data, place + (8 if data[place] else 6), stop):
+            wide = data[begin] > 2
+            (item,) = struct.unpack_from(">I" if wide else ">H", data, begin + 4)
+            if item == wanted:
+                kind = begin + (10 if wide else 8)
+                return data[kind : kind + 4] == b"grid"
+    except (struct.error, LookupError):
+        pass  # FFmpeg says what is wrong with it
+    return False
+
+
 def _applied(before: Orientation, kind: bytes, value: int) -> Orientation:
     """An orientation and then a turn by `value` quarters counter-clockwise, or a mirror (1: left and right)."""
     if kind == b"irot":

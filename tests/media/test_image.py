@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from soundvid.errors import SoundvidError
 from soundvid.media.geometry import Framing
 from soundvid.media.image import read_full_image
 from soundvid.media.orientation import EXIF, exif_orientation, turned
@@ -76,6 +77,15 @@ def test_heif_is_turned_by_its_properties_and_not_again_by_exif(tmp_path, coding
         path = tmp_path / f"{orientation}.heic"
         path.write_bytes(heif(quarters(), boxes, tiff_orientation(orientation) if boxes else None, coding))
         assert is_like(read_full_image(path), turned(quarters(), EXIF[orientation])), orientation
+
+
+def test_a_photograph_in_tiles_is_refused_and_not_shown_as_one_tile(tmp_path):
+    whole = heif(quarters(), [])
+    (tmp_path / "whole.heic").write_bytes(whole)
+    assert is_like(read_full_image(tmp_path / "whole.heic"), quarters())
+    (tmp_path / "tiles.heic").write_bytes(whole.replace(b"hvc1", b"grid", 1))
+    with pytest.raises(SoundvidError, match="in tiles"):
+        read_full_image(tmp_path / "tiles.heic")
 
 
 def test_exif_that_is_cut_off_says_nothing():
