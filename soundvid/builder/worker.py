@@ -14,7 +14,7 @@ from typing import Any
 
 from soundvid.builder.tasks import FeatureTask, Task, decode
 from soundvid.clips.feature_rows import make_rows
-from soundvid.clips.render import render
+from soundvid.clips.render import RenderTask, render
 from soundvid.errors import StoreError
 from soundvid.features.registry import create
 from soundvid.media.errors import MediaError
@@ -35,6 +35,9 @@ def work(task: Task, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]
     except MemoryError:
         return {"end": "failed", "code": "memory", "message": "not enough memory to decode it: use fewer workers"}
     except OSError as error:
+        # It may go away between any two of the times that it is opened.
+        if isinstance(error, FileNotFoundError) and isinstance(task, RenderTask) and not task.path.exists():
+            return {"end": "failed", "code": "vanished", "message": "the file is no longer there"}
         return {"end": "failed", "code": "io", "message": f"reading it failed: {error.strerror or error}"}
     except Exception as error:  # a defect of ours or of a library: this source's row says so, the others go on
         return {"end": "failed", "code": "internal", "message": f"{type(error).__name__}: {error}"}

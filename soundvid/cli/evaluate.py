@@ -14,7 +14,9 @@ from soundvid.cli.ui import JsonOption
 
 def evaluate(
     run: RunArgument,
-    split: Annotated[str, typer.Option("--split", help="test, val or train.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help="test, val or train; where test is empty, val, or else train.")
+    ] = "test",
     checkpoint: CheckpointOption = "best",
     require: Annotated[
         list[str] | None,
@@ -49,6 +51,7 @@ def evaluate(
             batch=batch,
             device=str(choose_device(device)),
             progress=progress.update,
+            fall_back=True,
         )
     if as_json:
         ui.answer(found.to_dict())

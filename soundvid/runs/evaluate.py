@@ -12,6 +12,7 @@ from soundvid.metrics.table import Evaluation
 from soundvid.models import weights
 from soundvid.runs.open import Which, open_run
 from soundvid.runs.registry import get
+from soundvid.store.load import EmptySplit
 from soundvid.systems.spec import EvaluationOptions
 from soundvid.training.run import OpenRun
 
@@ -28,15 +29,20 @@ def evaluate_run(
     truth: Callable[[ClipName], Sequence[int] | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     save: bool = True,
+    fall_back: bool = False,
 ) -> Evaluation:
     """Measure a run's checkpoint as its system does, and leave `evaluation/<split>.json` in its folder.
 
     `require` names metrics that must be computed: without their weights MissingWeights is raised. `clips` measures so
-    many only, spread evenly over the split. Raises SoundvidError with one line where there is no run, no checkpoint,
+    many only, spread evenly over the split. Where `fall_back`, val or else train is measured instead of a test split
+    that is empty, and the first table says so. Raises SoundvidError with one line where there is no run, no checkpoint,
     or the split is empty.
     """
     features, without, notes = networks(require, device)
     run = open_run(path, which, device=device)
+    chosen = first_split(run) if fall_back and split == "test" else split
+    told = [f"'{split}' is empty: these are clips of '{chosen}'"] if chosen != split else []
+    split = chosen
     options = EvaluationOptions(
         clips=clips,
         batch=batch,
@@ -54,10 +60,10 @@ def evaluate_run(
         if missing is not None:
             raise SoundvidError(f"--require {metric}: not computed: {missing}")
     found.context.update(about(run, path, which))
-    note = reused_clips(run, split, which)
-    if note is not None:
+    told += reused_clips(run, split, which)
+    if told:
         first, *rest = found.tables
-        found = replace(found, tables=(replace(first, notes=(*first.notes, note)), *rest))
+        found = replace(found, tables=(replace(first, notes=(*first.notes, *told)), *rest))
     if save:
         try:
             found.save(Path(path))
@@ -66,6 +72,17 @@ def evaluate_run(
                 f"{path}: the tables cannot be written there ({error.strerror}); fix that and run it again"
             ) from error
     return found
+
+
+def first_split(run: OpenRun) -> str:
+    """The first of test, val and train that has clips of the run's subjects."""
+    for split in ("test", "val"):
+        try:
+            run.clips(split)
+        except EmptySplit:
+            continue
+        return split
+    return "train"
 
 
 def networks(require: Sequence[str], device: str) -> tuple[Features | None, str | None, list[str]]:
@@ -87,14 +104,14 @@ def networks(require: Sequence[str], device: str) -> tuple[Features | None, str 
     return i3d.features(i3d.load(path), device), None, [note]
 
 
-def reused_clips(run: OpenRun, split: str, which: Which) -> str | None:
+def reused_clips(run: OpenRun, split: str, which: Which) -> list[str]:
     """A note for a split that is not new to the run: it learnt from it, or its checkpoint was chosen on it."""
     splits = run.config.splits
     if split == splits["train"]:
-        return f"the run learnt from the clips of '{split}': these numbers say nothing about other clips"
+        return [f"the run learnt from the clips of '{split}': these numbers say nothing about other clips"]
     if split == splits["validation"] and which == "best":
-        return f"the best checkpoint was chosen on clips of '{split}': on others expect a little less"
-    return None
+        return [f"the best checkpoint was chosen on clips of '{split}': on others expect a little less"]
+    return []
 
 
 def about(run: OpenRun, path: str | Path, which: str) -> dict[str, Any]:

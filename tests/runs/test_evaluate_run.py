@@ -95,6 +95,14 @@ def test_clips_that_are_not_new_to_the_run_are_said_to_be_so(run, split, which, 
     assert [n.partition(":")[0] for n in found] == told
 
 
+def test_a_test_split_without_clips_gives_way_to_val_and_the_table_says_so(run):
+    done = evaluate(run, "--clips", "1", "--no-page")
+    assert done.returncode == 0, done.stderr
+    assert "'test' is empty: these are clips of 'val'" in " ".join(done.stdout.split())
+    assert Evaluation.load(run / "evaluation" / "val.json").split == "val"
+    assert not (run / "evaluation" / "test.json").exists()
+
+
 @pytest.mark.parametrize(
     ("split", "options", "words"),
     [
