@@ -33,7 +33,7 @@ from soundvid.store.verify import verify
 
 PER_SOURCE = 30.0  # seconds that a batch may take for each of its sources
 SIDE, RATE = 64, 16000
-SAME_PICTURE = 10.0  # mean difference of luma up to which two pictures are the same
+SAME_PICTURE = 0.95  # correlation of luma from which on two pictures are the same
 SAME_SOUND = 0.8  # correlation from which on two sounds are the same
 _X264 = ("-c:v", "libx264", "-preset", "veryfast", "-g", 30, "-pix_fmt", "yuv420p")
 SEEDS: dict[str, tuple[Any, ...]] = {
@@ -206,11 +206,19 @@ def by_ffmpeg(path: Path) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def _standardised(pictures: np.ndarray) -> np.ndarray:
+    """Pictures as rows of mean 0 and length 1, so that a product is a correlation; brightness and range drop out."""
+    rows = pictures.reshape(len(pictures), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-6)
+
+
 def agrees(pictures: np.ndarray, sound: np.ndarray, reference: tuple[np.ndarray, np.ndarray]) -> str:
     """In what a kept clip differs from the ffmpeg program's own; empty: in nothing."""
     shown, heard = reference
-    for picture in pictures[::10].astype(np.int16):
-        if not len(shown) or np.abs(shown.astype(np.int16) - picture).mean(axis=(1, 2)).min() > SAME_PICTURE:
+    there = _standardised(shown)
+    for picture in _standardised(pictures[::10]):
+        if not len(there) or float((there @ picture).max()) < SAME_PICTURE:
             return "pictures"
     heard = np.nan_to_num(heard, posinf=0, neginf=0).astype(np.float64)
     quarter = len(sound) // 4
