@@ -110,7 +110,7 @@ def _digest_of(folder: Path) -> tuple[str, str | None] | None:
     try:
         content = json.loads((folder / "candidate.json").read_bytes())
         return content["digest"], content["base"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -174,7 +174,7 @@ def _verified(context: Context, candidate: Candidate) -> bool:
     try:
         before = json.loads((candidate_folder(context) / "verified.json").read_bytes())
         return before == json.loads(canonical_json(_signatures(context, candidate)))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 

@@ -34,6 +34,8 @@ from soundvid.store.schema import (
     FORMAT,
     MEMBERS,
     SPLITS,
+    checked_ledger,
+    checked_samples,
     conformed,
     count_by,
     counts,
@@ -43,6 +45,7 @@ from soundvid.store.schema import (
 )
 from soundvid.store.tar import Sample
 from soundvid.util.hashing import canonical_json, uniform64
+from soundvid.util.schema import checked
 
 Row = dict[str, Any]
 
@@ -92,9 +95,14 @@ class Candidate:
             samples, ledger = (pq.ParquetFile(folder / f"{n}.parquet").read() for n in ("samples", "ledger"))
             manifest = content["manifest"]
             shards = [Shard(**s) for s in manifest["shards"]]
-            return cls(content["change"], content["base"], shards, samples, ledger, manifest)
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-            raise DatasetError(f"{folder}: no candidate for a version is there ({error}); make the shards") from error
+            found = cls(content["change"], content["base"], shards, samples, ledger, manifest)
+            checked_samples(samples), checked_ledger(ledger)
+            if found.digest != content["digest"]:
+                raise ValueError("its files are not those that were written together")
+            return checked(found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
+            text = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DatasetError(f"{folder}: no candidate for a version is there ({text}); make the shards") from error
 
 
 class WouldShrink(DatasetError):

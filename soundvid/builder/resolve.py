@@ -90,6 +90,14 @@ def resolve(context: Context, records: list[SourceRecord]) -> Resolved:
             continue
         folder = part_folder(context, record)
         part = Part.read(folder) if folder.is_dir() else None
+        rows: list[dict[str, Any]] = []
+        if part is not None and part.plan_key == settings[i].plan.key:
+            before = old.slice(*slices[i]) if i in slices else old.slice(0, 0)
+            known_places = len(locations)
+            rows = _part_rows(record, i, settings[i], part, folder, before, locations)
+            if not _fits(part.facts, rows):
+                del locations[known_places:]
+                part = None
         if part is None or part.plan_key != settings[i].plan.key:
             facts.append({})
             verdicts.append(None)
@@ -98,8 +106,7 @@ def resolve(context: Context, records: list[SourceRecord]) -> Resolved:
         facts.append(part.facts)
         verdicts.append(part.verdict)
         pending.append(False)
-        before = old.slice(*slices[i]) if i in slices else old.slice(0, 0)
-        fresh += _part_rows(record, i, settings[i], part, folder, before, locations)
+        fresh += rows
     tables.append(pa.Table.from_pylist(fresh, _TABLE))
     clips = pa.concat_tables(tables).combine_chunks()
     clips = clips.take(pc.sort_indices(clips, [("record", "ascending"), ("start_frame", "ascending")]))
@@ -109,6 +116,16 @@ def resolve(context: Context, records: list[SourceRecord]) -> Resolved:
     found.locations, found.facts, found.verdicts, found.pending = locations, facts, verdicts, pending
     found.reused = complete
     return found
+
+
+def _fits(facts: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    """Whether what a part holds are values of the tables' columns: a damaged one is not, and is rendered again."""
+    try:
+        pa.Table.from_pylist([facts], SOURCE_FACTS)
+        pa.Table.from_pylist(rows, _TABLE)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return False
+    return all(row["frames"] > 0 for row in rows)
 
 
 def known_windows(context: Context, record: SourceRecord) -> frozenset[tuple[int, int]]:

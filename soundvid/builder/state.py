@@ -31,10 +31,12 @@ from soundvid.sources.digests import Identity, file_signature
 from soundvid.sources.model import DiscoveredSource, Origin, SidecarAudio
 from soundvid.util.files import replace_file
 from soundvid.util.hashing import content_key
+from soundvid.util.schema import checked
 from soundvid.verdict import Verdict
 
 PASSING = ("network", "rate_limit")  # failures of a download after which trying again soon can help
 SOON = 300.0  # seconds
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)  # of a record's file
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,14 @@ def listing(context: Context) -> dict[str, Video]:
     path = context.dataset.folder / "videos.json"
     try:
         rows = json.loads(path.read_bytes())
+        videos = [Video(r["key"], _source_from(r["source"]), r["signature"], r["partition"]) for r in rows]
+        return {checked(v).key: v for v in videos}
     except FileNotFoundError:
         return {}
-    return {r["key"]: Video(r["key"], _source_from(r["source"]), r["signature"], r["partition"]) for r in rows}
+    except _DAMAGE as error:
+        raise DatasetError(
+            f"{path}: the listing is damaged ({type(error).__name__}: {error}); remove it and list the videos again"
+        ) from error
 
 
 def videos_of(context: Context, partition: str) -> list[Video]:
@@ -137,7 +144,7 @@ def load_record(context: Context, key: str) -> SourceRecord | None:
     """The record of a video; None where it was never looked at."""
     try:
         row = json.loads((context.dataset.folder / "videos" / f"{key}.json").read_bytes())
-        return SourceRecord(
+        record = SourceRecord(
             **{
                 **row,
                 "source": _source_from(row["source"]),
@@ -145,7 +152,9 @@ def load_record(context: Context, key: str) -> SourceRecord | None:
                 "verdict": Verdict(**row["verdict"]) if row["verdict"] else None,
             }
         )
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = {"outcome", "code", "message", "digest", "kept"} <= {*record.clips} or not record.clips
+        return checked(record) if whole and record.key == key else None
+    except _DAMAGE:
         return None
 
 
@@ -222,10 +231,11 @@ def may_pass_soon(context: Context, record: SourceRecord) -> bool:
     if verdict is None or verdict.code not in PASSING or not verdict.retryable:
         return False
     from soundvid.sources.web.catalogue import Catalogue
+    from soundvid.sources.web.errors import is_over
 
     with Catalogue(context.store) as catalogue:
         entry = catalogue.entry(record.key)
-    return entry is not None and entry.not_before < time.time() + SOON
+    return entry is not None and is_over(entry.not_before, time.time() + SOON)
 
 
 def _fetched(context: Context, videos: list[Video]) -> list[Video]:

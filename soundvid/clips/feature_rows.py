@@ -19,6 +19,7 @@ from soundvid.features.base import ClipMedia, Feature
 from soundvid.media.clock import Window
 from soundvid.util.files import replace_file, storing
 from soundvid.util.hashing import canonical_json, content_key
+from soundvid.util.schema import checked
 
 
 def feature_key(feature: Feature) -> str:
@@ -29,6 +30,16 @@ def feature_key(feature: Feature) -> str:
     return content_key(
         [feature.name, feature.version, feature.options.model_dump(mode="json"), str(f.fps), sound, pictures]
     )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A clip's member in rows.bin, and the sha256 of what it was computed from."""
+
+    input: str
+    offset: int
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -43,9 +54,13 @@ class FeatureRows:
         """What is in `folder`: nothing where it is not there, or not whole."""
         try:
             index = json.loads((folder / "index.json").read_bytes())
-            whole = (folder / "rows.bin").stat().st_size == index["bytes"]
+            size = (folder / "rows.bin").stat().st_size
+            places = {w: _Place(**p) for w, p in index["clips"].items()}
+            whole = size == index["bytes"] and all(
+                checked(p).offset >= 0 and p.size >= 0 and p.offset + p.size <= size for p in places.values()
+            )
             return cls(folder, index["clips"] if whole else {})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls(folder, {})
 
     def __contains__(self, window: Window) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from soundvid.media.clock import Window
 from soundvid.util.files import replace_file, storing
 from soundvid.util.hashing import canonical_json
+from soundvid.util.schema import checked
 from soundvid.verdict import Verdict
 
 PART_FORMAT = 1
@@ -34,6 +35,11 @@ class MediaLocation:
     flac_offset: int
     flac_size: int
     sha256: str | None = None
+
+    @property
+    def places(self) -> tuple[int, int, int, int]:
+        """Offset and size of the MP4, offset and size of the FLAC, in bytes."""
+        return self.mp4_offset, self.mp4_size, self.flac_offset, self.flac_size
 
     def read(self) -> tuple[bytes, bytes]:
         """MP4 and FLAC. Raises OSError, or ValueError where they are not what was rendered."""
@@ -56,7 +62,7 @@ class PartClip:
     frames: int
     code: str = ""
     message: str = ""
-    measures: dict[str, Any] | None = None
+    measures: dict[str, float | None] | None = None
     media: dict[str, Any] | None = None  # file, mp4_offset, mp4_size, flac_offset, flac_size, sha256
 
     @property
@@ -100,13 +106,19 @@ class Part:
                 return None
             verdict = data.pop("verdict")
             clips = tuple(PartClip(**c) for c in data.pop("clips"))
-            part = cls(**data, verdict=verdict and Verdict(**verdict), clips=clips)
+            part = checked(cls(**data, verdict=verdict and Verdict(**verdict), clips=clips))
             ends: dict[str, int] = {}
-            for media in (c.media for c in clips if c.media is not None):
-                ends[media["file"]] = max(ends.get(media["file"], 0), media["flac_offset"] + media["flac_size"])
+            for clip in clips:
+                location = part.location(folder, clip)
+                if location is not None:
+                    checked(location)
+                    if location.path.parent != folder or min(location.places) < 0:
+                        return None
+                    end = max(map(sum, zip(location.places[::2], location.places[1::2], strict=True)))
+                    ends[location.path.name] = max(ends.get(location.path.name, 0), end)
             whole = all((folder / name).stat().st_size >= end for name, end in ends.items())
             return part if whole else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 

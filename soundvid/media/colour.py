@@ -1,7 +1,7 @@
-"""What the colours of a picture mean, and the table that turns HDR and wide gamuts into those of ordinary video.
+"""What the colours of a picture mean, and the table that turns HDR and BT.2020 into those of ordinary video.
 
-HDR (PQ and HLG, ITU-R BT.2100) and pictures in the primaries of BT.2020 or P3 are converted through one table of three
-dimensions, which FFmpeg's lut3d filter applies after scaling:
+HDR (PQ and HLG, ITU-R BT.2100) and pictures in the primaries of BT.2020 are converted through one table of three
+dimensions, which FFmpeg's lut3d filter applies after scaling. Other primaries are near enough to those of BT.709.
 
 1. to light: PQ as it states it (SMPTE ST 2084); HLG through the gamma of 1.2 of a display of 1000 cd/m2 (BT.2100);
 2. reference white, 203 cd/m2 (BT.2408), becomes the white of ordinary video;
@@ -55,8 +55,8 @@ class Colours:
 
 
 def needs_table(transfer: int, primaries: int) -> bool:
-    """Whether the colours are converted through a table: HDR, or primaries wider than those of BT.709."""
-    return transfer in HDR or PRIMARIES.get(primaries) in ("bt2020", "smpte432")
+    """Whether the colours are converted through a table: HDR, or the primaries of BT.2020."""
+    return transfer in HDR or PRIMARIES.get(primaries) == "bt2020"
 
 
 def _to_xyz(name: str) -> np.ndarray:

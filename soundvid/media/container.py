@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import av.logging
 
 from soundvid.media import cpu
 from soundvid.media.errors import MediaError
+from soundvid.media.mp4_edits import Edit, Mp4Header, read_mp4_header
 from soundvid.media.partial_file import SparseHeader, SparseReader, read_header
 
 # FFmpeg's errors are read (see decode_safely) and not printed.
@@ -73,8 +75,9 @@ def _url(path: Path) -> str:
     return "file:" + os.path.abspath(path)
 
 
-def open_media(path: Path) -> av.container.InputContainer:
-    """Open `path` for reading, restricted to local files and to the containers of `CONTAINERS`."""
+def open_media(path: Path, *, unedited: bool = False) -> av.container.InputContainer:
+    """Open `path` for reading, restricted to local files and to the containers of `CONTAINERS`. `unedited`: the edit
+    lists of an MP4 file are not applied."""
     cpu.level()
     if not path.exists():
         raise MediaError("vanished", "the file is no longer there")
@@ -82,9 +85,23 @@ def open_media(path: Path) -> av.container.InputContainer:
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
         head = part_head(path)
-        return open_stream(_url(path) if head is None else SparseReader(path, head))
+        return open_stream(_url(path) if head is None else SparseReader(path, head), unedited=unedited)
     except PermissionError as error:
         raise MediaError("unreadable", "the file may not be read: check its permissions") from error
+
+
+def mp4_header(path: Path) -> Mp4Header | None:
+    """What the header of an MP4 file says beside what FFmpeg tells; None where bytes of it are not there."""
+    head = part_head(path)
+    if head is not None:
+        try:
+            return read_mp4_header(SparseReader(path, head))
+        except MediaError as error:
+            if error.code == "not_held":
+                return None
+            raise
+    with path.open("rb") as file:
+        return read_mp4_header(file)
 
 
 def part_head(path: Path) -> SparseHeader | None:
@@ -96,13 +113,14 @@ def part_head(path: Path) -> SparseHeader | None:
         raise MediaError("not_media", DAMAGED_HEAD) from error
 
 
-def open_stream(file: Any) -> av.container.InputContainer:
+def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputContainer:
     """Open a "file:" address or a file object for reading, restricted to the containers of `CONTAINERS`."""
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     try:
         return av.open(
             file,
             "r",
-            container_options={"format_whitelist": CONTAINERS, "protocol_whitelist": "file"},
+            container_options=options | ({"ignore_editlist": "1"} if unedited else {}),
             metadata_errors="replace",
         )
     except PermissionError:
@@ -377,14 +395,19 @@ def timed_pictures(
     *,
     decoding_times: bool = False,
     joins: Sequence[Join] = (),
+    edits: Sequence[Edit] = (),
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
     """Decoded pictures with their times on the file's axis, each later than the one before. `decoded` is called with
-    every packet after the decoder took it.
+    every packet after the decoder took it. With `edits` the container has to be opened unedited, and their parts are
+    shown one after the other.
 
     Decoders give pictures in the order in which they are shown. Where a time is missing (program streams state
     one for some pictures only) it is `step` seconds after the last; with `decoding_times` the container states times of
     decoding alone (see DecodingTimes). A picture that goes back by more than a step is not shown, and noted.
     """
+    if edits:
+        yield from _edited(container, stream, edits, step, damage, heartbeat, decoded)
+        return
     tick = stream.time_base or Fraction(1, 1000)
     packets = joined(container.demux(stream), joins)
     found: Iterator[tuple[int | None, av.VideoFrame]]
@@ -410,22 +433,54 @@ def timed_pictures(
         yield time, frame
 
 
+def _edited(
+    container: av.container.InputContainer,
+    stream: av.stream.Stream,
+    edits: Sequence[Edit],
+    step: Fraction,
+    damage: list[tuple[Fraction | None, str]],
+    heartbeat: Callable[[], None],
+    decoded: Callable[[Any], None] | None,
+) -> Iterator[tuple[Fraction, av.VideoFrame]]:
+    """`timed_pictures` of the parts of an edit list."""
+    for edit in edits:
+        place = floor((edit.media - REORDER * step) / (stream.time_base or Fraction(1, 1000)))
+        container.seek(place, stream=stream, backward=True)
+        stream.codec_context.flush_buffers()
+        found: list[tuple[Fraction | None, str]] = []
+        before: av.VideoFrame | None = None  # what is shown where the part begins
+        for time, frame in timed_pictures(container, stream, step, found, heartbeat, decoded):
+            if time >= edit.media + edit.duration:
+                break
+            late = edit.start - edit.media
+            damage += [(None if when is None else max(edit.start, when + late), why) for when, why in found]
+            found.clear()
+            if time < edit.media:
+                before = frame
+                continue
+            if before is not None and time > edit.media:
+                yield edit.start, before
+            before = None
+            yield time + late, frame
+        if before is not None:
+            yield edit.start, before
+
+
 def first_picture(
     opened: Callable[[], av.container.InputContainer],
     index: int,
     step: Fraction,
     heartbeat: Callable[[], None],
     look: Callable[[Fraction, av.VideoFrame], bool],
-    *,
-    decoding_times: bool = False,
+    **timing: Any,
 ) -> tuple[Fraction, av.VideoFrame]:
     """The first picture of stream `index` that can be decoded, with its time on the file's axis. It and those that
-    follow are given to `look` until that has seen enough."""
+    follow are given to `look` until that has seen enough. `timing` is as `timed_pictures` takes it."""
     damage: list[tuple[Fraction | None, str]] = []
     first = None
     with opened() as container:
         stream = container.streams[index]
-        for time, frame in timed_pictures(container, stream, step, damage, heartbeat, decoding_times=decoding_times):
+        for time, frame in timed_pictures(container, stream, step, damage, heartbeat, **timing):
             first = first or (time, frame)
             if look(time, frame):
                 break

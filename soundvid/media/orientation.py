@@ -135,7 +135,7 @@ def _applied(before: Orientation, kind: bytes, value: int) -> Orientation:
 
 def _boxes(data: bytes, place: int, stop: int) -> list[tuple[bytes, int, int]]:
     """(kind, start and end of the content) of the boxes between two bytes."""
-    found = []
+    found: list[tuple[bytes, int, int]] = []
     while place + 8 <= stop and len(found) < _MOST:
         length, kind = struct.unpack_from(">I4s", data, place)
         head = 8

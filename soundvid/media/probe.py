@@ -4,6 +4,7 @@
 what the file holds and not on what its header promises: one real file says it lasts 143,165 s.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
@@ -29,6 +30,7 @@ from soundvid.media.container import (
     has_picture,
     is_cover,
     joined,
+    mp4_header,
     no_heartbeat,
     only_sound,
     open_media,
@@ -39,12 +41,14 @@ from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
 from soundvid.media.interlace import FieldDetector, FieldOrder
+from soundvid.media.mp4_edits import WHOLE, Edits
 from soundvid.media.orientation import orientation_of
 
 # A picture is held for so many times its neighbours' distance, and for so many seconds at least and at most: where the
 # next one comes later, the recording has a gap.
 LEAP = 20
 HELD_LEAST, HELD_MOST = Fraction(1), Fraction(60)
+PACE = 1  # seconds of sound from which the pace of its time stamps can be told
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class Source:
     # each other; between them is a gap, or another recording begins. Empty: not known, all of it is taken for one.
     stretches: tuple[tuple[Fraction, Fraction], ...] = ()
     joins: tuple[Join, ...] = ()  # where other recordings begin in the file
+    edits: Edits | None = None  # the edit lists that FFmpeg does not apply exactly: the file is to be opened unedited
 
     @property
     def displayed(self) -> tuple[int, int]:
@@ -298,7 +303,13 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
             except (ValueError, KeyError, TypeError, ArithmeticError) as error:
                 raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
-        stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+        edits = _edits(path, container, streams)
+        if edits is None:
+            stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+    if edits is not None:
+        return _probe_edited(path, streams, edits, heartbeat)
+    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+        streams = replace(streams, sound=replace(streams.sound, untimed=True))
     joins = _find_joins(path, streams, stamps, heartbeat)
     if joins:
         with open_media(path) as container:
@@ -316,6 +327,60 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
     with path.open("rb") as file:
         margins = read_margins(file, streams.container, streams.place)
     return assemble(path, streams, [stamps], zero, first, margins, fields, joins)
+
+
+def _has_wrong_stamps(path: Path, sound: SoundInfo, heartbeat: Callable[[], None]) -> bool:
+    """Whether the stamps of sound run at another pace than its samples: AVI times sound by numbers in its header, which
+    some writers get wrong."""
+    first: Fraction | None = None
+    heard = Fraction(0)
+    with open_media(path) as container:
+        for frame in decode_safely(container, container.streams[sound.index], [], heartbeat):
+            time = frame_time(frame)
+            if time is None or not frame.samples:
+                continue
+            if first is not None and heard >= PACE:
+                return not heard * Fraction(9, 10) <= time - first <= heard * Fraction(11, 10)
+            first = time if first is None else first
+            heard += Fraction(frame.samples, frame.sample_rate)
+    return False
+
+
+def _edits(path: Path, container: av.container.InputContainer, streams: Streams) -> Edits | None:
+    if "mp4" not in streams.container.split(","):
+        return None
+    header = mp4_header(path)
+    if header is None or not header.several:
+        return None
+    ids = [streams.index, streams.sound.index if streams.sound else streams.index]
+    pictures, sound = (header.edits.get(container.streams[i].id) or WHOLE for i in ids)
+    return Edits(pictures, sound)
+
+
+def _probe_edited(path: Path, streams: Streams, edits: Edits, heartbeat: Callable[[], None]) -> Source:
+    """`probe` of a file whose edit lists are applied here."""
+    tick = streams.tick
+    with open_media(path, unedited=True) as container:
+        media = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+    stamps = Stamps([], [], missing=media.missing, presented=media.presented)
+    times = sorted(media.times)
+    for edit in edits.pictures:
+        first, stop = (bisect_left(times, t / tick) for t in (edit.media, edit.media + edit.duration))
+        shift = (edit.start - edit.media) / tick
+        shown = [half_up(t + shift) for t in times[first:stop]]
+        if first > 0 and (first == len(times) or times[first] * tick > edit.media):
+            shown.insert(0, half_up(edit.start / tick))  # a picture whose time began before the part
+        stamps.keys += [half_up(k + shift) for k in media.keys if edit.media <= k * tick < edit.media + edit.duration]
+        if shown:
+            stamps.times += shown
+            stamps.length = min(media.length, half_up(edit.stop / tick) - shown[-1])
+    opened = lambda: open_media(path, unedited=True)  # noqa: E731
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, picture = first_picture(opened, streams.index, streams.nominal, heartbeat, fields, edits=edits.pictures)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    found = assemble(path, replace(streams, reordered=False), [stamps], zero, picture, margins, fields)
+    return replace(found, edits=edits, seekable=False)
 
 
 def _decoding_times(streams: Streams, runs: list[Stamps]) -> bool:
@@ -353,6 +418,8 @@ def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callabl
                 if time < highest.get(index, time) - back and packet.pos is not None:
                     if part_of[index] == len(places) - 1:
                         places.append(packet.pos)
+                    else:
+                        places[-1] = min(places[-1], packet.pos)
                     part_of[index] = len(places) - 1
                     highest[index] = time
                 highest[index] = max(time, highest.get(index, time))
@@ -502,7 +569,7 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
     video["margins"] = tuple(video.get("margins", NO_MARGINS))
     stretches = tuple((Fraction(a), Fraction(b)) for a, b in facts.get("stretches", ()))
     sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
-    parts = {"video": VideoInfo(**video), "sound": sound, "stretches": stretches, "joins": ()}  # a part has no joins
+    parts = {"video": VideoInfo(**video), "sound": sound, "stretches": stretches, "joins": (), "edits": None}
     return Source(path=path, **{**typed(Source, facts), **parts})
 
 

@@ -28,7 +28,8 @@ class Scaler:
             transfer = self.colours.transfer
         if primaries == UNSPECIFIED:
             primaries = self.colours.primaries
-        key = (geometry, frame.format.name, int(frame.colorspace), int(frame.color_range), transfer, primaries)
+        meaning = (int(frame.colorspace), int(frame.color_range), transfer, primaries, frame.interlaced_frame)
+        key = (geometry, frame.format.name, *meaning)
         if key != self._key:
             area, self._misframed = self._area(geometry)
             self._graph = self._build(frame, geometry, area, transfer, primaries)
@@ -99,6 +100,8 @@ class Scaler:
             for step in filter(None, TURN_FILTERS[geometry.orientation].split(",")):
                 name, _, argument = step.partition("=")
                 chain.append(graph.add(name, argument))
+            if frame.interlaced_frame:  # its lines were mixed by scaling; PyAV would convert it field by field
+                chain.append(graph.add("setfield", "prog"))
             chain += [graph.add("setsar", "1"), graph.add("format", "yuv420p"), graph.add("buffersink")]
             for left, right in zip(chain, chain[1:], strict=False):
                 left.link_to(right)

@@ -5,7 +5,7 @@ length of the source.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,12 +24,14 @@ from soundvid.media.container import (
     LIBRARY_ERRORS,
     frame_time,
     joined,
+    mp4_header,
     no_heartbeat,
     open_media,
     packets_from,
     part_head,
 )
 from soundvid.media.errors import MediaError
+from soundvid.media.mp4_edits import Edit
 from soundvid.media.probe import SoundTrack, Source
 from soundvid.media.sound_decoder import decode_sound
 from soundvid.media.sound_drift import (
@@ -93,7 +95,15 @@ class _Block:
         """The block without the samples before `first`."""
         if first <= 0:
             return self
-        return _Block(self.samples[first:], None if self.loudest is None else self.loudest[first:], self.damaged_from)
+        return self.cut(first, len(self.samples))
+
+    def cut(self, first: int, stop: int, *, late: Fraction = Fraction(0)) -> "_Block":
+        """Its samples [first, stop), to be heard `late` seconds after their time."""
+        return _Block(
+            self.samples[first:stop],
+            None if self.loudest is None else self.loudest[first:stop],
+            None if self.damaged_from is None else self.damaged_from + late,
+        )
 
 
 def _tick(stream: av.stream.Stream) -> Fraction:
@@ -239,8 +249,11 @@ def is_indexed(source: Source) -> bool:
     """Whether the file has an index by which sound can be found without reading all that lies before it."""
     if not source.seekable or source.sound is None:
         return False
+    if source.container != "matroska,webm":
+        header = mp4_header(source.path)
+        return header is None or not header.fragmented
     with open_media(source.path) as container:
-        stream = container.streams[source.video.index if source.container == "matroska,webm" else source.sound.index]
+        stream = container.streams[source.video.index]
         try:
             container.seek(0, stream=stream, backward=True)  # Matroska's is read when something is looked for
             entries = stream.index_entries
@@ -250,63 +263,84 @@ def is_indexed(source: Source) -> bool:
         return (last - first) * _tick(stream) >= source.duration / 2
 
 
-class SoundReader:
-    """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
+class _AtOneRate:
+    """Blocks of sound at `native` Hz whose rate may change on the way, as in broadcasts and joined recordings."""
 
-    Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
-    and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
-    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Where the stamps drift, blocks are stretched to
-    follow them (soundvid.media.sound_drift). Resampling is soxr's (HQ, linear phase).
+    TORN = Fraction(1, 20)  # seconds by which a block may be away from the end of the one before it
 
-    What is read does not depend on what was read before it. A file with an index is decoded in sections of a fixed
-    length, each with a decoder of its own: decoders have a memory (AAC and AC-3 even draw random numbers). All others
-    are decoded from the start.
-    """
+    def __init__(self, native: int) -> None:
+        self.native, self.rate = native, native
+        self.resampler: soxr.ResampleStream | None = None
+        self.start, self.heard, self.given = Fraction(0), 0, 0  # of the samples at the present rate
+        self.late = Fraction(0)  # seconds by which the stamps are away from the count of samples
+        self.damaged_from: Fraction | None = None
 
-    SECTION = 4  # seconds
+    def blocks(self, time: Fraction, rate: int, block: _Block) -> Iterator[tuple[Fraction, _Block]]:
+        """What can be given of a block at `rate` Hz so far, with its time in seconds."""
+        if rate == self.native and self.resampler is None:
+            yield time, block
+            return
+        expected = self.start + Fraction(self.heard, self.rate)
+        if rate != self.rate or abs(time - expected) > self.TORN:
+            yield from self.rest()
+            self.rate, self.start, self.heard, self.given = rate, time, 0, 0
+            if rate != self.native:
+                self.resampler = soxr.ResampleStream(rate, self.native, 1, dtype="float32")
+            expected = time
+        if self.resampler is None:
+            yield time, block
+            return
+        self.late, self.damaged_from = time - expected, block.damaged_from
+        self.heard += len(block.samples)
+        yield from self._give(self.resampler.resample_chunk(block.samples))
+
+    def rest(self) -> Iterator[tuple[Fraction, _Block]]:
+        """What the converter still holds."""
+        if self.resampler is not None:
+            yield from self._give(self.resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+        self.resampler, self.rate = None, self.native
+
+    def _give(self, samples: np.ndarray) -> Iterator[tuple[Fraction, _Block]]:
+        if len(samples):
+            place = self.start + Fraction(self.given, self.native) + self.late
+            yield place, _Block(samples, None, self.damaged_from)
+            self.given += len(samples)
+
+
+class _Section:
+    """A section of a source's sound, decoded by a decoder of its own. See SoundReader for the rules."""
 
     LOOKAHEAD = 24  # blocks, about half a second
     TOLERANCE = Fraction(3, 4000)  # seconds of offset that are put down to rounding
     PREROLL = Fraction(1, 2)  # seconds decoded before a jump's goal: Opus, MP3 and AAC need some to settle
     LONGEST_GAP = 2  # seconds of silence that are resampled; a longer gap may be of any length
 
-    def __init__(
-        self,
-        source: Source | SoundTrack,
-        rate: int,
-        heartbeat: Callable[[], None] = no_heartbeat,
-        channel: int | None = None,
-        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
-    ) -> None:
-        if source.sound is None:
-            raise MediaError("no_sound", "has no sound track")
-        self.source, self.rate, self.heartbeat, self.channel, self.mix = source, rate, heartbeat, channel, mix
-        self.lossy = not source.sound.codec.startswith(_LOSSLESS)
-        self._layouts: dict[str, tuple[list[str], list[float]]] = {}  # names and weights of a layout's channels
-        self.damage: list[tuple[Fraction | None, str]] = []
-        self.native = source.sound.rate
-        common = gcd(self.native, rate)
-        self.block_in, self.block_out = self.native // common, rate // common
+    def __init__(self, reader: "SoundReader", begin: Fraction) -> None:
+        self.reader, self.source, self.rate, self.heartbeat = reader, reader.source, reader.rate, reader.heartbeat
+        self.channel, self.mix, self.damage, self.native = reader.channel, reader.mix, reader.damage, reader.native
+        assert reader.source.sound is not None
+        self.lossy = not reader.source.sound.codec.startswith(_LOSSLESS)
+        common = gcd(self.native, self.rate)
+        self.block_in, self.block_out = self.native // common, self.rate // common
         self._container: av.container.InputContainer | None = None
-        self._indexed: bool | None = None  # None: not looked at yet
-        self._start_of_track: tuple[int, int] | Literal["unknown"] | None = "unknown"
-        self._open(0)
+        self._open(begin)
 
     def close(self) -> None:
         if self._container is not None:
             self._container.close()
+            self._container = None
 
     # -- opening and jumping
 
-    def _open(self, section: int) -> None:
-        """(Re)start at the beginning of a section: everything before it is dropped."""
-        self.close()
-        self._container = open_media(self.source.path)
-        self._section = section
+    def _open(self, start: Fraction) -> None:
+        """Go to where a section begins, `start` seconds on the clock."""
+        edits = self.source.edits.sound if isinstance(self.source, Source) and self.source.edits else ()
+        self._container = open_media(self.source.path, unedited=bool(edits))
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]
-        begin = section * self.SECTION - self.PREROLL
+        begin = start - self.PREROLL
+        self._is_first = start == 0
         self._begin: int | None = None
         if begin > 0:
             assert isinstance(self.source, Source)
@@ -323,13 +357,33 @@ class SoundReader:
         self._damaged: list[tuple[int, int]] = []  # native [start, stop) that rest on damaged packets
         # Native sample number, `loudest` and `samples` of blocks of several channels.
         self._unmixed: deque[tuple[int, np.ndarray, np.ndarray]] = deque()
-        self._pieces = self._join(self._place(self._blocks()))
+        self._pieces = self._edited(edits) if edits else self._join(self._place(self._blocks()))
         self._pending: tuple[int, _Block] | None = None
         self._done = False
+
+    def _edited(self, edits: Sequence[Edit]) -> Iterator[tuple[int, _Block]]:
+        """The pieces of the parts of an edit list, each trimmed to the sample."""
+        assert self._container is not None
+        zero = self.source.zero
+        for edit in edits:
+            self._container.seek(floor((edit.media - self.PREROLL) / _tick(self._stream)), stream=self._stream)
+            self._stream.codec_context.flush_buffers()
+            first, stop = (half_up((t - zero) * self.native) for t in (edit.start, edit.stop))
+            shift = first - half_up((edit.media - zero) * self.native)
+            for start, block in self._join(self._place(self._blocks())):
+                place = start + shift
+                low, high = max(first, place), min(stop, place + len(block.samples))
+                if place >= stop:
+                    break
+                if low < high:
+                    yield low, block.cut(low - place, high - place, late=Fraction(shift, self.native))
 
     def _blocks(self) -> Iterator[tuple[Fraction, _Block]]:
         """Decoded blocks with their times on the clock in seconds."""
         assert self._container is not None
+        assert self.source.sound is not None
+        counted = Fraction(0) if self.source.sound.untimed else None
+        converted = _AtOneRate(self.native)
         packets = self._container.demux(self._stream)
         if isinstance(self.source, Source):
             packets = joined(packets, self.source.joins)
@@ -341,11 +395,9 @@ class SoundReader:
             time = frame_time(frame)
             if time is None or frame.samples == 0:
                 continue
-            if frame.sample_rate != self.native:
-                raise MediaError(
-                    "sound_changes_rate",
-                    f"its sound changes from {self.native} to {frame.sample_rate} Hz on the way: re-encode it",
-                )
+            if counted is not None:  # the stamps are wrong: only the first one counts
+                counted = time if counted == 0 else counted
+                time, counted = counted, counted + Fraction(frame.samples, frame.sample_rate)
             samples, loudest = self._mixed(frame)
             peak = float((np.abs(samples) if loudest is None else loudest).max())
             if not np.isfinite(peak):  # a float track may hold anything, and one NaN spoils all it is mixed with
@@ -357,17 +409,19 @@ class SoundReader:
                 self.damage.append((time, "its samples lie far beyond full scale"))
                 damaged_from = time
             zero = self.source.zero
-            yield time - zero, _Block(samples, loudest, None if damaged_from is None else damaged_from - zero)
+            block = _Block(samples, loudest, None if damaged_from is None else damaged_from - zero)
+            yield from converted.blocks(time - zero, frame.sample_rate, block)
+        yield from converted.rest()
 
     def _mixed(self, frame: av.AudioFrame) -> tuple[np.ndarray, np.ndarray | None]:
         """A block in mono, and `_Block.loudest` of it."""
         if self.mix is not None:
             return self.mix(frame), None
         layout = frame.layout
-        if layout.name not in self._layouts:
+        if layout.name not in self.reader.layouts:
             names = self._spatial(len(layout.channels)) or [channel.name for channel in layout.channels]
-            self._layouts[layout.name] = names, mix_weights(names, self.channel)
-        names, weights = self._layouts[layout.name]
+            self.reader.layouts[layout.name] = names, mix_weights(names, self.channel)
+        names, weights = self.reader.layouts[layout.name]
         channels = channels_of(frame)
         if self.channel is not None:
             return channels[self.channel], None
@@ -421,7 +475,7 @@ class SoundReader:
             place: float = anchor
             drift = None
             # A section that begins on a drifting track has to be on the line when its preroll is over.
-            fresh = self._section > 0 and unit > 2 and number < self.LOOKAHEAD and number % 6 == 0
+            fresh = not self._is_first and unit > 2 and number < self.LOOKAHEAD and number % 6 == 0
             if line is not None or fresh or abs(here - anchor) > rounding:
                 look(self.LOOKAHEAD, AHEAD)
                 ahead = [(count, offset) for count, offset, _ in waiting]
@@ -472,13 +526,13 @@ class SoundReader:
     def _off_track(self, place: int, unit: float, tolerance: float) -> int:
         """How far `place` is before where a block begins if all blocks since the track's first one follow each other:
         coarse stamps leave it open by up to a tick, and two sections have to agree."""
-        if self._section == 0 or unit <= 2:
+        if self._is_first or unit <= 2:
             return 0
-        if self._start_of_track == "unknown":
-            self._start_of_track = self._look_at_start(unit, tolerance)
-        if self._start_of_track is None:
+        if self.reader.start_of_track == "unknown":
+            self.reader.start_of_track = self._look_at_start(unit, tolerance)
+        if self.reader.start_of_track is None:
             return 0
-        first, size = self._start_of_track
+        first, size = self.reader.start_of_track
         away = first + floor((place - first) / size + 0.5) * size - place
         return away if abs(away) <= max(unit, tolerance) else 0
 
@@ -487,7 +541,7 @@ class SoundReader:
         multiple; None: there is no such number that would tell more than the stamps do."""
         count_only = lambda frame: np.zeros(frame.samples, np.float32)  # noqa: E731
         with closing(SoundReader(self.source, self.rate, self.heartbeat, mix=count_only)) as reader:
-            blocks = list(islice(reader._blocks(), self.LOOKAHEAD))
+            blocks = list(islice(reader.first._blocks(), self.LOOKAHEAD))
         size = gcd(*(len(block.samples) for _, block in blocks[1:-1]))
         if reader.source.sound is not None and reader.source.sound.codec == "vorbis":
             size = gcd(size, 64)  # short blocks may come later
@@ -560,32 +614,8 @@ class SoundReader:
     def _new_resampler(self) -> soxr.ResampleStream | None:
         return None if self.native == self.rate else soxr.ResampleStream(self.native, self.rate, 1, dtype="float32")
 
-    def _section_of(self, sample: int) -> int:
-        """The section in which output sample `sample` lies; no later one begins where the track has ended."""
-        section = max(0, sample) // (self.SECTION * self.rate)
-        if section <= self._section or self._done:
-            return self._section
-        if self._indexed is None:
-            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
-        return section if self._indexed else self._section
-
     def read(self, start: int, stop: int) -> SoundSpan:
-        """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
-        spans: list[SoundSpan] = []
-        at = start
-        while at < stop or not spans:
-            section = self._section_of(at)
-            if section != self._section:
-                self._open(section)
-            self._section_of(stop)
-            border = (section + 1) * self.SECTION * self.rate
-            until = min(stop, border) if self._indexed and at < border else stop
-            spans.append(self._read(at, until))
-            at = until
-        return SoundSpan.joined(spans)
-
-    def _read(self, start: int, stop: int) -> SoundSpan:
-        """`read` within a section."""
+        """As SoundReader.read, within the section."""
         while not self._done and self._out_stop < stop:
             self._advance()
         while self._out and self._out_start + len(self._out[0]) <= start:
@@ -629,3 +659,78 @@ class SoundReader:
             loudest_sum += float(np.dot(loudest[piece], loudest[piece]))
             mix_sum += float(np.dot(samples[piece], samples[piece]))
         return loudest_sum * self.rate / self.native, mix_sum * self.rate / self.native
+
+
+class SoundReader:
+    """The sound of a source by sample number at `rate` Hz, mono, on the presentation clock.
+
+    Decoded sound is laid down where its time stamps say. They are rounded (to milliseconds in Matroska),
+    and in many files they wander by some 20 ms, so blocks that follow each other are joined, and only a step from
+    which none of the `LOOKAHEAD` coming blocks returns moves the sound. Where the stamps drift, blocks are stretched to
+    follow them (soundvid.media.sound_drift). Resampling is soxr's (HQ, linear phase).
+
+    What is read does not depend on what was read before it. A file with an index is decoded in sections of a fixed
+    length, each with a decoder of its own: decoders have a memory (AAC and AC-3 even draw random numbers). All others
+    are decoded from the start.
+    """
+
+    SECTION = 10  # seconds: opening a file again is not to be felt, nor what is decoded before a clip
+    LOOKAHEAD, PREROLL = _Section.LOOKAHEAD, _Section.PREROLL
+
+    def __init__(
+        self,
+        source: Source | SoundTrack,
+        rate: int,
+        heartbeat: Callable[[], None] = no_heartbeat,
+        channel: int | None = None,
+        mix: Callable[[av.AudioFrame], np.ndarray] | None = None,
+    ) -> None:
+        if source.sound is None:
+            raise MediaError("no_sound", "has no sound track")
+        self.source, self.rate, self.heartbeat, self.channel, self.mix = source, rate, heartbeat, channel, mix
+        self.layouts: dict[str, tuple[list[str], list[float]]] = {}  # names and weights of a layout's channels
+        self.damage: list[tuple[Fraction | None, str]] = []
+        self.native = source.sound.rate
+        # The native sample with which the track's second block begins, and what block lengths are a multiple of.
+        self.start_of_track: tuple[int, int] | Literal["unknown"] | None = "unknown"
+        self._indexed: bool | None = None  # None: not looked at yet
+        self.first = _Section(self, Fraction(0))
+        self._sections = {0: self.first}  # those that what is still to be read may need, by number
+
+    def close(self) -> None:
+        for section in self._sections.values():
+            section.close()
+
+    @property
+    def end(self) -> int | None:
+        """Samples at `rate` that there are from zero to the track's end; None as long as it was not reached."""
+        return next((s.end for s in self._sections.values() if s.end is not None), None)
+
+    def read(self, start: int, stop: int) -> SoundSpan:
+        """Samples [start, stop) at `rate`; `start` never goes back from call to call."""
+        spans: list[SoundSpan] = []
+        at, length = start, self.SECTION * self.rate
+        while at < stop or not spans:
+            number = self._number_of(at)
+            until = min(stop, (number + 1) * length) if self._number_of(stop) > number else stop
+            spans.append(self._section(number, start // length).read(at, until))
+            at = until
+        return SoundSpan.joined(spans)
+
+    def _number_of(self, sample: int) -> int:
+        """The section in which output sample `sample` lies; no later one than that in which the track has ended."""
+        number = max(0, sample) // (self.SECTION * self.rate)
+        number = min([number, *(n for n, section in self._sections.items() if section.end is not None)])
+        if number == 0:
+            return 0
+        if self._indexed is None:
+            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
+        return number if self._indexed else 0
+
+    def _section(self, number: int, earliest: int) -> _Section:
+        """Section `number`; those before `earliest` are given up."""
+        for old in [n for n in self._sections if n < min(earliest, number)]:
+            self._sections.pop(old).close()
+        if number not in self._sections:
+            self._sections[number] = _Section(self, Fraction(number * self.SECTION))
+        return self._sections[number]

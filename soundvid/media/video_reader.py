@@ -143,7 +143,8 @@ class VideoReader:
         self._container.close()
 
     def _open(self) -> av.container.InputContainer:
-        container, video = open_media(self.source.path), self.source.video
+        container = open_media(self.source.path, unedited=self.source.edits is not None)
+        video = self.source.video
         if video.codec in DEBLOCKED and shrink(self.scaler.framing, video.geometry) >= SHRINK_WITHOUT_DEBLOCKING:
             container.streams[video.index].codec_context.options = {"skip_loop_filter": "noref"}
         return container
@@ -161,6 +162,7 @@ class VideoReader:
             self._geometries.follow(self._stream.codec_context),
             decoding_times=info.decoding_times,
             joins=self.source.joins,
+            edits=self.source.edits.pictures if self.source.edits else (),
         ):
             if not_before is not None and time - self.source.zero < not_before:
                 continue

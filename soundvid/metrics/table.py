@@ -14,6 +14,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from soundvid.errors import SoundvidError
+from soundvid.util.schema import checked
+
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
@@ -207,18 +210,27 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path) -> "Evaluation":
-        """Read `evaluation/<split>.json` and, where it is there, the clips' file next to it."""
-        given = json.loads(path.read_text(encoding="utf-8"))
-        per_clip = path.with_name(f"{given['split']}.clips.jsonl")
-        lines = per_clip.read_text(encoding="utf-8").splitlines() if per_clip.exists() else []
-        return cls(
-            given["split"],
-            given["clips"],
-            given["sources"],
-            tuple(Table.from_dict(table) for table in given["tables"]),
-            given["context"],
-            tuple(json.loads(line) for line in lines),
-        )
+        """Read `evaluation/<split>.json` and, where it is there, the clips' file next to it.
+
+        Raises SoundvidError, one line, where they are damaged.
+        """
+        try:
+            given = json.loads(path.read_text(encoding="utf-8"))
+            per_clip = path.with_name(f"{path.stem}.clips.jsonl")
+            lines = per_clip.read_text(encoding="utf-8").splitlines() if per_clip.exists() else []
+            found = cls(
+                given["split"],
+                given["clips"],
+                given["sources"],
+                tuple(Table.from_dict(table) for table in given["tables"]),
+                given["context"],
+                tuple(json.loads(line) for line in lines),
+            )
+            return checked(found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise SoundvidError(
+                f"{path}: damaged ({type(error).__name__}: {error}); run 'soundvid evaluate' again"
+            ) from error
 
 
 def _write(path: Path, text: str) -> None:

@@ -434,7 +434,8 @@ def boxes(run: PageRun) -> list[tuple[str, list[tuple[str, str]]]]:
 def checkpoints(run: PageRun) -> list[dict[str, Any]]:
     """The checkpoints that are there: name, step, bytes, and which of them is best."""
     folder = run.folder.checkpoints
-    named = {w: (folder / w).read_text(encoding="utf-8").strip() for w in ("best", "last") if (folder / w).is_file()}
+    pointers = [w for w in ("best", "last") if (folder / w).is_file()]
+    named = {w: (folder / w).read_text(encoding="utf-8", errors="replace").strip() for w in pointers}
     rows = []
     for path in sorted(folder.glob("step-*"), key=lambda p: int(p.name.removeprefix("step-"))):
         notes = [which for which, name in named.items() if name == path.name]

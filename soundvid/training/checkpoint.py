@@ -10,6 +10,7 @@
 A folder is written under a hidden name, brought to the disk, and renamed. No pickle is ever read or written.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -76,7 +77,7 @@ def resolve(folder: Path, which: str) -> Path:
         return folder / which
     pointer = folder / "best"
     if which != "last" and pointer.is_file():
-        path = folder / pointer.read_text(encoding="utf-8").strip()
+        path = folder / pointer.read_text(encoding="utf-8", errors="replace").strip()
         if path in there:
             return path
     return there[-1]
@@ -129,7 +130,7 @@ def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | Non
 def read_state(path: Path) -> dict[str, Any]:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path / 'state.json'}: cannot be read ({error})") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path / 'state.json'}: not the state of a checkpoint")
@@ -138,6 +139,8 @@ def read_state(path: Path) -> dict[str, Any]:
     missing = [key for key in STATE if key not in state]
     if missing:
         raise CheckpointError(f"{path / 'state.json'}: incomplete (missing: {', '.join(missing)})")
+    if type(state["step"]) is not int or not isinstance(state["progress"], dict):
+        raise CheckpointError(f"{path / 'state.json'}: damaged: its step is {state['step']!r:.80}")
     return state
 
 
@@ -160,6 +163,21 @@ def load_system_state(system: System, state: dict[str, Any], where: Path) -> Non
         raise CheckpointError(
             f"{where / 'state.json'}: not the state of '{system.name}' ({type(error).__name__}: {error})"
         ) from error
+
+
+def weights_sha256(path: Path) -> str:
+    """Of a checkpoint's weights: its networks.safetensors and, where there is one, average.safetensors after it."""
+    digest = hashlib.sha256()
+    for name in ("networks.safetensors", "average.safetensors"):
+        try:
+            with (path / name).open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

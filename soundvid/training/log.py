@@ -50,11 +50,11 @@ class Log:
         if not path.is_file():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # a kill cut this line off
         hidden = path.with_name(f".{path.name}")
         hidden.write_text("".join(kept), encoding="utf-8")

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from soundvid._version import __version__
 from soundvid.errors import SoundvidError
@@ -28,6 +28,20 @@ from soundvid.training.system import System
 
 class RunError(SoundvidError):
     """A run's folder that cannot be used."""
+
+
+class EarlierStage(BaseModel):
+    """The checkpoint of an earlier stage that a stage was made with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str  # step-000150
+    sha256: str | None = None  # checkpoint.weights_sha256; None: written by a soundvid that did not record it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value  # as soundvid wrote it before
 
 
 class RunConfig(BaseModel):
@@ -44,7 +58,7 @@ class RunConfig(BaseModel):
     version: str
     store: str
     splits: dict[str, str]  # purpose -> split: train, validation
-    earlier: dict[str, str] = {}  # the earlier stages that this one was made with -> their checkpoints, step-000150
+    earlier: dict[str, EarlierStage] = {}  # by stage: what this one has learnt from; it stays as it is
     seed: int
     git: str | None
     tools: dict[str, str]
@@ -87,12 +101,21 @@ class RunFolder:
         if not self.log_path.is_file():
             return []
         rows = []
-        for line in self.log_path.read_text(encoding="utf-8").splitlines():
+        for line in self.log_path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except ValueError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and type(row.get("step")) is int and isinstance(row.get("kind"), str):
+                rows.append({k: v for k, v in row.items() if _is_logged(k, v, row["kind"])})
         return rows
+
+
+def _is_logged(name: str, value: Any, kind: str) -> bool:
+    """Whether a value can stand in a line of the log: numbers in lines of numbers, texts in the others."""
+    if isinstance(value, int | float):
+        return abs(value) < 1e300
+    return value is None or (isinstance(value, str) and (name == "kind" or kind not in ("train", "validation")))
 
 
 def first_problem(error: Exception) -> str:
@@ -122,9 +145,14 @@ def stages_of(root: Path) -> list[str] | None:
         found = json.loads((root / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{root}: no run is there (no config.json); 'soundvid train' makes one") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{root / 'config.json'}: cannot be read ({error})") from error
-    return found.get("stages") if isinstance(found, dict) else None
+    stages = found.get("stages") if isinstance(found, dict) else None
+    if stages is None:
+        return None
+    if not isinstance(stages, list) or not stages or not all(isinstance(s, str) and s.isidentifier() for s in stages):
+        raise RunError(f"{root / 'config.json'}: damaged: its stages are no list of names")
+    return stages
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """The assets as Dagster runs them: the graph as it is meant, end states that are no failures, a gate that holds."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from pipelines.definitions import build_defs
 from pipelines.project import Project, read_project, read_recipes
+from pipelines.queue import RunQueue
 from soundvid.errors import RecipeError
 from soundvid.store.dataset import Dataset
 from tests.builder.test_build import assert_whole, copy
@@ -545,6 +548,13 @@ def test_the_settings_we_give_are_ones_that_dagster_takes(path, tmp_path, monkey
     settings, _ = dagster_instance_config(str(tmp_path))
     assert settings["telemetry"] == {"enabled": False}
     assert settings["run_retries"]["retry_on_asset_or_op_failure"] is False
+    from dagster._serdes import ConfigurableClassData
+
+    queue = ConfigurableClassData(
+        *(settings["run_coordinator"][n] for n in ("module", "class")),
+        json.dumps(settings["run_coordinator"]["config"]),
+    ).rehydrate(as_type=RunQueue)
+    assert queue.dequeue_interval_seconds == 1
     for name in ("DB", "USER", "PASSWORD", "HOST"):
         monkeypatch.setenv(f"SOUNDVID_PG_{name}", "x")
     if "run_launcher" in settings:
@@ -553,3 +563,43 @@ def test_the_settings_we_give_are_ones_that_dagster_takes(path, tmp_path, monkey
         schema = resolve_to_config_type(K8sRunLauncher.config_type())
         done = process_config(schema, settings["run_launcher"]["config"])
         assert done.success, done.errors
+
+
+def test_a_pod_on_kubernetes_gets_what_the_instance_reads_from_its_environment(tmp_path, monkeypatch):
+    """The environment that the launcher itself gives to a run's pod, against all that the file takes from there."""
+    import yaml
+
+    pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed")
+    from dagster._serdes import ConfigurableClassData
+    from dagster_k8s import K8sRunLauncher
+    from dagster_k8s.job import construct_dagster_k8s_job
+
+    settings = yaml.safe_load((CODE / "docs" / "deploy" / "kubernetes.yaml").read_text())
+    wanted = set(re.findall(r"\{env: (\w+)\}", (CODE / "docs" / "deploy" / "kubernetes.yaml").read_text()))
+    for name in wanted:  # as the deployment of the daemon has them
+        monkeypatch.setenv(name, "x")
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    access = {
+        "clusters": [cluster],
+        "contexts": [context],
+        "current-context": "c",
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "access").write_text(yaml.safe_dump(access))
+    config = {**settings["run_launcher"]["config"], "load_incluster_config": False}
+    config["kubeconfig_file"] = str(tmp_path / "access")
+    data = ConfigurableClassData("dagster_k8s", "K8sRunLauncher", yaml.safe_dump(config))
+    with dg.instance_for_test() as instance:
+        launcher = data.rehydrate(as_type=K8sRunLauncher)
+        launcher.register_instance(instance)
+        container = launcher.get_container_context_for_run(dg.DagsterRun("x"))
+        job_config = container.get_k8s_job_config(config["job_image"], launcher)
+        job = construct_dagster_k8s_job(job_config, ["run"], "j", user_defined_k8s_config=container.run_k8s_config)
+    given = {
+        variable["name"]: variable for variable in job.to_dict()["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert wanted >= {"DAGSTER_PG_PASSWORD", "SOUNDVID_PG_HOST"}
+    assert wanted <= given.keys()
+    secret = given["DAGSTER_PG_PASSWORD"]["value_from"]["secret_key_ref"]
+    assert (secret["name"], secret["key"]) == ("dagster-postgres", "postgresql-password")

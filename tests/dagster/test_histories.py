@@ -32,7 +32,7 @@ def test_steps_of_the_assets_and_builds_agree_with_a_fresh_build_after_any_histo
 
 def test_sensor_and_assets_agree_with_a_fresh_build_after_any_history(contents, tmp_path):
     """The real sensor, whose run keys are dropped where they recur, and the real assets."""
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         cursor: list[str | None] = [None]
 
         def dagster(recipe: Recipe, store: Path) -> None:

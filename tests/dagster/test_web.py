@@ -1,6 +1,15 @@
 """The web server's guard, asked as browsers, attackers and programs ask; and the pages that it serves beside the UI."""
 
 import asyncio
+import base64
+import http.client
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +20,7 @@ from pipelines.project import Project
 from pipelines.web import Guard, page_routes
 
 HERE = "127.0.0.1:3000"
+CODE = Path(__file__).resolve().parents[2]
 
 
 def ask(app: Any, path: str = "/", method: str = "GET", kind: str = "http", **headers: str) -> dict[str, Any]:
@@ -122,3 +132,80 @@ def test_pages_are_served_from_the_store_and_the_runs_and_from_nowhere_else(tmp_
     for path in ("datasets/toy/2.0.0", "datasets/../1.0.0", "runs/toy/linked", "runs/toy/..", "runs/../elsewhere",
                  "runs/toy/%2e%2e", "runs/./elsewhere", "datasets/toy/../../../../elsewhere"):  # fmt: skip
         assert ask(app, f"/soundvid/{path}", host=HERE)["status"] == 404, path
+
+
+def test_the_login_of_the_docs_lets_in_who_has_the_password_and_still_nobody_else(tmp_path):
+    """docs/deploy/nginx.conf before the guard, as it stands but for ports and paths: requests and a WebSocket."""
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    if nginx is None or shutil.which("openssl") is None:
+        pytest.skip("no nginx with openssl on this machine")
+    import uvicorn
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    def free() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    name, port, inner = "dagster.example.org", free(), free()
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-days", "1"]
+    made += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(tmp_path / f"{name}.key")]
+    subprocess.run([*made, "-out", str(tmp_path / f"{name}.crt")], check=True, capture_output=True)
+    password = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True)
+    (tmp_path / "soundvid.htpasswd").write_text(f"anna:{password.stdout}")
+    (tmp_path / "soundvid.htpasswd").chmod(0o644)
+    tmp_path.chmod(0o755)
+    text = (CODE / "docs" / "deploy" / "nginx.conf").read_text()
+    text = text.replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl").replace(":3000", f":{inner}")
+    text = text.replace("/etc/nginx/", f"{tmp_path}/")
+    user = "user root;" if os.getuid() == 0 else ""
+    temporary = " ".join(f"{n}_temp_path {tmp_path}/{n};" for n in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+    (tmp_path / "nginx.conf").write_text(
+        f"{user} daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n{text}\n}}\n"
+    )
+    server = uvicorn.Server(uvicorn.Config(Guard(answering, [name]), port=inner, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    proxy = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "error.log")])
+    trust = ssl.create_default_context(cafile=str(tmp_path / f"{name}.crt"))
+    login = {"Authorization": "Basic " + base64.b64encode(b"anna:secret").decode()}
+
+    def status(method: str = "GET", **headers: str) -> int:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, context=trust)
+        connection.sock = trust.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname=name)
+        connection.request(method, "/graphql", headers={"Host": name, **headers})
+        return connection.getresponse().status
+
+    def opens(**headers: str) -> bool:
+        plain = socket.create_connection(("127.0.0.1", port))
+        try:
+            with connect(f"wss://{name}/graphql", sock=plain, ssl=trust, additional_headers=headers):
+                return True
+        except InvalidStatus:
+            return False
+
+    try:
+        for _ in range(300):
+            try:
+                status()
+                break
+            except OSError:
+                assert proxy.poll() is None, (tmp_path / "error.log").read_text()
+                time.sleep(0.1)
+        while not server.started:
+            time.sleep(0.05)
+        assert status() == 401
+        assert status(Authorization="Basic " + base64.b64encode(b"anna:wrong").decode()) == 401
+        assert status(**login) == 200
+        assert status("POST", Origin=f"https://{name}", **login) == 200
+        assert status("POST", Origin="https://evil.example", **login) == 403  # the browser adds the password by itself
+        assert not opens(Origin=f"https://{name}")
+        assert opens(Origin=f"https://{name}", **login)
+        assert not opens(Origin="https://evil.example", **login)
+    finally:
+        proxy.terminate()
+        proxy.wait(30)
+        server.should_exit = True
+        thread.join(30)

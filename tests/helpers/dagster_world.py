@@ -22,6 +22,7 @@ from pipelines.definitions import build_defs
 from pipelines.project import Project
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
+from tests.helpers.waiting import PATIENCE
 
 STEPS = ("source_videos", "clips", "spectrogram")
 CODE = Path(__file__).resolve().parents[2]
@@ -123,7 +124,7 @@ class Live:
         """Ask it to end; its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -143,7 +144,7 @@ class Live:
         """Processes that carry this data folder's mark."""
         return ui.marked(f"{ui.MARK}={self.home}".encode())
 
-    def wait(self, ready: Callable[[], Any], seconds: float = 120.0) -> Any:
+    def wait(self, ready: Callable[[], Any], seconds: float = 600.0) -> Any:
         """Wait until `ready` says something true."""
         deadline = time.monotonic() + seconds
         while not (answer := ready()):
@@ -198,6 +199,6 @@ def begin(url: str, recipe: str) -> None:
     variables = {"p": {"selector": selector, "runConfigData": {}, "mode": "default"}}
     data = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
         answer = json.load(reply)
     assert answer["data"]["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", answer
