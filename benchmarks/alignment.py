@@ -10,10 +10,16 @@ contract's: exactly 120 pictures and 176,400 samples, each the one that belongs 
 import argparse
 import math
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-from benchmarks.flashclick import CASES, Case, Measurement, make, measure, read_sample
+import av
+import numpy as np
+
+from benchmarks.flashclick import CASES, Case, Measurement, make, measure, read_sample, truth
+from benchmarks.reference import run_arguments
 
 STARTS = (Fraction(0), Fraction(2), Fraction("1.2345"), Fraction("6.77"))
 FPS = Fraction(30)
@@ -88,6 +94,79 @@ def video2dataset(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measu
     return found
 
 
+def _case(name: str, container: str, fps: int = 30, offset: Fraction = Fraction(0)) -> Case:
+    return Case(name, container, "libx264", "pcm_s16le", Fraction(fps), 48000, offset)
+
+
+def _from_plain(folder: Path, path: Path, *options: object, fps: int = 30, inputs: tuple[object, ...] = ()) -> None:
+    """What ffmpeg makes of the plain source of this frame rate, with more inputs and options."""
+    plain = make(_case(f"plain-{fps}", "mov", fps), folder)
+    run_arguments("-i", plain, *inputs, *options, path)
+
+
+def _bframes(folder: Path, path: Path) -> None:
+    coding = ("-c:v", "mpeg4", "-bf", 2, "-q:v", 2, "-c:a", "pcm_s16le")
+    _from_plain(folder, path, *coding)
+
+
+def _live(folder: Path, path: Path) -> None:
+    """A WebM file as a browser records it: no duration, no index."""
+    coding = ("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", 8, "-crf", 20, "-b:v", "2M", "-c:a", "libopus")
+    _from_plain(folder, path, *coding, "-f", "webm", "-live", 1)
+
+
+def _silent_track(folder: Path, path: Path) -> None:
+    silence = ("-f", "lavfi", "-t", 12, "-i", "anullsrc=r=48000:cl=mono")
+    maps = ("-map", "0:v", "-map", "1:a", "-map", "0:a")
+    _from_plain(folder, path, *maps, "-c:v", "copy", "-c:a", "pcm_s16le", inputs=silence)
+
+
+def _drift(folder: Path, path: Path) -> None:
+    """Sound that was recorded by a clock that is 1 % slow, stamped by a right one."""
+    factor, rate = 1.01, 48000
+    plain = _case("plain-30", "mov")
+    samples = truth(plain).sound(rate / factor, 0, int(plain.seconds * rate / factor))  # type: ignore[arg-type]
+    with av.open(str(make(plain, folder))) as source, av.open(str(path), "w") as target:
+        pictures = target.add_stream_from_template(source.streams.video[0])
+        sound = target.add_stream("pcm_s16le", rate)
+        sound.layout = "mono"
+        packets = [p for p in source.demux(source.streams.video[0]) if p.dts is not None]
+        for packet in packets:
+            packet.stream = pictures
+        for start in range(0, len(samples), 1024):
+            block = np.round(samples[None, start : start + 1024] * 32767).astype("<i2")
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(block), format="s16", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+            for packet in sound.encode(frame):
+                packet.pts = packet.dts = round(packet.pts * factor)
+                packets.append(packet)
+        packets.sort(key=lambda p: p.dts * p.time_base)
+        for packet in packets:
+            target.mux(packet)
+
+
+# What cameras, phones, recorders and broadcasters write; the rivals are not measured on them.
+KINDS: dict[str, tuple[Case, Callable[[Path, Path], None]]] = {
+    "AVI with B-frames": (_case("avi-bframes", "avi"), _bframes),
+    "WebM without duration and index": (_case("webm-live", "webm"), _live),
+    "silent first track": (_case("mov-silent-track", "mov"), _silent_track),
+    "sound clock 1 % slow": (_case("mkv-drift", "mkv"), _drift),
+}
+
+
+def make_kinds(folder: Path) -> dict[Path, Case]:
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for name, (case, maker) in KINDS.items():
+        path = folder / f"{case.name}.{case.container}"
+        if not path.exists():
+            partial = folder / f".{case.name}.{case.container}"
+            maker(folder, partial)
+            partial.rename(path)
+        made[path] = replace(case, name=name)
+    return made
+
+
 def worst(values: list[float]) -> str:
     """The value farthest from zero; where one could not be found at all, that."""
     if any(math.isnan(v) for v in values):
@@ -113,7 +192,8 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.folder.resolve()
     cases = {make(case, folder / "videos"): case for case in CASES}
-    columns: dict[str, dict[str, list]] = {"soundvid": {k: list(v) for k, v in ours(folder, cases).items()}}
+    kinds = make_kinds(folder / "videos")
+    columns: dict[str, dict[str, list]] = {"soundvid": {k: list(v) for k, v in ours(folder, cases | kinds).items()}}
     if options.peers:
         from benchmarks.peers import ALIGNERS
 
@@ -126,7 +206,7 @@ def main() -> None:
     )
     print("A clip that begins a frame late but in sync reads +0.00 / -33.33. Right is +0.00 / +0.00.\n")
     print("| source | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
-    for case in CASES:
+    for case in [*CASES, *kinds.values()]:
         cells = [summary(c[case.name]) if case.name in c else "" for c in columns.values()]
         print(f"| {case.name} | " + " | ".join(cells) + " |")
     mine = [m for clips in columns["soundvid"].values() for m in clips]

@@ -83,10 +83,11 @@ def decode_sound(
         ]
         if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
             reasons.append("a packet is lost or incomplete")
-        when = None if packet.pts is None else packet.pts * packet.time_base
-        start = when if start is None else start
+        if start is None and packet.pts is not None:
+            start = packet.pts * packet.time_base
         if check is not None and packet.size and not reasons:
             reasons += check(packet)
+        when = packet.pts * packet.time_base if reasons and packet.pts is not None else None
         if any("backstep" in r for r in reasons) and when is not None and start is not None and when < start + CARRY:
             reasons = []  # where reading begins, what the first packets refer to was not read: nothing is broken
         if reasons:
@@ -96,6 +97,9 @@ def decode_sound(
             if when is not None:
                 began = when if carried is None or carried < when else began
                 carried = when + CARRY
+        if not (reasons or pending or carried is not None):
+            yield from (DecodedSound(frame, None) for frame in frames)
+            frames = []
         for frame in frames:
             time = None if frame.pts is None else frame.pts * frame.time_base
             broken = bool(reasons) or pending or (carried is not None and time is not None and time < carried)

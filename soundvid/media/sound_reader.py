@@ -41,6 +41,7 @@ from soundvid.media.sound_drift import (
     UNCERTAIN,
     DriftLine,
     drift_line,
+    slants,
     slip,
     stretched,
     with_next,
@@ -216,10 +217,9 @@ def _loudest(channels: np.ndarray, names: list[str]) -> np.ndarray | None:
     """Each sample's largest absolute value over the channels, low-frequency ones left out; None: there is but one."""
     if len(channels) == 1:
         return None
-    result = np.zeros(channels.shape[1], np.float32)
-    for name, channel in zip(names, channels, strict=True):
-        if not name.startswith("LFE"):
-            np.maximum(result, np.abs(channel), out=result)
+    heard = [i for i, name in enumerate(names) if not name.startswith("LFE")]
+    chosen = channels if len(heard) == len(names) else channels[heard]
+    result: np.ndarray = np.abs(chosen).max(axis=0, initial=0)
     return result
 
 
@@ -468,8 +468,8 @@ class _Section:
             if not waiting:
                 return
             released, here, block = waiting[0]
-            coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
             if anchor is None:
+                coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
                 anchor = _level(coming, _usual(coming, tolerance), tolerance, unit)
                 anchor += self._off_track(anchor + len(block.samples), unit, tolerance)
             place: float = anchor
@@ -478,14 +478,17 @@ class _Section:
             fresh = not self._is_first and unit > 2 and number < self.LOOKAHEAD and number % 6 == 0
             if line is not None or fresh or abs(here - anchor) > rounding:
                 look(self.LOOKAHEAD, AHEAD)
-                ahead = [(count, offset) for count, offset, _ in waiting]
-                drift = drift_line(list(past), ahead, unit, self.native, line)
+                slanted = line is not None or slants([offset for _, offset, _ in waiting], unit)
+                if slanted:
+                    ahead = [(count, offset) for count, offset, _ in waiting]
+                    drift = drift_line(list(past), ahead, unit, self.native, line)
             line = drift
             if line is not None:
                 place = line.at(released)
                 anchor = half_up(Fraction(place))
             elif abs(here - anchor) > tolerance:
                 # A gap or an overlap lasts; a stamp that wanders comes back to where the sound is.
+                coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
                 lasting = min(coming) > anchor + tolerance if here > anchor else max(coming) < anchor - tolerance
                 if lasting:
                     before = anchor
