@@ -277,9 +277,9 @@ def _check_shrink(context: Context, packing: _Packing) -> None:
     if lost > context.recipe.shards.max_shrink * before:
         assert context.newest is not None
         raise WouldShrink(
-            f"{context.recipe.name}: {lost} of the {before} samples of version {context.newest.name} would be gone, and "
-            f"shards.max_shrink allows {context.recipe.shards.max_shrink:.0%}; a dataset of other videos needs a name of "
-            "its own (--name); if it is meant, run the command again with --yes"
+            f"{context.recipe.name}: {lost} of the {before} samples of version {context.newest.name} would be gone, "
+            f"and shards.max_shrink allows {context.recipe.shards.max_shrink:.0%}; a dataset of other videos needs a "
+            "name of its own (--name); if it is meant, run the command again with --yes"
         )
 
 

@@ -57,7 +57,7 @@ class FeatureRows:
             size = (folder / "rows.bin").stat().st_size
             places = {w: _Place(**p) for w, p in index["clips"].items()}
             whole = size == index["bytes"] and all(
-                0 <= checked(p).offset and 0 <= p.size and p.offset + p.size <= size for p in places.values()
+                checked(p).offset >= 0 and p.size >= 0 and p.offset + p.size <= size for p in places.values()
             )
             return cls(folder, index["clips"] if whole else {})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

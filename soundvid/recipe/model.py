@@ -45,7 +45,6 @@ from soundvid.recipe.yaml_file import read_yaml
 from soundvid.util.hashing import uniform64
 from soundvid.util.redact import redact
 
-
 _RATE = r"\s*[0-9]{1,9}(\.[0-9]{0,20}|/[0-9]{1,9})?\s*"
 LONGEST = 1e7  # seconds, of any time in a recipe: four months
 
@@ -313,7 +312,7 @@ class Shards(Strict):
         ge=0,
         le=1,
         description="share of the newest version's samples that the next one may lose without being asked for: those "
-        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, a release in Dagster stops",
+        "whose video is gone, or that are fewer. Beyond it a build asks or needs --yes, and a release in Dagster stops",
     )
 
 
