@@ -62,10 +62,9 @@ def key_of(recipe: Recipe) -> dg.AssetKey:
     return dg.AssetKey([recipe.name, "source_catalogue"])
 
 
-def event(recipe: Recipe, catalogue: Catalogue) -> dg.AssetMaterialization:
-    """The listing's materialisation, for a sensor to report."""
+def event(recipe: Recipe, catalogue: Catalogue, note: str = "") -> dg.AssetMaterialization:
+    """The listing's materialisation, for a sensor to report; with a note on what it did."""
     from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
-    return dg.AssetMaterialization(
-        key_of(recipe), metadata=metadata(catalogue), tags={DATA_VERSION_TAG: catalogue.digest}
-    )
+    shown = {**metadata(catalogue), **({"note": dg.MetadataValue.text(note)} if note else {})}
+    return dg.AssetMaterialization(key_of(recipe), metadata=shown, tags={DATA_VERSION_TAG: catalogue.digest})

@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets import looks
 from assets.resources import Store
-from assets.videos import group_of, step_names
+from assets.videos import code_version, group_of, step_names
 from soundvid.builder import candidate as candidates
 from soundvid.builder.state import listing
 from soundvid.recipe.model import Recipe
@@ -41,7 +41,7 @@ def dataset_assets(
     @dg.asset(
         **common,
         deps=[dg.AssetKey([name, "source_catalogue"]), *every],
-        code_version="1",
+        code_version=code_version(recipe, "1", "splits", "conditions", "shards"),
         automation_condition=shards_when,
         kinds={"webdataset"},
         description="The clips of all videos that are registered now, in content-named tar files, and what the next "

@@ -163,5 +163,5 @@ def of_release(work: Context, version: Release, change: str) -> Metadata:
         "reused": fresh["reused"] if change != "none" else sum(fresh.values()),
         "megabytes": round(sum(s.bytes for s in version.shards) / 1e6, 2),
         "path": dg.MetadataValue.path(str(version.folder)),
-        "report": dg.MetadataValue.url((version.folder / "report.html").absolute().as_uri()),
+        "report": dg.MetadataValue.url(f"/soundvid/datasets/{work.recipe.name}/{version.name}"),  # see pipelines.web
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from dagster_pipes import PipesContext, open_dagster_pipes
 
+HELD_OUT = "held_out"  # the check of metric_report
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -112,11 +113,21 @@ def _evaluate(pipes: PipesContext, task: dict[str, Any]) -> None:
                 raise
             pipes.log.info(str(error))
     page = write_page(run)
+    learnt_from = json.loads((run / "config.json").read_bytes())["splits"]["train"]
+    unseen = split != learnt_from
+    measured_on = f"{split}: clips that the run did not learn from"
+    if not unseen:
+        measured_on = (
+            f"{split}: the clips that the run learnt from, which says nothing about others; there are no others"
+        )
     metadata: dict[str, Any] = {
         "trained_on": f"{found.context['dataset']}@{found.context['version']}",
         "split": split,
+        "measured on": measured_on,
         "clips": found.clips,
-        "report": {"raw_value": page.absolute().as_uri(), "type": "url"},
+        "report": {"raw_value": task["page"], "type": "url"}
+        if task["page"]
+        else {"raw_value": str(page), "type": "path"},
         "run": {"raw_value": str(run), "type": "path"},
     }
     for number, table in enumerate(found.tables):
@@ -127,6 +138,7 @@ def _evaluate(pipes: PipesContext, task: dict[str, Any]) -> None:
     pipes.report_asset_materialization(
         metadata=metadata, data_version=hashlib.sha256(json.dumps(found.to_dict()).encode()).hexdigest()
     )
+    pipes.report_asset_check(HELD_OUT, passed=unseen, severity="WARN", metadata={"measured on": measured_on})
 
 
 def _last_line(log: Path, kind: str) -> dict[str, Any]:

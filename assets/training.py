@@ -13,7 +13,8 @@ import dagster as dg
 from pydantic import Field
 
 from assets.resources import Runs, Store
-from assets.videos import group_of
+from assets.trainer import HELD_OUT
+from assets.videos import code_version, group_of
 from soundvid.recipe.model import Recipe
 
 GPU_POOL = "gpu"  # one training at a time
@@ -30,20 +31,28 @@ class TrainConfig(dg.Config):
 class ReportConfig(dg.Config):
     """What is measured."""
 
-    clips: int = Field(48, description="of the held-out split, spread evenly")
+    clips: int = Field(48, description="of the measured split, spread evenly")
     run_folder: str = Field("", description="empty: the run of the newest checkpoint")
 
 
 def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
     """`checkpoint` and `metric_report` of a recipe. `minutes`: how long a training may take by default."""
     name = recipe.name
-    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name), "pool": GPU_POOL, "code_version": "1"}
+    common: dict[str, Any] = {
+        "key_prefix": name,
+        "group_name": group_of(name),
+        "pool": GPU_POOL,
+        # Another policy than that of shards and release, so that a backfill of everything makes them in a run of their
+        # own: a version does not wait until the GPU is free.
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+    }
     release = dg.AssetKey([name, "release"])
     key = dg.AssetKey([name, "checkpoint"])
 
     @dg.asset(
         **common,
         deps=[release],
+        code_version=code_version(recipe, "1", "training"),
         kinds={"torch"},
         description="A training on the newest version, by hand or on a schedule of your own; never by itself on every "
         "new clip. Stopped or tried again it goes on from its last checkpoint.",
@@ -70,18 +79,29 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
         }
         return _run(context, pipes, task)
 
+    held_out = dg.AssetCheckSpec(
+        HELD_OUT,
+        asset=dg.AssetKey([name, "metric_report"]),
+        description="The measured clips are not those that the run learnt from. A dataset without val and test has no "
+        "others: its figures say nothing about other clips.",
+    )
+
     @dg.asset(
         **common,
         deps=[checkpoint],
+        code_version="1",
         kinds={"html"},
-        description="How the newest checkpoint does on clips it did not learn from, next to baselines, and the run's "
-        "page.",
+        check_specs=[held_out],
+        description="How the newest checkpoint does on clips of test, or else val, next to baselines; and the run's "
+        "page. A dataset that has neither is measured on train, and the check held_out says so.",
     )
     def metric_report(
-        context: dg.AssetExecutionContext, config: ReportConfig, pipes: dg.PipesSubprocessClient
+        context: dg.AssetExecutionContext, config: ReportConfig, runs: Runs, pipes: dg.PipesSubprocessClient
     ) -> dg.MaterializeResult:
-        run = config.run_folder or _newest_run(context.instance, key)
-        return _run(context, pipes, {"kind": "evaluate", "run": run, "clips": config.clips})
+        run = Path(config.run_folder or _newest_run(context.instance, key))
+        ours = run.absolute().parent == Path(runs.path).absolute() / name
+        page = f"/soundvid/runs/{name}/{run.name}" if ours else ""  # see pipelines.web
+        return _run(context, pipes, {"kind": "evaluate", "run": str(run), "clips": config.clips, "page": page})
 
     return [checkpoint, metric_report]
 

@@ -17,9 +17,11 @@ from assets.resources import Store
 from soundvid.builder import checks, state
 from soundvid.builder.context import Context
 from soundvid.builder.record import SourceRecord
+from soundvid.clips.feature_rows import feature_key
 from soundvid.clips.settings import RENDER_VERSION
 from soundvid.features.base import Feature
 from soundvid.recipe.model import Recipe
+from soundvid.util.hashing import content_key
 
 DOWNLOAD_POOL = "download"
 AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
@@ -38,7 +40,7 @@ def video_assets(
 
     @dg.asset(
         **common,
-        code_version="1",
+        code_version=code_version(recipe, "1", "sources"),
         kinds={"python"},
         description="The videos that the recipe names now, and where they come from. To materialise it begins "
         "everything else: new videos are processed, and a version is released, without anybody touching anything.",
@@ -55,7 +57,7 @@ def video_assets(
         **common,
         deps=[source_catalogue],
         partitions_def=partitions,
-        code_version="1",
+        code_version=code_version(recipe, "1", "download"),
         pool=DOWNLOAD_POOL if recipe.web_sources else None,
         retry_policy=AGAIN,
         kinds={"file"},
@@ -75,7 +77,7 @@ def video_assets(
         **common,
         deps=[source_videos],
         partitions_def=partitions,
-        code_version=str(RENDER_VERSION),
+        code_version=code_version(recipe, str(RENDER_VERSION), "clips", "video", "sound"),
         kinds={"video"},
         check_specs=_specs(recipe, "clips", partitions, checks.CLIP_CHECKS),
         description="Planned, cut, cropped and resized: H.264 and FLAC of every clip, exact to the sample.",
@@ -102,7 +104,7 @@ def _feature_asset(
         name=feature.name,
         deps=[dg.AssetKey([recipe.name, "clips"])],
         partitions_def=partitions,
-        code_version=str(feature.version),
+        code_version=f"{feature.version}-{feature_key(feature)[:12]}",
         kinds={"numpy"},
         check_specs=_specs(recipe, feature.name, partitions, checks.FEATURE_CHECKS),
         description=f"{feature.summary}. Computed from the stored clips and nothing else; {feature.units}.",
@@ -129,6 +131,12 @@ def _content(record: SourceRecord) -> str:
         return record.identity.sha256
     assert record.verdict is not None
     return f"{record.verdict.outcome}-{record.verdict.code}"
+
+
+def code_version(recipe: Recipe, version: str, *sections: str) -> str:
+    """The version of an asset's code and of the recipe's sections that decide it: a change shows as stale at once."""
+    values = recipe.model_dump(mode="json")
+    return f"{version}-{content_key([values[section] for section in sections])[:12]}"
 
 
 def group_of(name: str) -> str:

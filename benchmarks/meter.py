@@ -43,6 +43,37 @@ def _resident(root: int) -> int:
     return largest
 
 
+class DiskPeak:
+    """Watches folders while the block runs: `peak` is the most that they held together, in bytes on the disk."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders, self.peak = folders, 0
+        self._done = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "DiskPeak":
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.05):
+            self.peak = max(self.peak, sum(map(disk_use, self.folders)))
+
+
+def disk_use(folder: Path) -> int:
+    """Bytes on the disk of all files under `folder`; files that go away meanwhile do not count."""
+    total = 0
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
+    return total
+
+
 def measure(command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> Cost:
     """Run `command` to its end, and its children's. Raises RuntimeError where it fails.
 

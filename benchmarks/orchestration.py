@@ -8,7 +8,8 @@ sensor registers the videos, a click on source_catalogue begins, batches are pro
 released. All CPU seconds of all processes count, from start to end; what an idle Dagster costs to start and end is
 measured apart and taken off. What Dagster costs hardly depends on how long videos are, so that its share says as much
 of them as of it: by default they are the smallest from which the papers' recipes cut one clip. An idle Dagster of the
-same length is told beside. The tick is measured in a process that has done one before, as the code server has.
+same length is measured as well. The disk is looked at all the while: the most that the store holds, over its shards.
+The tick is measured in a process that has done one before, as the code server has.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.meter import measure
+from benchmarks.meter import DiskPeak, disk_use, measure
 
 
 def recipe(seconds: float, side: int) -> dict:
@@ -93,10 +94,11 @@ def stages(home: Path) -> None:
 
     listed = state.list_videos(context())
     state.save_listing(context(), listed)
-    state.examine(context(), listed)
+    state.discover_videos(context(), listed)
     keys = [v.key for v in listed]
-    state.clips(context(), keys)
-    checks.row_problems(context(), state.spectrograms(context(), keys))
+    checks.clip_problems(context(), state.render_videos(context(), keys))
+    for feature in tiny.make_features():
+        checks.feature_problems(context(), state.compute_feature(context(), keys, feature.name), feature.name)
     made = candidate.assemble(context(), listed)
     assert not any(candidate.check(context(), made.candidate).values())
     candidate.release(context())
@@ -164,12 +166,15 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as other:
         path = str(home / "recipes" / "tiny.yaml")
-        own = measure([sys.executable, "-m", "soundvid", "build", path, "--store", other])
+        with DiskPeak(Path(other)) as built:
+            own = measure([sys.executable, "-m", "soundvid", "build", path, "--store", other])
     idle = measure(inside("idle"))
     shutil.rmtree(home / "store", ignore_errors=True)
     shutil.rmtree(home / "dagster", ignore_errors=True)
     alone = measure(inside("stages"))
-    whole = measure(inside("release"))
+    with DiskPeak(home / "store") as run:
+        whole = measure(inside("release"))
+    shards = disk_use(home / "store" / "datasets" / "tiny" / "shards")
     # On the finished dataset, as on every day after; start and end take part of the time.
     longer = measure([*inside("idle"), "--idle", str(max(0.0, whole.wall - idle.wall))])
     ticks = json.loads(measure(inside("tick")).output.splitlines()[-1])
@@ -188,6 +193,8 @@ def main() -> None:
     print(f"| share of the build's own | {extra / own.cpu:.0%} (wanted: below 25 %) |")
     print(f"| a sensor tick, nothing new, {ticks['videos']} known videos: first | {ticks['first']:.3f} |")
     print(f"| later ticks (median of 5) | {ticks['then']:.3f} (wanted: below 0.3) |")
+    peaks = f"{built.peak / shards:.2f} in a build, {run.peak / shards:.2f} through Dagster"
+    print(f"\ndisk at the peak, over the shards: {peaks}")
 
 
 if __name__ == "__main__":

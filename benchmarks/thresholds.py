@@ -2,23 +2,21 @@
 
 The sources are the demo's, drawn by soundvid. CPU seconds are those of whole commands, everything they start included,
 and are given as a share of the first build's. "Rendered" counts the sources that were decoded. The disk is looked at
-while the command runs: the largest sum of work folder and shards, over the shards that come of it.
+while the command runs: the most that the dataset's folder holds, over the shards that come of it.
 
     python -m benchmarks.thresholds [--folder .cache/thresholds] [--seconds 24]
 """
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import yaml
 
-from benchmarks.meter import measure
+from benchmarks.meter import DiskPeak, disk_use, measure
 
 BASE = {
     "name": "claps",
@@ -64,32 +62,12 @@ def verdicts(store: Path) -> list[tuple]:
 
 
 def peak_disk(path: Path, store: Path) -> float:
-    """The largest disk use of a build's work folder and shards while it runs, over its shards."""
-    dataset, done, largest = store / "datasets" / str(BASE["name"]), threading.Event(), 0
-
-    def used() -> int:
-        total = 0
-        for name in ("work", "shards"):
-            for folder, _, files in os.walk(dataset / name):
-                for file in files:
-                    try:
-                        total += os.stat(os.path.join(folder, file)).st_blocks * 512
-                    except FileNotFoundError:
-                        continue
-        return total
-
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(0.02):
-            largest = max(largest, used())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    """The largest disk use of a dataset while it is built, over its shards."""
+    dataset = store / "datasets" / str(BASE["name"])
     command = [sys.executable, "-m", "soundvid", "build", str(path), "--store", str(store)]
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-    done.set()
-    watcher.join()
-    return largest / sum(p.stat().st_blocks * 512 for p in (dataset / "shards").glob("*.tar"))
+    with DiskPeak(dataset) as disk:
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return disk.peak / disk_use(dataset / "shards")
 
 
 def main() -> None:

@@ -18,12 +18,17 @@ def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     `any_deps_updated()` will not do either: it has no time of its own, so that what ended between a request and the
     next look would count as requested, and a video that came then would wait for the night. `newly_updated()` knows
     when, and the later of the two wins.
-    A video that is registered and not processed yet does not hold the others up.
+    A video that is registered and not processed yet does not hold the others up. What changes no video but the version
+    (the recipe's splits, conditions, shards) is seen by the code version. Nothing happens before source_catalogue was
+    materialised once: that is the switch.
     """
     made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, step_names(recipe)[-1]]))
+    catalogue = dg.AssetSelection.assets(dg.AssetKey([recipe.name, "source_catalogue"]))
     condition = dg.AutomationCondition
+    changed = condition.any_deps_match(condition.newly_updated()).since(condition.newly_requested())
     return (
-        condition.any_deps_match(condition.newly_updated()).since(condition.newly_requested())
+        (changed | condition.code_version_changed().since(condition.newly_requested()))
+        & condition.any_deps_match(~condition.missing()).allow(catalogue)
         & condition.any_deps_match(~condition.missing()).allow(made)
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()

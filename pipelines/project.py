@@ -11,11 +11,14 @@
 """
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from soundvid.errors import RecipeError
+from assets.videos import group_of
+from soundvid.errors import RecipeError, SoundvidError
 from soundvid.recipe.model import Recipe, load
 from soundvid.recipe.yaml_file import read_yaml
 from soundvid.util.config import Strict
@@ -37,6 +40,9 @@ class Project(Strict):
     )
     training: bool = Field(True, description="show checkpoint and metric_report, where torch is installed")
     train_minutes: float = Field(20, gt=0, description="how long a training may take unless the launchpad says it")
+    hosts: list[str] = Field(
+        [], description="names, beside those of loopback, under which the UI is seen: those of a proxy before it"
+    )
     tick_seconds: int = Field(30, ge=1, description="between two looks at folders")
     ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")
     nightly: str = Field("0 2 * * *", description="cron: list everything again, release what is ready")
@@ -63,17 +69,41 @@ def read_project(folder: Path) -> Project:
         raise RecipeError(f"{path}: {where}: {problem['msg'].lower()}; allowed are {allowed}") from error
 
 
-def read_recipes(folder: Path, project: Project) -> list[Recipe]:
-    """The recipes of a project, by name. Raises RecipeError where one is wrong or two have one name."""
+@dataclass(frozen=True)
+class BrokenRecipe:
+    """A recipe that cannot be used. It takes nothing down but itself; `group` is where the UI says why."""
+
+    group: str
+    error: str  # one line
+
+
+def read_recipes(folder: Path, project: Project) -> tuple[list[Recipe], list[BrokenRecipe]]:
+    """The recipes of a project by name, and those that are wrong: each for itself, whatever is wrong with them."""
     found: dict[str, Recipe] = {}
-    recipes = [_demo(folder)] if project.demo and (folder / "videos" / ".port").is_file() else []
+    broken: list[BrokenRecipe] = []
+
+    def add(label: str, read: Callable[[], Recipe]) -> None:
+        try:
+            recipe = read()
+            for other in found:
+                if group_of(other) == group_of(recipe.name):  # Dagster's groups, sensors and schedules have no hyphens
+                    raise RecipeError(
+                        f"{label}: its name {recipe.name} is that of another recipe ({other}): give it another name"
+                    )
+            found[recipe.name] = recipe
+        except SoundvidError as error:
+            broken.append(BrokenRecipe(label, str(error)))
+        except Exception as error:  # a defect of ours, which the others need not suffer for
+            broken.append(BrokenRecipe(label, f"{label}: {type(error).__name__}: {error}"))
+
+    if project.demo and (folder / "videos" / ".port").is_file():
+        add("demo", lambda: _demo(folder))
     for pattern in project.recipes:
         paths = sorted(folder.glob(pattern)) if any(c in pattern for c in "*?[") else [_named(folder, pattern)]
-        recipes += [load(path, base=folder if isinstance(path, str) else None) for path in paths]
-    for recipe in recipes:
-        if found.setdefault(recipe.name, recipe) is not recipe:
-            raise RecipeError(f"{folder}: two recipes are called {recipe.name}: a dataset has one recipe")
-    return [found[name] for name in sorted(found)]
+        for path in paths:
+            base = folder if isinstance(path, str) else None
+            add(Path(path).stem, lambda path=path, base=base: load(path, base=base))  # type: ignore[misc]
+    return [found[name] for name in sorted(found)], broken
 
 
 def _named(folder: Path, name: str) -> Path | str:

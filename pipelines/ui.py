@@ -4,6 +4,9 @@
 
 Picks a free port and says the address once the server answers there. Ctrl-C and TERM end everything it started, also
 when it runs in the background; one at a time for a data folder. DAGSTER_HOME is <home>/dagster; nothing is sent out.
+
+Three programs run: the code server, which loads the definitions and is asked over a socket file of this user; the web
+server (pipelines.web), which answers nobody but the UI's own pages; and the daemon.
 """
 
 import argparse
@@ -15,13 +18,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+
+import yaml
 
 from pipelines.project import read_project, read_recipes
 from soundvid.errors import SoundvidError
@@ -43,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipelines.ui", description=__doc__.partition("\n")[0])
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("SOUNDVID_HOME", "demo")))
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows it to the network: it asks for no password")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="0.0.0.0 shows it to the network, without a password: see docs/deploy.md"
+    )
     options = parser.parse_args(arguments)
 
     # A shell starts background jobs with INT ignored; what is handled here is also reset in what is started from here.
@@ -77,28 +84,30 @@ def run(home: Path, host: str, port: int, stack: ExitStack) -> int:
     if (home / "videos" / ".port").is_file() and read_project(home).demo:
         stack.enter_context(demo_server(home))
     port = port or free_port(host)
-    process = start(home, host, port)
-    stack.callback(end, process, home)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-    if not answers(url, process):
-        say(f"error: Dagster ended with {process.poll()}; {folder / 'ui.log'} says why")
+    dagster = stack.enter_context(Dagster.running(home, host, port))
+    if not dagster.answers(url):
+        say(f"error: {dagster.ended()}; {folder / 'ui.log'} says why")
         return 1
     print(f"Dagster: {url}   ({', '.join(recipes)}; store {home / read_project(home).store})", flush=True)
     say("materialise source_catalogue of a group to begin; Ctrl-C ends it")
-    process.wait()
-    say(f"error: Dagster ended with {process.returncode}; {folder / 'ui.log'} says why")
+    while not (ended := dagster.ended()):
+        time.sleep(0.5)
+    say(f"error: {ended}; {folder / 'ui.log'} says why")
     return 1
 
 
 def check(home: Path) -> list[str]:
-    """The names of the project's recipes. Raises SoundvidError where there is none or one is wrong."""
-    recipes = [r.name for r in read_recipes(home, read_project(home))]
-    if not recipes:
+    """The names of the project's recipes; says which are wrong. Raises SoundvidError where there is none at all."""
+    recipes, broken = read_recipes(home, read_project(home))
+    for recipe in broken:
+        say(f"warning: {recipe.error} (the others run; fix it and reload the definitions)")
+    if not recipes and not broken:
         raise SoundvidError(
             f"{home}: no recipe in here: run 'make demo' first, or put one into {home / 'recipes'} "
             "(soundvid recipe hand > mine.yaml gives one to start from)"
         )
-    return recipes
+    return [r.name for r in recipes]
 
 
 @contextmanager
@@ -163,46 +172,100 @@ def _with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
 
 
-def start(home: Path, host: str, port: int) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, MARK: str(home), "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "dagster", "dev", "-w", str(CODE / "workspace.yaml"), "-h", host, "-p", str(port)]
-    with (home / "dagster" / "ui.log").open("wb") as log:
-        return subprocess.Popen(
-            command,
+def _answers(socket_file: Path) -> bool:
+    """Whether a code server answers at its socket."""
+    from dagster._core.errors import DagsterUserCodeUnreachableError
+    from dagster._grpc.client import DagsterGrpcClient
+
+    try:
+        return bool(DagsterGrpcClient(socket=str(socket_file)).ping("there"))
+    except DagsterUserCodeUnreachableError:
+        return False
+
+
+class Dagster:
+    """The three programs, and the files that they need while they run."""
+
+    def __init__(self, home: Path, scratch: Path) -> None:
+        self.home, self.scratch = home, scratch
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.log = (home / "dagster" / "ui.log").open("wb")
+
+    @classmethod
+    @contextmanager
+    def running(cls, home: Path, host: str, port: int) -> Iterator["Dagster"]:
+        """Started, and in the end ended with everything that was started by it."""
+        with tempfile.TemporaryDirectory(prefix="soundvid-") as name:  # of this user alone, and a short path
+            dagster = cls(home, Path(name))
+            try:
+                dagster.start(host, port)
+                yield dagster
+            finally:
+                dagster.end()
+
+    def start(self, host: str, port: int) -> None:
+        socket_file, workspace = self.scratch / "code", self.scratch / "workspace.yaml"
+        location = next(iter(yaml.safe_load((CODE / "workspace.yaml").read_text())["load_from"]))["python_module"]
+        name, module = location["location_name"], location["module_name"]
+        workspace.write_text(
+            yaml.safe_dump({"load_from": [{"grpc_server": {"socket": str(socket_file), "location_name": name}}]})
+        )
+        code = ["dagster", "code-server", "start", "--socket", str(socket_file), "--location-name", name]
+        self._run("code server", [*code, "--module-name", module, "--working-directory", str(CODE)])
+        while not self.ended() and not _answers(socket_file):  # who asks earlier remembers an error
+            time.sleep(0.1)
+        self._run("web server", ["pipelines.web", "--workspace", str(workspace), "--host", host, "--port", str(port)])
+        self._run("daemon", ["dagster._daemon", "run", "--workspace", str(workspace)])
+
+    def _run(self, name: str, command: list[str]) -> None:
+        environment = {**os.environ, MARK: str(self.home), "DAGSTER_DISABLE_TELEMETRY": "1", "PYTHONUNBUFFERED": "1"}
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", *command],
             cwd=CODE,
             env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=self.log,
+            stderr=self.log,
             start_new_session=True,
             preexec_fn=_with_parent if sys.platform == "linux" else None,
         )
 
+    def ended(self) -> str:
+        """Which of them has ended by itself, and how; empty while all run."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                return f"Dagster's {name} ended with {process.returncode}"
+        return ""
 
-def answers(url: str, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the server answers; False where it ended instead."""
-    while process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/server_info", timeout=5) as reply:
-                return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    return False
+    def answers(self, url: str) -> bool:
+        """Wait until the server answers; False where something ended instead."""
+        while not self.ended():
+            try:
+                with urllib.request.urlopen(f"{url}/server_info", timeout=5) as reply:
+                    return bool(reply.status == 200)
+            except OSError:
+                time.sleep(0.3)
+        return False
 
-
-def end(process: subprocess.Popen[bytes], home: Path) -> None:
-    """End Dagster and everything it started: first by asking, then for certain."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # impatience must not leave a daemon behind
-    say("ending Dagster ...")
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            say("it did not end by itself; it is ended now")
-    sweep(home)
-    process.wait()
+    def end(self) -> None:
+        """End them and everything they started: first by asking, then for certain."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # impatience must not leave a daemon behind
+        say("ending Dagster ...")
+        deadline = time.monotonic() + PATIENCE
+        for names in (("daemon", "web server"), ("code server",)):  # the daemon may be launching a run through it
+            asked = {n: p for n, p in self.processes.items() if n in names and p.poll() is None}
+            for process in asked.values():
+                process.send_signal(signal.SIGINT)
+            for name, process in asked.items():
+                try:
+                    process.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    say(f"the {name} did not end by itself; it is ended now")
+        sweep(self.home)
+        for process in self.processes.values():
+            process.wait()
+        self.log.close()
 
 
 def sweep(home: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -15,12 +16,17 @@ from hypothesis import settings
 
 from soundvid.media.encode import write_video
 from soundvid.recipe.model import Recipe
+from tests.helpers.waiting import PATIENCE
 from tests.helpers.webserver import WebServer, make_hls
 
 RATE = 44100
 # No test asserts a wall-clock time, and hypothesis would: a busy machine is no failure.
 settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
+# A shell starts background jobs (`make test &`) with Ctrl-C ignored, and what ignores it stays so in every process
+# that is started from here. Tests that send it to a command start that command as from a terminal.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -126,7 +132,7 @@ def run(*arguments: str | Path) -> tuple[int, str, str]:
 def cli(*arguments: str | Path, cwd: Path | None = None, **options) -> subprocess.CompletedProcess[str]:
     """Run the real command line."""
     command = [sys.executable, "-m", "soundvid", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from soundvid.quality.rules import explain, judge
 from soundvid.store.schema import CLIP_SCHEMA, MEASURES, SOURCE_FACTS
 from soundvid.verdict import Verdict
 
-PLAN_REFUSALS = ("outside", "too_long")  # the plan itself leaves such a window out
+PLAN_REFUSALS = ("outside", "too_long", "no_pictures")  # the plan itself leaves such a window out
 _TABLE = pa.schema(
     [
         *CLIP_SCHEMA,

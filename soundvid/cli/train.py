@@ -104,7 +104,10 @@ def _train(
         minutes=minutes,
     )
     with ui.interruptible(INTERRUPTED), ui.ConsoleProgress() as progress:
-        done = training.train(request, make_callback(progress))
+        try:
+            done = training.train(request, make_callback(progress))
+        except training.ToldElsewhere:
+            raise typer.Exit(1) from None
     _report(done, as_json)
 
 
@@ -114,7 +117,8 @@ train = systems.with_options(_train, lambda spec: spec.train_options)
 def _report(done: Any, as_json: bool) -> None:
     from soundvid.runs import train as training
 
-    if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes
+    first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes
+    if first:
         if as_json:
             ui.answer(training.summary(done))
         for trained in done:
@@ -123,5 +127,6 @@ def _report(done: Any, as_json: bool) -> None:
             ui.say(f"{trained.stage}: step {outcome.step} after {ui.duration(outcome.seconds)}{best}")
             ui.say(f"  {trained.folder}")
     if done[-1].outcome.reason == "stopped":
-        ui.say("stopped and saved; the same command with --resume goes on from this step")
+        if first:
+            ui.say("stopped and saved; the same command with --resume goes on from this step")
         raise typer.Exit(130)

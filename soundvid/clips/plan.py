@@ -5,10 +5,13 @@ order of work can change it. Random numbers come from sha256, so they are the sa
 every library.
 """
 
+from collections import deque
+from collections.abc import Sequence
 from fractions import Fraction
 
-from soundvid.media.clock import Window, half_up, slots_in
+from soundvid.media.clock import Window, first_slot, half_up, slots_in
 from soundvid.media.errors import MediaError
+from soundvid.media.probe import Source
 from soundvid.util.config import Strict
 from soundvid.util.hashing import content_key, uniform64
 
@@ -38,17 +41,25 @@ class PlanSettings(Strict):
         return content_key(self.model_dump(mode="json"))
 
 
-def random_windows(source_id: str, slots: int, frames: int, count: int, seed: int) -> list[Window]:
-    """`count` windows of `frames` frames at different random places of a source of `slots` grid frames."""
-    places = slots - frames + 1
-    if places <= 0:
-        return []
+Slots = tuple[int, int]  # grid frames [first, stop)
+
+
+def random_windows(source_id: str, parts: Sequence[Slots], frames: int, count: int, seed: int) -> list[Window]:
+    """`count` windows of `frames` frames at different random places, each within one of `parts` of the source."""
+    places = [max(0, stop - first - frames + 1) for first, stop in parts]
+    total = sum(places)
     chosen: set[int] = set()
     draw = 0
-    while len(chosen) < min(count, places):
-        chosen.add(uniform64("window", seed, source_id, draw) % places)
+    while len(chosen) < min(count, total):
+        chosen.add(uniform64("window", seed, source_id, draw) % total)
         draw += 1
-    return [Window(start, frames) for start in sorted(chosen)]
+    windows = []
+    before, waiting = 0, deque(sorted(chosen))
+    for (first, _), own in zip(parts, places, strict=True):
+        while waiting and waiting[0] < before + own:
+            windows.append(Window(first + waiting.popleft() - before, frames))
+        before += own
+    return windows
 
 
 def consecutive_windows(slots: int, frames: int, hop: int, least: int | None = None, first: int = 0) -> list[Window]:
@@ -84,9 +95,29 @@ def time_parts(slots: int, ratios: dict[str, float], guard: int) -> list[tuple[s
     return bounds
 
 
-def plan_windows(duration: Fraction, source_id: str, fps: Fraction, plan: PlanSettings) -> list[Window]:
-    """The windows of a source of `duration` seconds. Raises MediaError (`too_short`, `no_span`) where there is none."""
-    slots, lasts = slots_in(duration, fps), f"lasts {float(duration):.2f} s"
+def usable_slots(source: Source, fps: Fraction) -> list[Slots]:
+    """The grid frames of each stretch of a source, in order (see Source.stretches)."""
+    if source.stretches in ((), ((0, source.duration),)):
+        return [(0, slots_in(source.duration, fps))]
+    slots = [(max(0, first_slot(a, fps)), half_up(b * fps)) for a, b in source.stretches]
+    return [(first, stop) for first, stop in slots if first < stop]
+
+
+def gap_windows(source: Source, fps: Fraction) -> list[Window]:
+    """The grid frames between the stretches of a source: what no clip is cut from."""
+    edges = [0, *(edge for part in usable_slots(source, fps) for edge in part), slots_in(source.duration, fps)]
+    pairs = zip(edges[::2], edges[1::2], strict=True)
+    return [Window(a, b - a) for a, b in pairs if b > a]
+
+
+def plan_windows(source: Source, source_id: str, fps: Fraction, plan: PlanSettings) -> list[Window]:
+    """The windows of a source, each within one of its stretches. The work is in proportion to the pictures that there
+    are and not to the time between them. Raises MediaError (`too_short`, `no_span`) where there is none."""
+    slots, lasts = slots_in(source.duration, fps), f"lasts {float(source.duration):.2f} s"
+    usable = usable_slots(source, fps)
+    if len(usable) > 1:
+        longest = max(stop - first for first, stop in usable)
+        lasts += f", in {len(usable)} stretches of pictures of up to {float(longest / fps):.2f} s"
     frames = half_up(Fraction(str(plan.seconds)) * fps)
     if plan.plan == "spans":
         if not plan.spans:
@@ -99,17 +130,24 @@ def plan_windows(duration: Fraction, source_id: str, fps: Fraction, plan: PlanSe
     least = None
     if plan.last_seconds is not None:
         least = max(1, half_up(Fraction(str(plan.last_seconds)) * fps))
-    if slots < (least or frames):
+    if all(stop - first < (least or frames) for first, stop in usable):
         raise MediaError("too_short", f"{lasts}; a clip of {plan.seconds:g} s does not fit")
     if plan.plan == "random":
         assert plan.clips_per_second is not None and plan.seed is not None
-        count = max(1, half_up(duration * Fraction(str(plan.clips_per_second))))
-        windows = random_windows(source_id, slots, frames, count, plan.seed)
+        seconds = source.duration if len(usable) == 1 else sum(stop - first for first, stop in usable) / fps
+        count = max(1, half_up(seconds * Fraction(str(plan.clips_per_second))))
+        windows = random_windows(source_id, usable, frames, count, plan.seed)
     else:
         hop = max(1, half_up(Fraction(str(plan.hop_seconds or plan.seconds)) * fps))
         # Each part of time is cut for itself, so that nothing of it lies across a border for no reason.
         parts = split_parts(slots, fps, plan.time_split) or [("", 0, slots)]
-        windows = [w for _, first, stop in parts for w in consecutive_windows(stop, frames, hop, least, first)]
+        windows = [
+            window
+            for _, low, high in parts
+            for first, stop in usable
+            if max(low, first) < min(high, stop)
+            for window in consecutive_windows(min(high, stop), frames, hop, least, max(low, first))
+        ]
     if not windows:
         raise MediaError("too_short", f"{lasts}; no split's part of it holds a clip")
     return windows

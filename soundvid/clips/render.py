@@ -6,7 +6,7 @@ thresholds keep, and leaves a part (soundvid.clips.part). What a clip is does no
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,20 @@ import numpy as np
 from soundvid.clips.crop.registry import find_box
 from soundvid.clips.denoise.registry import open_sound
 from soundvid.clips.part import MediaWriter, Part, PartClip
-from soundvid.clips.plan import PlanSettings, TimeSplit, plan_windows, split_of_window, split_parts
+from soundvid.clips.plan import PlanSettings, TimeSplit, gap_windows, plan_windows, split_of_window, split_parts
 from soundvid.clips.settings import RenderSettings, file_sha256
 from soundvid.errors import RecipeError
 from soundvid.media.clock import Window, slots_in
+from soundvid.media.colour import HDR, PRIMARIES, TRANSFERS
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing, crop_area
 from soundvid.media.luma import luma_statistics
 from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
 from soundvid.media.sidecar import align, check_length
-from soundvid.media.video_reader import Framing, VideoReader, crop_area
+from soundvid.media.sound_decoder import full_scale_leaps
+from soundvid.media.sound_track import choose_track
+from soundvid.media.video_reader import VideoReader
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
 from soundvid.sources.digests import FileSignature, file_signature
@@ -59,6 +63,7 @@ class _Shown:
     serial: int
     late: Fraction
     damaged: bool
+    misframed: bool
     luma: float
     flat: bool
 
@@ -90,10 +95,15 @@ class _Renderer:
         self.fps, self.rate = self.video.fps, self.sound_settings.rate
         box, self.facts = find_box(self.video, source, heartbeat)
         self.framing = Framing(self.video.width, self.video.height, box)
-        info = source.video
-        self.crop = crop_area(self.framing, info.width, info.height, info.pixel_aspect, info.orientation)
-        self.facts["crop"] = list(self.crop)
-        self.pictures = VideoReader(source, self.fps, self.framing, heartbeat, nearest=self.video.timing == "nearest")
+        self.facts["crop"] = list(crop_area(self.framing, source.video.geometry))
+        self.pictures = VideoReader(
+            source,
+            self.fps,
+            self.framing,
+            heartbeat,
+            nearest=self.video.timing == "nearest",
+            deinterlace=self.video.deinterlace == "auto",
+        )
         self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
         self.facts |= noise
         self.ring: dict[int, _Shown] = {}
@@ -108,9 +118,9 @@ class _Renderer:
         late = slot / self.fps - picture.time
         if self.last is not None and self.last[0] == picture.serial:
             before = self.last[1]
-            return _Shown(before.frame, before.serial, late, before.damaged, before.luma, before.flat)
+            return replace(before, late=late)
         mean, flat = luma_statistics(picture.frame)
-        shown = _Shown(picture.frame, picture.serial, late, picture.damaged, mean, flat)
+        shown = _Shown(picture.frame, picture.serial, late, picture.damaged, picture.misframed, mean, flat)
         self.last = (picture.serial, shown)
         return shown
 
@@ -133,10 +143,14 @@ class _Renderer:
         measures: dict[str, Any] = {
             "timing_error_seconds": float(max(abs(s.late) for s in shown)),
             "damaged_frames": sum(s.damaged for s in shown),
+            "misframed_frames": sum(s.misframed for s in shown),
             "flat_frames": sum(s.flat for s in shown),
             "missing_samples": stretch.missing,
             "peak": int(np.abs(sound.astype(np.int32)).max(initial=0)),
+            "mix_loss_db": stretch.mix_loss,
             "sound_steps": stretch.steps,
+            "damaged_samples": stretch.damaged,
+            "sound_leaps": full_scale_leaps(stretch.samples, self.rate),
             "duplicated_frames": sum(a == b for a, b in pairs),
             "dropped_frames": sum(max(0, b - a - 1) for a, b in pairs),
             "luma": round(sum(s.luma for s in shown) / len(shown), 2),
@@ -167,9 +181,12 @@ def _media_facts(source: Source, fps: Fraction) -> dict[str, Any]:
         "pixel_aspect": str(video.pixel_aspect),
         "rotation": video.rotation,
         "pixel_format": video.pixel_format,
+        "transfer": TRANSFERS.get(video.transfer, ""),
+        "primaries": PRIMARIES.get(video.primaries, ""),
         "source_frames": video.frames,
         "variable_rate": video.variable,
         "interlaced": video.interlaced,
+        "field_order": video.field_order,
         "video_streams": video.streams,
         **_sound_facts(source),
     }
@@ -190,6 +207,8 @@ def _find_sound(
 ) -> Source | SoundTrack:
     """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock."""
     if task.sound is None:
+        source, track = choose_track(source, task.render.sound.track, heartbeat)
+        facts |= {**_sound_facts(source), **track}
         return source
     try:
         alone = probe_sound(task.sound, heartbeat)
@@ -222,11 +241,13 @@ def _clips(
     fps = task.render.video.fps
     source = probe(task.path, heartbeat)
     facts |= _media_facts(source, fps)
+    if task.render.video.hdr == "refuse" and source.video.transfer in HDR:
+        raise MediaError("hdr", f"is HDR ({TRANSFERS[source.video.transfer]}); video.hdr: tone_map converts it")
     heard = _find_sound(source, task, facts, heartbeat)
     if heard.sound is None:
         why = "its sound track has a codec unknown to this FFmpeg" if source.sound_streams else "has no sound track"
         raise MediaError("no_sound", why)
-    windows = plan_windows(source.duration, task.source_id, fps, task.plan)
+    windows = plan_windows(source, task.source_id, fps, task.plan)
     slots = slots_in(source.duration, fps)
     parts = split_parts(slots, fps, task.time_split)
     renderer = _Renderer(source, heard, task, heartbeat)
@@ -246,7 +267,15 @@ def _clips(
             heartbeat.share = window.stop / max(1, slots)
     finally:
         renderer.close()
+    if task.plan.plan != "spans":
+        clips += [PartClip(w.start, w.frames, "no_pictures", _gap_message(w, fps)) for w in gap_windows(source, fps)]
+        clips.sort(key=lambda clip: clip.window)
     return clips
+
+
+def _gap_message(window: Window, fps: Fraction) -> str:
+    start, stop = window.seconds(fps)
+    return f"no pictures follow each other from {float(start):.2f} to {float(stop):.2f} s: nothing is cut there"
 
 
 def render(task: RenderTask, report: Callable[[float], None]) -> Part:

@@ -46,6 +46,7 @@ class Panel:
     limits: tuple[float, float] | None = None  # heatmap: the vertical axis at the first and the last number of a row
     decibels: bool = False  # heatmap: the rows are magnitudes, to be shown as 20 log10
     labels: tuple[str, ...] = ()  # line: the name of each curve
+    first: int | None = None  # heatmap: so many numbers of a row are drawn, the first ones; None: all
 
 
 class ClipMedia:

@@ -51,10 +51,11 @@ def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, pre
         )
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.codec_context.time_base = 1 / fps
+        step = 1 / fps
+        stream.codec_context.time_base = step
         tag_bt709(stream)
         for index, frame in enumerate(frames):
-            frame.pts, frame.time_base, frame.pict_type = index, 1 / fps, PictureType.NONE
+            frame.pts, frame.time_base, frame.pict_type = index, step, PictureType.NONE
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return buffer.getvalue()

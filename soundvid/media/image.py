@@ -8,8 +8,10 @@ import numpy as np
 
 from soundvid.errors import SoundvidError
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import UPRIGHT, Framing
+from soundvid.media.orientation import exif_orientation, heif_orientation, turned
 from soundvid.media.probe import probe
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28
@@ -56,20 +58,30 @@ def _decode(path: Path) -> np.ndarray:
     import cv2
 
     data = np.frombuffer(path.read_bytes(), np.uint8)
+    is_avif = bytes(data[4:8]) == b"ftyp"  # of which OpenCV applies no orientation of its own
     try:
-        # Only IMREAD_UNCHANGED keeps alpha, and it does not turn the picture; few turned pictures have any alpha.
-        colour = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        whole = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        colour = cv2.imdecode(data, cv2.IMREAD_COLOR | (cv2.IMREAD_IGNORE_ORIENTATION if is_avif else 0))
+        # Only IMREAD_UNCHANGED keeps alpha, and it does not turn the picture.
+        whole, kinds, metadata = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise SoundvidError(f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels, or broken") from error
+    if colour is None and is_avif:  # OpenCV takes no mirrored and turned AVIF with alpha; FFmpeg does, without alpha
+        return _first_picture(path)
     if colour is None:
         raise SoundvidError(f"{path}: the image is broken or cut off")
-    if whole is not None and whole.ndim == 3 and whole.shape[2] == 4 and whole.shape[:2] == colour.shape[:2]:
+    exif = next((m for k, m in zip(kinds, metadata, strict=True) if k == cv2.IMAGE_METADATA_EXIF), None)
+    orientation = UPRIGHT if exif is None else exif_orientation(np.asarray(exif).tobytes())
+    if is_avif:
+        orientation = heif_orientation(data.tobytes()) or orientation
+    has_alpha = whole is not None and whole.ndim == 3 and whole.shape[2] == 4
+    if has_alpha:
         top = {"uint8": 255.0, "uint16": 65535.0}.get(whole.dtype.name, 1.0)
         alpha = (whole[..., 3:].astype(np.float32) / top).clip(0, 1)
         # The unchanged picture's colours: behind full transparency the others hold rubbish.
         laid = whole[..., :3].astype(np.float32) * (255 / top) * alpha + 255 * (1 - alpha)
         colour = np.rint(laid).astype(np.uint8)
+    if has_alpha or is_avif:
+        colour = turned(colour, orientation)
     return np.ascontiguousarray(colour[..., ::-1])
 
 

@@ -15,10 +15,13 @@ import av
 
 from soundvid.media.clock import sample_at
 from soundvid.media.container import SEEKABLE, first_picture, no_heartbeat, open_stream
+from soundvid.media.container_crop import read_margins
+from soundvid.media.geometry import Framing
+from soundvid.media.interlace import FieldDetector
 from soundvid.media.partial_file import NeedFullDownload, Spans, merged
 from soundvid.media.probe import Source, Stamps, Streams, all_stamps, assemble, describe
 from soundvid.media.sound_reader import SoundReader, seek_sound
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 
 MARGIN = 2.0  # seconds read on both sides of a span: more than any seek of `VideoReader` and `SoundReader` needs
 FULL_DOWNLOAD_SHARE = 0.5  # share of the duration from which the whole file is downloaded
@@ -36,21 +39,30 @@ def partial_probe(file: Callable[[], Any], path: Path, spans: Iterable[tuple[flo
         streams = describe(container)
         if streams.container not in SEEKABLE:
             raise NeedFullDownload(f"{streams.container} has no index")
+        if streams.tracks > 1:
+            raise NeedFullDownload("it has several sound tracks, and which of them sound only the whole file shows")
         counted = container.streams[streams.index].frames
-    zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat)
+    if streams.decoding_times:
+        raise NeedFullDownload("it does not state when its pictures are shown")
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, first = first_picture(opened, streams.index, streams.nominal, no_heartbeat, fields)
     with opened() as container:
         end = _end(container, streams)
-    known = assemble(path, streams, [end], zero, first)
+    margins = read_margins(file(), streams.container, streams.place)
+    known = assemble(path, streams, [end], zero, first, margins, fields)
     runs = []
     for start, stop in _wanted(known, spans):
         with opened() as container:
             runs.append(_walk(container, known, start, stop))
         if known.sound is not None:
             with opened() as container:
-                if start > SoundReader.PREROLL:
-                    seek_sound(container, known, Fraction(start) - SoundReader.PREROLL)
+                section = floor(start / SoundReader.SECTION)
+                if section:
+                    seek_sound(container, known, section * SoundReader.SECTION - SoundReader.PREROLL)
                 _read_on(container, known, stop)
-    found = assemble(path, streams, [*runs, end], zero, first)
+    found = assemble(path, streams, [*runs, end], zero, first, margins, fields)
+    if found.video.decoding_times:
+        raise NeedFullDownload("it does not state when its pictures are shown")
     if sum(run.missing for run in [*runs, end]):
         raise NeedFullDownload("some of its pictures have no time stamps")
     seen = [(max(run.times) - min(run.times), len(run.times) - 1) for run in [*runs, end] if len(run.times) > 1]
@@ -110,7 +122,7 @@ def _read_on(container: av.container.InputContainer, source: Source, stop: float
     for packet in container.demux([container.streams[i] for i in wait]):
         index, stamp = packet.stream.index, packet.pts if packet.dts is None else packet.dts
         if index == source.video.index:
-            stamps.add(packet, False)
+            stamps.add(packet)
         if stamp is not None and packet.time_base is not None and stamp * packet.time_base > until:
             wait[index] -= 1
         if all(n <= 0 for n in wait.values()):

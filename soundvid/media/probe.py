@@ -4,9 +4,9 @@
 what the file holds and not on what its header promises: one real file says it lasts 143,165 s.
 """
 
-import struct
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
@@ -16,23 +16,39 @@ from typing import Any, cast
 import av
 
 from soundvid.media.clock import half_up
+from soundvid.media.colour import UNSPECIFIED, Colours
 from soundvid.media.container import (
     DAMAGED_HEAD,
+    LIBRARY_ERRORS,
     SEEKABLE,
-    UNTIMED,
+    EncoderLag,
+    Join,
     choose_streams,
     decode_safely,
     first_picture,
     frame_time,
+    has_picture,
     is_cover,
+    joined,
+    mp4_header,
     no_heartbeat,
     only_sound,
     open_media,
     part_head,
+    states_decoding_times,
 )
+from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
+from soundvid.media.interlace import FieldDetector, FieldOrder
+from soundvid.media.mp4_edits import WHOLE, Edits
+from soundvid.media.orientation import orientation_of
 
-LEAP = 20  # times longer than its pictures account for: then the time stamps are broken
+# A picture is held for so many times its neighbours' distance, and for so many seconds at least and at most: where the
+# next one comes later, the recording has a gap.
+LEAP = 20
+HELD_LEAST, HELD_MOST = Fraction(1), Fraction(60)
+PACE = 1  # seconds of sound from which the pace of its time stamps can be told
 
 
 @dataclass(frozen=True)
@@ -52,8 +68,23 @@ class VideoInfo:
     longest: Fraction
     keyframes: tuple[Fraction, ...]  # seconds on the clock
     step: Fraction  # seconds between pictures as the stream states it: fills in for times that are not there
-    interlaced: bool
+    interlaced: bool  # marked as made of fields
     streams: int  # picture streams in the file, cover art left out
+    margins: Margins = NO_MARGINS  # what the container says not to show
+    transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
+    primaries: int = UNSPECIFIED
+    decoding_times: bool = False  # its packets say when they are decoded, and nothing when a picture is shown
+    field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
+
+    @property
+    def geometry(self) -> Geometry:
+        """How its first picture is to be shown."""
+        return Geometry(self.width, self.height, self.pixel_aspect, self.orientation, self.margins)
+
+    @property
+    def colours(self) -> Colours:
+        """What the colours of its pictures mean where they do not say so themselves."""
+        return Colours(self.transfer, self.primaries)
 
     @property
     def variable(self) -> bool:
@@ -70,6 +101,7 @@ class SoundInfo:
     rate: int  # Hz
     channels: int
     streams: int
+    untimed: bool = False  # its time stamps are wrong: from the first one on, samples are counted
 
 
 @dataclass(frozen=True)
@@ -84,13 +116,18 @@ class Source:
     sound: SoundInfo | None
     seekable: bool  # whether a seek lands on the picture that is asked for
     sound_streams: int  # sound tracks in the file, decodable or not
+    # Seconds on the clock from the first picture to the end of the last one of each part in which pictures follow
+    # each other; between them is a gap, or another recording begins. Empty: not known, all of it is taken for one.
+    stretches: tuple[tuple[Fraction, Fraction], ...] = ()
+    joins: tuple[Join, ...] = ()  # where other recordings begin in the file
+    edits: Edits | None = None  # the edit lists that FFmpeg does not apply exactly: the file is to be opened unedited
 
     @property
     def displayed(self) -> tuple[int, int]:
-        """Width and height of the picture as displayed: turned upright, with square pixels."""
-        video = self.video
-        width = half_up(Fraction(video.width) * video.pixel_aspect)
-        return (video.height, width) if video.orientation[0] == 0 else (width, video.height)
+        """Width and height of the first picture as displayed: cropped as the container says, turned upright, with
+        square pixels."""
+        width, height = self.video.geometry.displayed
+        return half_up(width), half_up(height)
 
 
 @dataclass(frozen=True)
@@ -152,24 +189,9 @@ def _last_end(container: av.container.InputContainer, index: int, heartbeat: Cal
             if packet.size and packet.pts is not None:
                 end = packet.pts + (packet.duration or 0)
                 last = end if last is None else max(last, end)
-    except (av.error.FFmpegError, OSError):
+    except LIBRARY_ERRORS:
         pass  # cut off: what was read before the cut is what there is
     return None if last is None else last * (stream.time_base or Fraction(1, 1000))
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How the display matrix of a picture turns and mirrors it, see VideoInfo. Raises MediaError (`odd_angle`)."""
-    side = frame.side_data.get("DISPLAYMATRIX")
-    if side is None:
-        return 1, 0, 0, 1
-    matrix = struct.unpack("<9i", bytes(cast(Any, side))[:36])
-    values = (matrix[0], matrix[1], matrix[3], matrix[4])
-    largest = max(map(abs, values))
-    signs = [0 if abs(v) < largest / 50 else (1 if v > 0 else -1) for v in values]
-    a, b, c, d = signs
-    if not ((a and d and not b and not c) or (b and c and not a and not d)):
-        raise MediaError("odd_angle", f"is to be shown turned by {frame.rotation} degrees: re-encode it upright")
-    return a, b, c, d
 
 
 @dataclass
@@ -180,11 +202,15 @@ class Stamps:
     keys: list[int]  # those of keyframes
     length: int = 0  # of the last picture
     missing: int = 0  # pictures that have none
+    presented: int = 0  # pictures whose time of presentation is stated apart from that of decoding
 
-    def add(self, packet: Any, untimed: bool) -> None:
-        stamp = packet.dts if untimed else packet.pts
-        if packet.size == 0 or packet.is_discard:
+    def add(self, packet: Any, lag: EncoderLag | None = None) -> None:
+        """Take note of a packet; with `lag` its time of decoding is what counts."""
+        stamp = packet.pts if lag is None else packet.dts
+        if packet.size == 0 or packet.is_discard or (lag is not None and not has_picture(packet)):
             return
+        if lag is not None and stamp is not None:
+            stamp = lag.removed(packet, stamp)
         if stamp is None:
             self.missing += 1
             return
@@ -192,20 +218,25 @@ class Stamps:
             self.keys.append(stamp)
         if not self.times or stamp > max(self.times[-32:]):
             self.length = packet.duration or 0
+        if lag is None and stamp != packet.dts:
+            self.presented += 1
         self.times.append(stamp)
 
 
 def all_stamps(
-    container: av.container.InputContainer, video: av.VideoStream, heartbeat: Callable[[], None] = no_heartbeat
+    container: av.container.InputContainer,
+    video: av.VideoStream,
+    heartbeat: Callable[[], None] = no_heartbeat,
+    joins: Sequence[Join] = (),
 ) -> Stamps:
     """The stamps of every picture from where `container` stands to its end."""
-    untimed = container.format.name in UNTIMED
+    lag = EncoderLag(container, video) if states_decoding_times(container, video) else None
     stamps = Stamps([], [])
     try:
-        for packet in container.demux(video):
+        for packet in joined(container.demux(video), joins):
             heartbeat()
-            stamps.add(packet, untimed)
-    except (av.error.FFmpegError, OSError):
+            stamps.add(packet, lag)
+    except LIBRARY_ERRORS:
         pass  # a file cut off in the middle: what was read before the cut is what there is
     return stamps
 
@@ -220,9 +251,14 @@ class Streams:
     tick: Fraction
     nominal: Fraction  # seconds between pictures
     aspect: Fraction
+    colours: Colours
     moving: int
+    place: int  # of the picture stream among all of them, from 0
+    fields: int  # AVFieldOrder
     tracks: int
     sound: SoundInfo | None
+    decoding_times: bool  # the container says when packets are decoded, and not when their pictures are shown
+    reordered: bool  # pictures may be decoded in another order than they are shown
 
 
 def describe(container: av.container.InputContainer) -> Streams:
@@ -241,9 +277,14 @@ def describe(container: av.container.InputContainer) -> Streams:
         tick=video.time_base or Fraction(1, 1000),
         nominal=1 / rate if rate and 1 <= rate <= 1000 else Fraction(1, 25),
         aspect=video.sample_aspect_ratio or Fraction(1),
+        colours=Colours(int(video.codec_context.color_trc), int(video.codec_context.color_primaries)),
         moving=sum(not is_cover(s) for s in container.streams.video),
+        fields=int(video.codec_context.field_order),
+        place=[s.index for s in container.streams.video if not is_cover(s)].index(video.index),
         tracks=tracks,
         sound=info,
+        decoding_times=states_decoding_times(container, video),
+        reordered=bool(video.codec_context.has_b_frames),
     )
 
 
@@ -262,24 +303,205 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
             except (ValueError, KeyError, TypeError, ArithmeticError) as error:
                 raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
-        stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
-    zero, first = first_picture(lambda: open_media(path), streams.index, streams.nominal, heartbeat)
-    return assemble(path, streams, [stamps], zero, first)
+        edits = _edits(path, container, streams)
+        if edits is None:
+            stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+    if edits is not None:
+        return _probe_edited(path, streams, edits, heartbeat)
+    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+        streams = replace(streams, sound=replace(streams.sound, untimed=True))
+    joins = _find_joins(path, streams, stamps, heartbeat)
+    if joins:
+        with open_media(path) as container:
+            stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat, joins)
+    streams = replace(streams, decoding_times=_decoding_times(streams, [stamps]))
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, first = first_picture(
+        lambda: open_media(path),
+        streams.index,
+        streams.nominal,
+        heartbeat,
+        fields,
+        decoding_times=streams.decoding_times,
+    )
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    return assemble(path, streams, [stamps], zero, first, margins, fields, joins)
 
 
-def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, first: av.VideoFrame) -> Source:
-    """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known."""
+def _has_wrong_stamps(path: Path, sound: SoundInfo, heartbeat: Callable[[], None]) -> bool:
+    """Whether the stamps of sound run at another pace than its samples: AVI times sound by numbers in its header, which
+    some writers get wrong."""
+    first: Fraction | None = None
+    heard = Fraction(0)
+    with open_media(path) as container:
+        for frame in decode_safely(container, container.streams[sound.index], [], heartbeat):
+            time = frame_time(frame)
+            if time is None or not frame.samples:
+                continue
+            if first is not None and heard >= PACE:
+                return not heard * Fraction(9, 10) <= time - first <= heard * Fraction(11, 10)
+            first = time if first is None else first
+            heard += Fraction(frame.samples, frame.sample_rate)
+    return False
+
+
+def _edits(path: Path, container: av.container.InputContainer, streams: Streams) -> Edits | None:
+    if "mp4" not in streams.container.split(","):
+        return None
+    header = mp4_header(path)
+    if header is None or not header.several:
+        return None
+    ids = [streams.index, streams.sound.index if streams.sound else streams.index]
+    pictures, sound = (header.edits.get(container.streams[i].id) or WHOLE for i in ids)
+    return Edits(pictures, sound)
+
+
+def _probe_edited(path: Path, streams: Streams, edits: Edits, heartbeat: Callable[[], None]) -> Source:
+    """`probe` of a file whose edit lists are applied here."""
+    tick = streams.tick
+    with open_media(path, unedited=True) as container:
+        media = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+    stamps = Stamps([], [], missing=media.missing, presented=media.presented)
+    times = sorted(media.times)
+    for edit in edits.pictures:
+        first, stop = (bisect_left(times, t / tick) for t in (edit.media, edit.media + edit.duration))
+        shift = (edit.start - edit.media) / tick
+        shown = [half_up(t + shift) for t in times[first:stop]]
+        if first > 0 and (first == len(times) or times[first] * tick > edit.media):
+            shown.insert(0, half_up(edit.start / tick))  # a picture whose time began before the part
+        stamps.keys += [half_up(k + shift) for k in media.keys if edit.media <= k * tick < edit.media + edit.duration]
+        if shown:
+            stamps.times += shown
+            stamps.length = min(media.length, half_up(edit.stop / tick) - shown[-1])
+    opened = lambda: open_media(path, unedited=True)  # noqa: E731
+    fields = FieldDetector(1 / streams.nominal, streams.fields)
+    zero, picture = first_picture(opened, streams.index, streams.nominal, heartbeat, fields, edits=edits.pictures)
+    with path.open("rb") as file:
+        margins = read_margins(file, streams.container, streams.place)
+    found = assemble(path, replace(streams, reordered=False), [stamps], zero, picture, margins, fields)
+    return replace(found, edits=edits, seekable=False)
+
+
+def _decoding_times(streams: Streams, runs: list[Stamps]) -> bool:
+    """Whether the stamps of `runs` are times of decoding: the container says so, or pictures are reordered and not one
+    of them has a time of its own (MP4 without a table of composition offsets)."""
+    ascending = all(a < b for run in runs for a, b in pairwise(run.times))
+    return ascending and (streams.decoding_times or (streams.reordered and not any(run.presented for run in runs)))
+
+
+def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callable[[], None]) -> tuple[Join, ...]:
+    """Where the pictures' clock starts again, as in files joined end to end and between the cells of a DVD.
+
+    The pictures of what follows are shown from where those before it end. Pictures and sound start again a few packets
+    apart; the first of them marks the place.
+    """
+    if _leap_back(stamps.times, 1 / streams.tick) is None:
+        return ()
+    shown = sorted(set(stamps.times))
+    back = _most_reordered(_distance([b - a for a, b in pairwise(shown)], streams))
+    if _leap_back(stamps.times, back / streams.tick) is None:
+        return ()
+    wanted = [streams.index] + ([streams.sound.index] if streams.sound else [])
+    highest: dict[int, Fraction] = {}
+    part_of = dict.fromkeys(wanted, 0)
+    places = [0]
+    spans: list[list[Fraction]] = []  # of each part's pictures: first and last time
+    with open_media(path) as container:
+        try:
+            for packet in container.demux([container.streams[i] for i in wanted]):
+                heartbeat()
+                index, stamp = packet.stream.index, packet.pts if packet.pts is not None else packet.dts
+                if not packet.size or stamp is None or packet.time_base is None:
+                    continue
+                time = stamp * packet.time_base
+                if time < highest.get(index, time) - back and packet.pos is not None:
+                    if part_of[index] == len(places) - 1:
+                        places.append(packet.pos)
+                    else:
+                        places[-1] = min(places[-1], packet.pos)
+                    part_of[index] = len(places) - 1
+                    highest[index] = time
+                highest[index] = max(time, highest.get(index, time))
+                if index == streams.index:
+                    while len(spans) <= part_of[index]:
+                        spans.append([])
+                    span = spans[part_of[index]]
+                    span[:] = [min(time, *span), max(time, *span)] if span else [time, time]
+        except LIBRARY_ERRORS:
+            pass
+    joins: list[Join] = []
+    end: Fraction | None = None
+    for place, span in zip(places, spans, strict=False):
+        if not span:  # only the sound starts again there
+            continue
+        start = span[0] if end is None else end + streams.nominal
+        if end is not None:
+            joins.append(Join(place, start - span[0], start))
+        end = start + span[1] - span[0]
+    return tuple(joins)
+
+
+def _distance(gaps: list[int], streams: Streams) -> Fraction:
+    """Seconds between pictures, the median of `gaps` (ticks) that are not gaps in the recording."""
+    near = sorted(gap for gap in gaps if gap * streams.tick <= HELD_MOST)
+    return near[len(near) // 2] * streams.tick if near else streams.nominal
+
+
+def _most_reordered(distance: Fraction) -> Fraction:
+    """Seconds by which a picture may come before an earlier one in the file: no codec reorders more."""
+    return max(Fraction(1), LEAP * distance)
+
+
+def _leap_back(times: list[int], back: Fraction) -> int | None:
+    """The latest stamp before the first one that is more than `back` ticks earlier; None where there is none."""
+    limit, highest = floor(back), times[0] if times else 0
+    for stamp in times:
+        if highest - stamp > limit:
+            return highest
+        highest = max(highest, stamp)
+    return None
+
+
+def assemble(
+    path: Path,
+    streams: Streams,
+    runs: list[Stamps],
+    zero: Fraction,
+    first: av.VideoFrame,
+    margins: Margins,
+    fields: FieldDetector,
+    joins: tuple[Join, ...] = (),
+) -> Source:
+    """A source from its stamps; the last of `runs` reaches to the end, and what lies between runs is not known.
+
+    Raises MediaError (`broken_times`) where no two pictures lie together.
+    """
     tick, missing = streams.tick, sum(run.missing for run in runs)
+    decoding_times = _decoding_times(streams, runs)
     earliest = ceil(zero / tick)  # times are compared in ticks: fractions cost a hundred times as much
     seen = [sorted({t for t in run.times if t >= earliest}) for run in runs]
     shown = sorted(set().union(*seen)) or [half_up(zero / tick)]
     gaps = sorted(b - a for run in seen for a, b in pairwise(run))
-    typical = streams.nominal if missing or not gaps else gaps[len(gaps) // 2] * tick
-    for run, part in zip(runs, seen, strict=True):
-        _check_times(run.times, part or shown[:1], tick, typical, missing)
+    distance = _distance(gaps, streams)
+    typical = streams.nominal if missing else distance
     stated = runs[-1].length * tick
     end = shown[-1] * tick + (stated if 0 < stated <= 10 * typical else typical)
+    if not any(run.times for run in runs):
+        end = zero + max(1, missing) * typical
     keys = {k for run in runs for k in run.keys}
+    step = fields.step(typical)
+    # A keyframe is shown after its time of decoding; damage is over by then.
+    late = 2 * typical if decoding_times and streams.reordered else Fraction(0)
+    held = min(max(HELD_LEAST, LEAP * distance), HELD_MOST)
+    parts = _stretches(shown, tick, held, end, [j.start for j in joins]) if len(runs) == 1 else []
+    if parts and 0 < parts[0][0] - zero <= held:  # the first picture may have no stamp of its own
+        parts[0] = (zero, parts[0][1])
+    for run in runs:
+        latest = _leap_back(run.times, _most_reordered(distance) / tick)
+        if latest is not None:
+            where = float((latest - shown[0]) * tick)
+            raise MediaError("broken_times", f"its time stamps start again after {where:.1f} s: remux it")
     return Source(
         path=path,
         container=streams.container,
@@ -292,20 +514,32 @@ def assemble(path: Path, streams: Streams, runs: list[Stamps], zero: Fraction, f
             height=first.height,
             pixel_aspect=streams.aspect if streams.aspect > 0 else Fraction(1),
             rotation=round(first.rotation) % 360,
-            orientation=_orientation(first),
+            orientation=orientation_of(first),
             pixel_format=first.format.name,
-            frames=len(shown) + missing,
+            frames=half_up((len(shown) + missing) * typical / step),
             shortest=typical if missing or not gaps else gaps[0] * tick,
             longest=typical if missing or not gaps else gaps[-1] * tick,
-            keyframes=tuple(k * tick - zero for k in sorted(keys) if k >= earliest),
-            step=typical,
-            interlaced=bool(first.interlaced_frame),
+            keyframes=tuple(k * tick - zero + late for k in sorted(keys) if k >= earliest),
+            step=step,
+            interlaced=fields.marked,
             streams=streams.moving,
+            margins=margins,
+            transfer=_stated(int(first.color_trc), streams.colours.transfer),
+            primaries=_stated(int(first.color_primaries), streams.colours.primaries),
+            decoding_times=decoding_times,
+            field_order=fields.field_order,
         ),
         sound=streams.sound,
-        seekable=streams.container in SEEKABLE,
+        seekable=streams.container in SEEKABLE and not decoding_times and not joins,
         sound_streams=streams.tracks,
+        stretches=tuple((a - zero, b - zero) for a, b in parts),
+        joins=joins,
     )
+
+
+def _stated(picture: int, header: int) -> int:
+    """A property of colours: the picture's own, or the header's where the picture states none."""
+    return header if picture == UNSPECIFIED else picture
 
 
 def facts_of(source: Source) -> dict[str, Any]:
@@ -332,24 +566,34 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
     video = typed(VideoInfo, facts["video"])
     video["keyframes"] = tuple(Fraction(k) for k in video["keyframes"])
     video["orientation"] = tuple(video["orientation"])
+    video["margins"] = tuple(video.get("margins", NO_MARGINS))
+    stretches = tuple((Fraction(a), Fraction(b)) for a, b in facts.get("stretches", ()))
     sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
-    return Source(path=path, **{**typed(Source, facts), "video": VideoInfo(**video), "sound": sound})
+    parts = {"video": VideoInfo(**video), "sound": sound, "stretches": stretches, "joins": (), "edits": None}
+    return Source(path=path, **{**typed(Source, facts), **parts})
 
 
-def _check_times(times: list[int], shown: list[int], tick: Fraction, typical: Fraction, missing: int) -> None:
-    """Refuse a source whose time stamps leap ahead for no reason, or start again on the way."""
-    span = (shown[-1] - shown[0]) * tick
-    if span > LEAP * max((len(shown) + missing) * typical, Fraction(10)):
+def _stretches(
+    shown: list[int], tick: Fraction, held: Fraction, end: Fraction, borders: list[Fraction]
+) -> list[tuple[Fraction, Fraction]]:
+    """The parts in which pictures (stamps `shown`, ascending, the last until `end` s) follow each other by `held` s or
+    less, cut at `borders` too: seconds on the file's axis. A picture alone is none, unless there is no other.
+
+    Raises MediaError (`broken_times`) where no two pictures lie together.
+    """
+    limit, starts = floor(held / tick), {round(border / tick) for border in borders}
+    first = [0, *(i for i in range(1, len(shown)) if shown[i] - shown[i - 1] > limit or shown[i] in starts)]
+    parts = []
+    for begin, stop in zip(first, [*first[1:], len(shown)], strict=True):
+        if stop - begin > 1 or len(shown) == 1:
+            # A picture is shown as long as the one before it.
+            length = (shown[stop - 1] - shown[stop - 2]) * tick if stop < len(shown) else Fraction(0)
+            parts.append((shown[begin] * tick, shown[stop - 1] * tick + length if length else end))
+    if not parts:
+        span = float((shown[-1] - shown[0]) * tick)
         raise MediaError(
-            "broken_times", f"its time stamps leap: {len(shown)} pictures are spread over {float(span):.0f} s"
+            "broken_times",
+            f"its time stamps leap: {len(shown)} pictures are spread over {span:.0f} s, each more than "
+            f"{float(held):.0f} s from the next",
         )
-    back = floor(max(Fraction(1), LEAP * typical) / tick)  # reordering by a codec never reaches this far
-    highest = times[0] if times else 0
-    for stamp in times:
-        if highest - stamp > back:
-            where = float((highest - shown[0]) * tick)
-            raise MediaError(
-                "broken_times",
-                f"its time stamps start again after {where:.1f} s, as in files joined end to end: remux it",
-            )
-        highest = max(highest, stamp)
+    return parts

@@ -27,12 +27,19 @@ class Thresholds:
     keep_blank: bool
     keep_damaged: bool
     sample_rate: int
+    max_sound_leaps: int | None = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> "Thresholds":
         c = recipe.clips
         return cls(
-            c.max_timing_error, c.max_missing_sound, c.silence_dbfs, c.keep_blank, c.keep_damaged, recipe.sound.rate
+            c.max_timing_error,
+            c.max_missing_sound,
+            c.silence_dbfs,
+            c.keep_blank,
+            c.keep_damaged,
+            recipe.sound.rate,
+            c.max_sound_leaps,
         )
 
 
@@ -48,6 +55,15 @@ class Rule:
 def dbfs(peak: Any) -> Any:
     """The level of a 16-bit peak in dB below full scale."""
     return 20 * np.log10(np.maximum(peak, 1) / 32768)
+
+
+CANCEL_DB = 30.0  # a mix may lie so far below the loudest of its channels: one of 16 that sounds alone lies 24 below
+
+
+def _refuses_leaps(m: Measures, t: Thresholds) -> Any:
+    if t.max_sound_leaps is None:
+        return np.zeros(np.shape(m["sound_leaps"]), bool)
+    return np.asarray(m["sound_leaps"]) > t.max_sound_leaps
 
 
 def _refuses_silent(m: Measures, t: Thresholds) -> Any:
@@ -73,6 +89,14 @@ RULES = (
         lambda m, t: "pictures are damaged: FFmpeg could decode them only in part (clips.keep_damaged)",
     ),
     Rule(
+        "changed_shape",
+        lambda m, t: np.asarray(m["misframed_frames"]) > 0,
+        lambda m, t: (
+            f"{m['misframed_frames']} of its pictures have another width / height than the first one, so the crop box "
+            "has no place in them (video.crop: centre cuts each for itself)"
+        ),
+    ),
+    Rule(
         "blank",
         lambda m, t: (np.asarray(m["flat_frames"]) >= np.asarray(m["frames"])) & (not t.keep_blank),
         lambda m, t: f"every picture is one flat colour (luma {m['luma']:.0f}; clips.keep_blank)",
@@ -83,6 +107,30 @@ RULES = (
         lambda m, t: (
             f"the sound track has nothing for {m['missing_samples'] / t.sample_rate:.3f} s of it; "
             f"{t.max_missing_sound:g} s are allowed (clips.max_missing_sound)"
+        ),
+    ),
+    Rule(
+        "damaged_sound",
+        lambda m, t: (np.asarray(m["damaged_samples"]) > 0) & (not t.keep_damaged),
+        lambda m, t: (
+            f"the sound is damaged: {m['damaged_samples'] / t.sample_rate:.3f} s of it rest on broken packets "
+            "(clips.keep_damaged)"
+        ),
+    ),
+    Rule(
+        "sound_leaps",
+        _refuses_leaps,
+        lambda m, t: (
+            f"the sound leaps by half of the full range in {m['sound_leaps']} places; {t.max_sound_leaps} are allowed "
+            "(clips.max_sound_leaps)"
+        ),
+    ),
+    Rule(
+        "channels_cancel",
+        lambda m, t: (np.asarray(m["mix_loss_db"]) > CANCEL_DB) & (t.silence_dbfs is not None),
+        lambda m, t: (
+            f"its channels cancel each other: their mix is {m['mix_loss_db']:.0f} dB below the loudest of them; take "
+            "one of them (sound.channel: 1)"
         ),
     ),
     Rule(

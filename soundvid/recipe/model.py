@@ -119,7 +119,16 @@ class Clips(Strict):
     )
     silence_dbfs: float | None = Field(-60.0, le=0, description="clips whose peak stays below are refused; null: keep")
     keep_blank: bool = Field(False, description="keep clips whose every picture is one flat colour, such as black")
-    keep_damaged: bool = Field(False, description="keep clips in which FFmpeg painted over broken pictures")
+    keep_damaged: bool = Field(
+        False,
+        description="keep clips in which FFmpeg painted over broken pictures, or whose sound rests on broken packets",
+    )
+    max_sound_leaps: int | None = Field(
+        None,
+        ge=0,
+        description="places of a clip where the sound may leap to full scale out of a quieter surrounding, as damage "
+        "does that no decoder reports (ADPCM, PCM, Opus), and claps that are recorded too loud; null: any number",
+    )
 
     @model_validator(mode="after")
     def _last_is_shorter(self) -> "Clips":
@@ -156,6 +165,16 @@ class Video(Strict):
         description="crop motion: what has to hold it, the whole box or its lower half, which is what wav2lip paints "
         "(the rtMRI paper crops so that the tongue lies there); as much of it as the picture's edges allow",
     )
+    deinterlace: Literal["auto", "off"] = Field(
+        "auto",
+        description="auto: where the stream is marked as interlaced, or its pictures show fields, each field becomes a "
+        "picture (FFmpeg's bwdif) if fps exceeds the source's rate, else each first field; off: pictures as they are",
+    )
+    hdr: Literal["tone_map", "refuse"] = Field(
+        "tone_map",
+        description="HDR sources (PQ, HLG). tone_map: to BT.709, reference white (203 cd/m2) to white, brighter light "
+        "compressed; refuse: reject the source. The ledger records transfer and primaries either way",
+    )
     crf: int = Field(18, ge=0, le=40, description="x264 constant rate factor: 18 is 38.7 dB, 14-16 is high quality")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
     keyframe_every: int = Field(15, ge=1, le=1_000_000, description="frames: short groups make random access cheap")
@@ -172,6 +191,8 @@ class Denoise(Strict):
 
     Spectral gating (T. Sainburg, 2020): a time-frequency cell passes where it rises above the noise, see
     soundvid.clips.denoise. `profile` says where the noise alone is heard, and with it what the threshold is.
+    `noisereduce` is the library of that name (extra `denoise`); how it takes these options is said in
+    soundvid.clips.denoise.noisereduce.
     """
 
     method: Literal["spectral_gating", "noisereduce"] = "spectral_gating"
@@ -200,10 +221,18 @@ class Denoise(Strict):
         return self
 
 
+LANGUAGE = r"^[A-Za-z]{2,3}([-_][A-Za-z]+)*$"
+
+
 class Sound(Strict):
     """Sound of a clip: 16-bit mono FLAC."""
 
     rate: int = Field(44100, ge=4000, le=192000)
+    track: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] | Annotated[str, Field(pattern=LANGUAGE)] = Field(
+        "auto",
+        description="of several sound tracks: auto: the first that sounds, commentary last; or a number (1: the "
+        "first), or a language such as eng",
+    )
     channel: Literal["mix"] | Annotated[int, Field(ge=1, le=64)] = Field(
         "mix", description="mix: the mean of two channels; or the number of one, where the other holds noise"
     )
@@ -312,7 +341,8 @@ class Shards(Strict):
         ge=0,
         le=1,
         description="share of the newest version's samples that the next one may lose without being asked for: those "
-        "whose video is gone, or that are fewer. Beyond it a build asks or needs --yes, and a release in Dagster stops",
+        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, and in Dagster the check "
+        "of the release fails",
     )
 
 

@@ -134,6 +134,7 @@ def feature_lane(name: str, panel: Panel, values: np.ndarray) -> Lane:
         return Lane(name, panel.axis, None, [])
     column_of = np.arange(COLUMNS) * len(values) // COLUMNS
     if panel.kind == "heatmap":
+        values = values[:, : panel.first]
         if panel.decibels:
             values = 20 * np.log10(np.maximum(values, 1e-9))
             values = np.maximum(values, values.max() - RANGE_DB)

@@ -12,7 +12,7 @@ from soundvid.errors import SoundvidError
 from soundvid.runs.registry import get
 from soundvid.systems.spec import Stage, SystemSpec
 from soundvid.training import checkpoint
-from soundvid.training.run import OpenRun, RunError, RunFolder, first_problem, stages_of
+from soundvid.training.run import EarlierStage, OpenRun, RunError, RunFolder, first_problem, stages_of
 
 Which = Literal["best", "last"]
 
@@ -46,19 +46,41 @@ def spec_of(path: str | Path) -> SystemSpec:
 
 
 def open_earlier(
-    spec: SystemSpec, root: Path, stage: str, used: Mapping[str, str], device: str = "cpu"
+    spec: SystemSpec,
+    root: Path,
+    stage: str,
+    used: Mapping[str, EarlierStage],
+    device: str = "cpu",
+    *,
+    strict: bool = False,
 ) -> dict[str, OpenRun]:
     """The trained stages before `stage` of the run in `root`, by name; those that were never trained are left out.
 
-    `used` names the checkpoint of a stage (`step-000150`); by default, and where it is gone, the best one is opened.
+    `used` names the checkpoint that `stage` has learnt from; of other stages the best one is opened. One that is gone
+    or holds other weights is left out; where `strict`, RunError is raised, one line.
     """
     opened: dict[str, OpenRun] = {}
     for each in spec.stages:
         if each.name == stage:
             break
         folder = RunFolder(root / each.name)
-        if folder.config_path.is_file() and checkpoint.checkpoints(folder.checkpoints):
-            opened[each.name] = _open(each, folder, used.get(each.name, "best"), dict(opened), device)
+        recorded = used.get(each.name)
+        if recorded is not None:
+            path = folder.checkpoints / recorded.checkpoint
+            problem = None
+            if not (folder.config_path.is_file() and (path / "state.json").is_file()):
+                problem = "is gone"
+            elif recorded.sha256 is not None and checkpoint.weights_sha256(path) != recorded.sha256:
+                problem = "holds other weights now (sha256)"
+            if problem is not None and strict:
+                raise RunError(
+                    f"{path}: '{stage}' has learnt from this checkpoint of '{each.name}', which {problem}; put it "
+                    "back, or name another folder"
+                )
+            if problem is None:
+                opened[each.name] = _open(each, folder, recorded.checkpoint, dict(opened), device)
+        elif folder.config_path.is_file() and checkpoint.checkpoints(folder.checkpoints):
+            opened[each.name] = _open(each, folder, "best", dict(opened), device)
     return opened
 
 

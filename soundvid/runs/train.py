@@ -20,9 +20,11 @@ from soundvid.runs.registry import get
 from soundvid.store.load import Clips, EmptySplit, load
 from soundvid.systems.spec import Stage, SystemSpec
 from soundvid.training import checkpoint, distributed
+from soundvid.training.distributed import ToldElsewhere
 from soundvid.training.log import TrainingCallback
-from soundvid.training.loop import Loop, Outcome, progress_of, seed_everything
+from soundvid.training.loop import Loop, Outcome, Progress, resumable, seed_everything
 from soundvid.training.run import (
+    EarlierStage,
     RunConfig,
     RunError,
     RunFolder,
@@ -32,10 +34,7 @@ from soundvid.training.run import (
     tools,
     write_stages,
 )
-from soundvid.training.system import Options
-
-# What may change when a run is resumed: how long, and what is logged and kept. All else would make it another run.
-MAY_CHANGE = {"steps", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep", "patience"}
+from soundvid.training.system import RESUMABLE, Options
 
 
 @dataclass(frozen=True)
@@ -64,23 +63,41 @@ class TrainedStage:
     outcome: Outcome
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done with a stage. Everything that can be refused is refused while this is made."""
+
+    stage: Stage
+    folder: RunFolder
+    config: Options
+    preset: str
+    record: RunConfig | None = None  # of the run that goes on; None: the stage starts
+    done: Progress | None = None  # where the stage needs no training
+
+
 def train(request: Request, callback: TrainingCallback | None = None) -> list[TrainedStage]:
     """Train every stage of a system, one after another; stages that are done are skipped when resuming.
 
-    Raises SoundvidError with one line where a config, the data or the run's folder cannot be used.
+    Raises SoundvidError with one line where a config, the data or the run's folder cannot be used; ToldElsewhere in
+    all processes but the one that says it.
     """
     spec = get(request.system)
     device = choose_device(request.device)
-    rank, world = distributed.start(device.type)
-    chosen = callback if callback is not None and rank == 0 else TrainingCallback()
     try:
-        with _locked(request.out, rank):
-            return _stages(spec, request, device, rank, world, chosen)
-    except OSError as error:  # a full disk, most likely: errors in reading are reported where the reading is done
-        raise RunError(
-            f"{error.filename or request.out}: {error.strerror or error}; the checkpoints in {request.out} are "
-            "complete: --resume goes on from the last"
-        ) from error
+        try:
+            rank, world = distributed.start(device.type)
+            chosen = callback if callback is not None and rank == 0 else TrainingCallback()
+            with _locked(request.out, rank):
+                return _stages(spec, request, device, rank, world, chosen)
+        except OSError as error:  # a full disk, most likely: errors in reading are reported where the reading is done
+            raise RunError(
+                f"{error.filename or request.out}: {error.strerror or error}; the checkpoints in {request.out} are "
+                "complete: --resume goes on from the last"
+            ) from error
+    except SoundvidError as error:
+        if not distributed.first_to_tell():
+            raise ToldElsewhere(str(error)) from error
+        raise
     finally:
         distributed.stop()
 
@@ -88,40 +105,78 @@ def train(request: Request, callback: TrainingCallback | None = None) -> list[Tr
 def _stages(
     spec: SystemSpec, request: Request, device: torch.device, rank: int, world: int, callback: TrainingCallback
 ) -> list[TrainedStage]:
-    several = len(spec.stages) > 1
-    started = (request.out / "config.json").is_file()
-    if started and not request.resume:
-        raise RunError(f"{request.out}: there is a run already; --resume goes on with it, or name another folder")
-    if started and bool(stages_of(request.out)) != several:
-        raise RunError(f"{request.out}: the run there is not one of {spec.name}; name another folder")
-    distributed.barrier()  # the first process writes config.json soon: a slower one must not take it for an older run's
-    values = parse_values(request.values, spec)
-    if not started:
-        for stage in spec.stages:
-            stage.check(_config(spec, stage, request, values))
+    plans = _plans(spec, request, world)
+    # A slow process must not take what the first one writes for an older run.
+    distributed.limit(max(plan.config.process_timeout for plan in plans))
+    distributed.barrier()
     done: list[TrainedStage] = []
-    for number, stage in enumerate(spec.stages):
-        folder = RunFolder(request.out / stage.name if several else request.out)
-        minutes = None if request.minutes is None else _left(request.minutes, done) / (len(spec.stages) - number)
-        outcome = _train_stage(spec, stage, folder, request, values, minutes, device, rank, world, callback)
+    for number, plan in enumerate(plans):
+        stage, folder = plan.stage, plan.folder
+        if plan.done is not None:
+            callback.say(f"{folder.path}: {stage.name} is trained already ({plan.done.step} steps)")
+            done.append(TrainedStage(stage.name, folder.path, Outcome(plan.done.step, "steps", plan.done.best, 0.0)))
+            continue
+        minutes = None if request.minutes is None else _left(request.minutes, done) / (len(plans) - number)
+        outcome = _train_stage(spec, plan, request, minutes, device, rank, world, callback)
         done.append(TrainedStage(stage.name, folder.path, outcome))
         if outcome.reason == "stopped":
             break
     return done
 
 
-def _preset(spec: SystemSpec, request: Request) -> str:
-    return request.preset or request.usual_preset or spec.default_preset
+def _plans(spec: SystemSpec, request: Request, world: int) -> list[_Plan]:
+    """What is to be done with every stage; nothing is written. Raises SoundvidError, one line."""
+    several = len(spec.stages) > 1
+    started = (request.out / "config.json").is_file()
+    if started and not request.resume:
+        raise RunError(f"{request.out}: there is a run already; --resume goes on with it, or name another folder")
+    if started and bool(stages_of(request.out)) != several:
+        raise RunError(f"{request.out}: the run there is not one of {spec.name}; name another folder")
+    values = parse_values(request.values, spec)
+    folders = [RunFolder(request.out / stage.name if several else request.out) for stage in spec.stages]
+    plans: list[_Plan] = []
+    for number, (stage, folder) in enumerate(zip(spec.stages, folders, strict=True)):
+        begun = [s.name for s, f in zip(spec.stages, folders, strict=True) if f.config_path.is_file()]
+        later = next((s.name for s in spec.stages[number + 1 :] if s.name in begun), None)
+        if folder.config_path.is_file() and checkpoint.checkpoints(folder.checkpoints):
+            config, record = resumed(folder, stage, request, _wanted(stage, values))
+            _, _, progress = resumable(folder, config, world)
+            if later is not None:
+                _refuse_changes(stage, folder, later, record, values)
+            trained = progress.done and progress.step >= config.steps
+            needless = trained or later is not None
+            plans.append(_Plan(stage, folder, config, record.preset, record, progress if needless else None))
+        elif later is not None:
+            raise RunError(
+                f"{folder.path}: its checkpoints are gone, and '{later}' has learnt from them; put them back, or name "
+                "another folder"
+            )
+        else:
+            usual = plans[0].preset if plans else request.usual_preset or spec.default_preset
+            preset = request.preset or usual
+            config = configured(stage, preset, _wanted(stage, values))
+            stage.check(config)
+            plans.append(_Plan(stage, folder, config, preset))
+    return plans
+
+
+def _refuse_changes(
+    stage: Stage, folder: RunFolder, later: str, record: RunConfig, values: dict[str, dict[str, Any]]
+) -> None:
+    """A stage stays as it is once a later one has learnt from it; `values` for all stages are the later one's."""
+    old = stage.config.model_validate(record.config).model_dump()
+    new = _validated(stage, record.config | values.get(stage.name, {}), {}).model_dump()
+    changes = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in new if new[k] != old[k])
+    if changes:
+        raise RunError(
+            f"{folder.path}: '{later}' has learnt from this stage, which stays as it is (asked for: {changes}); "
+            "name another folder for another run"
+        )
 
 
 def _wanted(stage: Stage, values: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """The values given for a stage: by its name, or for all."""
     return values.get("", {}) | values.get(stage.name, {})
-
-
-def _config(spec: SystemSpec, stage: Stage, request: Request, values: dict[str, dict[str, Any]]) -> Options:
-    """The config of a stage that starts."""
-    return configured(stage, _preset(spec, request), _wanted(stage, values))
 
 
 def _left(minutes: float, done: Sequence[TrainedStage]) -> float:
@@ -130,65 +185,50 @@ def _left(minutes: float, done: Sequence[TrainedStage]) -> float:
 
 def _train_stage(
     spec: SystemSpec,
-    stage: Stage,
-    folder: RunFolder,
+    plan: _Plan,
     request: Request,
-    values: dict[str, dict[str, Any]],
     minutes: float | None,
     device: torch.device,
     rank: int,
     world: int,
     callback: TrainingCallback,
 ) -> Outcome:
-    resume = folder.config_path.is_file() and bool(checkpoint.checkpoints(folder.checkpoints))
+    stage, folder, config, record = plan.stage, plan.folder, plan.config, plan.record
     several = len(spec.stages) > 1
-    if resume:
-        config, record = resumed(folder, stage, request, _wanted(stage, values))
-        newest = checkpoint.resolve(folder.checkpoints, "last")
-        progress = progress_of(checkpoint.read_state(newest), newest)
-        if progress.done and progress.step >= config.steps:
-            callback.say(f"{folder.path}: {stage.name} is trained already ({progress.step} steps)")
-            return Outcome(progress.step, "steps", progress.best, 0.0)
+    if record is not None:
         clips, validation_clips = _clips(
             record.dataset, record.version, Path(record.store), record.splits, config.subjects
         )
     else:
-        config = _config(spec, stage, request, values)
-        name, _, version = request.dataset.partition("@")
-        splits = _splits(name, version or None, request.store, config.subjects, callback)
-        clips, validation_clips = _clips(name, version or None, request.store, splits, config.subjects)
+        name, version, store = _dataset(spec, request, stage)
+        splits = _splits(name, version, store, config.subjects, callback)
+        clips, validation_clips = _clips(name, version, store, splits, config.subjects)
     examples = stage.examples(config, clips, "train")
     validation = stage.examples(config, validation_clips, "validation")
-    if not resume:
+    seed_everything(config.seed)  # the same first weights in every process
+    used = record.earlier if record is not None else {}
+    earlier = open_earlier(spec, request.out, stage.name, used, strict=True) if several else {}
+    system = stage.make(config, examples.facts, earlier)
+    resume = record is not None
+    if record is None:
         record = RunConfig(
             system=spec.name,
             stage=stage.name,
-            preset=_preset(spec, request),
+            preset=plan.preset,
             config=config.model_dump(mode="json"),
             data=examples.facts,
             dataset=clips.name,
             version=clips.version,
             store=str(clips.store),
             splits={"train": clips.split, "validation": validation_clips.split},
+            earlier={
+                name: EarlierStage(checkpoint=run.checkpoint.name, sha256=checkpoint.weights_sha256(run.checkpoint))
+                for name, run in earlier.items()
+            },
             seed=config.seed,
             git=git_revision(),
             tools=tools(),
         )
-    seed_everything(config.seed)  # the same first weights in every process
-    earlier = open_earlier(spec, request.out, stage.name, record.earlier) if several else {}
-    for name, opened in earlier.items():
-        used = record.earlier.get(name, opened.checkpoint.name)
-        if used != opened.checkpoint.name:
-            callback.say(f"{folder.path}: its {used} of '{name}' is gone; it goes on with {opened.checkpoint.name}")
-    # Before anything is written: networks that cannot be made leave no run behind.
-    system = stage.make(config, examples.facts, earlier)
-    if rank == 0:
-        checkpoints = {name: opened.checkpoint.name for name, opened in earlier.items()}
-        folder.write_config(
-            record.model_copy(update={"config": config.model_dump(mode="json"), "earlier": checkpoints})
-        )
-        if several:
-            write_stages(request.out, spec.name, [s.name for s in spec.stages])
     workers = request.workers if request.workers is not None else default_workers(device, world)
     if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         # A reader and as many threads as cores wait for each other: a small step takes ten times as long.
@@ -206,7 +246,24 @@ def _train_stage(
         world=world,
         callback=callback,
     )
-    return loop.run(resume=resume)
+    # Before anything is written: what cannot be made leaves no run behind, and a run that cannot go on stays as it was.
+    loop.load(resume=resume)
+    distributed.barrier()
+    if rank == 0:
+        folder.write_config(record.model_copy(update={"config": config.model_dump(mode="json")}))
+        if several:
+            write_stages(request.out, spec.name, [s.name for s in spec.stages])
+    return loop.run()
+
+
+def _dataset(spec: SystemSpec, request: Request, stage: Stage) -> tuple[str, str | None, Path]:
+    """Name, version and store that a stage that starts learns from: of a later stage, those of the first one."""
+    first = RunFolder(request.out / spec.stages[0].name)
+    if stage.name != spec.stages[0].name and first.config_path.is_file():
+        record = first.config()
+        return record.dataset, record.version, Path(record.store)
+    name, _, version = request.dataset.partition("@")
+    return name, version or None, request.store
 
 
 def _clips(
@@ -280,10 +337,13 @@ def resumed(folder: RunFolder, stage: Stage, request: Request, values: dict[str,
         ) from error
     config = _validated(stage, record.config | values, values)
     new = config.model_dump()
-    changed = [k for k in new if new[k] != old[k] and k not in MAY_CHANGE]
+    fixed = config.fixed()
+    changed = [k for k in new if new[k] != old[k] and (k in fixed or k not in RESUMABLE)]
     if changed:
-        changes = ", ".join(f"{k} {old[k]} -> {new[k]}" for k in changed)
-        raise RunError(f"{folder.path}: --resume cannot change {changes}; name another folder for another run")
+        changes = ", ".join(f"{k} {old[k]} -> {new[k]}{f' ({fixed[k]})' if k in fixed else ''}" for k in changed)
+        raise RunError(
+            f"{folder.path}: --resume cannot change {changes}; leave it, or name another folder for another run"
+        )
     return config, record
 
 

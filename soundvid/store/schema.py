@@ -34,19 +34,24 @@ SOURCE_FACTS = pa.schema(
         ("pixel_aspect", pa.string()),
         ("rotation", pa.int32()),
         ("pixel_format", pa.string()),
+        ("transfer", pa.string()),  # FFmpeg's name of the transfer characteristics; empty: not stated
+        ("primaries", pa.string()),  # the same of the colour primaries
         ("source_frames", pa.int64()),
         ("variable_rate", pa.bool_()),
-        ("interlaced", pa.bool_()),
+        ("interlaced", pa.bool_()),  # as the stream is marked
+        ("field_order", pa.string()),  # as its pictures show: progressive, or the first field: top, bottom, stated
         ("video_streams", pa.int32()),
         ("sound_codec", pa.string()),
         ("sound_rate", pa.int32()),
         ("channels", pa.int32()),
         ("sound_streams", pa.int32()),
+        ("sound_track", pa.int32()),  # of several: the number of the one that is used, from 1
+        ("sound_language", pa.string()),  # its language as the file states it
         ("sound_offset_seconds", pa.float64()),  # of a sound file of its own
         ("sound_likeness", pa.float64()),  # null: the offset was given, or there was nothing to compare with
         ("noise_profile", pa.string()),
         ("noise_dbfs", pa.float64()),
-        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in decoded pixels
+        ("crop", pa.list_(pa.int32())),  # the area that is shown: x, y, width, height in the first decoded picture
         ("crop_box", pa.list_(pa.int32())),  # found by the crop: x, y, width, height as displayed
         ("motion_map", pa.string()),  # JPEG as base64: mean picture, motion
     ]
@@ -61,10 +66,14 @@ MEASURES = pa.schema(
     [
         ("timing_error_seconds", pa.float64()),  # of the picture that is furthest from its time
         ("damaged_frames", pa.int32()),
+        ("misframed_frames", pa.int32()),  # pictures of another shape, in which the crop box has no place
         ("flat_frames", pa.int32()),  # pictures of one colour
         ("missing_samples", pa.int64()),  # for which the sound track has nothing
         ("peak", pa.int32()),  # largest 16-bit sample, without its sign
+        ("mix_loss_db", pa.float64()),  # by which the channels' mix lies below the loudest of them
         ("sound_steps", pa.int32()),
+        ("damaged_samples", pa.int64()),  # that rest on damaged packets of sound
+        ("sound_leaps", pa.int32()),  # places where sound leaps by half of the full range between two samples
         ("duplicated_frames", pa.int32()),
         ("dropped_frames", pa.int32()),
         ("luma", pa.float64()),

@@ -10,6 +10,7 @@
 A folder is written under a hidden name, brought to the disk, and renamed. No pickle is ever read or written.
 """
 
+import hashlib
 import json
 import os
 import random
@@ -162,6 +163,21 @@ def load_system_state(system: System, state: dict[str, Any], where: Path) -> Non
         raise CheckpointError(
             f"{where / 'state.json'}: not the state of '{system.name}' ({type(error).__name__}: {error})"
         ) from error
+
+
+def weights_sha256(path: Path) -> str:
+    """Of a checkpoint's weights: its networks.safetensors and, where there is one, average.safetensors after it."""
+    digest = hashlib.sha256()
+    for name in ("networks.safetensors", "average.safetensors"):
+        try:
+            with (path / name).open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CheckpointError(f"{path / name}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

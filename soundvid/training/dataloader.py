@@ -51,6 +51,34 @@ class _Batches(Dataset[Any]):
             return str(error)  # raised again by `batches`: a worker's exception arrives with its whole traceback
 
 
+SHARED_MEMORY = "shared memory", "</torch_", "unable to mmap", "Bus error"
+
+
+def reading_failed(message: str) -> str | None:
+    """What a RuntimeError of torch's DataLoader means for the user, on one line; None where it is no such failure.
+
+    `message` is one of torch's: "DataLoader worker (pid 7) is killed by signal: Killed.", or "Caught RuntimeError in
+    DataLoader worker process 0." with the worker's traceback, whose last line is the reason.
+    """
+    lines = [line for line in message.splitlines() if line.strip()]
+    caught = message.startswith("Caught ")
+    if not lines or "DataLoader worker" not in message:
+        return None
+    reason = lines[-1 if caught else 0].strip()
+    goes_on = "--resume goes on from the last checkpoint"
+    if any(word in (reason if caught else message) for word in SHARED_MEMORY):
+        return (
+            f"processes that read the data hand batches over in shared memory (/dev/shm), which is full ({reason}); "
+            f"give it more (docker run --shm-size=2g), or take --workers 0, which needs none; {goes_on}"
+        )
+    if caught:
+        return None
+    return (
+        f"a process that reads the data died ({reason}); memory may be short: fewer --workers, or a smaller --batch; "
+        f"{goes_on}"
+    )
+
+
 def _whole(batch: Any) -> Any:
     return batch
 
@@ -91,12 +119,10 @@ def batches(
     try:
         yield checked()
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise SoundvidError(
-            f"a process that reads the data died ({str(error).splitlines()[0]}); "
-            "memory may be short: fewer --workers, or a smaller --batch; --resume goes on from the last checkpoint"
-        ) from error
+        told = reading_failed(str(error))
+        if told is None:
+            raise  # a fault of the code, with its traceback
+        raise SoundvidError(told) from error
     finally:
         shutdown: Callable[[], None] | None = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:

@@ -27,7 +27,17 @@ from soundvid.training.dataloader import batches, stack, to_device
 from soundvid.training.log import Log, Numbers, TrainingCallback
 from soundvid.training.run import RunFolder
 from soundvid.training.sampler import ShuffledSampler
-from soundvid.training.system import Batch, Examples, Metrics, Options, System, average_, buffers
+from soundvid.training.system import (
+    Batch,
+    Examples,
+    Metrics,
+    Options,
+    Ratio,
+    System,
+    average_,
+    buffers,
+    divided,
+)
 
 RANK_SEED = 100_000  # between the seeds of processes
 
@@ -72,8 +82,34 @@ def progress_of(state: dict[str, Any], where: Path) -> Progress:
     return progress
 
 
+def resumable(folder: RunFolder, config: Options, world: int) -> tuple[Path, dict[str, Any], Progress]:
+    """The newest checkpoint, its state and its progress. Raises CheckpointError where `world` and `config` do not fit.
+
+    A stage that was trained to the end may be asked for fewer steps: nothing is left to be done.
+    """
+    path = checkpoint.resolve(folder.checkpoints, "last")
+    state = checkpoint.read_state(path)
+    progress = progress_of(state, path)
+    if progress.done and progress.step >= config.steps:
+        return path, state, progress
+    if state["world"] != world:
+        raise checkpoint.CheckpointError(
+            f"{path}: it was trained by {state['world']} processes (world size), this is {world}; "
+            "start the same number to resume it"
+        )
+    if progress.step > config.steps:
+        raise checkpoint.CheckpointError(
+            f"{path}: it is at step {progress.step} already, past the {config.steps} that are asked for; "
+            "ask for more steps, or name another folder"
+        )
+    return path, state, progress
+
+
 class Loop:
-    """Trains one stage in its folder. `world` processes run the same loop, each with its own batches."""
+    """Trains one stage in its folder. `world` processes run the same loop, each with its own batches.
+
+    `load` makes everything ready and writes nothing, so that what cannot be resumed stays as it was; then `run`.
+    """
 
     def __init__(
         self,
@@ -96,19 +132,20 @@ class Loop:
         self.rank, self.world = rank, world
         self.callback = callback or TrainingCallback()
         self.progress = Progress()
+        self.resumed = False
         self.averages: dict[str, nn.Module] = {}
         self.log: Log | None = None
         self.check_every = 1 if device.type == "cpu" else config.log_every  # looking for NaN waits for the GPU
         self.alarms: list[str] = []  # of the last line of the log: one that persists is reported once
         self.validation_batches: list[Batch] | None = None
-        precision = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision)
+        self.low_precision = {"auto": device.type == "cuda", "bfloat16": True, "float32": False}[config.precision]
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.low_precision)
 
-    def run(self, *, resume: bool) -> Outcome:
+    def run(self) -> Outcome:
         """Train to the end, or until stopped; the folder then holds a checkpoint of the last step."""
         began = time.monotonic()
         config = self.config
-        self._prepare(resume)
+        self._begin()
         progress = self.progress
         self.callback.stage(self.system.name, progress.step, config.steps)
         sampler = ShuffledSampler(len(self.train), config.batch, config.seed, self.rank, self.world)
@@ -185,10 +222,9 @@ class Loop:
 
     # -- before and after
 
-    def _prepare(self, resume: bool) -> None:
-        """Begin anew, or at the newest checkpoint."""
+    def load(self, *, resume: bool) -> None:
+        """Begin anew, or at the newest checkpoint; nothing is written. Raises CheckpointError, one line."""
         config = self.config
-        checkpoint.clean(self.folder.checkpoints) if self.rank == 0 else None
         self.system.to(self.device)
         if config.channels_last == "yes" or (config.channels_last == "auto" and self.device.type == "cuda"):
             for network in self.system.networks.values():
@@ -207,22 +243,25 @@ class Loop:
             distributed.broadcast([p for net in self.system.networks.values() for p in net.parameters()])
             distributed.broadcast(buffers(self.system.networks.values()))
             distributed.broadcast(list(self.system.tensors.values()))
+        self.resumed = resume
+
+    def _begin(self) -> None:
         self.system.train()
-        if config.compile:
+        if self.config.compile:
             self.system.call = {name: torch.compile(net) for name, net in self.system.networks.items()}  # type: ignore[misc]
         if self.rank == 0:
+            checkpoint.clean(self.folder.checkpoints)
             self.log = Log(self.folder.log_path, self.folder.path / "tensorboard", self.progress.step)
-            if resume:
+            if self.resumed:
                 self.log.write("note", self.progress.step, {"resumed": True})
+            for text in self.system.warnings:
+                if not self.resumed:
+                    self.log.write("alarm", self.progress.step, {"text": text})
+                self.callback.say(text)
+        distributed.barrier()  # none puts its random states where the first one is still removing
 
     def _resume(self) -> None:
-        path = checkpoint.resolve(self.folder.checkpoints, "last")
-        state = checkpoint.read_state(path)
-        if state["world"] != self.world:
-            raise checkpoint.CheckpointError(
-                f"{path}: it was trained by {state['world']} processes (world size), this is {self.world}; "
-                "start the same number to resume it"
-            )
+        path, state, self.progress = resumable(self.folder, self.config, self.world)
         checkpoint.load_networks(self.system.networks, checkpoint.read_tensors(path / "networks.safetensors"), path)
         if self.averages:
             checkpoint.load_networks(self.averages, checkpoint.read_tensors(path / "average.safetensors"), path)
@@ -233,11 +272,6 @@ class Loop:
                 f"{path / 'optimizers.safetensors'}: {len(optimizers)} tensors; {state['moments']} were written"
             )
         checkpoint.load_system_state(self.system, state["system"], path)
-        self.progress = progress_of(state, path)
-        if self.progress.step > self.config.steps:
-            raise checkpoint.CheckpointError(
-                f"{path}: it is at step {self.progress.step} already, past the {self.config.steps} that are asked for"
-            )
         checkpoint.load_random(path, self.rank)
 
     def save(self) -> None:
@@ -259,7 +293,7 @@ class Loop:
 
     def _write_log(self, meter: "Meter", began: float) -> None:
         """A line of the log; alarms, where the system raises any."""
-        numbers = meter.read()
+        numbers = meter.read()  # by all processes together
         if self.rank != 0 or self.log is None:
             return
         step = self.progress.step
@@ -307,15 +341,15 @@ class Loop:
             return False
         numbers: Numbers = {}
         if self.rank == 0:
-            sums: dict[str, float] = defaultdict(float)
-            counts: dict[str, int] = defaultdict(int)
+            above: dict[str, float] = defaultdict(float)
+            below: dict[str, float] = defaultdict(float)
             with self._evaluating():
                 for batch in self._validation_batches():
                     size = len(next(iter(batch.values())))
                     for name, metric in self.system.validation_step(to_device(batch, self.device)).items():
-                        sums[name] += float(metric) * size
-                        counts[name] += size
-            numbers = {name: total / counts[name] for name, total in sums.items()}
+                        above[name] += float(metric.above) if isinstance(metric, Ratio) else float(metric) * size
+                        below[name] += float(metric.below) if isinstance(metric, Ratio) else size
+            numbers = {name: divided(total, below[name]) for name, total in above.items()}
         numbers = distributed.broadcast_object(numbers)
         self.system.validated(numbers)
         value = numbers[self.system.monitor]
@@ -361,19 +395,37 @@ class Loop:
         text = f"step {self.progress.step}: {', '.join(wrong) or 'a number of another process'} is no longer finite"
         if self.log is not None:
             self.log.write("alarm", self.progress.step, {"text": text})
-        raise TrainingError(
-            f"{text}; the batch and the networks are in {dump}; lower the learning rate, or go on from the last "
-            "checkpoint with --resume"
+        raise TrainingError(f"{text}; the batch and the networks are in {dump}; {self._advice(batch)}")
+
+    def _advice(self, batch: Batch) -> str:
+        """What can be done about a NaN. Resuming cannot help: the same steps are made again, with the same rates."""
+        broken = [k for k, v in batch.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+        if broken:
+            return (
+                f"the data itself is not finite ({', '.join(broken)}): look for the clip with 'soundvid verify "
+                "--decode', and build the dataset anew"
+            )
+        values = self.config.model_dump()
+        changes = []
+        if "learning_rate" in values:
+            changes.append(f"a lower learning rate (--set learning_rate={values['learning_rate'] / 4:g})")
+        if values.get("clip", 0) is None:
+            changes.append("a limit to the gradient (--set clip=1)")
+        if self.low_precision:
+            changes.append("full precision (--set precision=float32)")
+        return (
+            "--resume would come to the same numbers again: train in another folder with "
+            f"{' or '.join(changes) or 'other settings'}"
         )
 
 
 class Meter:
-    """Means of metrics over steps, and where the time goes. Reading a metric waits for the device, so few are read."""
+    """Metrics over steps and processes, and where the time goes. Reading one waits for the device, so few are read."""
 
     def __init__(self, clips: int, progress: Progress) -> None:
         self.clips, self.progress = clips, progress  # clips of a step, over all processes
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = defaultdict(int)
+        self.above: dict[str, Tensor] = {}  # a mean is a sum over a count of steps, a Ratio a sum over a sum
+        self.below: dict[str, Tensor | int] = {}
         self.newest: Metrics = {}
         self.steps = 0
         self.waiting = self.working = 0.0
@@ -394,20 +446,29 @@ class Meter:
         self.newest = metrics
         self.steps += 1
         for name, value in metrics.items():
-            value = value.detach().float()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] += 1
+            above = (value.above if isinstance(value, Ratio) else value).detach().float()
+            below = value.below.detach().float() if isinstance(value, Ratio) else 1
+            first = name not in self.above
+            self.above[name] = above if first else self.above[name] + above
+            self.below[name] = below if first else self.below[name] + below
 
     def not_finite(self) -> list[str]:
         """Names of metrics that were NaN or infinite in any step since the last reading."""
-        return [name for name, total in self.sums.items() if not math.isfinite(float(total))]
+        return [n for n, total in self.above.items() if not math.isfinite(float(total) + float(self.below[n]))]
 
     def last(self) -> dict[str, str]:
         return {name: str(float(value)) for name, value in self.newest.items()}
 
     def read(self) -> Numbers:
-        """Means since the last reading, and begin again."""
-        numbers = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        """Means since the last reading, over all processes, which call this together; and begin again."""
+        mine = {name: (float(total), float(self.below[name])) for name, total in self.above.items()}
+        above: dict[str, float] = defaultdict(float)
+        below: dict[str, float] = defaultdict(float)
+        for found in distributed.gather(mine):
+            for name, (over, under) in found.items():
+                above[name] += over
+                below[name] += under
+        numbers = {name: divided(total, below[name]) for name, total in above.items()}
         self._lap("working")
         seconds = (self.waiting + self.working) / max(1, self.steps)
         numbers |= {
@@ -418,7 +479,7 @@ class Meter:
         flops = self.progress.flops
         if flops:
             numbers |= {"flops": float(flops), "tflops_per_second": flops / max(seconds, 1e-9) / 1e12}
-        self.sums, self.counts, self.steps = {}, defaultdict(int), 0
+        self.above, self.below, self.steps = {}, {}, 0
         self.waiting = self.working = 0.0
         return numbers
 

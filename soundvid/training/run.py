@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from soundvid._version import __version__
 from soundvid.errors import SoundvidError
@@ -28,6 +28,20 @@ from soundvid.training.system import System
 
 class RunError(SoundvidError):
     """A run's folder that cannot be used."""
+
+
+class EarlierStage(BaseModel):
+    """The checkpoint of an earlier stage that a stage was made with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str  # step-000150
+    sha256: str | None = None  # checkpoint.weights_sha256; None: written by a soundvid that did not record it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, value: Any) -> Any:
+        return {"checkpoint": value} if isinstance(value, str) else value  # as soundvid wrote it before
 
 
 class RunConfig(BaseModel):
@@ -44,7 +58,7 @@ class RunConfig(BaseModel):
     version: str
     store: str
     splits: dict[str, str]  # purpose -> split: train, validation
-    earlier: dict[str, str] = {}  # the earlier stages that this one was made with -> their checkpoints, step-000150
+    earlier: dict[str, EarlierStage] = {}  # by stage: what this one has learnt from; it stays as it is
     seed: int
     git: str | None
     tools: dict[str, str]

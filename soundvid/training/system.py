@@ -7,7 +7,8 @@ Importing this module does not import torch: configs are read without it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,8 +21,34 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Batch = dict[str, "Tensor"]
-Metrics = dict[str, "Tensor"]  # scalars, detached, still on the device: reading one costs a synchronisation
+Metrics = Mapping[str, "Tensor | Ratio"]  # scalars, detached, still on the device: reading one costs a synchronisation
 Purpose = Literal["train", "validation"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A metric that is a sum over clips divided by another sum over the same clips, such as of their motion energy.
+
+    The loop adds up numerators and denominators over batches, steps and processes before it divides. A mean of each
+    batch's ratio would depend on which clips share a batch.
+    """
+
+    above: "Tensor"
+    below: "Tensor"
+
+    def __float__(self) -> float:
+        return divided(float(self.above), float(self.below))
+
+
+def divided(above: float, below: float) -> float:
+    """A quotient that stays finite where the denominator is 0 (pictures that do not move)."""
+    return above / max(below, 1e-6)
+
+
+# What may change when a run is resumed: how long, and what is logged and kept. All else would make it another run.
+RESUMABLE = frozenset(
+    ("steps", "log_every", "sample_every", "validate_every", "checkpoint_every", "keep", "patience", "process_timeout")
+)
 
 
 class Options(BaseModel):
@@ -44,6 +71,13 @@ class Options(BaseModel):
     checkpoint_every: int = Field(250, ge=1, description="steps")
     keep: int = Field(3, ge=1, description="newest checkpoints kept, besides the best")
     patience: int = Field(0, ge=0, description="validations without a better one before training stops; 0: never")
+    process_timeout: float = Field(
+        600, gt=0, description="several GPUs: seconds that processes wait for one that does not answer"
+    )
+
+    def fixed(self) -> dict[str, str]:
+        """Fields of RESUMABLE that a step of this config depends on after all, and why."""
+        return {}
 
 
 class Examples(ABC):
@@ -86,6 +120,7 @@ class System(ABC):
     # State that is tensors and no part of a network (a normaliser, a PCA fitted on the training clips): in `__init__`
     # a dict, each in its final shape and type. Checkpoints hold it besides the networks.
     gradients: "Mapping[str, Tensor]" = MappingProxyType({})  # norm of each network's, at its last `update`
+    warnings: Sequence[str] = ()  # what the user should know before the first step: sentences, which the log keeps
 
     @abstractmethod
     def training_step(self, batch: Batch, step: int) -> Metrics:
@@ -93,10 +128,13 @@ class System(ABC):
 
     @abstractmethod
     def validation_step(self, batch: Batch) -> Metrics:
-        """Measure on a validation batch, without learning; holds the metric that `monitor` names."""
+        """Measure on a validation batch, without learning; holds the metric that `monitor` names.
+
+        A tensor is a mean over the batch's clips, a Ratio two sums over them.
+        """
 
     def validated(self, numbers: dict[str, float]) -> None:  # noqa: B027
-        """Take in what a validation found: the means of `validation_step`, the same in all processes.
+        """Take in what a validation found: `validation_step` over all its clips, the same in all processes.
 
         Called before the step's checkpoint is written, so what is learnt from it belongs into `state`.
         """
@@ -143,7 +181,7 @@ class System(ABC):
         chosen.step()
         return norm.detach()
 
-    def _norms(self, chosen: set[int]) -> Metrics:
+    def _norms(self, chosen: set[int]) -> "dict[str, Tensor]":
         """Norm of the gradient of each network, as far as its parameters are chosen (by their id)."""
         import torch
 

@@ -23,6 +23,7 @@ from soundvid.store.schema import SOURCE_FACTS
 from soundvid.store.verify import verify
 from tests.conftest import cli, toy_recipe, toy_video
 from tests.helpers.tamper import unsign
+from tests.helpers.waiting import PATIENCE, wait_for
 
 
 def copy(toys: Path, folder: Path, *names: str) -> Path:
@@ -68,22 +69,24 @@ def test_names_order_and_place_of_other_videos_do_not_matter(toys, tmp_path):
 
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(toys, tmp_path):
     recipe = recipe_file(tmp_path, toys)
-    started = time.monotonic()
+    began = time.monotonic()
     assert cli("build", recipe, "--store", tmp_path / "calm").returncode == 0
-    lasts = time.monotonic() - started  # on this machine, so that kills fall into the build wherever it runs
+    lasts = time.monotonic() - began  # on this machine, so that kills fall into the build wherever it runs
     chance = random.Random(20261120)
     kills, stores = 0, [tmp_path / "killed0"]
     while kills < 20:
         command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", stores[-1], "--workers", "2"]
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, start_new_session=True)
+        began = time.monotonic()
         try:
             assert process.wait(chance.uniform(0.1, 0.9) * lasts) == 0
             stores.append(tmp_path / f"killed{len(stores)}")  # it was done before its turn: begin another
+            lasts = time.monotonic() - began  # the machine is less busy now
         except subprocess.TimeoutExpired:
             process.kill()  # the parent only: its workers have to notice by themselves
             process.wait()
             kills += 1
-        assert len(stores) < 50
+        assert len(stores) < 200
     for store in stores:
         result = cli("build", recipe, "--store", store, "--json")
         assert result.returncode == 0, result.stderr
@@ -99,10 +102,7 @@ def test_a_killed_build_goes_on_where_it_was(toys, tmp_path):
     work = tmp_path / "store" / "datasets" / "toy" / "work"
     command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", tmp_path / "store", "--workers", "1"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (done := [p for p in work.glob("toy*") if (p / "part.json").exists()]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    done = wait_for(lambda: [p for p in work.glob("toy*") if (p / "part.json").exists()])
     process.kill()
     process.wait()
     before = {m: m.stat().st_mtime_ns for part in done for m in part.glob("media-*.bin")}
@@ -119,10 +119,7 @@ def test_workers_do_not_outlive_a_killed_build(toys, tmp_path):
         start_new_session=True,
     )
     work = tmp_path / "s" / "datasets" / "toy" / "work"
-    deadline = time.monotonic() + 60
-    while not list(work.glob("toy*/.media.*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: list(work.glob("toy*/.media.*")))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -137,9 +134,7 @@ def test_workers_do_not_outlive_a_killed_build(toys, tmp_path):
                 found.append(stat.parent.name)
         return found
 
-    while alive():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: not alive(), 0.05)
 
 
 def test_versions_say_what_kind_of_change_they_are(toys, tmp_path):
@@ -311,18 +306,15 @@ def test_a_source_that_vanishes_or_changes_on_the_way_fails_and_is_retried(toys,
     work = tmp_path / "s" / "datasets" / "toy" / "work"
     command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", tmp_path / "s", "--workers", "2", "--json"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(work.glob("victim*/.media.*")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.005)
+    wait_for(lambda: list(work.glob("victim*/.media.*")) or process.poll() is not None, 0.005)
+    assert process.poll() is None
     content = victim.read_bytes()
     if trouble == "vanishes":
         victim.unlink()
     else:
         with victim.open("ab") as file:
             file.write(b"more")
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert json.loads(out)["sources"] == {"kept": 1, "rejected": 0, "failed": 1}
     row = next(r for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist() if r["name"] == "victim.mp4")
@@ -341,12 +333,9 @@ def test_a_crash_in_a_worker_costs_its_source_alone(toys, tmp_path, monkeypatch)
     work = tmp_path / "s" / "datasets" / "toy" / "work"
     command = [sys.executable, "-m", "soundvid", "build", recipe, "--store", tmp_path / "s", "--workers", "2", "--json"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (marks := list(work.glob("victim*/.media.*"))):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    marks = wait_for(lambda: list(work.glob("victim*/.media.*")), 0.005)
     os.kill(int(marks[0].name.rpartition(".")[2]), signal.SIGKILL)
-    out, _ = process.communicate(timeout=120)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert json.loads(out)["sources"] == {"kept": 1, "rejected": 0, "failed": 1}
     row = next(r for r in Dataset(tmp_path / "s", "toy").release().ledger.to_pylist() if r["name"] == "victim.mp4")

@@ -128,27 +128,21 @@ def test_another_subject_changes_what_samples_say_and_decodes_nothing(toys, tmp_
     assert content(dataset) == content(fresh)
 
 
-def test_a_version_of_format_1_grows_without_rendering_what_it_holds(tmp_path):
+def test_a_version_of_format_1_grows_and_what_an_earlier_renderer_made_is_made_anew(tmp_path):
     old = Path(__file__).parents[1] / "store" / "format1"
     shutil.copytree(old / "datasets", tmp_path / "s" / "datasets")
     recipe_of_old = Dataset(tmp_path / "s", "toy").release().manifest["recipe"]
     shutil.copytree(old / "videos", tmp_path / "videos")
     fields = {k: v for k, v in recipe_of_old.items() if k not in ("sources", "download")}
     recipe = Recipe.model_validate({**fields, "sources": [{"folder": str(tmp_path / "videos")}]})
-    before = {(r["key"], r["sha256"]) for r in Dataset(tmp_path / "s", "toy").release().samples.to_pylist()}
+    before = Dataset(tmp_path / "s", "toy").release().samples
     toy_video(tmp_path / "videos" / "new.mp4", seed=7)
     dataset, rendered = build_counted(recipe, tmp_path / "s")
-    assert rendered == 1
+    assert rendered == 3 == before.num_rows + 1
     version = dataset.release()
-    assert (version.manifest["format"], version.manifest["change"]) == (2, "minor")
-    assert before < {(r["key"], r["sha256"]) for r in version.samples.to_pylist()}
+    assert (version.manifest["format"], version.manifest["change"]) == (2, "major")
+    assert set(before.column("key").to_pylist()) < set(version.samples.column("key").to_pylist())
     assert verify(dataset, version, decode=True).problems == []
-    # What its clips were judged by was not written down: another threshold measures them anew.
-    clips = {**recipe.clips.model_dump(), "silence_dbfs": None}
-    _, rendered = build_counted(
-        recipe.model_copy(update={"clips": type(recipe.clips).model_validate(clips)}), tmp_path / "s"
-    )
-    assert rendered == 2
 
 
 def run_steps(recipe: Recipe, store: Path) -> Dataset:
@@ -194,21 +188,29 @@ def test_a_build_keeps_pictures_and_sound_once_before_they_are_packed(toys, tmp_
 
 
 def test_rules_decide_alike_for_one_clip_and_for_many():
-    thresholds = Thresholds(0.1, 0.1, -60.0, False, False, 44100)
+    thresholds = Thresholds(0.1, 0.1, -60.0, False, False, 44100, 2)
     good = {
         "timing_error_seconds": 0.1,
         "damaged_frames": 0,
+        "misframed_frames": 0,
         "flat_frames": 29,
         "frames": 30,
         "missing_samples": 4410,
         "peak": 33,
+        "mix_loss_db": 30.0,
+        "damaged_samples": 0,
+        "sound_leaps": 2,
         "luma": 40.0,
     }
     bad = [
         {"timing_error_seconds": 0.1000001},
         {"damaged_frames": 1},
+        {"misframed_frames": 1},
         {"flat_frames": 30},
         {"missing_samples": 4411},
+        {"damaged_samples": 1},
+        {"sound_leaps": 3},
+        {"mix_loss_db": 30.1},
         {"peak": 32},  # -60.2 dBFS
     ]
     clips = [good, *({**good, **change} for change in bad)]

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from soundvid.cli import ui
+from tests.helpers.waiting import PATIENCE
 
 
 def shown(**options) -> tuple[io.StringIO, ui.ConsoleProgress]:
@@ -56,7 +57,7 @@ def test_off_a_terminal_lines_come_although_no_callback_does():
     file = Told()
     with ui.ConsoleProgress(Console(file=file, width=200), interval=0.001) as progress:
         progress.phase("decoding one long video", 1)
-        assert file.line.wait(60)
+        assert file.line.wait(PATIENCE)
     assert "decoding one long video:   0%" not in file.getvalue()
     assert "decoding one long video: 0%" in file.getvalue()
 

@@ -11,8 +11,9 @@ from benchmarks.reference import run
 from soundvid.builder.build import build
 from soundvid.clips.crop.motion import energy_of, find_motion, smallest_box
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing
 from soundvid.media.probe import probe
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
 from tests.conftest import toy_video

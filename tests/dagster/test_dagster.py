@@ -1,6 +1,8 @@
 """The assets as Dagster runs them: the graph as it is meant, end states that are no failures, a gate that holds."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from pipelines.definitions import build_defs
 from pipelines.project import Project, read_project, read_recipes
+from pipelines.queue import RunQueue
 from soundvid.errors import RecipeError
 from soundvid.store.dataset import Dataset
 from tests.builder.test_build import assert_whole, copy
@@ -39,7 +42,7 @@ def graph(defs: dg.Definitions) -> str:
         node = defs.resolve_asset_graph().get(key)
         spec = node.assets_def
         lines.append(
-            f"{key.to_user_string()} group={node.group_name} code={node.code_version} "
+            f"{key.to_user_string()} group={node.group_name} code={str(node.code_version).partition('-')[0]} "
             f"partitions={getattr(node.partitions_def, 'name', None)} pools={sorted(node.pools or [])}"
         )
         lines += [
@@ -204,6 +207,107 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
 
 
+def test_what_was_taken_away_and_put_back_or_changed_and_changed_back_is_processed_again(tmp_path, instance):
+    """Run keys are dropped when they recur, for ever and without a word: the same state has to give another key."""
+    videos = tmp_path / "v"
+    for seed in range(2):
+        toy_video(videos / f"toy{seed}.mp4", seconds=1.5, seed=seed, size=(64, 64))
+    recipe = toy_recipe(videos, shards={"max_shrink": 1.0})
+    other = toy_recipe(videos, shards={"max_shrink": 1.0}, clips={"seconds": 1.0, "max_missing_sound": 0.2})
+    bench = Bench(recipe, tmp_path / "s", instance)
+    dataset = Dataset(tmp_path / "s", "toy")
+    assert bench.make("source_catalogue").success
+    cursor = None
+
+    def work_off(bench: Bench) -> list[str]:
+        """One tick, its runs and a release; the partitions that were processed."""
+        nonlocal cursor
+        told = bench.tick(cursor)
+        cursor = told.cursor
+        done = bench.launch(told)
+        assert all(r.success for r in [*done, bench.make("shards", "release")])
+        return sorted(r.dagster_run.tags["dagster/partition"].split("-")[0] for r in done)
+
+    assert work_off(bench) == ["toy0", "toy1"]
+    assert work_off(bench) == []
+    for _ in range(2):
+        os.rename(videos / "toy1.mp4", tmp_path / "aside.mp4")
+        assert work_off(bench) == []
+        assert {r["source_name"] for r in dataset.release().samples.to_pylist()} == {"toy0.mp4"}
+        os.rename(tmp_path / "aside.mp4", videos / "toy1.mp4")  # the very same file
+        assert work_off(bench) == ["toy1"]
+        assert {r["source_name"] for r in dataset.release().samples.to_pylist()} == {"toy0.mp4", "toy1.mp4"}
+    changed = Bench(other, tmp_path / "s", instance)
+    for _ in range(2):
+        assert work_off(changed) == ["toy0", "toy1"]
+        assert work_off(bench) == ["toy0", "toy1"]
+    assert dataset.release().manifest["recipe"]["clips"]["max_missing_sound"] == 0.1
+
+
+def test_what_was_asked_for_and_did_not_run_is_asked_for_again_and_the_sensor_says_how_many_wait(
+    toys, tmp_path, instance, monkeypatch
+):
+    from types import SimpleNamespace
+
+    from dagster._core.events import DagsterEvent
+
+    now = [1e9]
+    monkeypatch.setattr("pipelines.sensors.time", SimpleNamespace(time=lambda: now[0]))
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", *(f"toy{i}.mp4" for i in range(4)))), tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    first = bench.tick()
+    keys = {r.partition_key.split("-")[0]: r.run_key for r in first.run_requests}
+    partitions = {r.partition_key.split("-")[0]: r.partition_key for r in first.run_requests}
+    assert [r.run_key for r in bench.tick('{"generation": 7, "asked": {}}').run_requests] == [
+        r.run_key for r in bench.tick('{"generation": 7, "asked": {}}').run_requests
+    ]  # a tick that is evaluated again asks for the same runs
+
+    def run(name: str, status: dg.DagsterRunStatus, *, started: bool) -> None:
+        tags = {"dagster/run_key": keys[name], "dagster/partition": partitions[name]}
+        selection = frozenset(dg.AssetKey(["toy", s]) for s in STEPS)
+        made = instance.add_run(dg.DagsterRun(job_name="x", tags=tags, status=status, asset_selection=selection))
+        if started:
+            instance.report_dagster_event(DagsterEvent("PIPELINE_START", "x"), made.run_id)
+            instance.report_dagster_event(DagsterEvent("PIPELINE_FAILURE", "x"), made.run_id)
+
+    # toy0 was never launched; toy1 is under way; toy2 was cancelled while it was queued; toy3 ran and failed.
+    run("toy1", dg.DagsterRunStatus.STARTED, started=False)
+    run("toy2", dg.DagsterRunStatus.CANCELED, started=False)
+    run("toy3", dg.DagsterRunStatus.NOT_STARTED, started=True)
+    second = bench.tick(first.cursor)
+    assert not second.run_requests
+    reason = "4 videos; 4 partitions wait: 1 queued or under way, 2 later, 1 failed, and wait for a change or the"
+    assert second.skip_reason.skip_message.startswith(reason)
+    now[0] += 61
+    third = bench.tick(second.cursor)
+    assert [r.partition_key.split("-")[0] for r in third.run_requests] == ["toy0", "toy2"]
+    assert not {r.run_key for r in third.run_requests} & set(keys.values())
+    now[0] += 61  # each time it waits twice as long
+    fourth = bench.tick(third.cursor)
+    assert not fourth.run_requests
+    toy_video(tmp_path / "v" / "toy3.mp4", seed=9)
+    changed = bench.tick(fourth.cursor)
+    assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy3"]
+
+
+def test_the_weekly_retry_reaches_a_video_whose_file_has_not_changed(toys, tmp_path, instance):
+    from dataclasses import replace
+
+    from soundvid.builder import state
+    from soundvid.verdict import Verdict
+
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4")), tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    (partition,) = bench.partitions()
+    work = bench.resources["store"].context(bench.recipe)
+    record = state.discover_videos(work, state.videos_of(work, partition))[0]
+    state.save_record(work, replace(record, verdict=Verdict("failed", "render", "memory", "not enough", True)))
+    calm = bench.tick()
+    assert "nothing new" in str(calm.skip_reason)
+    assert state.reset_failed(work, state.listing(work).values()) == [partition]
+    assert [r.partition_key for r in bench.tick(calm.cursor).run_requests] == [partition]
+
+
 def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
     """One look of the automation: what it asks for, and its memory for the next."""
     keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
@@ -234,6 +338,70 @@ def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tm
     alone, cursor = asked(bench, cursor)
     assert alone == {"release"}
     assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]  # whether or not its run succeeded
+
+
+def test_changed_splits_are_released_without_waiting_for_the_night(toys, tmp_path, instance):
+    videos = copy(toys, tmp_path / "v", "toy0.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    _, cursor = asked(bench, None)
+    assert bench.make("shards", "release").success
+    assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]
+    changed = Bench(toy_recipe(videos, splits={"ratios": {"test": 1.0}}), tmp_path / "s", instance)
+    assert asked(changed, cursor)[0] == {"shards", "release"}
+
+
+def test_nothing_is_released_before_the_first_click_and_a_deleted_partition_is_put_back(toys, tmp_path, instance):
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")), tmp_path / "s", instance)
+    first = bench.tick()
+    one, other = bench.partitions()
+    _, cursor = asked(bench, None)
+    assert bench.make(*STEPS, partition=one).success  # a backfill of some partitions, by hand
+    assert asked(bench, cursor)[0] == set()
+    assert bench.make("source_catalogue").success
+    assert asked(bench, cursor)[0] == {"shards", "release"}
+    instance.delete_dynamic_partition("videos__toy", one)  # by hand, in the UI
+    told = bench.tick(first.cursor)
+    assert sorted(bench.partitions()) == sorted([one, other])
+    assert "1 partitions had been deleted and are put back" in told.asset_events[0].metadata["note"].value
+    assert not any("note" in e.metadata for e in bench.tick(told.cursor).asset_events)
+
+
+def test_ingestion_never_waits_for_training_and_releases_go_first(tmp_path, monkeypatch):
+    """Dagster's own queue with the settings of `make ui`: who is launched while trainings wait for the GPU."""
+    import yaml
+    from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
+    from dagster._core.run_coordinator.base import SubmitRunContext
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+
+    settings = yaml.safe_load((CODE / "pipelines" / "dagster.yaml").read_text())
+    origin = RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1), "r").get_job_origin("x")
+    with dg.instance_for_test(overrides=settings) as instance:
+
+        def queue(*names: str, **tags: str) -> str:
+            selection = frozenset(dg.AssetKey(["toy", n]) for n in names)
+            run = dg.DagsterRun("x", asset_selection=selection, tags=tags, remote_job_origin=origin)
+            instance.add_run(run)
+            return instance.run_coordinator.submit_run(SubmitRunContext(run, None)).run_id
+
+        def launched() -> list[str]:
+            queued = QueuedRunCoordinatorDaemon(1)._get_runs_to_dequeue(
+                instance, instance.get_concurrency_config(), fixed_iteration_time=None
+            )
+            for run in queued:
+                instance.run_storage.handle_run_event(run.run_id, dg.DagsterEvent("PIPELINE_START", "x"))
+            return [run.run_id for run in queued]
+
+        trainings = [queue("checkpoint", "metric_report") for _ in range(5)]
+        videos = [queue(*STEPS) for _ in range(5)]
+        release = queue("shards", "release")
+        assert launched() == [release, trainings[0], *videos[:2]]
+        for run_id in (release, *videos[:2]):
+            instance.run_storage.handle_run_event(run_id, dg.DagsterEvent("PIPELINE_SUCCESS", "x"))
+        assert launched() == videos[2:4]  # the training goes on, and four wait for it
+        release = queue("shards", "release")
+        assert launched() == [release]
+        assert launched() == []
 
 
 def test_a_feed_that_grows_is_asked_for_its_new_entry_alone(films, web, tmp_path, instance):
@@ -306,7 +474,66 @@ def test_a_project_file_with_a_typo_is_one_line(tmp_path):
     (tmp_path / "soundvid.yaml").write_text("tick_second: 3\n")
     with pytest.raises(RecipeError, match=r"soundvid\.yaml: tick_second: .*allowed are .*tick_seconds"):
         read_project(tmp_path)
-    assert read_recipes(tmp_path, Project()) == []
+    assert read_recipes(tmp_path, Project()) == ([], [])
+
+
+def test_a_typo_in_one_recipe_takes_only_its_own_group_down(tmp_path, monkeypatch):
+    from pipelines import definitions
+
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for name, text in {
+        "good": "name: good\nsources: [{folder: .}]\n",
+        "typo": "name: typo\nsources: [{folder: .}]\nclip: {seconds: 2}\n",
+        "no-yaml": "name: [\n",
+        "twin": "name: good\nsources: [{folder: .}]\n",
+        "a-b": "name: a-b\nsources: [{folder: .}]\n",
+        "a_b": "name: a_b\nsources: [{folder: .}]\n",
+    }.items():
+        (folder / f"{name}.yaml").write_text(text)
+    monkeypatch.setenv("SOUNDVID_HOME", str(tmp_path))
+    with pytest.warns(UserWarning, match="typo.yaml:3: unknown field 'clip'"):
+        made = definitions.defs()
+    graph = made.resolve_asset_graph()
+    groups = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    assert groups == {"good", "typo", "no_yaml", "twin", "a_b", "a_b_broken"}
+    assert dg.AssetKey(["good", "release"]) in graph.get_all_asset_keys()
+    told = {
+        key.path[0]: made.get_assets_def(key).metadata_by_key[key]["error"]
+        for key in graph.get_all_asset_keys()
+        if key.path[-1] == "broken_recipe"
+    }
+    assert "typo.yaml:3: unknown field 'clip'; did you mean 'clips'?" in told["typo"]
+    assert "no-yaml.yaml:" in told["no_yaml"]
+    assert "its name good is that of another recipe" in told["twin"]
+    assert "its name a_b is that of another recipe (a-b)" in told["a_b_broken"]
+    assert {s.name for s in made.sensors or []} == {
+        f"{kind}__{group}" for kind in ("automation", "new_videos") for group in ("good", "a_b")
+    }
+    with dg.instance_for_test() as instance:
+        failed = made.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance, asset_selection=[dg.AssetKey(["typo", "broken_recipe"])], raise_on_error=False
+        )
+    assert "typo.yaml:3: unknown field 'clip'" in str(failed.failure_data_for_node("typo__broken_recipe"))
+
+
+def test_a_changed_recipe_makes_stale_what_it_changes_and_nothing_else(tmp_path):
+    def versions(**changes: Any) -> dict[str, str | None]:
+        graph = build_defs([toy_recipe(tmp_path, **changes)], Project()).resolve_asset_graph()
+        return {key.path[-1]: graph.get(key).code_version for key in graph.get_all_asset_keys()}
+
+    before = versions()
+    for changes, stale in (
+        ({"splits": {"ratios": {"test": 1.0}}}, {"shards"}),
+        ({"clips": {"seconds": 2.0}}, {"clips"}),
+        ({"video": {"width": 48, "height": 48}}, {"clips"}),
+        ({"features": {"spectrogram": {"window": "hann"}}}, {"spectrogram"}),
+        ({"training": {"preset": "tiny"}}, {"checkpoint"} & before.keys()),
+        ({"sources": [{"folder": str(tmp_path / "other")}]}, {"source_catalogue"}),
+        ({"description": "a text"}, set()),
+    ):
+        after = versions(**changes)
+        assert {name for name in before if before[name] != after[name]} == stale, changes
 
 
 @pytest.mark.parametrize("path", ["pipelines/dagster.yaml", "docs/deploy/team.yaml", "docs/deploy/kubernetes.yaml"])
@@ -321,6 +548,13 @@ def test_the_settings_we_give_are_ones_that_dagster_takes(path, tmp_path, monkey
     settings, _ = dagster_instance_config(str(tmp_path))
     assert settings["telemetry"] == {"enabled": False}
     assert settings["run_retries"]["retry_on_asset_or_op_failure"] is False
+    from dagster._serdes import ConfigurableClassData
+
+    queue = ConfigurableClassData(
+        *(settings["run_coordinator"][n] for n in ("module", "class")),
+        json.dumps(settings["run_coordinator"]["config"]),
+    ).rehydrate(as_type=RunQueue)
+    assert queue.dequeue_interval_seconds == 1
     for name in ("DB", "USER", "PASSWORD", "HOST"):
         monkeypatch.setenv(f"SOUNDVID_PG_{name}", "x")
     if "run_launcher" in settings:
@@ -329,3 +563,43 @@ def test_the_settings_we_give_are_ones_that_dagster_takes(path, tmp_path, monkey
         schema = resolve_to_config_type(K8sRunLauncher.config_type())
         done = process_config(schema, settings["run_launcher"]["config"])
         assert done.success, done.errors
+
+
+def test_a_pod_on_kubernetes_gets_what_the_instance_reads_from_its_environment(tmp_path, monkeypatch):
+    """The environment that the launcher itself gives to a run's pod, against all that the file takes from there."""
+    import yaml
+
+    pytest.importorskip("dagster_k8s", reason="dagster-k8s is not installed")
+    from dagster._serdes import ConfigurableClassData
+    from dagster_k8s import K8sRunLauncher
+    from dagster_k8s.job import construct_dagster_k8s_job
+
+    settings = yaml.safe_load((CODE / "docs" / "deploy" / "kubernetes.yaml").read_text())
+    wanted = set(re.findall(r"\{env: (\w+)\}", (CODE / "docs" / "deploy" / "kubernetes.yaml").read_text()))
+    for name in wanted:  # as the deployment of the daemon has them
+        monkeypatch.setenv(name, "x")
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    access = {
+        "clusters": [cluster],
+        "contexts": [context],
+        "current-context": "c",
+        "users": [{"name": "u", "user": {}}],
+    }
+    (tmp_path / "access").write_text(yaml.safe_dump(access))
+    config = {**settings["run_launcher"]["config"], "load_incluster_config": False}
+    config["kubeconfig_file"] = str(tmp_path / "access")
+    data = ConfigurableClassData("dagster_k8s", "K8sRunLauncher", yaml.safe_dump(config))
+    with dg.instance_for_test() as instance:
+        launcher = data.rehydrate(as_type=K8sRunLauncher)
+        launcher.register_instance(instance)
+        container = launcher.get_container_context_for_run(dg.DagsterRun("x"))
+        job_config = container.get_k8s_job_config(config["job_image"], launcher)
+        job = construct_dagster_k8s_job(job_config, ["run"], "j", user_defined_k8s_config=container.run_k8s_config)
+    given = {
+        variable["name"]: variable for variable in job.to_dict()["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    assert wanted >= {"DAGSTER_PG_PASSWORD", "SOUNDVID_PG_HOST"}
+    assert wanted <= given.keys()
+    secret = given["DAGSTER_PG_PASSWORD"]["value_from"]["secret_key_ref"]
+    assert (secret["name"], secret["key"]) == ("dagster-postgres", "postgresql-password")

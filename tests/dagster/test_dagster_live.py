@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from soundvid.store.dataset import Dataset
@@ -40,7 +41,7 @@ class Page:
         self.driver.get(f"{self.live.url}/{path}")
 
     def find(self, xpath: str):
-        return self.live.wait(lambda: self.driver.find_elements("xpath", xpath), 180)[0]
+        return self.live.wait(lambda: self.driver.find_elements("xpath", xpath))[0]
 
     def click(self, text: str) -> None:
         place = f"//button[not(@disabled)][.//text()[starts-with(normalize-space(.), '{text}')]]"
@@ -79,10 +80,10 @@ def test_in_a_browser_the_whole_group_turns_green_and_shards_show_what_is_in_the
     page.click("Materialize all")
     page.click("All")
     page.click("Launch backfill")
-    live.wait(lambda: live.versions() == ["1.0.0"], 180)
+    live.wait(lambda: live.versions() == ["1.0.0"])
     live.wait(live.settled)
     page.open("locations/soundvid/asset-groups/toy")
-    live.wait(lambda: page.colours().count(GREEN) >= 6, 60)
+    live.wait(lambda: page.colours().count(GREEN) >= 6)
     time.sleep(1)  # for the picture only: the graph glides into its place
     page.picture("graph")
     page.open("assets/toy/shards")
@@ -91,10 +92,93 @@ def test_in_a_browser_the_whole_group_turns_green_and_shards_show_what_is_in_the
     page.picture("shards-table")
     page.find("//tr[.//*[text()='contact sheet']]//*[text()='[Show Markdown]']").click()
     sheet = page.find("//img[@alt='contact sheet']")
-    live.wait(lambda: browser.execute_script("return arguments[0].naturalWidth", sheet) > 100, 20)
+    live.wait(lambda: browser.execute_script("return arguments[0].naturalWidth", sheet) > 100)
     time.sleep(1)
     page.picture("shards")
     assert "nothing" not in browser.title
+
+
+def test_the_page_of_a_version_opens_from_its_asset(live, browser):
+    if not live.versions():
+        live.begin()
+        live.wait(lambda: live.versions() == ["1.0.0"])
+    page = Page(browser, live)
+    page.open("assets/toy/release")
+    link = page.find("//a[contains(@href, '/soundvid/datasets/toy/')]").get_attribute("href")
+    browser.get(link)
+    assert link == f"{live.url}/soundvid/datasets/toy/1.0.0"
+    assert "toy" in browser.title and browser.find_elements("xpath", "//img | //svg | //*[name()='svg']")
+
+
+FOREIGN = """<title>foreign</title><script>
+async function attack(url, mutation) {
+  const said = {};
+  const ask = async (name, path, options) => {
+    try { const a = await fetch(url + path, {mode: 'no-cors', ...options}); said[name] = a.type + ' ' + a.status; }
+    catch (error) { said[name] = 'failed'; }
+  };
+  await ask('post', '/graphql', {method: 'POST', headers: {'Content-Type': 'text/plain; application/json'},
+                                 body: JSON.stringify({query: mutation})});
+  await ask('query', '/graphql?query=' + encodeURIComponent(mutation), {method: 'POST'});
+  await ask('get', '/graphql?query=' + encodeURIComponent(mutation), {});
+  await ask('report', '/report_asset_materialization/toy/release', {method: 'POST', body: '{}'});
+  said.socket = await new Promise(done => {
+    const socket = new WebSocket(url.replace('http', 'ws') + '/graphql', 'graphql-ws');
+    socket.onopen = () => done('open');
+    socket.onerror = () => done('refused');
+  });
+  said.frame = await new Promise(done => {
+    const frame = document.createElement('iframe');
+    frame.onload = () => done('shown as ' + frame.contentDocument);
+    frame.src = url + '/runs';
+    document.body.append(frame);
+  });
+  return said;
+}
+</script><body></body>"""
+
+
+def test_a_page_of_another_site_reaches_nothing_and_the_ui_works_as_before(live, browser, tmp_path):
+    """The same browser, a page of another site: by every way that it has, it tries to add a partition."""
+    import functools
+    import http.server
+    import threading
+
+    (tmp_path / "index.html").write_text(FOREIGN)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    mutation = (
+        'mutation { addDynamicPartition(partitionsDefName: "videos__toy", partitionKey: "foreign", '
+        'repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "soundvid"}) { __typename } }'
+    )
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for host in ("localhost", "127.0.0.1"):  # another site than the UI's; the same one at another port
+            browser.get(f"http://{host}:{server.server_port}/index.html")
+            script = "const done = arguments[2]; attack(arguments[0], arguments[1]).then(done)"
+            browser.set_script_timeout(60)
+            said = browser.execute_async_script(script, live.url, mutation)
+            assert said["socket"] == "refused", said
+            assert said["post"] in ("opaque 0", "failed"), said  # it may not even see the refusal
+        server.shutdown()
+    with live.instance() as instance:
+        assert "foreign" not in instance.get_dynamic_partitions("videos__toy")
+        reported = instance.fetch_materializations(dg.AssetKey(["toy", "release"]), limit=100).records
+        assert reported and all(r.run_id for r in reported)  # an event that was reported from outside has no run
+    page = Page(browser, live)
+    page.open("runs")
+    answer = browser.execute_async_script(
+        """const done = arguments[1];
+        fetch('/graphql', {method: 'POST', headers: {'Content-Type': 'application/json'},
+                           body: JSON.stringify({query: arguments[0]})}).then(a => a.json()).then(done)""",
+        mutation.replace("foreign", "own"),
+    )
+    assert (
+        answer["data"]["addDynamicPartition"]["__typename"] == "AddDynamicPartitionSuccess"
+    )  # what it could have done
+    socket = """const done = arguments[0], socket = new WebSocket(location.origin.replace('http', 'ws') + '/graphql',
+        'graphql-ws'); socket.onopen = () => done('open'); socket.onerror = () => done('refused')"""
+    assert browser.execute_async_script(socket) == "open"
+    browser.get_log("browser")  # what the attacks left there is theirs
 
 
 def test_a_video_dropped_into_the_folder_is_a_minor_version_and_a_removed_one_a_major(live):
@@ -135,7 +219,7 @@ def test_killed_in_the_middle_it_goes_on_after_a_new_start_and_does_nothing_twic
     live.kill()
     assert not live.settled()  # a run is left that believes it is under way
     live.start()
-    live.wait(lambda: len(live.versions()) > len(versions), 180)
+    live.wait(lambda: len(live.versions()) > len(versions))
     live.wait(live.settled)
     assert live.versions()[:-1] == versions
     new = live.made() - before

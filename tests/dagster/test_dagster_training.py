@@ -58,9 +58,14 @@ def test_a_checkpoint_and_its_report_are_assets(bench):
     assert any("from step 0 of 3" in line for line in logged)
     assert any("step 1: loss" in line for line in logged)
 
-    assert make(bench, "metric_report", clips=2).success
+    done = make(bench, "metric_report", clips=2)
+    assert done.success
     told = metadata(bench, "metric_report")
     assert told["clips"] == 2 and told["l1"] > 0
+    assert told["measured on"].startswith("train: the clips that the run learnt from")  # this dataset has no others
+    assert told["report"] == f"/soundvid/runs/toy/{run.name}"
+    (check,) = done.get_asset_check_evaluations()
+    assert (check.check_name, check.passed, check.severity) == ("held_out", False, dg.AssetCheckSeverity.WARN)
     assert any("copy first frame" in str(value) for value in told.values())
     assert (run / "report.html").is_file()
 

@@ -15,6 +15,7 @@ from soundvid.media.probe import probe
 from soundvid.metrics.table import Evaluation
 from soundvid.store.dataset import Dataset
 from tests.conftest import cli
+from tests.helpers.waiting import PATIENCE
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_the_report_plays_in_a_browser(demo, browser):
     videos = browser.execute_script("return document.querySelectorAll('video').length")
     assert 4 <= videos <= 8
     browser.execute_script("const v = document.querySelector('video'); v.muted = false; v.play()")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     state: dict = {}
     while time.monotonic() < deadline and not (state.get("time", 0) > 0.3 and state["sound"] > 0):
         state = json.loads(

@@ -14,12 +14,15 @@ from typing import Any
 
 import dagster as dg
 import yaml
+from dagster._core.storage.dagster_run import RunsFilter
+from dagster._core.storage.tags import RUN_KEY_TAG
 
 from pipelines import ui
 from pipelines.definitions import build_defs
 from pipelines.project import Project
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
+from tests.helpers.waiting import PATIENCE
 
 STEPS = ("source_videos", "clips", "spectrogram")
 CODE = Path(__file__).resolve().parents[2]
@@ -35,12 +38,23 @@ class Bench:
         self.resources = {"store": Store(path=str(store), workers=1)}
         self.defs = build_defs([recipe], Project(**project), resource_overrides=self.resources)
 
-    def make(self, *names: str, partition: str | None = None) -> dg.ExecuteInProcessResult:
+    def make(
+        self, *names: str, partition: str | None = None, tags: dict[str, str] | None = None
+    ) -> dg.ExecuteInProcessResult:
         job = self.defs.resolve_implicit_global_asset_job_def()
         keys = [dg.AssetKey([self.recipe.name, n]) for n in names]
         return job.execute_in_process(
-            instance=self.instance, asset_selection=keys, partition_key=partition, raise_on_error=False
+            instance=self.instance, asset_selection=keys, partition_key=partition, raise_on_error=False, tags=tags
         )
+
+    def launch(self, told: dg.SensorResult) -> list[dg.ExecuteInProcessResult]:
+        """The runs that a tick asked for; one whose key was used before is dropped, as the daemon does."""
+        results = []
+        for request in told.run_requests or []:
+            tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}
+            if not self.instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)})):
+                results.append(self.make(*STEPS, partition=request.partition_key, tags=tags))
+        return results
 
     def partitions(self) -> list[str]:
         kinds = [f"{k}__{self.recipe.name}" for k in ("videos", "batches")]
@@ -110,7 +124,7 @@ class Live:
         """Ask it to end; its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -130,7 +144,7 @@ class Live:
         """Processes that carry this data folder's mark."""
         return ui.marked(f"{ui.MARK}={self.home}".encode())
 
-    def wait(self, ready: Callable[[], Any], seconds: float = 120.0) -> Any:
+    def wait(self, ready: Callable[[], Any], seconds: float = 600.0) -> Any:
         """Wait until `ready` says something true."""
         deadline = time.monotonic() + seconds
         while not (answer := ready()):
@@ -185,6 +199,6 @@ def begin(url: str, recipe: str) -> None:
     variables = {"p": {"selector": selector, "runConfigData": {}, "mode": "default"}}
     data = json.dumps({"query": query, "variables": variables}).encode()
     request = urllib.request.Request(f"{url}/graphql", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
         answer = json.load(reply)
     assert answer["data"]["launchPipelineExecution"]["__typename"] == "LaunchRunSuccess", answer

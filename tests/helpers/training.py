@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from soundvid.training.run import RunFolder
+from tests.helpers.waiting import PATIENCE
 
 SMALL = ("width=4", "encoder_width=8", "discriminator_width=4", "frames_per_step=8", "chunk=4", "frames=20",
          "batch=2", "validation_clips=2", "warmup=0", "log_every=1")  # fmt: skip
@@ -24,11 +25,26 @@ def arguments(store: Path, out: Path, *more: str, steps: int = 3, preset: str = 
     return command + list(more)
 
 
+def request(store: Path, out: Path, *values: str, steps: int = 3, **changes):
+    """The same as `arguments`, for `soundvid.runs.train.train`; `changes` are other fields of its Request."""
+    from soundvid.runs.train import Request
+
+    fixed = (*SMALL, *QUIET, f"steps={steps}")
+    given = {"system": "sound_to_video", "preset": "recommended", "device": "cpu", "workers": 0}
+    return Request(out=out, dataset="toy", store=store, values=(*fixed, *values), **(given | changes))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder but locks."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
-def soundvid(*command: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def soundvid(*command: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
     whole = [sys.executable, "-m", "soundvid", *command]
     return subprocess.run(whole, capture_output=True, text=True, timeout=timeout, env=environment())
 

@@ -34,6 +34,7 @@ from soundvid.systems.sound_to_video.generate import TrainedModel, generate
 from tests.conftest import RATE, cli, toy_recipe
 from tests.helpers.html import Page
 from tests.helpers.training import without_progress
+from tests.helpers.waiting import PATIENCE
 
 torch = pytest.importorskip("torch")
 HOSTILE = '</script><b onclick="alert(1)">x</b>'
@@ -142,7 +143,7 @@ def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
         while process.poll() is None and not any(out.iterdir()):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=120)
+        _, message = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert without_progress(message) == ["stopped; nothing was written"]
     assert list(out.iterdir()) == []
@@ -372,7 +373,7 @@ def test_the_page_plays_in_a_browser(page, browser):
         "left: document.querySelector('.head').style.left})"
     )
     state: dict = {"time": 0, "sound": 0}
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and not (state["time"] > 0.55 and state["sound"] > 0):
         state = json.loads(browser.execute_script(ask))
     assert state["time"] > 0.5  # of a clip of one second

@@ -213,7 +213,7 @@ def test_a_key_of_hls_at_a_private_address_is_refused(web, films, tmp_path, monk
 
 def test_headers_that_never_end_are_cut_off(web, tmp_path):
     web.drip = 0.1
-    options = {"timeout": 0.5, "retries": 0}
+    options = {"timeout": 2.0, "retries": 0}
     web.api["slow"] = f"{web.url}/slowhead/facts"
     paths = ("slowhead/film0.mp4", "v/film1.mp4", "watch/slow")
     sync(tmp_path, recipe_of(*({"url": f"{web.url}/{p}"} for p in paths), download=options))

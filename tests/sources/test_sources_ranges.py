@@ -18,10 +18,11 @@ from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media import partial_probe
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing
 from soundvid.media.partial_file import MAGIC, SparseReader, content_digest, covers, merged, read_header
 from soundvid.media.probe import facts_of, probe
 from soundvid.media.sound_reader import SoundReader
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import Download
 from soundvid.sources.web import partial_download

@@ -424,7 +424,7 @@ def test_a_page_or_feed_that_drips_is_given_up(web, tmp_path):
     recipe = recipe_of(
         {"url": f"{web.url}/drippage/page"},
         {"feed": f"{web.url}/drippage/feed"},
-        download={"timeout": 0.5, "retries": 0},
+        download={"timeout": 2.0, "retries": 0},
     )
     assert sync(tmp_path, recipe).unlisted == [f"{web.url}/drippage/feed"]
     assert only(tmp_path).code == "network" and "too slow" in only(tmp_path).message

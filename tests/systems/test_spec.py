@@ -18,6 +18,7 @@ from soundvid.runs.page import write_page  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
 from tests.helpers.training import environment, words  # noqa: E402
+from tests.helpers.waiting import PATIENCE  # noqa: E402
 
 MODULE = "tests.systems.brightness"
 
@@ -84,7 +85,7 @@ def test_the_command_line_follows_the_specs(run, toys, tmp_path):
             "import soundvid.cli.app as c; sys.argv = ['soundvid', *sys.argv[1:]]; c.main()\n"
         )
         command = [sys.executable, "-c", script, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment())
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
 
     helps = words(call("train", "--help").stdout.replace("│", ""))
     assert "brightness: tiny" in helps and "brightness: the first slope" in helps

@@ -16,8 +16,9 @@ from soundvid.media.clock import half_up, slots_in
 from soundvid.media.container import no_heartbeat
 from soundvid.media.encode import encode_jpeg
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import SMALLEST_CROP, Framing
 from soundvid.media.probe import Source
-from soundvid.media.video_reader import SMALLEST_CROP, Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 from soundvid.recipe.model import Video
 
 SAMPLE = 64  # pictures that are compared, evenly spread over the source
@@ -73,7 +74,7 @@ def find_motion(
     scale = Fraction(min(LONGEST, max(width, height)), max(width, height))
     small = tuple(max(SMALLEST_CROP, half_up(side * scale) & ~1) for side in (width, height))
     total, squares, count = _sums(source, (small[0], small[1]), heartbeat)
-    energy = energy_of(total, squares, count)
+    energy = energy_of(total, squares, count) if count else None
     if energy is None:
         raise MediaError(
             "no_motion", "nothing moves in it, so crop: motion finds no area; set it to centre or to a box"
@@ -85,22 +86,27 @@ def find_motion(
 
 
 def _sums(source: Source, small: tuple[int, int], heartbeat: Callable[[], None]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Sum and sum of squares (int64, `H W`) of the grey levels of pictures spread over the source, and their number."""
+    """Sum and sum of squares (int64, `H W`) of the grey levels of pictures spread over the source, and their number.
+    Pictures of another shape than the first one's are left out."""
     rate = max(1 / source.video.step, Fraction(1)) if source.video.step else Fraction(25)
     slots = max(1, slots_in(source.duration, rate))
-    count = min(SAMPLE, slots)
+    count, seen = min(SAMPLE, slots), 0
     total = np.zeros((small[1], small[0]), np.int64)
     squares = np.zeros_like(total)
     whole = source.displayed
     framing = Framing(small[0], small[1], (0, 0, whole[0], whole[1]))
     with closing(VideoReader(source, rate, framing, heartbeat)) as pictures:
         for i in range(count):
-            plane = pictures.at((2 * i + 1) * slots // (2 * count)).frame.planes[0]
+            picture = pictures.at((2 * i + 1) * slots // (2 * count))
+            if picture.misframed:
+                continue
+            seen += 1
+            plane = picture.frame.planes[0]
             rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
             grey = rows[:, : plane.width].astype(np.int64)
             total += grey
             squares += grey * grey
-    return total, squares, count
+    return total, squares, seen
 
 
 def energy_of(total: np.ndarray, squares: np.ndarray, count: int) -> np.ndarray | None:

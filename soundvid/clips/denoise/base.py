@@ -6,6 +6,7 @@ not grow with its length, and a clip's sound depends on nothing but the track. N
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar, Protocol
 
@@ -102,4 +103,4 @@ class Denoised:
         numbers = range(start // size, (max(stop, start + 1) - 1) // size + 1)
         joined = np.concatenate([self._piece(n) for n in numbers])
         first = start - numbers[0] * size
-        return SoundSpan(joined[first : first + stop - start], plain.missing, plain.steps)
+        return replace(plain, samples=joined[first : first + stop - start])

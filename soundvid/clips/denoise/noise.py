@@ -16,6 +16,7 @@ from soundvid.media.sound_reader import SoundReader
 from soundvid.recipe.model import Denoise, NoiseFile
 
 BLOCK = Fraction(1, 20)  # seconds over which a level is taken
+MOST_ABSENT = 60  # seconds without any sound after which noise is looked for no further
 STEADY_DB = 6.0  # decibels by which the blocks of a steady stretch may differ
 LEAST_NOISE = 0.1  # seconds of noise from which a threshold can be estimated
 ABSENT_DBFS = -85.0  # below it there is no noise but nothing at all, such as silence that an editor put in
@@ -40,10 +41,15 @@ def _level(samples: np.ndarray) -> float:
 
 
 def levels(sound: SoundReader, stop: Fraction) -> Iterator[float]:
-    """The level of every 50 ms from zero to `stop` seconds, dBFS; -inf where the track has nothing."""
+    """The level of every 50 ms from zero to `stop` seconds, dBFS; -inf where the track has nothing. It ends where
+    nothing has been heard for a minute: what follows lies behind a gap that may be of any length."""
+    nothing = 0
     for block in range(int(stop / BLOCK)):
         low, high = (half_up(edge * BLOCK * sound.rate) for edge in (block, block + 1))
         heard = sound.read(low, high)
+        nothing = nothing + 1 if heard.missing else 0
+        if nothing * BLOCK > MOST_ABSENT:
+            return
         level = _level(heard.samples)
         yield level if not heard.missing and level > ABSENT_DBFS else float("-inf")
 

@@ -54,7 +54,7 @@ class RequiredRanges:
         """Plans other than spans, splits by time, motion crops and noise reduction need the whole video."""
         clips = recipe.clips
         whole = recipe.splits.by == "time" or recipe.video.crop == "motion" or recipe.sound.denoise is not None
-        only_spans = clips.plan == "spans" and not whole and recipe.download.ranges
+        only_spans = clips.plan == "spans" and not whole and recipe.download.ranges and recipe.sound.track == "auto"
         return cls(only_spans, tuple((s.source, s.start, s.stop) for s in clips.spans) if only_spans else ())
 
     def stored(self) -> dict[str, Any]:

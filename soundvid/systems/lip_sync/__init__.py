@@ -46,9 +46,12 @@ def _examples(config: "LipSyncConfig", clips: "Clips", purpose: "Purpose") -> "E
 
 
 def _make_generator(config: "LipSyncConfig", facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> "System":
-    from soundvid.systems.lip_sync.system import LipSyncSystem, usable_expert
+    from soundvid.systems.lip_sync.system import LipSyncSystem, at_chance, usable_expert
 
-    return LipSyncSystem(config, facts, usable_expert(config, earlier.get("expert")))
+    expert = earlier.get("expert")
+    system = LipSyncSystem(config, facts, usable_expert(config, expert))
+    system.warnings = at_chance(config, expert)
+    return system
 
 
 def _check(config: "ExpertConfig | LipSyncConfig") -> None:

@@ -79,6 +79,12 @@ class LipSyncConfig(_Shared):
     reference_least: int = Field(16, ge=1, description="pictures of a reference in training, at least. choice")
     reference_most: int = Field(48, ge=1, description="and at most; everything else uses up to 250. choice")
 
+    def fixed(self) -> dict[str, str]:
+        found = {"steps": "with fall the learning rate of every step depends on it"} if self.fall else {}
+        if self.sync_weight:
+            found["validate_every"] = "the sync loss begins to count at a validation"
+        return found
+
     @property
     def margin(self) -> int:
         """Mel columns of context on each side of an example's frames, form basis: the encoder's reach."""

@@ -12,6 +12,7 @@ from soundvid.systems.lip_sync.basis import block
 from soundvid.systems.lip_sync.config import ExpertConfig
 from soundvid.systems.lip_sync.networks import WINDOW, SyncExpert, mouths_of
 from soundvid.systems.lip_sync.weights import KeyReport, load_public
+from soundvid.training import distributed
 from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.system import Batch, Metrics, System
 
@@ -163,4 +164,6 @@ def load_public_weights(network: nn.Module, form: str, path: str) -> KeyReport:
 
 def start_from(network: nn.Module, form: str, path: str) -> None:
     """`load_public_weights`, with a line on stderr that says which keys were found."""
-    print(load_public_weights(network, form, path).text(), file=sys.stderr)
+    found = load_public_weights(network, form, path).text()
+    if distributed.rank() == 0:
+        print(found, file=sys.stderr)

@@ -21,9 +21,10 @@ from soundvid.errors import SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.errors import MediaError
+from soundvid.media.geometry import Framing
 from soundvid.media.image import read_full_image
 from soundvid.media.probe import Source, probe
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 from soundvid.media.video_writer import VideoWriter
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.data import SILENT_DBFS, as_floats, mel_window, reference_of

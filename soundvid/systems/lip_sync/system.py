@@ -113,7 +113,7 @@ class LipSyncSystem(System):
             metrics |= self._discriminator_step(frames, made.detach())
         return metrics | {"loss": loss.detach()}
 
-    def _discriminator_step(self, frames: Tensor, made: Tensor) -> Metrics:
+    def _discriminator_step(self, frames: Tensor, made: Tensor) -> dict[str, Tensor]:
         """A step of the quality discriminator."""
         real, fake = self.call["quality"](halves(frames)), self.call["quality"](halves(made))
         loss = gan_bce(real, True) + gan_bce(fake, False)
@@ -185,9 +185,28 @@ def make_generator(config: LipSyncConfig) -> nn.Module:
 
 def usable_expert(config: LipSyncConfig, expert: "OpenRun | None") -> nn.Module | None:
     """The network of a trained sync expert; None where there is none, or where it is not better than chance."""
-    if expert is None or (expert.best is not None and expert.best >= config.chance):
+    if expert is None or expert.best is None or expert.best >= config.chance:
         return None
     return expert.system.networks["expert"]
+
+
+def at_chance(config: LipSyncConfig, expert: "OpenRun | None") -> tuple[str, ...]:
+    """What the user has to know where `usable_expert` leaves a trained expert out."""
+    if expert is None or usable_expert(config, expert) is not None:
+        return ()
+    loss = "no finite loss" if expert.best is None else f"loss {expert.best:.3f}"
+    found = (
+        f"the sync expert is not better than chance on validation clips ({loss}; it has to be below {config.chance:g})"
+    )
+    if not config.sync_weight:
+        return (
+            f"{found}: sync is not measured on them; the generator learns without an expert anyway (sync_weight 0)",
+        )
+    return (
+        f"{found}: the generator learns without it, and sync_weight {config.sync_weight:g} is 0 throughout; stop, and "
+        "train the expert in another folder on more clips or longer (--set expert.steps=..., expert.visits=...), or go "
+        "on without one",
+    )
 
 
 def halves(frames: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def load_public(network: nn.Module, path: Path) -> KeyReport:
     """Load a network of wav2lip's form from a public checkpoint; its BGR channels become our RGB.
 
-    Raises CheckpointError where a tensor has another shape, or where less than half of the network is in the file.
+    Raises CheckpointError where a tensor has another shape or is not finite, or where less than half of the network is
+    in the file.
     """
     tensors, own = read_checkpoint(path), network.state_dict()
     loaded = [k for k in own if k in tensors]
@@ -49,6 +50,11 @@ def load_public(network: nn.Module, path: Path) -> KeyReport:
         raise CheckpointError(
             f"{path}: only {len(loaded)} of {len(own)} tensors are in it (missing: {_some(missing)}; "
             f"unexpected: {_some(unexpected) or 'none'}): another network's weights"
+        )
+    broken = [k for k in loaded if tensors[k].is_floating_point() and not bool(tensors[k].isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"{path}: {_some(broken)} holds numbers that are not finite: the file is damaged; download it again"
         )
     network.load_state_dict({k: as_rgb(k, tensors[k]) for k in loaded}, strict=False)
     return KeyReport(path, loaded, missing, unexpected)

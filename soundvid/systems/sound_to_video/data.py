@@ -28,6 +28,11 @@ class SoundToVideoExamples(Examples):
                 f"{clips.name}@{clips.version}: a clip of '{clips.split}' has {self.length} pictures and the video "
                 f"discriminator takes {need} at a time: build longer clips, or --set chunk={self.length}"
             )
+        if "spectrogram" not in clips.features:
+            raise DatasetError(
+                f"{clips.name}@{clips.version}: it holds no spectrogram, and sound_to_video learns from one: train "
+                "another system on it (--system lip_sync), or build it with one (features.spectrogram in the recipe)"
+            )
         features = clips.manifest["recipe"]["features"].get("spectrogram") or {}
         self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps)}
         # For sound that is no clip: how its spectrogram is made, and how many rows the encoder was trained on.

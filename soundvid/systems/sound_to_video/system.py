@@ -19,11 +19,12 @@ from soundvid.systems.sound_to_video.networks import (
     VolumeDiscriminator,
     init_normal,
 )
-from soundvid.training.system import Batch, Examples, Metrics, System, frozen
+from soundvid.training.system import Batch, Examples, Metrics, Ratio, System, frozen
 
 SOUND_FEATURES = 32  # that a discriminator makes of the sound
 FLOOR = 1e-3  # magnitude below which scale log distinguishes nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
+STILL_UNTIL = 100  # steps: generators that add to the input picture begin with the picture itself
 
 
 class SoundToVideo(System):
@@ -67,6 +68,7 @@ class SoundToVideo(System):
             self.optimizers["discriminators"] = self._adam(critics, config.discriminator_learning_rate)
         self.critics = critics
         self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
+        self.learnt = 0  # steps
 
     def _adam(self, names: tuple[str, ...], rate: float) -> torch.optim.Adam:
         parameters = [p for name in names for p in self.networks[name].parameters()]
@@ -138,7 +140,7 @@ class SoundToVideo(System):
         chosen = features.gather(1, numbers[:, :, None].expand(-1, -1, features.shape[2]))
         made = self.call["generator"](image, chosen).float()
         pick = Pick(config, numbers, rows)
-        metrics: Metrics = {}
+        metrics: dict[str, Tensor] = {}
         if self.critics:
             metrics |= self._discriminator_step(real, made.detach(), pick)
         losses = {"l1": config.alpha * (made - real).abs().mean()}
@@ -162,8 +164,9 @@ class SoundToVideo(System):
         metrics |= {k: v.detach() for k, v in losses.items()}
         metrics["l1"] = (made.detach() - real).abs().mean() / 2  # in [0, 1] pixels, as when validating
         metrics["loss"] = torch.stack([v.detach() for v in losses.values()]).sum()
-        metrics["motion_ratio"] = energy(pick.steps(made)).mean() / energy(pick.steps(real)).mean().clamp(min=1e-6)
-        return {k: v.detach() for k, v in metrics.items()}
+        ratio = Ratio(energy(pick.steps(made.detach())).sum(), energy(pick.steps(real)).sum())
+        self.learnt = step + 1
+        return {**{k: v.detach() for k, v in metrics.items()}, "motion_ratio": ratio}
 
     def _warm_up(self, step: int) -> None:
         if self.config.warmup:
@@ -182,7 +185,7 @@ class SoundToVideo(System):
             return self.call[name](pick.pictures(frames)).float()
         return self.call[name](pick.chunks(frames), pick.sound(wrong=wrong_sound)).float()
 
-    def _discriminator_step(self, real: Tensor, made: Tensor, pick: "Pick") -> Metrics:
+    def _discriminator_step(self, real: Tensor, made: Tensor, pick: "Pick") -> dict[str, Tensor]:
         """A step of the discriminators."""
         losses, metrics = [], {}
         for name in self.critics:
@@ -217,7 +220,7 @@ class SoundToVideo(System):
         for name in ("image", "video"):
             if metrics.get(f"accuracy_{name}", 0.0) > 0.995:
                 found.append(f"the {name} discriminator recognises every fake: the generator learns nothing from it")
-        if metrics["motion_ratio"] < 0.05:
+        if self.learnt >= STILL_UNTIL and metrics["motion_ratio"] < 0.05:
             found.append("generated pictures stand still (motion_ratio below 0.05)")
         return found
 
@@ -239,7 +242,7 @@ class SoundToVideo(System):
         return {
             "l1": (made - real).abs().mean() / 2,
             "l1_of_copying": (image[:, None] - real).abs().mean() / 2,
-            "motion_ratio": energy(made.diff(dim=1)).mean() / moves.mean().clamp(min=1e-6),
+            "motion_ratio": Ratio(energy(made.diff(dim=1)).sum(), moves.sum()),
             "motion_correlation": right.mean(),
             "sound_correlation": (right - wrong).mean(),
         }

@@ -38,9 +38,10 @@ from soundvid.systems.lip_sync.networks import Generator, Quality, SyncExpert, w
 from soundvid.systems.lip_sync.system import LipSyncSystem
 from soundvid.systems.lip_sync.weights import load_public
 from soundvid.training.checkpoint import CheckpointError
+from soundvid.training.log import TrainingCallback
 from soundvid.training.system import count
 from tests.helpers import puppet
-from tests.helpers.training import tensors
+from tests.helpers.training import contents, tensors
 
 torch.set_num_threads(1)
 FPS = Fraction(25)
@@ -159,7 +160,14 @@ def test_wrong_and_hostile_checkpoints_give_one_line(tmp_path):
 def test_weights_that_do_not_fit_are_told_before_the_expert_is_trained(puppets, tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     torch.save({"state_dict": SyncExpert().state_dict()}, tmp_path / "expert.pth")
-    for name, message in (("text", "damaged"), ("expert", "another network")):
+    weights = Generator().state_dict()
+    weights["output_block.1.bias"][0] = float("nan")
+    torch.save({"state_dict": weights}, tmp_path / "nan.pth")
+    for name, message in (
+        ("text", "damaged"),
+        ("expert", "another network"),
+        ("nan", r"output_block.1.bias holds numbers that are not finite: .* download it again"),
+    ):
         request = train.Request(
             "lip_sync", tmp_path / "run", "puppet", puppets, preset="paper", workers=0, device="cpu",
             values=("expert.steps=1", "expert.batch=1", f"generator.init={tmp_path / name}.pth"),
@@ -585,6 +593,46 @@ def test_the_sync_loss_counts_on_after_a_resume(puppets, tmp_path):
     assert train_to(tmp_path / "two", 4, True) == straight
     log = open_run(tmp_path / "two").folder.log()
     assert [row["sync_weight"] for row in log if row["kind"] == "train"][-1] > 0
+
+
+def test_an_expert_at_chance_is_said_loudly_with_what_to_do(puppets, tmp_path):
+    """It is left out, and without a word the sync loss would count nothing for hours."""
+    said = []
+
+    class Messages(TrainingCallback):
+        def say(self, text):
+            said.append(text)
+
+    values = ("steps=1", "validation_clips=4", "generator.sync_weight=0.03", "generator.chance=1e-9",
+              "generator.frames=10")  # fmt: skip
+    request = train.Request("lip_sync", tmp_path / "run", "puppet", puppets, "tiny", values, workers=0, device="cpu")
+    train.train(request, Messages())
+    (text,) = (t for t in said if "sync expert" in t)
+    assert "not better than chance" in text and "sync_weight 0.03 is 0 throughout" in text
+    assert "--set expert.steps=" in text and "in another folder" in text
+    log = open_run(tmp_path / "run", "last").folder.log()
+    assert [row["text"] for row in log if row["kind"] == "alarm"] == [text]  # the run's page shows alarms
+    assert [row["sync_weight"] for row in log if row["kind"] == "train"] == [0.0]
+
+
+def test_a_rate_that_falls_to_the_last_step_forbids_more_steps(trained, puppets):
+    """The rates of the steps that were made would have been others."""
+    before = contents(trained)
+    for values, message in (
+        (
+            ("steps=400",),
+            r"--resume cannot change steps 160 -> 400 \(with fall the learning rate of every step depends",
+        ),
+        (("generator.fall=false",), "--resume cannot change fall True -> False"),
+    ):
+        request = train.Request(
+            "lip_sync", trained, "puppet", puppets, values=values, resume=True, workers=0, device="cpu"
+        )
+        with pytest.raises(SoundvidError, match=message) as error:
+            train.train(request)
+        assert "\n" not in str(error.value) and contents(trained) == before
+    sync = PRESETS["paper"].fixed()
+    assert sync == {"validate_every": "the sync loss begins to count at a validation"}
 
 
 def test_the_stages_are_expert_then_generator():

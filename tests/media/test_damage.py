@@ -1,0 +1,63 @@
+"""A picture is damaged where its own data are, not where something beside it cannot be read."""
+
+import numpy as np
+import pytest
+
+from soundvid.media.geometry import Framing
+from tests.helpers.bitstream import rewritten, with_segment, with_unit
+from tests.helpers.pictures import Segment, numbered, numbers, shown, write_segments
+
+FRAMING = Framing(96, 96)
+NOISE = np.random.default_rng(0).bytes(24) + b"\x80"
+CODECS = {  # file, options, pixel format
+    "libx264": ("plain.mp4", {"bf": "2"}, "yuv420p"),
+    "libx265": ("plain.mp4", {"x265-params": "log-level=none"}, "yuv420p"),
+    "mjpeg": ("plain.avi", {}, "yuvj420p"),
+}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A video of twelve numbered pictures for each codec."""
+    folder, pictures = tmp_path_factory.mktemp("plain"), [Segment(numbered(0, 12, (160, 120)))]
+    found = {}
+    for codec, (name, options, pixels) in CODECS.items():
+        (folder / codec).mkdir()
+        found[codec] = write_segments(folder / codec / name, pictures, codec, options=options, pixel_format=pixels)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("codec", "name", "change"),
+    [
+        *(("libx264", "a.mp4", with_unit(bytes([6, kind, 200, 1, 2, 3, 0x80]))) for kind in (0, 1, 4, 5, 45, 137)),
+        *(("libx264", "a.mkv", with_unit(bytes([6, kind, 25]) + NOISE)) for kind in (1, 4, 5, 144)),
+        *(("libx265", "a.mp4", with_unit(bytes([0x4E, 1, kind, 200, 1, 2, 0x80]))) for kind in (0, 1, 4, 5, 137)),
+        *(("libx265", "a.mkv", with_unit(bytes([0x50, 1, kind, 25]) + NOISE)) for kind in (4, 132)),
+        ("mjpeg", "a.avi", with_segment(0xE1, b"Exif\0\0MM\0*rubbish")),
+        ("mjpeg", "a.mov", with_segment(0xE1, b"Exif\0\0", 40000)),
+        ("mjpeg", "a.avi", with_segment(0xE2, b"ICC_PROFILE\0\5\2")),
+        ("mjpeg", "a.mov", with_segment(0xE0, b"JFIF\0")),
+        ("mjpeg", "a.avi", with_segment(0xEE, b"Adobe\0")),
+    ],
+)
+def test_rubbish_beside_the_pictures_does_not_damage_them(plain, tmp_path, codec, name, change):
+    pictures = shown(rewritten(plain[codec], tmp_path / name, change), FRAMING)
+    assert numbers(pictures) == list(range(12))
+    assert not any(p.damaged for p in pictures)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
+def test_rubbish_in_a_picture_does(plain, tmp_path, codec):
+    count = 0
+
+    def change(packet: bytes) -> bytes:
+        nonlocal count
+        count += 1
+        middle = len(packet) // 2
+        return packet if count != 6 else packet[:middle] + NOISE[:16] + packet[middle + 16 :]
+
+    name = "a.mkv" if codec == "libx264" else "a.avi"
+    pictures = shown(rewritten(plain[codec], tmp_path / name, change), FRAMING)
+    assert any(p.damaged for p in pictures)
+    assert not any(p.damaged for p in pictures[:2])
