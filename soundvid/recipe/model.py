@@ -341,8 +341,8 @@ class Shards(Strict):
         ge=0,
         le=1,
         description="share of the newest version's samples that the next one may lose without being asked for: those "
-        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, and in Dagster the check "
-        "of the release fails",
+        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, and in Dagster the "
+        "check of the release fails",
     )
 
 
