@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundvid.clips.feature_rows import feature_key
-from soundvid.clips.settings import SourceSettings
+from soundvid.clips.settings import SourceSettings, settings_of_other_crops
 from soundvid.recipe.model import Recipe
 from soundvid.sources.model import DiscoveredSource
 from soundvid.store.dataset import Dataset, Release, Shard
@@ -127,7 +127,6 @@ _CLIPS = (
 
 def _format_1_key(recipe: Recipe, source: DiscoveredSource, settings: SourceSettings) -> str:
     clips = recipe.clips.model_dump(mode="json", include=set(_CLIPS))
-    motion = {"motion_share", "motion_in"} if recipe.video.crop != "motion" else None
     sound = recipe.sound.model_dump(mode="json")
     features = {"spectrogram": recipe.features.model_dump(mode="json").get("spectrogram")}
     if settings.render.noise_sha256 is not None:
@@ -136,7 +135,7 @@ def _format_1_key(recipe: Recipe, source: DiscoveredSource, settings: SourceSett
     value: dict[str, Any] = {
         "version": settings.render.version,
         "clips": {**clips, "spans": [[a, b] for a, b in spans]},
-        "video": recipe.video.model_dump(mode="json", exclude=motion),
+        "video": recipe.video.model_dump(mode="json", exclude=settings_of_other_crops(recipe.video)),
         "sound": sound,
         "features": features,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from soundvid.clips.crop.registry import find_box
+from soundvid.clips.crop.registry import find as find_area
 from soundvid.clips.denoise.registry import open_sound
 from soundvid.clips.part import MediaWriter, Part, PartClip
 from soundvid.clips.plan import PlanSettings, TimeSplit, gap_windows, plan_windows, split_of_window, split_parts
@@ -93,17 +93,12 @@ class _Renderer:
         self.source, self.task = source, task
         self.video, self.sound_settings = task.render.video, task.render.sound
         self.fps, self.rate = self.video.fps, self.sound_settings.rate
-        box, self.facts = find_box(self.video, source, heartbeat)
-        self.framing = Framing(self.video.width, self.video.height, box)
+        self.area = find_area(self.video, source, heartbeat)
+        self.facts = dict(self.area.facts)
+        self.framing = Framing(self.video.width, self.video.height, self.area.box)
         self.facts["crop"] = list(crop_area(self.framing, source.video.geometry))
-        self.pictures = VideoReader(
-            source,
-            self.fps,
-            self.framing,
-            heartbeat,
-            nearest=self.video.timing == "nearest",
-            deinterlace=self.video.deinterlace == "auto",
-        )
+        self.heartbeat = heartbeat
+        self.pictures = self._reader()
         self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
         self.facts |= noise
         self.ring: dict[int, _Shown] = {}
@@ -112,6 +107,27 @@ class _Renderer:
     def close(self) -> None:
         self.pictures.close()
         self.sound.close()
+
+    def _reader(self) -> VideoReader:
+        return VideoReader(
+            self.source,
+            self.fps,
+            self.framing,
+            self.heartbeat,
+            nearest=self.video.timing == "nearest",
+            deinterlace=self.video.deinterlace == "auto",
+        )
+
+    def aim(self, window: Window) -> None:
+        """Frame the pictures as this window's clip shows them. Raises MediaError where it has no area of its own."""
+        if self.area.at is None:
+            return
+        box = self.area.at(float(window.start / self.fps), float(window.stop / self.fps))
+        if box != self.framing.box:
+            self.pictures.close()
+            self.framing = Framing(self.video.width, self.video.height, box)
+            self.pictures, self.last = self._reader(), None
+            self.ring.clear()
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
@@ -263,7 +279,12 @@ def _clips(
             elif (window.start, window.frames) in task.known or (parts and split_of_window(window, parts) is None):
                 clips.append(PartClip(window.start, window.frames))
             else:
-                clips.append(renderer.make(window, writer))
+                try:
+                    renderer.aim(window)
+                except MediaError as error:
+                    clips.append(PartClip(window.start, window.frames, error.code, error.message))
+                else:
+                    clips.append(renderer.make(window, writer))
             heartbeat.share = window.stop / max(1, slots)
     finally:
         renderer.close()

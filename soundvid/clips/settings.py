@@ -14,6 +14,7 @@ from typing import Any
 from soundvid.clips.denoise.registry import library_version
 from soundvid.clips.plan import PlanSettings, TimeSplit, span_windows
 from soundvid.errors import RecipeError
+from soundvid.models import weights
 from soundvid.recipe.model import NoiseFile, Recipe, Sound, Video
 from soundvid.sources.model import DiscoveredSource
 from soundvid.util.config import Strict
@@ -21,6 +22,13 @@ from soundvid.util.hashing import content_key
 
 RENDER_VERSION = 3  # raise it when the same source and settings give other bytes
 _MOTION = {"motion_share", "motion_in"}  # mean something where the crop is found from motion
+_FACE = {"face_choice", "face_lost", "face_margin"}  # where it is found from landmarks
+
+
+def settings_of_other_crops(video: Video) -> set[str]:
+    """Fields of the recipe's section `video` that decide nothing with its crop."""
+    unused = set() if video.crop == "motion" else _MOTION
+    return unused if video.crop in ("lips", "face") else unused | _FACE
 
 
 class RenderSettings(Strict):
@@ -40,7 +48,7 @@ class RenderSettings(Strict):
         sound = self.sound.model_dump(mode="json")
         if self.noise_sha256 is not None:  # the recording's content counts, not where it lies
             sound["denoise"]["profile"] = self.noise_sha256
-        video = self.video.model_dump(mode="json", exclude=_MOTION if self.video.crop != "motion" else None)
+        video = self.video.model_dump(mode="json", exclude=settings_of_other_crops(self.video))
         sidecar = {"offset": self.sidecar_offset} if self.has_sidecar else None
         return content_key([self.version, video, sound, self.denoise_library, sidecar])
 
@@ -56,10 +64,13 @@ class SourceSettings:
 
 class RecipeSettings:
     """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read, or
-    a library that it needs is not installed."""
+    a library that it needs is not installed, MissingWeights where its crop's networks are not there."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        if recipe.video.crop in ("lips", "face"):
+            for name in ("blazeface", "facemesh"):
+                weights.find(name)
         denoise = recipe.sound.denoise
         noise = denoise.profile if denoise is not None else None
         self.noise_sha256 = file_sha256(Path(noise.file)) if isinstance(noise, NoiseFile) else None

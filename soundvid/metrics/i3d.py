@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from soundvid.metrics import weights
+from soundvid.models import weights
 
 SIZE = 224
 FEWEST = 9  # frames: the last pooling looks at two steps of eight frames each

@@ -154,10 +154,11 @@ class Video(Strict):
         description="shown: the last picture not after the frame's time and half a frame, as players and FFmpeg's fps "
         "filter do; from slower sources pictures are late on average (14 fps: 16 ms). nearest: the nearest time stamp",
     )
-    crop: Literal["centre", "motion"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
+    crop: Literal["centre", "motion", "lips", "face"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
         "centre",
         description="centre: the largest centred area of the output's shape (the papers' square); motion: the smallest "
-        "one that holds `motion_share` of what moves; or a fixed box [x, y, width, height] in pixels as displayed",
+        "one that holds `motion_share` of what moves; lips, face: those of who speaks, found by landmarks "
+        "(soundvid[faces]); or a fixed box [x, y, width, height] in pixels as displayed",
     )
     motion_share: float = Field(0.9, gt=0, le=1, description="crop motion: share of the motion's energy in the box")
     motion_in: Literal["box", "lower_half"] = Field(
@@ -174,6 +175,15 @@ class Video(Strict):
         "tone_map",
         description="HDR sources (PQ, HLG). tone_map: to BT.709, reference white (203 cd/m2) to white, brighter light "
         "compressed; refuse: reject the source. The ledger records transfer and primaries either way",
+    )
+    face_choice: Literal["speaking", "largest"] = Field(
+        "speaking", description="crops lips and face, of several faces: the largest whose lips move, or the largest"
+    )
+    face_lost: float = Field(
+        0.2, ge=0, le=1, description="crops lips and face: share of a source's pictures that may show no face"
+    )
+    face_margin: float = Field(
+        1.0, gt=0.2, le=4, description="crops lips and face: the box's side, in the usual 0.55 (lips) or 1.35 faces"
     )
     crf: int = Field(18, ge=0, le=40, description="x264 constant rate factor: 18 is 38.7 dB, 14-16 is high quality")
     preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
@@ -341,8 +351,8 @@ class Shards(Strict):
         ge=0,
         le=1,
         description="share of the newest version's samples that the next one may lose without being asked for: those "
-        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, and in Dagster the "
-        "check of the release fails",
+        "whose video is gone, or that are fewer. When it is more, a build asks or needs --yes, and the check of "
+        "Dagster's release fails",
     )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from soundvid._version import __version__
 from soundvid.errors import SoundvidError
-from soundvid.metrics import weights
 from soundvid.metrics.accumulator import ClipName, Features
 from soundvid.metrics.table import Evaluation
+from soundvid.models import weights
 from soundvid.runs.open import Which, open_run
 from soundvid.runs.registry import get
 from soundvid.systems.spec import EvaluationOptions
@@ -70,7 +70,7 @@ def evaluate_run(
 
 def networks(require: Sequence[str], device: str) -> tuple[Features | None, str | None, list[str]]:
     """The features of FVD, or why there are none, and notes about them. Raises MissingWeights where it is required."""
-    known = sorted({w.metric for w in weights.REGISTRY.values()})
+    known = sorted({w.metric for w in weights.REGISTRY.values() if w.metric})
     for metric in require:
         if metric not in known:
             raise SoundvidError(f"--require {metric}: only {', '.join(known)} needs weights and can be required")

@@ -9,6 +9,7 @@ from soundvid.systems.spec import SystemSpec
 SYSTEMS = {
     "sound_to_video": "soundvid.systems.sound_to_video",
     "lip_sync": "soundvid.systems.lip_sync",
+    "deep_relational": "soundvid.systems.deep_relational",
 }  # name -> package with a `spec`
 
 

@@ -17,9 +17,10 @@ from scipy.signal import fftconvolve
 
 from benchmarks.flashclick import _noise, draw, read_number
 from benchmarks.reference import command
+from soundvid.media.geometry import Framing
 from soundvid.media.probe import Source, probe
 from soundvid.media.sound_reader import SoundReader
-from soundvid.media.video_reader import Framing, VideoReader
+from soundvid.media.video_reader import VideoReader
 
 FPS, SIZE = Fraction(30), (240, 180)
 

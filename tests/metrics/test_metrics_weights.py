@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from soundvid.metrics import weights
-from soundvid.metrics.weights import BadWeights, MissingWeights
+from soundvid.models import weights
+from soundvid.models.weights import BadWeights, MissingWeights
 
 torch = pytest.importorskip("torch")
 

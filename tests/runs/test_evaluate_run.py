@@ -10,7 +10,7 @@ import pytest
 import soundvid
 from soundvid.errors import DatasetError, SoundvidError
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
-from soundvid.metrics.weights import VARIABLE
+from soundvid.models.weights import VARIABLE
 from tests.conftest import cli, toy_recipe, toy_video
 from tests.helpers.training import without_progress
 

@@ -17,6 +17,9 @@ class CropResult:
 
     box: Box | None  # None: the largest centred area of the output's shape
     facts: dict[str, Any] = field(default_factory=dict)
+    at: Callable[[float, float], Box] | None = None
+    # Where the area moves: the box of the clip from one time to another (seconds), the same whatever other clips there
+    # are. Raises MediaError where this clip has none. None: `box` is that of every clip.
 
 
 class Crop(ABC):

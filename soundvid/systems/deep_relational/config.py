@@ -1,0 +1,98 @@
+"""Every choice of system 2, named, with where it comes from; and the presets.
+
+ja: "deep relational model, lips and speech"; Nakashika: the DRM paper it builds on (2018); choice: neither says, or it
+was found better here (docs/deep_relational.md).
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from soundvid.training.system import Options
+
+
+class Config(Options):
+    """One config for all three stages; those that share weights or features must agree on what is above the line."""
+
+    hidden: tuple[int, ...] = Field((100, 100), min_length=1, description="units of each hidden layer; ja: 2 x 100")
+    variance_share: float = Field(0.99, gt=0, le=1, description="of the training pictures, kept by the PCA; choice")
+    most_components: int = Field(64, ge=1, le=512, description="of the PCA, at most; choice")
+    taps: int = Field(1, ge=1, le=41, description="moments of each side that a visible layer holds; ja: one. odd")
+    tap_seconds: float = Field(0.04, gt=0, le=0.5, description="between them; choice: a video frame")
+    relative_to: Literal["training", "source"] = Field(
+        "training",
+        description="what is subtracted from features: the mean of all training clips (ja has one speaker), or that of "
+        "the same source, which says nothing of the relation but all of who speaks. choice for many speakers: source",
+    )
+    scaling: Literal["each", "common"] = Field(
+        "each",
+        description="each: every feature has deviation 1 (choice for ja, which is silent); common: lips are divided by "
+        "one number, and c1 to c_order by another, so that errors count as they do in pictures and in distortion",
+    )
+    variance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the missing variance over time that is restored to what is generated (Toda and Tokuda, "
+        "2007, global variance); ja: none",
+    )
+    # -- what a stage may have of its own
+    frames: int = Field(25, ge=2, le=1000, description="pictures of a clip in an example, at most; choice")
+    rows: int = Field(64, ge=1, description="moments drawn from them; neighbours are alike, so all cost more")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam; choice")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW; ja: none said")
+    dropout: float = Field(0.0, ge=0, lt=1, description="of hidden means, DNN and fine-tuning; ja: none said")
+    noise: float = Field(0.0, ge=0, description="deviation of noise on standardised inputs, DNN and fine-tuning")
+    fall: bool = Field(True, description="the learning rate falls to a twentieth with the last step; choice")
+    sweeps: int = Field(10, ge=1, description="mean-field sweeps of the positive phase; choice")
+    negative: Literal["contrastive", "persistent"] = Field(
+        "contrastive", description="chains of the negative phase: from the data (CD-k), or kept from step to step"
+    )
+    gibbs: int = Field(3, ge=1, description="k: block Gibbs sweeps of a step's negative phase; choice: 1 learnt less")
+    inference: int = Field(20, ge=1, description="sweeps of the model before fine-tuning, x to y and y to x")
+
+    @model_validator(mode="after")
+    def _odd(self) -> "Config":
+        if self.taps % 2 == 0:
+            raise ValueError(f"taps {self.taps}: an odd number is needed, as many before as after")
+        return self
+
+    @property
+    def shared(self) -> dict[str, object]:
+        """What all stages of a run must have alike."""
+        names = (
+            "hidden", "variance_share", "most_components", "taps", "tap_seconds", "relative_to", "scaling",
+            "variance", "inference",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
+
+
+_PAPER = {
+    "batch": 8, "average_decay": 0.0, "validate_every": 100, "checkpoint_every": 500, "sample_every": 1_000_000,
+    "validation_clips": 64, "log_every": 20,
+}  # fmt: skip
+_RECOMMENDED = {
+    **_PAPER, "taps": 9, "tap_seconds": 0.04, "hidden": (256, 256), "relative_to": "source",
+    "scaling": "common", "variance": 0.5,
+}  # fmt: skip
+_TINY = {**_PAPER, "hidden": (24, 24), "validate_every": 50, "checkpoint_every": 50, "validation_clips": 8}
+
+BASELINES = {
+    "paper": Config(**_PAPER, steps=2000),
+    "recommended": Config(
+        **_RECOMMENDED, steps=2000, dropout=0.3, noise=0.3, weight_decay=0.01, patience=8
+    ),
+    "tiny": Config(**_TINY, steps=150, learning_rate=5e-3),
+}  # fmt: skip
+LIKELIHOOD = {
+    "paper": Config(**_PAPER, steps=2000),
+    "recommended": Config(**_RECOMMENDED, steps=1000),
+    "tiny": Config(**_TINY, steps=150, learning_rate=5e-3),
+}
+FINE_TUNING = {
+    "paper": Config(**_PAPER, steps=2000),
+    "recommended": Config(
+        **_RECOMMENDED, steps=2000, dropout=0.3, noise=0.3, weight_decay=0.01, patience=8
+    ),
+    "tiny": Config(**_TINY, steps=150, learning_rate=5e-3),
+}  # fmt: skip

@@ -1,0 +1,353 @@
+"""The three stages of system 2: the baselines, the model by likelihood, and the model fine-tuned.
+
+All work on standardised features (`Features`), which are fitted on training clips once and kept as tensors of the run.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundvid.errors import SoundvidError
+from soundvid.systems.deep_relational.config import Config
+from soundvid.systems.deep_relational.data import Form, RelationExamples
+from soundvid.systems.deep_relational.networks import DeepRelationalModel, FeedForward
+from soundvid.training.system import Batch, Examples, Metrics, System
+
+if TYPE_CHECKING:
+    from soundvid.training.run import OpenRun
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the linear regression, as a share of the number of moments
+HELD_OUT = 5  # every fifth training clip chooses among them
+GAIN_EVERY, MOST_GAIN = 10, 4.0  # steps between measures of the global variance; and its largest correction
+LINEAR_CLIPS = 400  # training clips that the linear regression is fitted on, at most
+
+
+class Relation(System):
+    """What the stages share: features to visible units and back, one side from the other for a whole clip."""
+
+    monitor: ClassVar[str] = "loss"
+    config: Config
+
+    def __init__(self, config: Config, facts: dict[str, Any]) -> None:
+        self.config, self.form = config, Form.of(facts)
+        components, coefficients = facts["components"], self.form.speech.order + 1
+        (size,) = self.form.lips.row_shape
+        self.x, self.y = components * config.taps, coefficients * config.taps
+        self.tensors = {
+            "picture_mean": torch.zeros(size),
+            "basis": torch.zeros(components, size),
+            "deviation": torch.ones(components),
+            "speech_mean": torch.zeros(coefficients),
+            "speech_deviation": torch.ones(coefficients),
+            # Global variance: deviations of what is generated are multiplied by these.
+            "picture_gain": torch.ones(components),
+            "speech_gain": torch.ones(coefficients),
+        }
+
+    def prepare(self, examples: Examples) -> None:
+        assert isinstance(examples, RelationExamples)
+        found = examples.statistics
+        self.tensors = {
+            **self.tensors,
+            **{name: torch.from_numpy(value).to(self.device) for name, value in vars(found).items()},
+        }
+
+    # -- features and visible units
+
+    def components(self, pictures: Tensor, mean: Tensor) -> Tensor:
+        """DCT rows `... P D` less `mean` -> standardised principal components `... P K`."""
+        return (pictures - mean) @ self.tensors["basis"].T / self.tensors["deviation"]
+
+    def pictures(self, components: Tensor, mean: Tensor) -> Tensor:
+        """The inverse: DCT rows, but for what the components leave out."""
+        return components * self.tensors["deviation"] @ self.tensors["basis"] + mean
+
+    def standardised(self, speech: Tensor, mean: Tensor) -> Tensor:
+        """Mel-cepstra `... S M` less `mean`, over their deviation."""
+        return (speech - mean) / self.tensors["speech_deviation"]
+
+    def cepstra(self, standardised: Tensor, mean: Tensor) -> Tensor:
+        """The inverse."""
+        return standardised * self.tensors["speech_deviation"] + mean
+
+    @property
+    def offsets(self) -> list[float]:
+        """Where the taps of a visible layer look, in seconds from its moment."""
+        half = self.config.taps // 2
+        return [k * self.config.tap_seconds for k in range(-half, half + 1)]
+
+    def x_at(self, components: Tensor, place: Tensor) -> Tensor:
+        """Visible layer x at places `B R` among pictures, of components `B P K`: `B R taps*K`."""
+        return torch.cat([interpolated(components, place + o * float(self.form.fps)) for o in self.offsets], -1)
+
+    def y_at(self, standardised: Tensor, row: Tensor) -> Tensor:
+        """Visible layer y at rows `B R`, of standardised mel-cepstra `B S M`: `B R taps*M`."""
+        rate = float(self.form.speech.rate)
+        return torch.cat([interpolated(standardised, row + o * rate) for o in self.offsets], -1)
+
+    def visible(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The visible layers x and y of a batch's moments, under each other: `B*R X` and `B*R Y`, float32."""
+        with torch.autocast(batch["pictures"].device.type, enabled=False):
+            shown = self.components(batch["pictures"].float(), batch["picture_mean"][:, None].float())
+            heard = self.standardised(batch["speech"].float(), batch["speech_mean"][:, None].float())
+            x = self.x_at(shown, batch["place"].float())
+            y = self.y_at(heard, batch["row"].float())
+        return x.flatten(0, 1), y.flatten(0, 1)
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        share = max(0.05, 1 - step / self.config.steps) if self.config.fall else 1.0
+        return self.config.learning_rate * share
+
+    def set_rate(self, step: int) -> None:
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate(step)
+
+    def noisy(self, visible: Tensor) -> Tensor:
+        return visible + self.config.noise * torch.randn_like(visible) if self.config.noise else visible
+
+    def adam(self, network: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(network.parameters(), self.config.learning_rate, weight_decay=self.config.weight_decay)
+
+
+def interpolated(rows: Tensor, place: Tensor) -> Tensor:
+    """Rows `B N K` at places `B R` between them, linearly: `B R K`; outside, the first or the last row."""
+    last = rows.shape[1] - 1
+    place = place.clamp(0, last)
+    low = place.floor().long().clamp(max=max(0, last - 1))
+    share = (place - low)[..., None]
+
+    def take(index: Tensor) -> Tensor:
+        return rows.gather(1, index[..., None].expand(-1, -1, rows.shape[2]))
+
+    return take(low) * (1 - share) + take((low + 1).clamp(max=last)) * share
+
+
+def centre(visible: Tensor, taps: int) -> Tensor:
+    """The middle tap of a visible layer `... taps*K`: `... K`."""
+    return visible.unflatten(-1, (taps, -1))[..., taps // 2, :]
+
+
+def r_squared(wanted: Tensor, found: Tensor) -> Tensor:
+    """The share of the standardised features' variance about 0 that is explained."""
+    return 1 - (wanted - found).square().mean() / wanted.square().mean().clamp(min=1e-9)
+
+
+def errors(system: Relation, batch: Batch, y: Tensor, x: Tensor) -> Metrics:
+    """Mean squared errors of predicted visible layers, and R squared at their moments."""
+    taps = system.config.taps
+    real_x, real_y = system.visible(batch)
+    return {
+        "loss": (y - real_y).square().mean() + (x - real_x).square().mean(),
+        "r2_speech": r_squared(centre(real_y, taps), centre(y, taps)),
+        "r2_lips": r_squared(centre(real_x, taps), centre(x, taps)),
+    }
+
+
+class BaselineSystem(Relation):
+    """A network drawn at random for each direction (the paper's baseline), and linear regression."""
+
+    name: ClassVar[str] = "deep_relational"
+
+    def __init__(self, config: Config, facts: dict[str, Any]) -> None:
+        super().__init__(config, facts)
+        hidden = config.hidden
+        self.networks = {
+            "to_speech": FeedForward((self.x, *hidden, self.y), config.dropout),
+            "to_lips": FeedForward((self.y, *reversed(hidden), self.x), config.dropout),
+        }
+        self.call = dict(self.networks)
+        self.optimizers = {name: self.adam(network) for name, network in self.networks.items()}
+        self.tensors |= {
+            "linear_to_speech": torch.zeros(self.x + 1, self.y),
+            "linear_to_lips": torch.zeros(self.y + 1, self.x),
+        }
+
+    def prepare(self, examples: Examples) -> None:
+        super().prepare(examples)
+        every = max(1, len(examples) // LINEAR_CLIPS)
+        clips = [
+            self.visible({k: torch.from_numpy(np.asarray(v))[None] for k, v in examples.example(i, 0).items()})
+            for i in range(0, len(examples), every)
+        ]
+        both = [torch.cat([c[side] for c in clips]).double() for side in (0, 1)]
+        held = torch.cat([torch.full((len(c[0]),), i % HELD_OUT == 0) for i, c in enumerate(clips)])
+        if held.all():
+            held = torch.arange(len(held)) % HELD_OUT == 0
+        for name, into, out in (("linear_to_speech", *both), ("linear_to_lips", both[1], both[0])):
+            tried = {r: ridge(into[~held], out[~held], r, into[held]) - out[held] for r in RIDGES}
+            errors_of = {r: float(error.square().sum()) for r, error in tried.items()}
+            chosen = min(RIDGES, key=errors_of.__getitem__)
+            self.tensors[name] = ridge_weights(into, out, chosen).float().to(self.device)
+
+    def to_speech(self, x: Tensor) -> Tensor:
+        return self.call["to_speech"](x)
+
+    def to_lips(self, y: Tensor) -> Tensor:
+        return self.call["to_lips"](y)
+
+    def linear(self, visible: Tensor, name: str) -> Tensor:
+        """`linear_to_speech` of x, or `linear_to_lips` of y."""
+        weights = self.tensors[name]
+        return visible @ weights[1:] + weights[0]
+
+    def training_step(self, batch: Batch, step: int) -> Metrics:
+        self.set_rate(step)
+        x, y = self.visible(batch)
+        speech = (self.to_speech(self.noisy(x)) - y).square().mean()
+        lips = (self.to_lips(self.noisy(y)) - x).square().mean()
+        self.update("to_speech", speech)
+        self.update("to_lips", lips)
+        return {"loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach()}
+
+    def validation_step(self, batch: Batch) -> Metrics:
+        x, y = self.visible(batch)
+        linear = errors(self, batch, self.linear(x, "linear_to_speech"), self.linear(y, "linear_to_lips"))
+        own = errors(self, batch, self.to_speech(x), self.to_lips(y))
+        return {**own, **{f"linear_{name}": value for name, value in linear.items()}}
+
+
+def ridge_weights(into: Tensor, out: Tensor, strength: float) -> Tensor:
+    """Weights (1 + X, Y), the constant first, of `out` from `into` with the penalty strength * N * |w|^2."""
+    ones = torch.cat([into.new_ones(len(into), 1), into], 1)
+    penalty = strength * len(into) * torch.eye(ones.shape[1], dtype=into.dtype)
+    penalty[0, 0] = 1e-9
+    return torch.linalg.solve(ones.T @ ones + penalty, ones.T @ out)
+
+
+def ridge(into: Tensor, out: Tensor, strength: float, new: Tensor) -> Tensor:
+    """What `ridge_weights` of `into` and `out` make of `new`."""
+    weights = ridge_weights(into, out, strength)
+    return new @ weights[1:] + weights[0]
+
+
+class _ModelSystem(Relation):
+    """A stage that trains the model."""
+
+    name: ClassVar[str] = "deep_relational"
+
+    def __init__(self, config: Config, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> None:
+        super().__init__(config, facts)
+        for name, run in earlier.items():
+            theirs = run.system.config.shared  # type: ignore[attr-defined]
+            wrong = [k for k, v in config.shared.items() if theirs[k] != v]
+            if wrong:
+                raise SoundvidError(
+                    f"{run.folder.path}: stage '{name}' was trained with another {wrong[0]} ({theirs[wrong[0]]}, here "
+                    f"{config.shared[wrong[0]]}); name another folder for another run"
+                )
+        self.networks = {"model": DeepRelationalModel(self.x, self.y, config.hidden, config.dropout)}
+        self.call = dict(self.networks)
+        self.optimizers = {"model": self.adam(self.networks["model"])}
+
+    @property
+    def model(self) -> DeepRelationalModel:
+        """The network itself: it has more methods than a call."""
+        network = self.call["model"]
+        assert isinstance(network, DeepRelationalModel)
+        return network
+
+
+class LikelihoodSystem(_ModelSystem):
+    """The model by maximum likelihood: mean fields with the data given, samples by block Gibbs without."""
+
+    averaged: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, config: Config, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> None:
+        super().__init__(config, facts, earlier)
+        chains = config.batch * config.rows
+        if config.negative == "persistent":
+            sizes = {"x": self.x, **{f"h{n}": size for n, size in enumerate(config.hidden)}, "y": self.y}
+            self.tensors |= {f"chain_{name}": torch.zeros(chains, size) for name, size in sizes.items()}
+
+    def prepare(self, examples: Examples) -> None:
+        super().prepare(examples)
+        for name, chain in self.tensors.items():
+            if name.startswith("chain_"):
+                drawn = torch.randn(chain.shape) if name in ("chain_x", "chain_y") else torch.rand(chain.shape).round()
+                self.tensors = {**self.tensors, name: drawn.to(chain)}
+
+    def training_step(self, batch: Batch, step: int) -> Metrics:
+        """loss = mean E(data) - mean E(samples): its gradient is that of the negative log likelihood."""
+        self.set_rate(step)
+        config, model = self.config, self.model
+        x, y = self.visible(batch)
+        with torch.autocast(x.device.type, enabled=False):
+            with torch.no_grad():
+                h = model.posterior(x, y, config.sweeps)
+                if config.negative == "persistent":
+                    chain = [self.tensors[f"chain_h{n}"] for n in range(model.layers)]
+                    begin = self.tensors["chain_x"], chain, self.tensors["chain_y"]
+                else:
+                    begin = x, [torch.bernoulli(layer) for layer in h], y
+                other_x, other_h, other_y = model.gibbs(*begin, config.gibbs)
+                if config.negative == "persistent":
+                    kept = {f"chain_h{n}": layer for n, layer in enumerate(other_h)}
+                    self.tensors = {**self.tensors, **kept, "chain_x": other_x, "chain_y": other_y}
+            data, samples = model.energy(x, h, y).mean(), model.energy(other_x, other_h, other_y).mean()
+            gradient = self.update("model", data - samples, clip=10.0)
+        return {
+            "loss": (data - samples).detach(),
+            "energy_gap": (data - samples).detach(),
+            "energy_data": data.detach(),
+            "energy_samples": samples.detach(),
+            "gradient": gradient,
+        }
+
+    def to_speech(self, x: Tensor) -> Tensor:
+        return self.model.infer_y(x, self.config.inference)
+
+    def to_lips(self, y: Tensor) -> Tensor:
+        return self.model.infer_x(y, self.config.inference)
+
+    def validation_step(self, batch: Batch) -> Metrics:
+        x, y = self.visible(batch)
+        return errors(self, batch, self.to_speech(x), self.to_lips(y))
+
+
+class FineTuningSystem(_ModelSystem):
+    """The model's weights as two feed-forward networks, trained to predict each side from the other at once."""
+
+    def __init__(self, config: Config, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> None:
+        super().__init__(config, facts, earlier)
+        self.averaged = ("model",) if config.average_decay else ()  # type: ignore[misc]
+        if "likelihood" in earlier:
+            self.networks["model"].load_state_dict(earlier["likelihood"].system.networks["model"].state_dict())
+
+    def to_speech(self, x: Tensor) -> Tensor:
+        return self.model.forward_y(x)
+
+    def to_lips(self, y: Tensor) -> Tensor:
+        return self.model.forward_x(y)
+
+    def training_step(self, batch: Batch, step: int) -> Metrics:
+        self.set_rate(step)
+        x, y = self.visible(batch)
+        speech = (self.to_speech(self.noisy(x)) - y).square().mean()
+        lips = (self.to_lips(self.noisy(y)) - x).square().mean()
+        gradient = self.update("model", speech + lips, clip=10.0)
+        if self.config.variance and step % GAIN_EVERY == 0:
+            self._measure_gains(x, y, step)
+        return {
+            "loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach(), "gradient": gradient,
+        }  # fmt: skip
+
+    def validation_step(self, batch: Batch) -> Metrics:
+        x, y = self.visible(batch)
+        return errors(self, batch, self.to_speech(x), self.to_lips(y))
+
+    def _measure_gains(self, x: Tensor, y: Tensor, step: int) -> None:
+        """Follow how much less than the real features the predicted ones vary, over training moments."""
+        self.eval()
+        with torch.no_grad():
+            pairs = {"speech_gain": (self.to_speech(x), y), "picture_gain": (self.to_lips(y), x)}
+        self.train()
+        share = min(0.95, (1 + step / GAIN_EVERY) / (10 + step / GAIN_EVERY))
+        for name, (made, real) in pairs.items():
+            deviations = [centre(side, self.config.taps).std(0).clamp(min=1e-6) for side in (real, made)]
+            now = (deviations[0] / deviations[1]).clamp(1, MOST_GAIN) ** self.config.variance
+            self.tensors = {**self.tensors, name: share * self.tensors[name] + (1 - share) * now}
