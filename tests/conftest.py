@@ -1,5 +1,7 @@
 """What the tests share: small videos made on the spot, the real media where they are, and ways to build."""
 
+import contextlib
+import io
 import os
 import shutil
 import signal
@@ -115,6 +117,16 @@ def browser(tmp_path_factory):
     driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
     yield driver
     driver.quit()
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    """One command as `soundvid` runs it, in this process: status, stdout, stderr. A traceback is an exception here."""
+    from soundvid.cli import app
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = app.run([str(a) for a in arguments])
+    return status, out.getvalue(), err.getvalue()
 
 
 def cli(*arguments: str | Path, cwd: Path | None = None, **options) -> subprocess.CompletedProcess[str]:

@@ -60,6 +60,10 @@ def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
         if not records:
             raise DatasetError(f"{context.recipe.name}: none of its videos was processed yet: make their clips first")
         selection, late = _processed(context, records)
+        if not selection.records:
+            raise DatasetError(
+                f"{context.recipe.name}: none of its videos has clips yet: make their clips and features"
+            )
         candidate = pack(context, selection)
         folder = candidate_folder(context)
         if _digest_of(folder) != (candidate.digest, candidate.base):

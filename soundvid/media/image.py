@@ -16,6 +16,7 @@ from soundvid.media.video_reader import VideoReader
 LARGEST = 512 << 20  # bytes of a picture file
 MOST_PIXELS = 1 << 28
 _HEIF = (b"heic", b"heix", b"mif1", b"heim", b"heis")
+LARGEST_SIDE = 8192  # pixels, of the first picture of a video: 8K is taken as it is
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
 
 
@@ -101,10 +102,15 @@ def square(picture: np.ndarray, size: int, share: float = 1.0) -> np.ndarray:
 
 
 def _first_picture(path: Path) -> np.ndarray:
-    """The first picture of a video, whole, in even numbers of pixels."""
+    """The first picture of a video, whole, in even numbers of pixels, at most LARGEST_SIDE a side."""
     try:
         source = probe(path)
         width, height = source.displayed
+        if width * height > MOST_PIXELS:
+            raise SoundvidError(f"{path}: its pictures are larger than {MOST_PIXELS >> 20} megapixels")
+        # A larger one is made smaller while it is converted: whole, several copies of it would fill the memory.
+        share = min(1.0, LARGEST_SIDE / max(width, height))
+        width, height = max(2, int(share * width)), max(2, int(share * height))
         pictures = VideoReader(source, Fraction(30), Framing(width - width % 2, height - height % 2))
         try:
             frame = pictures.at(0).frame

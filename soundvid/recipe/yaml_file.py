@@ -54,7 +54,7 @@ def _check_depth(path: Path, text: str) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > DEEPEST:
-            raise RecipeError(f"{path}:{event.start_mark.line + 1}: lists and fields lie more than {DEEPEST} deep")
+            raise RecipeError(f"{path}{_line(event.start_mark)}: lists and fields lie more than {DEEPEST} deep")
 
 
 class _Checker:
@@ -103,7 +103,10 @@ class _Checker:
 
 
 def _mark(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
+    return _line(getattr(error, "problem_mark", None))
+
+
+def _line(mark: Any) -> str:
     return f":{mark.line + 1}" if mark else ""
 
 

@@ -60,7 +60,7 @@ def check_recipe(recipe: Mapping[str, Any], samples: pa.Table, problem: Problem)
     columns = (samples.column(n).to_pylist() for n in ("start_frame", "frames"))
     windows = list(zip(*columns, strict=True))
     first = [sample_at(start, rate, fps) for start, _ in windows]
-    computed = {
+    computed: dict[str, list[Any]] = {
         "start_seconds": [float(start / fps) for start, _ in windows],
         "seconds": [float(frames / fps) for _, frames in windows],
         "first_sample": first,
@@ -188,13 +188,9 @@ def _compare(
     column: str | None = None,
     known_only: bool = False,
 ) -> None:
-    """Tell where a column is not `values`; with `known_only` where a value is None it may be anything.
-
-    A measure that `values` lack altogether was not recorded then (format 1) and is not compared.
-    """
-    own = table.column(name)
-    if name in _UNRECORDED and all(v is None for v in values):
-        return
+    """Tell where a column is not `values`; with `known_only`, and of what versions of format 1 did not record, a value
+    that is None may be anything."""
+    own, known_only = table.column(name), known_only or name in _UNRECORDED
     pairs = enumerate(zip(own.to_pylist(), values, strict=True))
     wrong = [i for i, (a, b) in pairs if a != b and not (known_only and b is None)]
     if wrong:

@@ -152,7 +152,7 @@ class Clips(Sequence[Clip]):
                 raise DatasetError(
                     f"{self.folder / shard}: the shard is missing; 'soundvid verify {where}' tells what else is"
                 )
-        self._reader = dataset.storage.reader()
+        self._reader = dataset.storage.reader("shards")
 
     def __repr__(self) -> str:
         return f"<{self.name}@{self.version} {self.split}: {len(self)} clips>"
@@ -289,7 +289,7 @@ class Clips(Sequence[Clip]):
     def _read(self, row: Mapping[str, Any], offset: int, size: int) -> bytes:
         shard = row["shard"]
         try:
-            data = self._reader.read(f"shards/{shard}", offset, size)
+            data = self._reader.read(shard, offset, size)
         except OSError as error:
             raise DatasetError(f"{self.folder / shard}: the shard cannot be read ({error.strerror})") from error
         if len(data) < size:

@@ -36,8 +36,8 @@ class Storage(Protocol):
     def read(self, key: str, offset: int = 0, size: int | None = None) -> bytes:
         """`size` bytes from `offset` on (fewer where the file ends); without `size` everything to the end."""
 
-    def reader(self) -> "Reader":
-        """For many reads of files that never change, such as shards."""
+    def reader(self, prefix: str) -> "Reader":
+        """For many reads of files below `prefix` that never change, such as shards."""
 
     def names(self, prefix: str) -> list[str]:
         """Names directly below `prefix`, sorted, without hidden ones; empty where it does not exist."""
@@ -67,7 +67,7 @@ class Storage(Protocol):
 class Reader(Protocol):
     """Reads parts of files that never change, and keeps open what it can; each process opens its own."""
 
-    def read(self, key: str, offset: int, size: int) -> bytes:
+    def read(self, name: str, offset: int, size: int) -> bytes:
         """`size` bytes from `offset` on, fewer where the file ends. Raises OSError."""
 
 
@@ -102,8 +102,8 @@ class LocalStorage:
                 return file.read()
             return _read_part(file.fileno(), offset, size)
 
-    def reader(self) -> "LocalReader":
-        return LocalReader(self.root)
+    def reader(self, prefix: str) -> "LocalReader":
+        return LocalReader(self.root / prefix)
 
     def names(self, prefix: str) -> list[str]:
         folder = self.root / prefix
@@ -187,7 +187,7 @@ class LocalStorage:
 def _read_part(handle: int, offset: int, size: int) -> bytes:
     # Not more than there is: a wrong size would fill the memory before it is found by reading.
     there = os.fstat(handle).st_size - offset
-    return os.pread(handle, max(0, min(size, there)), offset)
+    return os.pread(handle, size if size <= there else max(0, there), offset)
 
 
 class LocalReader:
@@ -200,12 +200,12 @@ class LocalReader:
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "_open": {}}
 
-    def read(self, key: str, offset: int, size: int) -> bytes:
-        handle = self._open.get(key)
+    def read(self, name: str, offset: int, size: int) -> bytes:
+        handle = self._open.get(name)
         if handle is None:
             if len(self._open) >= _OPEN_FILES:
                 self._open.pop(next(iter(self._open)), None)
-            handle = self._open[key] = _Handle(self.root / key)
+            handle = self._open[name] = _Handle(self.root / name)
         return _read_part(handle.number, offset, size)
 
 

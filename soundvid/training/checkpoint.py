@@ -139,8 +139,9 @@ def read_state(path: Path) -> dict[str, Any]:
     missing = [key for key in STATE if key not in state]
     if missing:
         raise CheckpointError(f"{path / 'state.json'}: incomplete (missing: {', '.join(missing)})")
-    if type(state["step"]) is not int or not isinstance(state["progress"], dict):
-        raise CheckpointError(f"{path / 'state.json'}: damaged: its step is {state['step']!r:.80}")
+    for key, kind in (("step", int), ("world", int), ("system", dict), ("progress", dict)):
+        if not isinstance(state[key], kind):
+            raise CheckpointError(f"{path / 'state.json'}: damaged: its {key} is {state[key]!r:.80}")
     return state
 
 

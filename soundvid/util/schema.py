@@ -16,9 +16,10 @@ T = TypeVar("T")
 def checked(value: T) -> T:
     """The same instance of a dataclass. Raises ValueError where a field, at any depth, is not of its type."""
     assert is_dataclass(value)
-    for name, hint in _hints(type(value)).items():
+    cls: Any = type(value)
+    for name, hint in _hints(cls).items():
         if not _fits(getattr(value, name), hint):
-            raise ValueError(f"{type(value).__name__}.{name} is {getattr(value, name)!r:.80}")
+            raise ValueError(f"{cls.__name__}.{name} is {getattr(value, name)!r:.80}")
     return value
 
 

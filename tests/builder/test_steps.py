@@ -1,5 +1,7 @@
 """A build in single stages gives what it gives in one go, and a stage costs only what it has to."""
 
+import json
+import random
 import shutil
 from pathlib import Path
 
@@ -7,11 +9,20 @@ import pytest
 
 from soundvid.builder.build import build
 from soundvid.builder.candidate import CHECKS, assemble, check, release, remove_unused
+from soundvid.builder.candidate import load as load_candidate
 from soundvid.builder.context import Context
 from soundvid.builder.discover import discover
 from soundvid.builder.render import compute_features, render
 from soundvid.builder.resolve import feature_folder, part_folder
-from soundvid.builder.state import compute_feature, discover_videos, list_videos, pending, render_videos, save_listing
+from soundvid.builder.state import (
+    compute_feature,
+    discover_videos,
+    list_videos,
+    listing,
+    pending,
+    render_videos,
+    save_listing,
+)
 from soundvid.errors import DatasetError
 from soundvid.recipe.model import Training
 from soundvid.store.dataset import Dataset
@@ -184,3 +195,57 @@ def test_batches_stay_as_they_were_formed(toys, tmp_path):
     assert [v.partition for v in first] == ["batch-00001", "batch-00001", "batch-00002"]
     assert {v.source.name: v.partition for v in second} == {
         "toy1.mp4": "batch-00001", "toy2.mp4": "batch-00002", "toy3.mp4": "batch-00003"}  # fmt: skip
+
+
+def test_damaged_records_of_the_work_folder_are_made_again_or_one_line(toys, tmp_path):
+    """Values of other types and absurd ones: what an orchestrator left of single videos is read through its types."""
+    recipe = toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4"), clips={"seconds": 1.0, "clips_per_second": 0.4})
+    context = Context(recipe, tmp_path / "s", workers=1)
+    videos = list_videos(context)
+    save_listing(context, videos)
+    key = videos[0].key
+    discover_videos(context, videos)
+    render_videos(context, [key])
+    compute_feature(context, [key], "spectrogram")
+    whole = assemble(context, videos).candidate.digest
+    folder = context.dataset.folder
+    (part,) = folder.glob("work/*/part.json")
+    (index,) = folder.glob("work/*/index.json")
+    absurd = [None, "x", -1, 1 << 70, 1e308, [], {}, True, "../../../etc/passwd"]
+    choose = random.Random(12)
+    for path in (
+        folder / "videos" / f"{key}.json",
+        folder / "videos.json",
+        part,
+        index,
+        folder / "candidate/candidate.json",
+    ):
+        before = path.read_bytes()
+        values = [(change, value) for change in places(json.loads(before)) for value in absurd]
+        broken = [changed(json.loads(before), *pair) for pair in choose.sample(values, 6)]
+        for data in (*(json.dumps(v).encode() for v in broken), before[:-9], b"", bytes(len(before)), b"[" * 100_000):
+            path.write_bytes(data)
+            for call in (listing, lambda c: pending(c, videos), load_candidate, lambda c: assemble(c, videos)):
+                try:
+                    call(Context(recipe, tmp_path / "s", workers=1))
+                except DatasetError as error:
+                    assert "\n" not in str(error)  # noqa: PT017
+            path.write_bytes(before)
+    again = Context(recipe, tmp_path / "s", workers=1)
+    render_videos(again, [key])
+    compute_feature(again, [key], "spectrogram")
+    assert assemble(again, videos).candidate.digest == whole
+
+
+def places(value, at=()):
+    """Where the values of plain data lie: tuples of keys and numbers."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    return [place for k, v in inside for place in [(*at, k), *places(v, (*at, k))]]
+
+
+def changed(value, place, new):
+    inside = value
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = new
+    return value

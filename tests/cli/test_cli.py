@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 import soundvid
 from soundvid.cli.app import app
+from soundvid.errors import SoundvidError
 from soundvid.recipe.model import built_in
-from tests.conftest import cli, toy_recipe
+from tests.conftest import cli, run, toy_recipe
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,59 @@ def test_the_python_interface(store):
     result = soundvid.build(str(recipe), store=folder)
     assert result.version == "1.0.0"
     assert soundvid.verify("toy", store=folder).ok
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/data", "https://example.org/data", "file:///data", "/" + "a" * 3000])
+def test_what_is_no_path_of_this_machine_is_one_line(store, tmp_path, monkeypatch, place):
+    """Wherever a command or the library takes a path; and nothing of that name is made."""
+    told, recipe = "is an address" if "://" in place else "cannot be a path", store[2]
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        ("list",),
+        ("build", recipe),
+        ("verify", "toy"),
+        ("show", "toy"),
+        ("repack", "toy"),
+        ("sources", "list"),
+    ]
+    tried = [(*c, "--store", place) for c in commands]
+    tried += [("report", place), ("recipe", "check", place), ("train", recipe, "--out", place)]
+    for command in tried:
+        status, _, err = run(*command)
+        assert (status, err.count("error")) == (1, 1), command
+        assert told in err and "Traceback" not in err and len(err) < 300, command
+    monkeypatch.setenv("SOUNDVID_STORE", place)
+    assert told in run("list")[2]
+    for call in (lambda: soundvid.build(recipe, store=place), lambda: soundvid.load("toy", store=place),
+                 lambda: soundvid.verify("toy", store=place)):  # fmt: skip
+        with pytest.raises(SoundvidError, match=told):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_full_is_one_line(tmp_path):
+    for command in (("list", "--json"), ("recipe", "hand"), ("recipe",)):
+        store = ["--store", tmp_path] if command[0] == "list" else []
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([sys.executable, "-m", "soundvid", *command, *map(str, store)], stdout=full,
+                                  stderr=subprocess.PIPE, text=True)  # fmt: skip
+        assert done.returncode == 1
+        assert done.stderr == "error standard output: cannot be written (No space left on device)\n"
+
+
+def test_repacking_a_read_only_store_is_one_line(store):
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a file system of its own (unshare)")
+    inside = f"mount --bind {store[0]} {store[0]} && mount -o remount,ro,bind {store[0]} && exec "
+    command = f"{sys.executable} -m soundvid repack toy --store {store[0]}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", inside + command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "mounted read-only; fix that" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_recipe_is_printed_under_a_name_of_its_own(tmp_path):
+    status, out, _ = run("recipe", "hand", "--name", "mine")
+    (tmp_path / "mine.yaml").write_text(out)
+    assert status == 0 and "mine.yaml: valid; dataset mine" in run("recipe", "check", tmp_path / "mine.yaml")[1]
+    assert out.replace("name: mine", "name: hand", 1) == run("recipe", "hand")[1]
+    assert run("recipe", "--name", "mine")[0] == run("recipe", "hand", "--name", "no/name")[0] == 1

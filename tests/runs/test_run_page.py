@@ -2,6 +2,7 @@
 
 import html
 import json
+import random
 import re
 import shlex
 import shutil
@@ -25,7 +26,7 @@ from soundvid.media.probe import probe_sound
 from soundvid.media.sound_reader import SoundReader
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
-from soundvid.reports.run_page import measures, verdict
+from soundvid.reports.run_page import measures, run_page, verdict
 from soundvid.runs.open import open_run
 from soundvid.runs.page import load_page, write_page
 from soundvid.store.load import load
@@ -388,3 +389,32 @@ def test_the_page_plays_in_a_browser(page, browser):
     asked = {url.partition(":")[0] for url in urls}
     assert {"file", "data"} <= asked
     assert not asked & {"http", "https", "ws", "wss", "ftp"}
+
+
+def test_damaged_files_of_a_run_are_one_line(run, page, tmp_path):
+    """Its config, log, pointers, state and evaluation: cut off, of other types, with absurd values."""
+    absurd = [None, "x", -1, 1 << 70, 1e308, [], {}, True, "../../etc"]
+    choose = random.Random(12)
+    names = ["config.json", "log.jsonl", "evaluation/val.json", "checkpoints/last", "checkpoints/best"]
+    names += [str(p.relative_to(run)) for p in run.glob("checkpoints/*/state.json")]
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("tensorboard", "samples"))
+    for name in names:
+        path, before = folder / name, (run / name).read_bytes()
+        broken = [before[:-20], b"", bytes(len(before)), b"[" * 100_000, choose.randbytes(300)]
+        if path.suffix == ".json":
+            for _ in range(10):
+                value = json.loads(before)
+                inside = choose.choice([value, *(v for v in value.values() if isinstance(v, dict) and v)])
+                inside[choose.choice(list(inside))] = choose.choice(absurd)
+                broken.append(json.dumps(value).encode())
+        else:
+            broken.append(b'{"step": [1], "kind": 3}\n[]\n7\n{"step": 1, "kind": "train", "loss": {"a": NaN}}\n')
+        for data in broken:
+            path.write_bytes(data)
+            try:
+                run_page(load_page(folder))
+            except SoundvidError as error:
+                assert "\n" not in str(error)  # noqa: PT017
+        path.write_bytes(before)
+    assert run_page(load_page(folder))

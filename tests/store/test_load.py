@@ -242,7 +242,7 @@ def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, valu
     )
     path.unlink()
     pq.write_table(table, path)
-    with pytest.raises(DatasetError, match="its sha256 is not that in manifest.json"):
+    with pytest.raises(DatasetError, match=r"its sha256 is not that in manifest\.json"):
         soundvid.load("toy", store=tmp_path)
     sign(folder)
     with pytest.raises(DatasetError, match=told) as error:
