@@ -24,6 +24,7 @@ from soundvid.recipe.model import Recipe
 from soundvid.util.hashing import content_key
 
 DOWNLOAD_POOL = "download"
+MOST_KEYS = 5000  # partitions in one statement: SQLite has a limit of 32,766 variables
 AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
@@ -48,7 +49,9 @@ def video_assets(
     def source_catalogue(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         made = listing.refresh(store.context(recipe, context.log), batch=batch, ask=True)
         known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        context.instance.add_dynamic_partitions(str(partitions.name), [p for p in made.partitions if p not in known])
+        added = [p for p in made.partitions if p not in known]
+        for i in range(0, len(added), MOST_KEYS):
+            context.instance.add_dynamic_partitions(str(partitions.name), added[i : i + MOST_KEYS])
         for gone in known - set(made.partitions):
             context.instance.delete_dynamic_partition(str(partitions.name), gone)
         return dg.MaterializeResult(data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made))

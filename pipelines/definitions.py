@@ -39,13 +39,13 @@ def build_defs(
         except Exception as error:  # what a recipe's check does not see; the others need not suffer for it
             wrong.append(BrokenRecipe(recipe.name, f"{recipe.name}: {type(error).__name__}: {error}"))
     taken = {group_of(r.name) for r in recipes}
-    for recipe in wrong:
-        warnings.warn(recipe.error, stacklevel=1)
-        group = re.sub(r"[^A-Za-z0-9_]+", "_", recipe.group) or "recipe"
+    for bad in wrong:
+        warnings.warn(bad.error, stacklevel=1)
+        group = re.sub(r"[^A-Za-z0-9_]+", "_", bad.group) or "recipe"
         while group in taken:
             group += "_broken"
         taken.add(group)
-        parts.append(dg.Definitions(assets=[broken_recipe(group, recipe.error)]))
+        parts.append(dg.Definitions(assets=[broken_recipe(group, bad.error)]))
     store = Store(path=str(home() / project.store), workers=project.workers, keep_parts=project.keep_parts)
     shared = dg.Definitions(
         resources={

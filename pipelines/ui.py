@@ -91,9 +91,9 @@ def run(home: Path, host: str, port: int, stack: ExitStack) -> int:
         return 1
     print(f"Dagster: {url}   ({', '.join(recipes)}; store {home / read_project(home).store})", flush=True)
     say("materialise source_catalogue of a group to begin; Ctrl-C ends it")
-    while not (ended := dagster.ended()):
+    while not (reason := dagster.ended()):
         time.sleep(0.5)
-    say(f"error: {ended}; {folder / 'ui.log'} says why")
+    say(f"error: {reason}; {folder / 'ui.log'} says why")
     return 1
 
 
