@@ -122,9 +122,9 @@ class RelationExamples(Examples):
         rows, speech = [], []
         for index in range(len(self.clips)):
             pictures, sound = self.clips.feature(index, "lip_dct"), self.clips.feature(index, "mel_cepstrum")
-            mean, level = self.means.of(index) if relative else (np.float32(0), np.float32(0))
-            rows.append(pictures[index % every :: every] - mean)
-            speech.append(sound[:: max(1, len(self.clips) * len(sound) // MOST_ROWS)] - level)
+            own = self.means.of(index) if relative else (np.zeros(1), np.zeros(1))
+            rows.append(pictures[index % every :: every] - own[0])
+            speech.append(sound[:: max(1, len(self.clips) * len(sound) // MOST_ROWS)] - own[1])
         shown, heard = np.concatenate(rows).astype(np.float64), np.concatenate(speech).astype(np.float64)
         centre = shown.mean(0)
         basis, deviation = principal(shown - centre, self.config.variance_share, self.config.most_components)
@@ -199,7 +199,8 @@ class SourceMeans:
         if key not in self._known:
             shown = [held.feature(i, "lip_dct").mean(0, dtype=np.float64) for i in others]
             heard = [held.feature(i, "mel_cepstrum").mean(0, dtype=np.float64) for i in others]
-            self._known[key] = np.float32(np.mean(shown, axis=0)), np.float32(np.mean(heard, axis=0))
+            means = [np.mean(values, axis=0).astype(np.float32) for values in (shown, heard)]
+            self._known[key] = means[0], means[1]
         return self._known[key]
 
 

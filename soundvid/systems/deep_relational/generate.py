@@ -218,7 +218,8 @@ def _write_lips(
         notes = list(lips.notes) if lips is not None else []
         if lips is None:
             side = 2 * round(form.lips.size * (scale or SCALE) / 2)
-            size, shown = (side, side), (_rgb(picture) for picture in made)
+            size = side, side
+            shown: Iterator[np.ndarray] = (_rgb(picture) for picture in made)
         else:
             assert own is not None
             if frames > lips.count:

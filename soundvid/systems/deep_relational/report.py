@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from soundvid.media.encode import encode_flac, to_int16
+from soundvid.media.encode import encode_flac, encode_jpeg, to_int16
 from soundvid.reports.comparison import jpeg, side_by_side, video_bytes
 from soundvid.reports.curves import Chart, chart
 from soundvid.reports.figures import COLUMNS, RANGE_DB, data_uri, magma, png, time_ticks
@@ -39,6 +39,7 @@ class ShownClip:
     panels: list[Panel]
     own: str  # the real mel-cepstra with the sound's own excitation: the limit of what a player can show
     video: str
+    poster: str
     seconds: float
     times: list[tuple[float, str]]
 
@@ -116,6 +117,7 @@ def _shown(system: Any, example: Example, sound: np.ndarray) -> ShownClip:
         panels,
         _player(own, speech.sound_rate),
         data_uri("video/mp4", video_bytes(frames, sound, row["sample_rate"], system.form.fps)),
+        data_uri("image/jpeg", encode_jpeg(frames[len(frames) // 2], 6)),
         seconds,
         time_ticks(seconds),
     )

@@ -162,7 +162,8 @@ class BaselineSystem(Relation):
         }
         self.call = dict(self.networks)
         self.optimizers = {name: self.adam(network) for name, network in self.networks.items()}
-        self.tensors |= {
+        self.tensors = {
+            **self.tensors,
             "linear_to_speech": torch.zeros(self.x + 1, self.y),
             "linear_to_lips": torch.zeros(self.y + 1, self.x),
         }
@@ -174,15 +175,12 @@ class BaselineSystem(Relation):
             self.visible({k: torch.from_numpy(np.asarray(v))[None] for k, v in examples.example(i, 0).items()})
             for i in range(0, len(examples), every)
         ]
-        both = [torch.cat([c[side] for c in clips]).double() for side in (0, 1)]
+        x, y = (torch.cat([c[side] for c in clips]).double() for side in (0, 1))
         held = torch.cat([torch.full((len(c[0]),), i % HELD_OUT == 0) for i, c in enumerate(clips)])
         if held.all():
             held = torch.arange(len(held)) % HELD_OUT == 0
-        for name, into, out in (("linear_to_speech", *both), ("linear_to_lips", both[1], both[0])):
-            tried = {r: ridge(into[~held], out[~held], r, into[held]) - out[held] for r in RIDGES}
-            errors_of = {r: float(error.square().sum()) for r, error in tried.items()}
-            chosen = min(RIDGES, key=errors_of.__getitem__)
-            self.tensors[name] = ridge_weights(into, out, chosen).float().to(self.device)
+        weights = {"linear_to_speech": fitted(x, y, held), "linear_to_lips": fitted(y, x, held)}
+        self.tensors = {**self.tensors, **{name: w.float().to(self.device) for name, w in weights.items()}}
 
     def to_speech(self, x: Tensor) -> Tensor:
         return self.call["to_speech"](x)
@@ -219,10 +217,14 @@ def ridge_weights(into: Tensor, out: Tensor, strength: float) -> Tensor:
     return torch.linalg.solve(ones.T @ ones + penalty, ones.T @ out)
 
 
-def ridge(into: Tensor, out: Tensor, strength: float, new: Tensor) -> Tensor:
-    """What `ridge_weights` of `into` and `out` make of `new`."""
-    weights = ridge_weights(into, out, strength)
-    return new @ weights[1:] + weights[0]
+def fitted(into: Tensor, out: Tensor, held: Tensor) -> Tensor:
+    """`ridge_weights` with the strength that predicts the moments in `held` (bool) best from the others."""
+
+    def error(strength: float) -> float:
+        weights = ridge_weights(into[~held], out[~held], strength)
+        return float((into[held] @ weights[1:] + weights[0] - out[held]).square().sum())
+
+    return ridge_weights(into, out, min(RIDGES, key=error))
 
 
 class _ModelSystem(Relation):
@@ -262,7 +264,8 @@ class LikelihoodSystem(_ModelSystem):
         chains = config.batch * config.rows
         if config.negative == "persistent":
             sizes = {"x": self.x, **{f"h{n}": size for n, size in enumerate(config.hidden)}, "y": self.y}
-            self.tensors |= {f"chain_{name}": torch.zeros(chains, size) for name, size in sizes.items()}
+            empty = {f"chain_{name}": torch.zeros(chains, size) for name, size in sizes.items()}
+            self.tensors = {**self.tensors, **empty}
 
     def prepare(self, examples: Examples) -> None:
         super().prepare(examples)

@@ -71,7 +71,7 @@ def store(videos, tmp_path_factory):
 def run(store):
     """Small but real: all three stages."""
     torch.set_num_threads(1)
-    values = ("taps=5", "hidden=[48, 48]", "steps=200", "fine_tuning.steps=500", "rows=48", "validate_every=250")
+    values = ("taps=5", "hidden=[48, 48]", "steps=200", "fine_tuning.steps=700", "rows=48", "validate_every=250")
     request = train.Request(
         "deep_relational", store.parent / "run", "lips-speech", store, preset="tiny", values=values, device="cpu",
         workers=0,
@@ -91,13 +91,13 @@ def test_a_moment_of_speech_and_its_picture_are_the_same_moment(store):
     rows, speech = clips.feature(3, "lip_dct"), clips.feature(3, "mel_cepstrum")
     checked = 0
     for place, row in zip(example["place"], example["row"], strict=True):
-        (heard,) = np.flatnonzero((speech == example["speech"][row]).all(1))[:1]
-        time = (heard + 0.5) / 200 * 30 - 0.5  # in pictures
-        if 0 <= time < 29:  # beyond a clip's ends rows are repeated
+        heard = np.flatnonzero((speech == example["speech"][row]).all(1))
+        time = (heard[0] + 0.5) / 200 * 30 - 0.5  # in pictures
+        if len(heard) == 1 and 0 <= time < 29:  # rows of silence are alike; beyond a clip's ends rows are repeated
             shown = np.flatnonzero((rows == example["pictures"][int(place)]).all(1))
-            assert time - place % 1 == pytest.approx(shown[np.abs(shown - time).argmin()], abs=1e-3)
+            assert np.abs(shown - (time - place % 1)).min() < 1e-3  # still pictures are alike
             checked += 1
-    assert checked > 40
+    assert checked > 20
     np.testing.assert_array_equal(example["pictures"], examples.example(3, 0)["pictures"])
 
 
