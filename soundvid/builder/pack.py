@@ -113,12 +113,17 @@ def lost_samples(context: Context, source_ids: Iterable[str], names: Iterable[st
     """How many samples of the newest version are gone in one of `samples` samples of these sources.
 
     Those whose source is gone, however many others came instead; and at least as many as there are fewer. A source of
-    the same name with other content is the same video in another form, and not gone.
+    the same name with other content is the same video in another form and not gone, unless none of several sources is as
+    it was: then it is another folder whose files happen to have these names.
     """
     old = context.previous.samples
-    there = np.zeros(len(old), bool)
-    for column, values in (("source_id", source_ids), ("source_name", names)):
-        there |= np.asarray(pc.is_in(old.column(column), value_set=pa.array(sorted(set(values)), pa.string())))
+
+    def among(column: str, values: Iterable[str]) -> np.ndarray:
+        return np.asarray(pc.is_in(old.column(column), value_set=pa.array(sorted(set(values)), pa.string())))
+
+    there = among("source_id", source_ids)
+    if there.any() or len(pc.unique(old.column("source_id"))) == 1:
+        there = there | among("source_name", names)
     return max(len(old) - samples, len(old) - int(there.sum()))
 
 

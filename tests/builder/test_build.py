@@ -181,6 +181,12 @@ def test_a_dataset_is_not_replaced_by_other_videos_without_a_word(toys, tmp_path
     assert "\n" not in str(told.value)
     assert sorted(p.name for p in Dataset(store, "toy").shards.iterdir()) == before
     assert [d.name for d in datasets(store)] == ["toy"]
+    namesakes = tmp_path / "namesakes"
+    namesakes.mkdir()
+    for source, name in (("toy2.mp4", "toy0.mp4"), ("toy3.mp4", "toy1.mp4")):
+        shutil.copy(there / source, namesakes / name)
+    with pytest.raises(WouldShrink, match="12 of the 12 samples"):
+        build(toy_recipe(namesakes), store=store)
     fewer = toy_recipe(here, clips={"seconds": 1.0, "clips_per_second": 0.2})
     with pytest.raises(WouldShrink, match="of the 12 samples"):  # the same videos, too few clips of them
         build(fewer, store=store)
