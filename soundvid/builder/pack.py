@@ -113,8 +113,8 @@ def lost_samples(context: Context, source_ids: Iterable[str], names: Iterable[st
     """How many samples of the newest version are gone in one of `samples` samples of these sources.
 
     Those whose source is gone, however many others came instead; and at least as many as there are fewer. A source of
-    the same name with other content is the same video in another form and not gone, unless none of several sources is as
-    it was: then it is another folder whose files happen to have these names.
+    the same name with other content is the same video in another form, and not gone. But where none of several sources
+    is as it was, it is another folder whose files happen to have these names.
     """
     old = context.previous.samples
 
