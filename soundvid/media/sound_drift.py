@@ -84,7 +84,8 @@ def drift_line(
     if abs(slope) > MOST_DRIFT or abs(slope) * span < 1.2 * unit + UNCERTAIN * rate:
         return None
     line = DriftLine(middle, level, slope)
-    if np.abs(y - level - slope * (x - middle)).max() > 0.6 * unit + UNCERTAIN * rate:
+    # A unit, not half of one: some recorders round twice.
+    if np.abs(y - level - slope * (x - middle)).max() > unit + UNCERTAIN * rate:
         return None
     return line
 
