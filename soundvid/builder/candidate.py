@@ -20,7 +20,7 @@ from soundvid.builder.pack import Candidate, lost_samples, pack
 from soundvid.builder.record import SourceRecord
 from soundvid.builder.release import publish
 from soundvid.builder.resolve import feature_folder, part_folder, resolve
-from soundvid.builder.state import Video, load_record, save_record
+from soundvid.builder.state import Video, is_processed, load_record, save_record
 from soundvid.errors import DatasetError
 from soundvid.sources.digests import file_signature
 from soundvid.store.dataset import Release
@@ -54,12 +54,14 @@ def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
     """
     with context.dataset.lock():
         context.dataset.clean(work=False)
-        known = {v.key: load_record(context, v.key) for v in videos}
+        listed = {v.key: v for v in videos}
+        known = {key: load_record(context, key) for key in listed}
+        done = {key for key, r in known.items() if r is not None and is_processed(context, listed[key], r)}
         records = [r for r in known.values() if r is not None and (r.verdict is not None or r.identity is not None)]
         waiting = sorted(key for key, r in known.items() if r is None or (r.verdict is None and r.identity is None))
         if not records:
             raise DatasetError(f"{context.recipe.name}: none of its videos was processed yet: make their clips first")
-        selection, late = _processed(context, records)
+        selection, late = _processed(context, records, done)
         if not selection.records:
             raise DatasetError(
                 f"{context.recipe.name}: none of its videos has clips yet: make their clips and features"
@@ -76,14 +78,16 @@ def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
         return Assembled(candidate, new, reused, waiting + late)
 
 
-def _processed(context: Context, records: list[SourceRecord]) -> tuple[Selection, list[str]]:
-    """The selection of those that are done, and the keys of those that wait."""
+def _processed(context: Context, records: list[SourceRecord], done: set[str]) -> tuple[Selection, list[str]]:
+    """The selection of those that are done, and the keys of those that wait. `done`: whose steps were all made."""
     selection = select(context, records)
     resolved = resolve(context, selection.active)
     lacking = [r for r, pending in zip(resolved.records, resolved.pending, strict=True) if pending]
     known = context.previous.sources
-    # Nobody will ask for these again: a twin whose original is gone, and what a lost shard held.
-    here = {r.key for r in lacking if r.clips.get("code") == "duplicate" or _was_released(context, r)}
+    # Nobody will ask for these again: a twin whose original is gone, also one that had been rendered before it became
+    # a twin and whose part was removed since; and what a lost shard held.
+    twin = {r.key for r in lacking if r.clips.get("code") == "duplicate"}
+    here = {r.key for r in lacking if r.key in done or r.key in twin or _was_released(context, r)}
     promoted = [r for r in lacking if r.key in here]
     late = [r for r in lacking if r.key not in here]
     undone = [r.key for r in late if known.get(r.source_id, {}).get("outcome") == "kept"]

@@ -181,9 +181,14 @@ def pending(context: Context, videos: Iterable[Video]) -> dict[str, str]:
     waiting = {}
     for video in videos:
         record = load_record(context, video.key)
-        if record is None or record.signature != video.signature or not _processed(context, record):
+        if record is None or not is_processed(context, video, record):
             waiting[video.key] = f"{video.signature}-{record.attempts if record else 0}"
     return waiting
+
+
+def is_processed(context: Context, video: Video, record: SourceRecord) -> bool:
+    """Whether a video was processed as it is now, so that nobody will ask for it."""
+    return record.signature == video.signature and _processed(context, record)
 
 
 def _processed(context: Context, record: SourceRecord) -> bool:

@@ -51,6 +51,7 @@ def decode_sound(
     if not context.is_open:
         context.thread_count = 1
         context.options = {**context.options, "err_detect": "crccheck"}
+    speakers = {context.name, context.codec.canonical_name, stream.container.format.name}
     check = _Mp3Check(stream.index, reopen) if context.codec.canonical_name == "mp3" else None
     began: Fraction | None = None  # of the latest damage
     carried: Fraction | None = None  # to where it reaches
@@ -78,8 +79,9 @@ def decode_sound(
                 frames = []
         reasons += [
             " ".join(message.split())
-            for level, _, message in logs
-            if level <= av.logging.ERROR and not any(word in message.lower() for word in _HARMLESS)
+            for level, name, message in logs
+            # Reading packets may complain about the pictures beside the sound: their parsers read along.
+            if level <= av.logging.ERROR and name in speakers and not any(w in message.lower() for w in _HARMLESS)
         ]
         if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
             reasons.append("a packet is lost or incomplete")

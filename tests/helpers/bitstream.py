@@ -12,20 +12,17 @@ import numpy as np
 
 
 def rewritten(source: Path, target: Path, change: Callable[[bytes], bytes]) -> Path:
-    """A copy of the only stream of `source` whose packets went through `change`."""
+    """A copy of `source`; its packets of pictures went through `change`."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
-        stream = new.add_stream_from_template(old.streams[0])
-        for packet in old.demux(0):
+        streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
+        for packet in old.demux():
             if packet.dts is None:
                 continue
-            copy = av.Packet(change(bytes(packet)))
-            copy.pts, copy.dts, copy.time_base, copy.duration = (
-                packet.pts,
-                packet.dts,
-                packet.time_base,
-                packet.duration,
-            )
-            copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+            data = bytes(packet)
+            copy = av.Packet(change(data) if packet.stream.type == "video" else data)
+            copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+            copy.duration, copy.is_keyframe = packet.duration, packet.is_keyframe
+            copy.stream = streams[packet.stream.index]
             new.mux(copy)
     return target
 

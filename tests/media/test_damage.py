@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 from soundvid.media.geometry import Framing
+from soundvid.media.probe import probe
+from soundvid.media.sound_reader import SoundReader
+from tests.conftest import toy_video
 from tests.helpers.bitstream import rewritten, with_segment, with_unit
 from tests.helpers.pictures import Segment, numbered, numbers, shown, write_segments
 
@@ -45,6 +48,15 @@ def test_rubbish_beside_the_pictures_does_not_damage_them(plain, tmp_path, codec
     pictures = shown(rewritten(plain[codec], tmp_path / name, change), FRAMING)
     assert numbers(pictures) == list(range(12))
     assert not any(p.damaged for p in pictures)
+
+
+def test_rubbish_beside_the_pictures_does_not_damage_the_sound(tmp_path):
+    """The parser of the pictures reads along when packets of sound are read, and complains then."""
+    whole = toy_video(tmp_path / "whole.mp4", seconds=2)
+    noisy = rewritten(whole, tmp_path / "noisy.mp4", with_unit(bytes([6, 5, 200, 1, 2, 3, 0x80])))
+    before, after = (SoundReader(probe(path), 44100).read(0, 2 * 44100) for path in (whole, noisy))
+    assert after.damaged == 0
+    np.testing.assert_array_equal(before.samples, after.samples)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
