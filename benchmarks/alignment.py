@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.flashclick import CASES, Case, Measurement, make, measure, read_sample, truth
 from benchmarks.reference import run_arguments
+from tests.helpers.timing import with_edits, with_late_text
 
 STARTS = (Fraction(0), Fraction(2), Fraction("1.2345"), Fraction("6.77"))
 FPS = Fraction(30)
@@ -145,10 +146,28 @@ def _drift(folder: Path, path: Path) -> None:
             target.mux(packet)
 
 
+def _edits(folder: Path, path: Path) -> None:
+    """Two edits that show all of the media, cut where neither a picture nor a block of sound begins."""
+    whole = path.with_name(f"whole-{path.name}")
+    _from_plain(folder, whole, "-c:v", "libx264", "-g", 30, "-bf", 0, "-c:a", "pcm_s16le")
+    cut, stop = 5.0133, float(_case("plain-30", "mov").seconds)
+    parts = ((cut, 0.0), (stop - cut, cut))
+    with_edits(whole, path, parts, parts)
+    whole.unlink()
+
+
+def _late_text(folder: Path, path: Path) -> None:
+    """FLV in which a track of text begins at 8 s: the container announces none."""
+    _from_plain(folder, path, "-c:v", "libx264", "-g", 30, "-c:a", "aac", "-b:a", "192k", "-f", "flv")
+    path.write_bytes(with_late_text(path.read_bytes(), 8000))
+
+
 # What cameras, phones, recorders and broadcasters write; the rivals are not measured on them.
 KINDS: dict[str, tuple[Case, Callable[[Path, Path], None]]] = {
     "AVI with B-frames": (_case("avi-bframes", "avi"), _bframes),
     "WebM without duration and index": (_case("webm-live", "webm"), _live),
+    "MP4 with two edits": (_case("mov-edits", "mov"), _edits),
+    "FLV with a late text track": (_case("flv-text", "flv"), _late_text),
     "silent first track": (_case("mov-silent-track", "mov"), _silent_track),
     "sound clock 1 % slow": (_case("mkv-drift", "mkv"), _drift),
 }

@@ -138,3 +138,17 @@ def with_edits(source: Path, target: Path, pictures: Sequence[Part], sound: Sequ
         out.append((kind, content))
     target.write_bytes(data[:at] + packed([(b"moov", packed(out))]))
     return target
+
+
+def with_late_text(flv: bytes, begin: int) -> bytes:
+    """An FLV file with a track of text, which FLV announces nowhere, from `begin` milliseconds on."""
+    at, tags = 13, []
+    while at + 11 <= len(flv):
+        size = int.from_bytes(flv[at + 1 : at + 4], "big")
+        tags.append(flv[at : at + 11 + size + 4])
+        at += len(tags[-1])
+    text = b"\x02\x00\x0aonTextData\x08\x00\x00\x00\x01\x00\x04text\x02\x00\x02hi\x00\x00\x09"
+    event = b"\x12" + len(text).to_bytes(3, "big") + begin.to_bytes(3, "big") + bytes(4) + text
+    event += len(event).to_bytes(4, "big")
+    place = next(i for i, tag in enumerate(tags) if int.from_bytes(tag[4:7], "big") | tag[7] << 24 >= begin)
+    return flv[:13] + b"".join([*tags[:place], event, *tags[place:]])

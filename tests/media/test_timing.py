@@ -12,7 +12,7 @@ from soundvid.media.encode import to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe
 from soundvid.media.sound_reader import SoundReader
-from tests.helpers.timing import FPS, encode, moved, numbers, restamped, sound_error, with_edits
+from tests.helpers.timing import FPS, encode, moved, numbers, restamped, sound_error, with_edits, with_late_text
 
 SECONDS = 6
 PRIMING = 1024 / 48000  # of AAC
@@ -312,19 +312,8 @@ def test_sound_whose_rate_changes_stays_in_time(tmp_path, second):
 def test_a_text_track_that_begins_late_does_no_harm(tmp_path):
     """FLV announces no track: the text's shows up when it comes, and PyAV does not know it."""
     whole = encode(tmp_path / "whole.flv", 4, g=30)
-    data = whole.read_bytes()
-    at, tags = 13, []
-    while at + 11 <= len(data):
-        size = int.from_bytes(data[at + 1 : at + 4], "big")
-        tags.append(data[at : at + 11 + size + 4])
-        at += len(tags[-1])
-    stamp = lambda tag: int.from_bytes(tag[4:7], "big") | tag[7] << 24  # noqa: E731
-    text = b"\x02\x00\x0aonTextData\x08\x00\x00\x00\x01\x00\x04text\x02\x00\x02hi\x00\x00\x09"
-    event = b"\x12" + len(text).to_bytes(3, "big") + (3000).to_bytes(3, "big") + bytes(4) + text
-    event += len(event).to_bytes(4, "big")
-    place = next(i for i, tag in enumerate(tags) if stamp(tag) >= 3000)
     late = tmp_path / "late.flv"
-    late.write_bytes(data[:13] + b"".join([*tags[:place], event, *tags[place:]]))
+    late.write_bytes(with_late_text(whole.read_bytes(), 3000))
     source = probe(late)
     assert source.duration == probe(whole).duration
     assert numbers(source, range(119)) == list(range(119))
