@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import looks
+from assets import metadata
 from assets.resources import Store
 from assets.videos import code_version, group_of, step_names
 from soundvid.builder import candidate as candidates
@@ -52,7 +52,7 @@ def dataset_assets(
         registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
         made = candidates.assemble(work, [v for v in listing(work).values() if v.partition in registered])
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(made.candidate.digest), metadata=looks.of_shards(work, made)
+            data_version=dg.DataVersion(made.candidate.digest), metadata=metadata.of_shards(work, made)
         )
 
     specs = [
@@ -88,7 +88,8 @@ def dataset_assets(
         candidates.remove_unused(store.context(recipe), listing(work), keep_parts=store.keep_parts)
         context.log.info(f"{recipe.name} {version.name} ({change})")
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(candidates.load(work).digest), metadata=looks.of_release(work, version, change)
+            data_version=dg.DataVersion(candidates.load(work).digest),
+            metadata=metadata.of_release(work, version, change),
         )
 
     return [shards, release], [shards_are_whole]

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 
 from assets import catalogue as listing
-from assets import looks
+from assets import metadata
 from assets.resources import Store
 from soundvid.builder import checks, state
 from soundvid.builder.context import Context
@@ -73,7 +73,7 @@ def video_assets(
             if record.verdict is not None and state.may_pass_soon(work, record):
                 raise dg.Failure(f"{record.source.name}: {record.verdict.message}", allow_retries=True)
         return dg.MaterializeResult(
-            data_version=_version([_content(r) for r in records]), metadata=looks.of_sources(records)
+            data_version=_version([_content(r) for r in records]), metadata=metadata.of_sources(records)
         )
 
     @dg.asset(
@@ -90,7 +90,7 @@ def video_assets(
         records = state.render_videos(work, _keys(work, context.partition_key))
         return dg.MaterializeResult(
             data_version=_version([r.clips["digest"] for r in records]),
-            metadata=looks.of_clips(work, records),
+            metadata=metadata.of_clips(work, records),
             check_results=_results(checks.clip_problems(work, records)),
         )
 
@@ -117,7 +117,7 @@ def _feature_asset(
         records = state.compute_feature(work, _keys(work, context.partition_key), feature.name)
         return dg.MaterializeResult(
             data_version=_version([r.features[feature.name]["digest"] for r in records]),
-            metadata=looks.of_feature(work, records, feature.name),
+            metadata=metadata.of_feature(work, records, feature.name),
             check_results=_results(checks.feature_problems(work, records, feature.name)),
         )
 

@@ -167,11 +167,11 @@ def _put_back(made: listing.Catalogue, added: list[str]) -> str:
 
 def _marks(videos: list[Video], waiting: dict[str, str]) -> dict[str, str]:
     """By partition what its waiting videos look like now; a partition is asked for once for each look."""
-    looks: dict[str, list[str]] = {}
+    marks_of: dict[str, list[str]] = {}
     for video in videos:
         if video.key in waiting:
-            looks.setdefault(video.partition, []).append(waiting[video.key])
-    return {p: hashlib.sha256(" ".join(marks).encode()).hexdigest()[:12] for p, marks in looks.items()}
+            marks_of.setdefault(video.partition, []).append(waiting[video.key])
+    return {p: hashlib.sha256(" ".join(marks).encode()).hexdigest()[:12] for p, marks in marks_of.items()}
 
 
 @dataclass(frozen=True)
