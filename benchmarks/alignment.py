@@ -4,7 +4,7 @@ Each source carries its frame numbers as barcodes and a sound that says where it
 same clips of 4 s: from a whole frame, from an arbitrary time, and late in the file. The right answer is the
 contract's: exactly 120 pictures and 176,400 samples, each the one that belongs there.
 
-    python -m benchmarks.alignment [--peers] [--folder .cache/alignment]
+    python -m benchmarks.alignment [--peers [NAME ...]] [--folder .cache/alignment]
 """
 
 import argparse
@@ -19,6 +19,8 @@ import av
 import numpy as np
 
 from benchmarks.flashclick import CASES, Case, Measurement, make, measure, read_sample, truth
+from benchmarks.peers import ALIGNERS, ensure_env, read_pair
+from benchmarks.peers import video2dataset as run_video2dataset
 from benchmarks.reference import run_arguments
 from tests.helpers.timing import with_edits, with_late_text
 
@@ -55,8 +57,6 @@ def ours(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement]]:
 
 def peer(name: str, folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement | str]]:
     """The same clips by one of the rivals; a clip it cannot make is its error's name."""
-    from benchmarks.peers import ALIGNERS
-
     found: dict[str, list[Measurement | str]] = {}
     for path, case in cases.items():
         for start in STARTS:
@@ -74,9 +74,6 @@ def peer(name: str, folder: Path, cases: dict[Path, Case]) -> dict[str, list[Mea
 def video2dataset(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement | str]]:
     """The same clips by video2dataset, all sources in one run for each start (its spans must not overlap). It gets
     spans a millisecond early, without which it misses its own boundaries; it takes no .ts."""
-    from benchmarks.peers import ensure_env, read_pair
-    from benchmarks.peers import video2dataset as run
-
     python = ensure_env()
     taken = {path: case for path, case in cases.items() if path.suffix != ".ts"}
     found: dict[str, list[Measurement | str]] = {c.name: ["refused"] * len(STARTS) for c in cases.values()}
@@ -84,7 +81,7 @@ def video2dataset(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measu
         out = folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        result = run({path: [(float(start), float(start + 4))] for path in taken}, out, python)
+        result = run_video2dataset({path: [(float(start), float(start + 4))] for path in taken}, out, python)
         for clip in result.clips:
             case = taken[clip.source]
             if clip.audio is None:
@@ -162,7 +159,7 @@ def _late_text(folder: Path, path: Path) -> None:
     path.write_bytes(with_late_text(path.read_bytes(), 8000))
 
 
-# What cameras, phones, recorders and broadcasters write; the rivals are not measured on them.
+# What cameras, phones, recorders and broadcasters write.
 KINDS: dict[str, tuple[Case, Callable[[Path, Path], None]]] = {
     "AVI with B-frames": (_case("avi-bframes", "avi"), _bframes),
     "WebM without duration and index": (_case("webm-live", "webm"), _live),
@@ -207,17 +204,24 @@ def summary(found: list["Measurement | str"]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path(".cache/alignment"))
-    parser.add_argument("--peers", action="store_true", help="also the rivals (their own environments, minutes)")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        metavar="NAME",
+        help=f"also these rivals, or all where no name is given: {', '.join(ALIGNERS)}. video2dataset, data-juicer and "
+        "Megatron-Energon get environments of their own, which takes minutes",
+    )
     options = parser.parse_args()
+    unknown = set(options.peers or ()) - set(ALIGNERS)
+    if unknown:
+        parser.error(f"no such rival: {', '.join(sorted(unknown))}")
     folder = options.folder.resolve()
     cases = {make(case, folder / "videos"): case for case in CASES}
     kinds = make_kinds(folder / "videos")
     columns: dict[str, dict[str, list]] = {"soundvid": {k: list(v) for k, v in ours(folder, cases | kinds).items()}}
-    if options.peers:
-        from benchmarks.peers import ALIGNERS
-
-        chosen = {p: c for p, c in cases.items() if c.name in SHORT}
-        for name in ALIGNERS:
+    if options.peers is not None:
+        chosen = {p: c for p, c in cases.items() if c.name in SHORT} | kinds
+        for name in options.peers or ALIGNERS:
             whole = name.startswith("video2dataset")
             columns[name] = video2dataset(folder, chosen) if whole else peer(name, folder, chosen)
     print(
@@ -235,7 +239,7 @@ def main() -> None:
     )
 
 
-# What the rivals are measured on: one of each kind of trouble.
+# Of the plain sources those that the rivals are measured on: one of each kind of trouble.
 SHORT = (
     "mp4-aac-30", "mp4-aac-30-48k", "mp4-aac-25", "mp4-aac-ntsc", "mp4-aac-vfr", "mp4-aac-late", "mp4-aac-ntsc-early",
     "mp4-aac-cut", "mkv-flac-ntsc", "webm-opus-30", "ts-aac-25",
