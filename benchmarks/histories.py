@@ -48,7 +48,7 @@ RECIPES: list[dict[str, Any]] = [
     {"clips": {"seconds": 0.7}},
     {"video": {"width": 48, "height": 48}},
     {"features": {"spectrogram": {"window": "hann"}}},
-    {"splits": {"ratios": {"train": 1.0, "test": 1.0}, "salt": "other"}},
+    {"splits": {"ratios": {"train": 0.5, "test": 0.5}, "salt": "other"}},
 ]
 Process = Callable[[Recipe, Path], None]  # brings the dataset of a recipe in a store up to date
 
@@ -81,7 +81,7 @@ def make_recipe(videos: Path, number: int) -> Recipe:
         "clips": {"plan": "consecutive", "seconds": 0.5},
         "video": {"width": 64, "height": 64, "preset": "ultrafast"},
         "sound": {"rate": 16000},
-        "splits": {"ratios": {"train": 1.0, "test": 1.0}},
+        "splits": {"ratios": {"train": 0.5, "test": 0.5}},
         "shards": {"max_shrink": 1.0},
     }
     for section, values in RECIPES[number].items():

@@ -19,7 +19,6 @@ from soundvid.reports.version_page import version_page
 from soundvid.store.dataset import Dataset, sample_columns
 from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
 from soundvid.store.tar import pack_sample
-from soundvid.util.hashing import canonical_json
 from tests.helpers.html import Page
 
 FPS, FRAMES, RATE = Fraction(30), 60, 44100
@@ -211,8 +210,9 @@ class World:
         ledger_table = pa.Table.from_pylist(kept, LEDGER_SCHEMA)
         page = version_page(self.dataset, manifest, table, ledger_table, self.previous)
         number = (1, self.version, 0)
-        files = {"manifest.json": canonical_json(manifest), "report.html": page}
-        self.previous, self.version = self.dataset.publish(number, files), self.version + 1
+        tables = {"samples.parquet": table, "ledger.parquet": ledger_table}
+        self.previous = self.dataset.publish(number, manifest, tables, {"report.html": page})
+        self.version += 1
         return page
 
 
