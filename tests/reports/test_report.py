@@ -14,6 +14,7 @@ import pytest
 from soundvid.features.base import Panel
 from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
 from soundvid.media.encode import encode_clip, encode_flac
+from soundvid.recipe.model import Recipe
 from soundvid.reports import figures
 from soundvid.reports.version_page import version_page
 from soundvid.store.dataset import Dataset, sample_columns
@@ -185,12 +186,15 @@ class World:
     def page(self, ledger=(), samples=None, warnings=()):
         kept, names = [*self.ledger(), *ledger], sorted({r["subject"] for r in self.samples})
         counts = {k: {"kept": 1, "rejected": len(ledger), "failed": 0} for k in ("sources", "clips")}
-        recipe = {
-            "description": "tiny <b>test</b>",
-            "sources": [{"folder": "/v", "subject": None, "licence": "CC0", "include": ["*"], "exclude": []}],
-            "clips": {"seconds": 2.0, "clips_per_second": 1.0, "spans": [{"source": "x", "start": 0.0}] * 5000},
-            "splits": {"by": "group", "group": "source", "guard_seconds": 4.0, "ratios": {"train": 1.0}},
-        }
+        recipe = Recipe.model_validate(
+            {
+                "name": "tiny",
+                "description": "tiny <b>test</b>",
+                "sources": [{"folder": "/v", "licence": "CC0"}],
+                "clips": {"plan": "spans", "spans": [{"source": "x", "start": 0.0, "stop": 2.0}] * 5000},
+                "splits": {"ratios": {"train": 1.0}},
+            }
+        ).model_dump(mode="json")
         manifest = {
             "format": 2,
             "dataset": "tiny",
@@ -201,7 +205,7 @@ class World:
             "recipe": recipe,
             "tools": {"soundvid": "0"},
             "shards": [s.to_dict() for s in self.shards],
-            "counts": {**counts, "samples": len(self.samples)},
+            "counts": {**counts, "samples": len(self.samples), "splits": {"train": len(self.samples)}},
             "subjects": [{"subject": s, "videos": 1, "seconds": 9.0, "clips": 1, "frames": 60} for s in names],
             "members": {"mp4": "pictures", "flac": "sound"},
             "warnings": list(warnings),
