@@ -56,17 +56,6 @@ _HARMLESS = re.compile(
     r"|mmco|co located|\bsbr\b|skipped|number of bands|estimating duration",
     re.IGNORECASE,
 )
-# What PyAV raises for what a file holds, beside FFmpeg's own errors: an IndexError where a stream appears late (text in
-# FLV), a ValueError for a value unknown to it, ...
-LIBRARY_ERRORS = (
-    av.error.FFmpegError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    ArithmeticError,
-    NotImplementedError,
-)
 DAMAGED_HEAD = "a part of a video whose head is damaged: remove it and sync again"
 
 

@@ -11,7 +11,7 @@ from soundvid.media.container import no_heartbeat, open_media, part_head
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundInfo, Source
 from soundvid.media.sound_decoder import decode_sound
-from soundvid.media.sound_reader import channels_of
+from soundvid.media.sound_mix import channels_of
 
 SOUNDS = 0.001  # of full scale (-60 dBFS): a track with a sample above it sounds
 _ASIDE = ("comment", "hearing_impaired", "visual_impaired", "descriptions", "dub", "karaoke")

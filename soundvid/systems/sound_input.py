@@ -11,7 +11,8 @@ from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.clock import half_up, sample_at
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import SoundTrack, probe_sound
-from soundvid.media.sound_reader import SoundReader, left, mono, right
+from soundvid.media.sound_mix import left, mono, right
+from soundvid.media.sound_reader import SoundReader
 
 CHUNK = 30  # rows that are read, and pictures that are made, at a time
 MOST_PADDING = 4096  # samples that an encoder may have added to fill its last block

@@ -14,7 +14,8 @@ from soundvid.errors import SoundvidError
 from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.image import read_image
 from soundvid.media.probe import probe, probe_sound
-from soundvid.media.sound_reader import SoundReader, left, right
+from soundvid.media.sound_mix import left, right
+from soundvid.media.sound_reader import SoundReader
 from soundvid.systems.sound_to_video.generate import blended, generate
 from tests.conftest import RATE, toy_video
 
