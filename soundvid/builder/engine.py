@@ -24,6 +24,9 @@ from soundvid.errors import StoreError
 
 # -P, and soundvid's own folder last: a file named json.py beside somebody's videos must not be run.
 _START = "import sys; sys.path.append(sys.argv[1]); from soundvid.builder.worker import main; main()"
+# One thread of numpy's linear algebra for each worker: there are as many workers as cores, threads of several processes
+# that wait for each other in busy loops can take minutes over seconds, and their number may change the last digit.
+_THREADS = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 STALLED_AFTER = 600.0  # seconds without a heartbeat from a source
 
 
@@ -55,6 +58,7 @@ class _Worker:
             stdout=self.output,
             stderr=self.output,
             pass_fds=(writer,),
+            env={**os.environ, **_THREADS},
         )
         os.close(writer)
         self.task: Task | None = None
