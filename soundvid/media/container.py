@@ -165,6 +165,71 @@ def only_sound(container: av.container.InputContainer) -> av.AudioStream:
     return best if best in usable else usable[0]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What came of a packet: frames, and what FFmpeg said was wrong with it. `packet` is None where reading ended in an
+    error."""
+
+    packet: Any
+    frames: Sequence[Any]
+    reasons: Sequence[str]
+
+    @property
+    def time(self) -> Fraction | None:
+        """The packet's time on the file's axis in seconds; None where it has none."""
+        return None if self.packet is None or self.packet.pts is None else self.packet.pts * self.packet.time_base
+
+
+def decode_packets(
+    packets: Iterator[Any], stream: av.stream.Stream, heartbeat: Callable[[], None] = no_heartbeat
+) -> Iterator[Decoded]:
+    """Decode `packets` of `stream` one by one to the end, stepping over broken ones.
+
+    FFmpeg conceals many errors (it paints over what it could not decode), so its log is read too. What it says of side
+    information (SEI, APP segments, EXIF ...) says nothing of pictures and sound, and what it says of another stream,
+    whose parser reads along, nothing of this one. `heartbeat` is called for every packet.
+    """
+    own = {stream.codec_context.name, stream.codec_context.codec.canonical_name}
+    others = {
+        name
+        for other in stream.container.streams
+        if other.index != stream.index and getattr(other, "codec_context", None) is not None
+        for name in (other.codec_context.name, other.codec_context.codec.canonical_name)
+    } - own
+    while True:
+        heartbeat()
+        reasons: list[str] = []
+        frames: Sequence[Any] = ()
+        with av.logging.Capture() as logs:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except LIBRARY_ERRORS as error:
+                yield Decoded(None, (), [reason_of(error)])
+                return
+            flush = packet.size == 0 and packet.pts is None
+            try:
+                frames = packet.decode()
+            except av.error.EOFError:
+                return
+            except LIBRARY_ERRORS as error:
+                reasons.append(reason_of(error))
+        for level, name, message in logs:
+            if level <= av.logging.ERROR and name not in others and not _HARMLESS.search(message):
+                reasons.append(" ".join(message.split()))
+        if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
+            reasons.append("a packet is lost or incomplete")
+        yield Decoded(packet, frames, reasons)
+        if flush:
+            return
+
+
+def reason_of(error: Exception) -> str:
+    """What a library's exception says, for the ledger."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def decode_safely(
     container: av.container.InputContainer,
     stream: av.stream.Stream,
@@ -175,54 +240,16 @@ def decode_safely(
 ) -> Iterator[Any]:
     """Decode `stream`, stepping over broken packets; each is noted in `damage` with its time and reason.
     `packets` are those of the stream to decode; None: all of them. `decoded` is called with every packet after the
-    decoder took it.
-
-    FFmpeg conceals many errors (it paints over what it could not decode), so its log is read too: a picture that was
-    painted over is damage like any other. What it says of side information (SEI, APP segments, EXIF ...) says
-    nothing of the pictures. Frames that the decoder marks as corrupt are judged by the caller. `heartbeat` is called
-    for every packet.
+    decoder took it. Frames that the decoder marks as corrupt are judged by the caller.
     """
     if not stream.codec_context.is_open:
         stream.codec_context.thread_count = 1
-
-    def note(packet: Any, logs: list[tuple[int, str, str]], error: Exception | None) -> None:
-        when = None if packet is None or packet.pts is None else packet.pts * packet.time_base
-        if error is not None:
-            damage.append((when, (getattr(error, "strerror", None) or str(error)).lower()))
-            return
-        for level, _, message in logs:
-            if level <= av.logging.ERROR and not _HARMLESS.search(message):
-                damage.append((when, " ".join(message.split())))
-                return
-
-    packets = container.demux(stream) if packets is None else packets
-    while True:
-        heartbeat()
-        with av.logging.Capture() as logs:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except LIBRARY_ERRORS as error:
-                note(None, [], error)
-                return
-            flush = packet.size == 0 and packet.pts is None
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                return
-            except LIBRARY_ERRORS as error:
-                note(packet, [], error)
-                frames = []
-        if decoded is not None:
-            decoded(packet)
-        if logs:
-            note(packet, logs, None)
-        if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
-            note(packet, [(av.logging.ERROR, "", "a packet is lost or incomplete")], None)
-        yield from frames
-        if flush:
-            return
+    for found in decode_packets(packets or container.demux(stream), stream, heartbeat):
+        if decoded is not None and found.packet is not None:
+            decoded(found.packet)
+        if found.reasons:
+            damage.append((found.time, found.reasons[0]))
+        yield from found.frames
 
 
 def packets_from(packets: Iterator[Any], begin: int) -> Iterator[Any]:

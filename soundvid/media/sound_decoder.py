@@ -15,7 +15,7 @@ import av
 import av.logging
 import numpy as np
 
-from soundvid.media.container import LIBRARY_ERRORS, no_heartbeat
+from soundvid.media.container import LIBRARY_ERRORS, decode_packets, no_heartbeat, reason_of
 
 # A decoder's lossy state (overlap, bit reservoir, prediction) carries damage on into the sound that follows.
 CARRY = Fraction(1, 20)  # seconds
@@ -23,8 +23,6 @@ LEAP = 1.0  # half of the full range, from one sample to the next
 LEAP_LEVEL = 0.94  # of full scale
 LEAP_RATIO = 1.8  # times the median peak of what surrounds it (5 dB)
 LEAP_BLOCK, LEAP_SURROUNDING, LEAP_APART = 0.005, 0.25, 0.03  # seconds; leaps closer together count once
-
-_HARMLESS = ("sbr", "skipped", "number of bands", "estimating duration")
 
 
 @dataclass(frozen=True)
@@ -51,45 +49,22 @@ def decode_sound(
     if not context.is_open:
         context.thread_count = 1
         context.options = {**context.options, "err_detect": "crccheck"}
-    speakers = {context.name, context.codec.canonical_name, stream.container.format.name}
     check = _Mp3Check(stream.index, reopen) if context.codec.canonical_name == "mp3" else None
     began: Fraction | None = None  # of the latest damage
     carried: Fraction | None = None  # to where it reaches
     pending = False  # the next block rests on damage, whatever its time
     start: Fraction | None = None
 
-    while True:
-        heartbeat()
-        reasons: list[str] = []
-        with av.logging.Capture() as logs:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except LIBRARY_ERRORS as error:
-                damage.append((None, _reason(error)))
-                return
-            flush = packet.size == 0 and packet.pts is None
-            try:
-                frames = packet.decode()
-            except av.error.EOFError:
-                return
-            except LIBRARY_ERRORS as error:
-                reasons.append(_reason(error))
-                frames = []
-        reasons += [
-            " ".join(message.split())
-            for level, name, message in logs
-            # Reading packets may complain about the pictures beside the sound: their parsers read along.
-            if level <= av.logging.ERROR and name in speakers and not any(w in message.lower() for w in _HARMLESS)
-        ]
-        if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
-            reasons.append("a packet is lost or incomplete")
+    for found in decode_packets(packets, stream, heartbeat):
+        packet, frames, reasons = found.packet, found.frames, list(found.reasons)
+        if packet is None:
+            damage.append((None, reasons[0]))
+            return
         if start is None and packet.pts is not None:
-            start = packet.pts * packet.time_base
+            start = found.time
         if check is not None and packet.size and not reasons:
             reasons += check(packet)
-        when = packet.pts * packet.time_base if reasons and packet.pts is not None else None
+        when = found.time if reasons else None
         if any("backstep" in r for r in reasons) and when is not None and start is not None and when < start + CARRY:
             reasons = []  # where reading begins, what the first packets refer to was not read: nothing is broken
         if reasons:
@@ -107,16 +82,10 @@ def decode_sound(
             broken = bool(reasons) or pending or (carried is not None and time is not None and time < carried)
             pending = False
             yield DecodedSound(frame, (began if began is not None else time) if broken else None)
-        if flush:
-            return
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 class _Mp3Check:
-    """Whether a packet's Huffman codes end where its header says, by a decoder whose sound nobody hears.
+    """Whether a packet's Huffman codes end where its header says, by a decoder whose sound is not used.
 
     Some encoders pad packets there (those that descend from ISO's dist10, such as Shine). They do it all the time, so
     where most of a track's first packets are reported, the reports mean nothing.
@@ -143,7 +112,7 @@ class _Mp3Check:
             try:
                 context.decode(packet)
             except LIBRARY_ERRORS as error:
-                return [_reason(error)]
+                return [reason_of(error)]
         return [" ".join(text.split()) for level, _, text in logs if level <= av.logging.ERROR]
 
     def __call__(self, packet: Any) -> list[str]:

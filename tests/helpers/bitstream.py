@@ -11,15 +11,15 @@ import av
 import numpy as np
 
 
-def rewritten(source: Path, target: Path, change: Callable[[bytes], bytes]) -> Path:
-    """A copy of `source`; its packets of pictures went through `change`."""
+def rewritten(source: Path, target: Path, change: Callable[[bytes], bytes], kind: str = "video") -> Path:
+    """A copy of `source`; its packets of this kind of stream went through `change`."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         streams = {s.index: new.add_stream_from_template(s) for s in old.streams}
         for packet in old.demux():
             if packet.dts is None:
                 continue
             data = bytes(packet)
-            copy = av.Packet(change(data) if packet.stream.type == "video" else data)
+            copy = av.Packet(change(data) if packet.stream.type == kind else data)
             copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
             copy.duration, copy.is_keyframe = packet.duration, packet.is_keyframe
             copy.stream = streams[packet.stream.index]

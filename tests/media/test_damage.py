@@ -1,8 +1,10 @@
 """A picture is damaged where its own data are, not where something beside it cannot be read."""
 
+import ffmpeg
 import numpy as np
 import pytest
 
+from benchmarks.reference import run
 from soundvid.media.geometry import Framing
 from soundvid.media.probe import probe
 from soundvid.media.sound_reader import SoundReader
@@ -57,6 +59,19 @@ def test_rubbish_beside_the_pictures_does_not_damage_the_sound(tmp_path):
     before, after = (SoundReader(probe(path), 44100).read(0, 2 * 44100) for path in (whole, noisy))
     assert after.damaged == 0
     np.testing.assert_array_equal(before.samples, after.samples)
+
+
+@pytest.mark.parametrize("coding", ["ac3", "aac", "mp2"])
+def test_rubbish_in_the_sound_does_not_damage_the_pictures(tmp_path, coding):
+    toy, whole = toy_video(tmp_path / "toy.mp4", seconds=2), tmp_path / "whole.ts"
+    run(ffmpeg.input(str(toy)).output(str(whole), **{"c:v": "copy", "c:a": coding}))
+    random = np.random.default_rng(1)
+
+    def spoilt(packet: bytes) -> bytes:
+        return packet[:2] + random.bytes(len(packet) - 2)
+
+    pictures = shown(rewritten(whole, tmp_path / "spoilt.ts", spoilt, "audio"), FRAMING)
+    assert len(pictures) >= 59 and not any(p.damaged for p in pictures)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
