@@ -41,7 +41,7 @@ class Project(Strict):
     training: bool = Field(True, description="show checkpoint and metric_report, where torch is installed")
     train_minutes: float = Field(20, gt=0, description="how long a training may take unless the launchpad says it")
     hosts: list[str] = Field(
-        [], description="names, beside those of loopback, under which the UI is seen: those of a proxy before it"
+        [], description="names, besides those of loopback, under which the UI is seen: those of a proxy before it"
     )
     tick_seconds: int = Field(30, ge=1, description="between two looks at folders")
     ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")

@@ -4,7 +4,7 @@
 
 Dagster's own server answers whoever asks: any page in the same browser could delete runs or launch jobs, by GET, POST
 or WebSocket, and with a name of its own that points here (DNS rebinding) read everything. `Guard` refuses such requests
-before the server sees them. The pages of versions and runs are served beside the UI, so that links to them work
+before the server sees them. The pages of versions and runs are served next to the UI, so that links to them work
 wherever the UI is seen.
 """
 
@@ -175,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _own(host: str) -> Iterator[str]:
-    """The address that it was told to listen at is a name of it, unless that stands for all addresses."""
+    """The address that it listens at is a name of it, unless that stands for all addresses."""
     if host not in ("0.0.0.0", "::", ""):
         yield f"[{host}]" if ":" in host else host
 

@@ -44,11 +44,11 @@ from soundvid.media.interlace import FieldDetector, FieldOrder
 from soundvid.media.mp4_edits import WHOLE, Edits
 from soundvid.media.orientation import orientation_of
 
-# A picture is held for so many times its neighbours' distance, and for so many seconds at least and at most: where the
+# A picture stays for so many times its neighbours' distance, and for so many seconds at least and at most: where the
 # next one comes later, the recording has a gap.
 LEAP = 20
-HELD_LEAST, HELD_MOST = Fraction(1), Fraction(60)
-PACE = 1  # seconds of sound from which the pace of its time stamps can be told
+GAP_LEAST, GAP_MOST = Fraction(1), Fraction(60)
+PACE = 1  # seconds of sound from which the pace of its time stamps can be seen
 
 
 @dataclass(frozen=True)
@@ -444,7 +444,7 @@ def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callabl
 
 def _distance(gaps: list[int], streams: Streams) -> Fraction:
     """Seconds between pictures, the median of `gaps` (ticks) that are not gaps in the recording."""
-    near = sorted(gap for gap in gaps if gap * streams.tick <= HELD_MOST)
+    near = sorted(gap for gap in gaps if gap * streams.tick <= GAP_MOST)
     return near[len(near) // 2] * streams.tick if near else streams.nominal
 
 
@@ -493,9 +493,9 @@ def assemble(
     step = fields.step(typical)
     # A keyframe is shown after its time of decoding; damage is over by then.
     late = 2 * typical if decoding_times and streams.reordered else Fraction(0)
-    held = min(max(HELD_LEAST, LEAP * distance), HELD_MOST)
-    parts = _stretches(shown, tick, held, end, [j.start for j in joins]) if len(runs) == 1 else []
-    if parts and 0 < parts[0][0] - zero <= held:  # the first picture may have no stamp of its own
+    most_gap = min(max(GAP_LEAST, LEAP * distance), GAP_MOST)
+    parts = _stretches(shown, tick, most_gap, end, [j.start for j in joins]) if len(runs) == 1 else []
+    if parts and 0 < parts[0][0] - zero <= most_gap:  # the first picture may have no stamp of its own
         parts[0] = (zero, parts[0][1])
     for run in runs:
         latest = _leap_back(run.times, _most_reordered(distance) / tick)
@@ -574,14 +574,14 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
 
 
 def _stretches(
-    shown: list[int], tick: Fraction, held: Fraction, end: Fraction, borders: list[Fraction]
+    shown: list[int], tick: Fraction, most_gap: Fraction, end: Fraction, borders: list[Fraction]
 ) -> list[tuple[Fraction, Fraction]]:
-    """The parts in which pictures (stamps `shown`, ascending, the last until `end` s) follow each other by `held` s or
+    """The parts in which pictures (stamps `shown`, ascending, the last until `end` s) follow each other by `most_gap` s or
     less, cut at `borders` too: seconds on the file's axis. A picture alone is none, unless there is no other.
 
     Raises MediaError (`broken_times`) where no two pictures lie together.
     """
-    limit, starts = floor(held / tick), {round(border / tick) for border in borders}
+    limit, starts = floor(most_gap / tick), {round(border / tick) for border in borders}
     first = [0, *(i for i in range(1, len(shown)) if shown[i] - shown[i - 1] > limit or shown[i] in starts)]
     parts = []
     for begin, stop in zip(first, [*first[1:], len(shown)], strict=True):
@@ -594,6 +594,6 @@ def _stretches(
         raise MediaError(
             "broken_times",
             f"its time stamps leap: {len(shown)} pictures are spread over {span:.0f} s, each more than "
-            f"{float(held):.0f} s from the next",
+            f"{float(most_gap):.0f} s from the next",
         )
     return parts

@@ -61,7 +61,7 @@ def verify(
     """Check a version. With `decode` every clip is decoded: its frames, samples, features and record are compared."""
     result = Verification(dataset.name, release.name, decoded=decode)
     problem = result.problems.append
-    release = release.unchecked()  # what is not what was published is told, and looked at all the same
+    release = release.unchecked()  # a file that is not what was published is reported, and checked all the same
     try:
         check_digests(dataset, release, problem)
         manifest = release.manifest

@@ -55,7 +55,7 @@ def stop() -> None:
 
 
 def first_to_tell() -> bool:
-    """True in the first process that asks: what ends all processes is told once."""
+    """True in the first process that asks: what ends all processes is reported once."""
     if _store is None:
         return True
     try:
@@ -75,7 +75,7 @@ def _answered() -> Iterator[None]:
         what = f"does not answer for {_seconds:g} s (process_timeout)" if late else f"ended ({reason})"
         raise ProcessError(
             f"process {os.environ.get('RANK', '0')}: another process of this training {what}; the checkpoints are "
-            "complete: once that is mended, the same command with --resume goes on from the last"
+            "complete: once that is fixed, the same command with --resume goes on from the last"
         ) from error
 
 

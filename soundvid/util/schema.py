@@ -1,6 +1,6 @@
 """Are the values of a dataclass those that its annotations promise? For records that are read from files of ours.
 
-A damaged record is then told where it is read, and not by whatever stumbles over it later. Nothing is converted:
+A damaged record is then reported where it is read, and not by what uses it later. Nothing is converted:
 file names that are no text, which JSON carries as lone surrogates, stay what they are.
 """
 
