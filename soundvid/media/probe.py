@@ -576,8 +576,8 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
 def _stretches(
     shown: list[int], tick: Fraction, most_gap: Fraction, end: Fraction, borders: list[Fraction]
 ) -> list[tuple[Fraction, Fraction]]:
-    """The parts in which pictures (stamps `shown`, ascending, the last until `end` s) follow each other by `most_gap` s or
-    less, cut at `borders` too: seconds on the file's axis. A picture alone is none, unless there is no other.
+    """The parts in which pictures (stamps `shown`, ascending, the last until `end` s) follow each other by `most_gap` s
+    or less, cut at `borders` too: seconds on the file's axis. A picture alone is none, unless there is no other.
 
     Raises MediaError (`broken_times`) where no two pictures lie together.
     """
