@@ -87,18 +87,19 @@ def test_a_moment_of_speech_and_its_picture_are_the_same_moment(store):
     form = Form.of(examples.facts)
     assert form.place(form.row(np.arange(5.0))) == pytest.approx(np.arange(5.0))
     assert (form.row(0) + 0.5) / 200 == pytest.approx(0.5 / 30)  # the middle of picture 0, in seconds
-    example = examples.example(3, 0)
-    rows, speech = clips.feature(3, "lip_dct"), clips.feature(3, "mel_cepstrum")
     checked = 0
-    for place, row in zip(example["place"], example["row"], strict=True):
-        heard = np.flatnonzero((speech == example["speech"][row]).all(1))
-        time = (heard[0] + 0.5) / 200 * 30 - 0.5  # in pictures
-        if len(heard) == 1 and 0 <= time < 29:  # rows of silence are alike; beyond a clip's ends rows are repeated
-            shown = np.flatnonzero((rows == example["pictures"][int(place)]).all(1))
-            assert np.abs(shown - (time - place % 1)).min() < 1e-3  # still pictures are alike
-            checked += 1
-    assert checked > 20
-    np.testing.assert_array_equal(example["pictures"], examples.example(3, 0)["pictures"])
+    for index in range(len(clips)):
+        example = examples.example(index, 0)
+        rows, speech = clips.feature(index, "lip_dct"), clips.feature(index, "mel_cepstrum")
+        for place, row in zip(example["place"], example["row"], strict=True):
+            heard = np.flatnonzero((speech == example["speech"][row]).all(1))
+            time = (heard[0] + 0.5) / 200 * 30 - 0.5  # in pictures
+            if len(heard) == 1 and 0 <= time < 29:  # rows of silence are alike; beyond a clip's ends rows are repeated
+                shown = np.flatnonzero((rows == example["pictures"][int(place)]).all(1))
+                assert np.abs(shown - (time - place % 1)).min() < 1e-3  # still pictures are alike
+                checked += 1
+        np.testing.assert_array_equal(example["pictures"], examples.example(index, 0)["pictures"])
+    assert checked > 20 * len(clips)  # one clip may be almost silent, and which one comes first depends on its key
 
 
 def test_principal_components_are_orthonormal_and_as_few_as_the_share_needs():
