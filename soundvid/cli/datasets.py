@@ -148,7 +148,7 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     ui.out.print(table)
 
 
-def _find(store: Path, name: str) -> Any:
+def find_version(store: Path, name: str) -> Any:
     """The dataset and the version that `NAME[@VERSION]` means. Raises DatasetError that says which store was read."""
     from soundvid.store.dataset import datasets, find
 
@@ -170,7 +170,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a version contains: counts per subject, splits, shards, and why sources were left out."""
-    _, release = _find(store, name)
+    _, release = find_version(store, name)
     manifest = release.manifest
     if as_json:
         ui.answer({**manifest, "path": str(release.folder)})
@@ -219,7 +219,7 @@ def verify(
     from soundvid.store.verify import WORST
     from soundvid.store.verify import verify as run
 
-    dataset, release = _find(store, name)
+    dataset, release = find_version(store, name)
     with ui.interruptible("stopped; nothing was changed"), ui.ConsoleProgress() as progress:
         progress.phase("verifying", release.manifest["counts"]["samples"], "samples")
         result = run(dataset, release, decode=decode, on_sample=progress.step)
@@ -250,7 +250,7 @@ def repack(
     """Merge the small shards that many updates leave into large ones: a PATCH version with the same samples."""
     from soundvid.builder.repack import repack as run
 
-    dataset, _ = _find(store, name)
+    dataset, _ = find_version(store, name)
     with ui.interruptible("stopped; the dataset is unchanged"), ui.ConsoleProgress() as progress:
         progress.phase("merging shards", None)
         release, change = run(dataset, max_megabytes)

@@ -69,7 +69,7 @@ class Figure:
     cells: int
     wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100
     spectrogram: str  # data URI
-    video: str  # data URI
+    video: str  # data URI, or an address
     poster: str  # data URI
     width: int  # pixels of the video
     height: int
@@ -81,16 +81,22 @@ class Figure:
     lanes: Sequence[Lane] = ()  # features beside the spectrogram
 
 
-def figure(mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = ()) -> Figure:
-    """All pictures of a clip of `frames` pictures that lasts `seconds`."""
+def figure(
+    mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = (), *, video: str | None = None
+) -> Figure:
+    """All pictures of a clip of `frames` pictures that lasts `seconds`.
+
+    The clip is inside the figure, cut after VIDEO_BYTES, unless `video` is an address where it can be played.
+    """
     first = decode_rgb(mp4, [0])[0]
     height, width = first.shape[:2]
     cells = min(sheet_cells(width / height), frames)
     cell = SHEET_WIDTH // cells // 2 * 2
     pictures = decode_rgb(mp4, sheet_frames(frames, cells), height=max(2, round(cell * height / width / 2) * 2))
     sound, rate = decode_flac(flac)
-    plays = seconds if len(mp4) <= VIDEO_BYTES else seconds * VIDEO_BYTES / len(mp4)
-    playing = with_sound(mp4, flac, seconds=None if plays == seconds else plays)
+    plays = seconds if video or len(mp4) <= VIDEO_BYTES else seconds * VIDEO_BYTES / len(mp4)
+    if video is None:
+        video = data_uri("video/mp4", with_sound(mp4, flac, seconds=None if plays == seconds else plays))
     peak = float(np.abs(sound.astype(np.int32)).max(initial=0)) / 32768
     shrink = ceil(max(height, width) / 640)
     return Figure(
@@ -98,7 +104,7 @@ def figure(mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence
         cells=cells,
         wave=waveform(sound),
         spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))),
-        video=data_uri("video/mp4", playing),
+        video=video,
         poster=data_uri("image/jpeg", encode_jpeg(np.ascontiguousarray(first[::shrink, ::shrink]), 4)),
         width=width,
         height=height,
@@ -164,20 +170,20 @@ def sheet_frames(frames: int, cells: int) -> list[int]:
     return [(2 * i + 1) * frames // (2 * cells) for i in range(cells)]
 
 
-def waveform(sound: np.ndarray) -> str:
-    """Outline of int16 sound (`N` samples) as an SVG path: lowest and highest sample of each column.
+def waveform(sound: np.ndarray, width: int = COLUMNS) -> str:
+    """Outline of int16 sound (`N` samples) as an SVG path: lowest and highest sample of each of `width` columns.
 
-    Scaled so that the peak touches the edge; column c holds the samples of [c, c + 1) / COLUMNS of the clip.
+    Scaled so that the peak touches the edge; column c holds the samples of [c, c + 1) / `width` of the clip.
     """
-    columns = min(COLUMNS, len(sound))
+    columns = min(width, len(sound))
     if not columns or not (peak := np.abs(sound.astype(np.int32)).max()):
-        return f"M0 -0.5H{COLUMNS}V0.5H0Z"
+        return f"M0 -0.5H{width}V0.5H0Z"
     edges = np.arange(columns) * len(sound) // columns
     scale = 100 / peak
     # Up is negative in SVG. Half a unit at least, so that silence is a line and not nothing.
     high = np.minimum(-np.maximum.reduceat(sound, edges) * scale, -0.5).round(1).tolist()
     low = np.maximum(-np.minimum.reduceat(sound, edges) * scale, 0.5).round(1).tolist()
-    step = COLUMNS / columns
+    step = width / columns
     xs = [round(c * step, 1) for c in range(columns + 1)]
     # Each column is a step from its left to its right edge.
     upper = "".join(f"V{y:g}H{x:g}" for y, x in zip(high, xs[1:], strict=True))
