@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from soundvid.cli import ui
-from soundvid.cli.datasets import find_version
 from soundvid.cli.ui import STORE, NameArgument, StoreOption
 
 PortOption = Annotated[
@@ -24,7 +23,9 @@ def view(name: NameArgument, store: StoreOption = STORE, port: PortOption = None
     from soundvid.web.server import need_server
 
     need_server()
-    dataset, release = find_version(store, name)
+    from soundvid.store.dataset import find
+
+    dataset, release = find(store, name)
     from soundvid.web.viewer import application
 
     serve_page(application(dataset, release), port, browser, f"{dataset.name}@{release.name}")

@@ -7,7 +7,7 @@ import base64
 import io
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, reduce
@@ -34,6 +34,7 @@ NEW_CARDS = 4  # of them drawn by one build, unless it brought more new subjects
 FIGURE = "1"  # raised when the figure's HTML changes: older figures are then not taken over
 SHEET_WIDTH = 1200  # pixels of the contact sheet; it is shown at about 800, so fine screens have enough
 COLUMNS, ROWS = 800, 144  # pixels of the spectrogram
+THUMBNAILS, THUMBNAIL_HEIGHT, THUMBNAIL_WAVE = 3, 120, 160  # pictures, their rows of pixels, columns of the waveform
 RANGE_DB = 70.0  # between the darkest and the brightest colour
 TOP_HZ = 16000.0
 VIDEO_BYTES = 560_000  # of one clip on the page; longer ones play their beginning
@@ -119,6 +120,13 @@ def figure(
 
 def feature_lanes(dataset: Dataset, manifest: dict[str, Any], row: Row) -> list[Lane]:
     """A lane for each feature of a clip as its panel describes it; the spectrogram has its own."""
+    return stored_lanes(
+        manifest, row, lambda name: np.load(io.BytesIO(dataset.read_member(row, name)), allow_pickle=False)
+    )
+
+
+def stored_lanes(manifest: dict[str, Any], row: Row, read: Callable[[str], np.ndarray]) -> list[Lane]:
+    """The same where `read` gives the stored rows of a feature."""
     from soundvid.features import registry
     from soundvid.features.base import ClipFormat
 
@@ -129,7 +137,7 @@ def feature_lanes(dataset: Dataset, manifest: dict[str, Any], row: Row) -> list[
             continue
         cls = registry.get(name)
         feature = cls(cls.Options.model_validate(manifest["recipe"]["features"].get(name) or {}), shape)
-        values = np.load(io.BytesIO(dataset.read_member(row, name)), allow_pickle=False).astype(np.float64)
+        values = read(name).astype(np.float64)
         lanes.append(feature_lane(name, feature.panel(), values.reshape(len(values), -1)))
     return lanes
 
@@ -158,6 +166,20 @@ def feature_lane(name: str, panel: Panel, values: np.ndarray) -> Lane:
         for label, ys in zip(labels, heights.T.tolist(), strict=True)
     ]
     return Lane(name, f"{panel.axis}, {low:.3g} to {high:.3g}", None, curves)
+
+
+def thumbnail(row: Row, mp4: bytes, flac: bytes | None) -> tuple[str, int, str]:
+    """A clip at a glance: a few pictures side by side (data URI), how many, and its waveform as an SVG path.
+
+    The pictures are those at which decoding can begin, near the middles of as many stretches. The path lies in a box of
+    0..THUMBNAIL_WAVE x -100..100; it is empty where there is no sound.
+    """
+    starts = row["keyframes"] or [0]
+    wanted = [(2 * i + 1) * row["frames"] // (2 * THUMBNAILS) for i in range(THUMBNAILS)]
+    pictures = decode_rgb(mp4, sorted({min(starts, key=lambda s: abs(s - w)) for w in wanted}), height=THUMBNAIL_HEIGHT)
+    strip = np.concatenate(list(pictures), axis=1)
+    wave = "" if flac is None else waveform(decode_flac(flac)[0], THUMBNAIL_WAVE)
+    return data_uri("image/jpeg", encode_jpeg(strip, 5)), len(pictures), wave
 
 
 def sheet_cells(aspect: float) -> int:

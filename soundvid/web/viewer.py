@@ -24,9 +24,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from soundvid.errors import SoundvidError
-from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
-from soundvid.media.encode import encode_jpeg
-from soundvid.reports.figures import data_uri, feature_lanes, figure, waveform
+from soundvid.media.clip_codec import with_sound
+from soundvid.reports.figures import feature_lanes, figure, thumbnail
 from soundvid.reports.version_page import environment
 from soundvid.store.dataset import Dataset, Release
 from soundvid.store.schema import MEASURES, ORIGIN, SOURCE_FACTS
@@ -42,8 +41,6 @@ FILES = {  # of the page: address -> file, media type
 # What the page needs of every row at once; other columns are asked for when they are sorted by.
 FIRST = ("key", "kind", "outcome", "code", "message", "split", "subject", "condition", "source_name", "licence",
          "caption", "start_seconds", "seconds")  # fmt: skip
-PICTURES, HEIGHT = 3, 120  # of a clip in the grid, and their rows of pixels
-WAVE = 160  # columns of its waveform
 CLIP_FACTS = ("key", "split", "subject", "condition", "caption", "source_name", "source_group", "start_seconds",
               "seconds", "frames", "fps_exact", "width", "height", "samples", "sample_rate", "licence")  # fmt: skip
 _UNITS = {"seconds": "s", "dbfs": "dBFS", "db": "dB", "hz": "Hz"}
@@ -104,15 +101,9 @@ class Viewer:
         """A clip in the grid: a few pictures side by side as a JPEG, and its waveform as an SVG path."""
         row = self.row(index)
         mp4 = self.dataset.read_member(row, "mp4")
-        starts = row["keyframes"] or [0]  # pictures that decode at once
-        wanted = [(2 * i + 1) * row["frames"] // (2 * PICTURES) for i in range(PICTURES)]
-        frames = sorted({min(starts, key=lambda s: abs(s - w)) for w in wanted})
-        pictures = decode_rgb(mp4, frames, height=HEIGHT)
-        strip = pictures.transpose(1, 0, 2, 3).reshape(pictures.shape[1], -1, 3)
-        card = {"pictures": data_uri("image/jpeg", encode_jpeg(strip, 5)), "count": len(frames)}
-        if row.get("flac_offset") is not None:
-            card["wave"] = waveform(decode_flac(self.dataset.read_member(row, "flac"))[0], WAVE)
-        return card
+        flac = None if row.get("flac_offset") is None else self.dataset.read_member(row, "flac")
+        pictures, count, wave = thumbnail(row, mp4, flac)
+        return {"pictures": pictures, "count": count, "wave": wave}
 
     def _video(self, index: int) -> bytes:
         row = self.row(index)
