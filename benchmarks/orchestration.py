@@ -83,7 +83,7 @@ def through_dagster(home: Path, *, release: bool, idle: float = 0.0) -> None:
 
 def stages(home: Path) -> None:
     """Inside the measured process: the same stages and checks as the assets call them, without Dagster."""
-    from soundvid.builder import candidate, checks, state
+    from soundvid.builder import candidate, checks, listing, state
     from soundvid.builder.context import Context
     from soundvid.recipe.model import load
 
@@ -92,8 +92,8 @@ def stages(home: Path) -> None:
     def context() -> Context:
         return Context(tiny, home / "staged")
 
-    listed = state.list_videos(context())
-    state.save_listing(context(), listed)
+    listed = listing.list_videos(context())
+    listing.save_listing(context(), listed)
     state.discover_videos(context(), listed)
     keys = [v.key for v in listed]
     checks.clip_problems(context(), state.render_videos(context(), keys))

@@ -6,7 +6,8 @@ from assets.catalogue import key_of
 from assets.resources import Store
 from assets.videos import DOWNLOAD_POOL, group_of
 from pipelines.project import Project
-from soundvid.builder.state import listing, reset_failed
+from soundvid.builder.listing import listing
+from soundvid.builder.state import reset_failed
 from soundvid.recipe.model import Recipe
 
 

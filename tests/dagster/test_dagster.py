@@ -189,7 +189,7 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
     first = bench.tick()
     assert "materialise source_catalogue" in str(first.skip_reason)
-    assert len(first.dynamic_partitions_requests[0].partition_keys) == 2
+    assert len(bench.partitions()) == 2
     assert bench.make("source_catalogue").success
     asked = bench.tick(first.cursor)
     assert sorted(r.partition_key for r in asked.run_requests) == sorted(bench.partitions())
@@ -204,7 +204,7 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     (videos / "toy1.mp4").unlink()
     changed = bench.tick(calm.cursor)
     assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy0"]
-    assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
+    assert [k.split("-")[0] for k in bench.partitions()] == ["toy0"]
 
 
 def test_what_was_taken_away_and_put_back_or_changed_and_changed_back_is_processed_again(tmp_path, instance):
@@ -293,18 +293,18 @@ def test_what_was_asked_for_and_did_not_run_is_asked_for_again_and_the_sensor_sa
 def test_the_weekly_retry_reaches_a_video_whose_file_has_not_changed(toys, tmp_path, instance):
     from dataclasses import replace
 
-    from soundvid.builder import state
+    from soundvid.builder import listing, state
     from soundvid.verdict import Verdict
 
     bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4")), tmp_path / "s", instance)
     assert bench.make("source_catalogue").success
     (partition,) = bench.partitions()
     work = bench.resources["store"].context(bench.recipe)
-    record = state.discover_videos(work, state.videos_of(work, partition))[0]
+    record = state.discover_videos(work, listing.videos_of(work, partition))[0]
     state.save_record(work, replace(record, verdict=Verdict("failed", "render", "memory", "not enough", True)))
     calm = bench.tick()
     assert "nothing new" in str(calm.skip_reason)
-    assert state.reset_failed(work, state.listing(work).values()) == [partition]
+    assert state.reset_failed(work, listing.listing(work).values()) == [partition]
     assert [r.partition_key for r in bench.tick(calm.cursor).run_requests] == [partition]
 
 
