@@ -8,7 +8,7 @@ from dagster._core.storage.event_log.schema import DynamicPartitionsTable
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 
 from soundvid.builder.context import Context
-from soundvid.builder.listing import Video, list_videos, listing, merge_batches, save_listing
+from soundvid.builder.listing import Video, list_videos, merge_batches, partitions_before, save_listing
 from soundvid.recipe.model import Recipe
 
 MOST_ROWS = 200  # of a table in the UI: it lives in the event log
@@ -53,14 +53,14 @@ def refresh(work: Context, division: Division, *, ask: bool, merge: bool = False
         from soundvid.sources.web.sync import list_addresses
 
         unlisted = list_addresses(work.store, work.recipe, work.progress, wait=wait).unlisted
-    before = listing(work)
-    videos = list_videos(work, batch=division.batch, alone=division.alone)
+    before = partitions_before(work)
+    videos = list_videos(work, batch=division.batch, alone=division.alone, before=before)
     if merge and division.batch is not None:
         videos = merge_batches(videos, division.batch)
     digest = save_listing(work, videos)
     now = {v.key for v in videos}
     added, gone = sorted(now - before.keys()), sorted(before.keys() - now)
-    return Catalogue(videos, digest, added, gone, unlisted, {v.partition for v in before.values()})
+    return Catalogue(videos, digest, added, gone, unlisted, set(before.values()))
 
 
 # -- partitions

@@ -30,6 +30,7 @@ from soundvid.verdict import Verdict
 
 SMALL_BATCHES = 8  # so many that are less than half full are merged
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)  # of a file of ours
+_HEAD = re.compile(rb'\n{"partition": "([A-Za-z0-9_-]+)", "key": "([A-Za-z0-9_-]+)", "signature": ')
 _BATCH = re.compile(r"batch-(\d{5,6})")
 
 
@@ -59,11 +60,14 @@ def is_batch(partition: str) -> bool:
 # -- making it
 
 
-def list_videos(context: Context, *, batch: int | None = None, alone: int = 0) -> list[Video]:
+def list_videos(
+    context: Context, *, batch: int | None = None, alone: int = 0, before: dict[str, str] | None = None
+) -> list[Video]:
     """Every video of the recipe as it is now; no file is opened.
 
-    Without `batch` each video is a partition of its own. With it new ones form batches of at most so many; but where
-    the recipe has at most `alone` videos in all, each new one is by itself, and stays so when more come later.
+    `before`: the partitions of the listing before, where they are known already. Without `batch` each video is a
+    partition of its own. With it new ones form batches of at most so many; but where the recipe has at most `alone`
+    videos in all, each new one is by itself, and stays so when more come later.
     Raises DatasetError or RecipeError where there is no video, or a folder is gone.
     """
     signature = _Signature(context)
@@ -75,7 +79,7 @@ def list_videos(context: Context, *, batch: int | None = None, alone: int = 0) -
         videos[key] = Video(key, source, signature.of(source), key)
     if batch is None:
         return list(videos.values())
-    before = {v.key: v.partition for v in listing(context).values()}
+    before = partitions_before(context) if before is None else before
     number, room, placed = _last_batch(before.values()), 0, []
     for video in videos.values():
         partition = before.get(video.key, "")
@@ -118,6 +122,7 @@ class _Signature:
 
     def __init__(self, context: Context) -> None:
         self.context = context
+        self.keys: dict[object, str] = {}  # settings are the same for most of the videos
         self.judged = [asdict(context.thresholds), [feature_key(f) for f in context.features]]
 
     def of(self, source: DiscoveredSource) -> str:
@@ -127,8 +132,16 @@ class _Signature:
                 file = [*file_signature(source.path), *(file_signature(source.sidecar.path) if source.sidecar else ())]
             except OSError as error:
                 file = [error.errno]
-        content = [source_to_row(source), file, settings_key(self.context.settings.of(source)), self.judged]
+        content = [source_to_row(source), file, self._settings(source), self.judged]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _settings(self, source: DiscoveredSource) -> str:
+        recipe = self.context.recipe
+        spans = (source.name, source.spans) if recipe.clips.plan == "spans" else None
+        known = (source.sidecar, source.group in recipe.splits.pins, spans)  # what RecipeSettings.of looks at
+        if known not in self.keys:
+            self.keys[known] = settings_key(self.context.settings.of(source))
+        return self.keys[known]
 
 
 def signature_of(context: Context, source: DiscoveredSource) -> str:
@@ -174,6 +187,18 @@ def listing_digest(context: Context) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return ""
+
+
+def partitions_before(context: Context) -> dict[str, str]:
+    """By key the partition of each video of the saved listing, without parsing the rest."""
+    try:
+        data = _path(context).read_bytes()
+    except FileNotFoundError:
+        return {}
+    heads = _HEAD.findall(data) if data.endswith(b"\n]\n") else []
+    if not heads or len(heads) != data.count(b"\n{"):
+        return {v.key: v.partition for v in listing(context).values()}  # from before; or damaged, which it says
+    return {key.decode(): partition.decode() for partition, key in heads}
 
 
 def listing(context: Context) -> dict[str, Video]:

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from fnmatch import fnmatch, translate
+from fnmatch import translate
 from pathlib import Path
 
 from soundvid.errors import RecipeError
@@ -64,6 +64,7 @@ def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, st
 
     own = set() if ignore is None else {ignore.resolve(), *(ignore.resolve() / f for f in ("datasets", "sources"))}
     seen: set[Path] = set()  # symbolic links may form cycles
+    include, exclude = _pattern(source.include), _pattern(source.exclude)
     for folder, folders, files in os.walk(root, onerror=unreadable, followlinks=True):
         place = Path(folder).resolve()
         if place in seen or (place in own and place != root.resolve()):
@@ -71,12 +72,17 @@ def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, st
             continue
         seen.add(place)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        absolute, below = os.path.abspath(folder), os.path.relpath(folder, root)
         for file in sorted(files):
-            path = Path(os.path.abspath(os.path.join(folder, file)))
-            if file.startswith(".") or not path.is_file():
+            name, path = os.path.normcase(file), os.path.join(absolute, file)
+            if file.startswith(".") or not include.match(name) or exclude.match(name) or not os.path.isfile(path):
                 continue
-            if any(fnmatch(file, p) for p in source.include) and not any(fnmatch(file, p) for p in source.exclude):
-                yield path, printable(os.path.relpath(path, root))
+            yield Path(path), printable(file if below == "." else os.path.join(below, file))
+
+
+def _pattern(patterns: list[str]) -> re.Pattern[str]:
+    """What one of some file name patterns matches; nothing where there is none."""
+    return re.compile("|".join(translate(os.path.normcase(p)) for p in patterns) or r"(?!)")
 
 
 def folders_state(recipe: Recipe, ignore: Path | None = None) -> str | None:
@@ -98,7 +104,7 @@ def folders_state(recipe: Recipe, ignore: Path | None = None) -> str | None:
 def tree_state(root: Path, include: list[str] | None = None, ignore: Path | None = None) -> str | None:
     """A name for the files below a folder, without hidden ones, and their sizes and times. None: it cannot be read."""
     digest = hashlib.sha256()
-    wanted = re.compile("|".join(translate(os.path.normcase(p)) for p in include or ["*"])).match
+    wanted = _pattern(["*"] if include is None else include).match
     try:
         top = root.stat()
         if not stat.S_ISDIR(top.st_mode):
