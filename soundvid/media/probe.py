@@ -26,6 +26,7 @@ from soundvid.media.container import (
     Join,
     choose_streams,
     decode_safely,
+    decoding_delay,
     first_picture,
     frame_time,
     has_picture,
@@ -76,6 +77,7 @@ class VideoInfo:
     transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
     primaries: int = UNSPECIFIED
     decoding_times: bool = False  # its packets say when they are decoded, and nothing when a picture is shown
+    delay: int = 0  # with decoding_times: pictures that are decoded before the first one is shown
     field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
 
     @property
@@ -226,6 +228,14 @@ class Stamps:
             self.presented += 1
         self.times.append(stamp)
 
+    def delayed(self, pictures: int, step: Fraction) -> "Stamps":
+        """Times of decoding as those at which so many pictures later is decoded; `step`: ticks between pictures."""
+        if not pictures or not self.times:
+            return self
+        times = [*self.times, *(half_up(self.times[-1] + k * step) for k in range(1, pictures + 1))]
+        place = {stamp: number for number, stamp in enumerate(times)}
+        return replace(self, times=times[pictures:], keys=[times[place[key] + pictures] for key in self.keys])
+
 
 class Distances:
     """How far apart the stamps of sound packets are that follow each other."""
@@ -288,6 +298,7 @@ class Streams:
     sound: SoundInfo | None
     decoding_times: bool  # the container says when packets are decoded, and not when their pictures are shown
     reordered: bool  # pictures may be decoded in another order than they are shown
+    delay: int = 0  # as in VideoInfo
 
 
 def describe(container: av.container.InputContainer) -> Streams:
@@ -339,7 +350,11 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
             stamps = all_stamps(container, video, heartbeat, sound=sounds)
     if edits is not None:
         return _probe_edited(path, streams, edits, heartbeat)
-    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+    coarse = streams.container == "gxf"  # stamps of sound are rounded to fields of a picture
+    wrong = (
+        streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat)
+    )
+    if streams.sound is not None and (coarse or wrong):
         streams = replace(streams, sound=replace(streams.sound, untimed=True))
     if sounds is not None and streams.sound is not None:
         streams = replace(streams, sound=replace(streams.sound, distances=tuple(sorted(sounds.found.items()))))
@@ -348,6 +363,10 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         with open_media(path) as container:
             stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat, joins)
     streams = replace(streams, decoding_times=_decoding_times(streams, [stamps]))
+    if streams.decoding_times:
+        with open_media(path) as container:
+            delay = decoding_delay(container, container.streams[streams.index], streams.nominal)
+        streams, stamps = replace(streams, delay=delay), stamps.delayed(delay, streams.nominal / streams.tick)
     fields = FieldDetector(1 / streams.nominal, streams.fields)
     zero, first = first_picture(
         lambda: open_media(path),
@@ -356,6 +375,7 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         heartbeat,
         fields,
         decoding_times=streams.decoding_times,
+        delay=streams.delay,
     )
     with path.open("rb") as file:
         margins = read_margins(file, streams.container, streams.place)
@@ -560,6 +580,7 @@ def assemble(
             transfer=_stated(int(first.color_trc), streams.colours.transfer),
             primaries=_stated(int(first.color_primaries), streams.colours.primaries),
             decoding_times=decoding_times,
+            delay=streams.delay,
             field_order=fields.field_order,
         ),
         sound=streams.sound,
