@@ -14,6 +14,8 @@ from assets.resources import Runs, Store
 from assets.training import training_assets
 from assets.videos import group_of, video_assets
 from pipelines.automation import automation_sensor, freshness, release_when, shards_when
+from pipelines.history import history_defs
+from pipelines.instance import with_lasting_instance
 from pipelines.partitions import divide
 from pipelines.project import BrokenRecipe, Project, home, read_project, read_recipes
 from pipelines.schedules import schedules
@@ -57,7 +59,7 @@ def build_defs(
         # A step is a call into the library, which has processes of its own: 0.02 s here, 1.6 s in a process for each.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(*parts, shared)
+    return dg.Definitions.merge(*parts, history_defs(project), shared)
 
 
 def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
@@ -79,7 +81,10 @@ def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
-        sensors=[new_videos_sensor(recipe, division, project), automation_sensor(recipe, project, group)],
+        sensors=[
+            with_lasting_instance(new_videos_sensor(recipe, division, project)),
+            automation_sensor(recipe, project, group),
+        ],
         schedules=timed,
         jobs=jobs,
     )
