@@ -20,6 +20,7 @@ from pipelines.partitions import divide
 from pipelines.project import BrokenRecipe, Project, home, read_project, read_recipes
 from pipelines.schedules import schedules
 from pipelines.sensors import new_videos_sensor
+from soundvid.errors import SoundvidError
 from soundvid.recipe.model import Recipe
 
 
@@ -34,13 +35,15 @@ def build_defs(
 
     `resource_overrides`: in place of the project's own, for tests.
     """
-    parts, wrong = [], list(broken)
+    parts, wrong, taken = [], list(broken), set()
     for recipe in recipes:
         try:
             parts.append(recipe_defs(recipe, project))
+            taken.add(group_of(recipe.name))
+        except SoundvidError as error:
+            wrong.append(BrokenRecipe(recipe.name, f"{recipe.name}: {error}"))
         except Exception as error:  # what a recipe's check does not see; the others need not suffer for it
             wrong.append(BrokenRecipe(recipe.name, f"{recipe.name}: {type(error).__name__}: {error}"))
-    taken = {group_of(r.name) for r in recipes}
     for bad in wrong:
         warnings.warn(bad.error, stacklevel=1)
         group = re.sub(r"[^A-Za-z0-9_]+", "_", bad.group) or "recipe"
