@@ -59,6 +59,5 @@ def _check(hint: Any) -> Callable[[Any], bool]:
         return lambda value: isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return lambda value: isinstance(value, int) and not isinstance(value, bool)
-    if is_dataclass(hint):
-        return lambda value: isinstance(value, hint) and checked(value) is value
-    return lambda value: isinstance(value, hint)
+    of_fields = is_dataclass(hint)
+    return lambda value: isinstance(value, hint) and (not of_fields or checked(value) is value)
