@@ -67,8 +67,8 @@ class Figure:
 
     sheet: str  # data URI
     cells: int
-    wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100
-    spectrogram: str  # data URI
+    wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100; empty: the clip has no sound
+    spectrogram: str  # data URI; empty: the clip has no sound
     video: str  # data URI
     poster: str  # data URI
     width: int  # pixels of the video
@@ -82,13 +82,13 @@ class Figure:
 
 
 def figure(mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = ()) -> Figure:
-    """All pictures of a clip of `frames` pictures that lasts `seconds`."""
+    """All pictures of a clip of `frames` pictures that lasts `seconds`; no `flac`: it has no sound."""
     first = decode_rgb(mp4, [0])[0]
     height, width = first.shape[:2]
     cells = min(sheet_cells(width / height), frames)
     cell = SHEET_WIDTH // cells // 2 * 2
     pictures = decode_rgb(mp4, sheet_frames(frames, cells), height=max(2, round(cell * height / width / 2) * 2))
-    sound, rate = decode_flac(flac)
+    sound, rate = decode_flac(flac) if flac else (np.zeros(0, np.int16), 0)
     plays = seconds if len(mp4) <= VIDEO_BYTES else seconds * VIDEO_BYTES / len(mp4)
     playing = with_sound(mp4, flac, seconds=None if plays == seconds else plays)
     peak = float(np.abs(sound.astype(np.int32)).max(initial=0)) / 32768
@@ -96,17 +96,17 @@ def figure(mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence
     return Figure(
         sheet=data_uri("image/jpeg", encode_jpeg(np.concatenate(list(pictures), axis=1), 4)),
         cells=cells,
-        wave=waveform(sound),
-        spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))),
+        wave=waveform(sound) if rate else "",
+        spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))) if rate else "",
         video=data_uri("video/mp4", playing),
         poster=data_uri("image/jpeg", encode_jpeg(np.ascontiguousarray(first[::shrink, ::shrink]), 4)),
         width=width,
         height=height,
         seconds=seconds,
         plays_seconds=plays,
-        peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent",
+        peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent" if rate else "",
         times=time_ticks(seconds),
-        pitches=pitch_ticks(rate),
+        pitches=pitch_ticks(rate) if rate else [],
         lanes=lanes,
     )
 
@@ -294,7 +294,7 @@ def cards(
     moved = spread(packed, max(0, NEW_CARDS - len(chosen) - len(stay)), Counter())
     result = []
     for row in [*chosen, *moved]:
-        mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
+        mp4, flac = (dataset.read_member(row, m) if f"{m}_offset" in row else b"" for m in ("mp4", "flac"))
         drawing = figure(mp4, flac, row["frames"], row["seconds"], feature_lanes(dataset, manifest, row))
         result.append({"row": row, "new": previous is not None and row in chosen, "figure": drawing})
     for row in stay:
