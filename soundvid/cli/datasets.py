@@ -313,5 +313,6 @@ def _check(file: Path) -> None:
     ui.result(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"
         + ("" if clips.plan == "spans" else f" of {clips.seconds:g} s")
-        + f", {video.width}x{video.height} at {video.fps} fps, {loaded.sound.rate} Hz"
+        + f", {video.width}x{video.height} at {video.fps} fps, "
+        + (f"{loaded.sample_rate} Hz" if loaded.sample_rate else "no sound")
     )

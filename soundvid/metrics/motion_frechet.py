@@ -30,8 +30,8 @@ NAME = "motion_frechet"
 DEFINITION = (
     f"Frechet distance of windows of {WINDOW} frames, each the square roots of two histograms over pixels and frames: "
     f"the optical flow's velocity and acceleration by {DIRECTIONS} directions and by size (still below {EDGES[0]} % of "
-    f"the picture's side a frame, then up to {EDGES[1]:g} %, {EDGES[2]:g} %, and above); dense inverse search, no trained "
-    "weights; 0 where the sets are one, 4 at most by means"
+    f"the picture's side a frame, then up to {EDGES[1]:g} %, {EDGES[2]:g} %, and above); dense inverse search, no "
+    "trained weights; 0 where the sets are one, 4 at most by means"
 )
 
 
