@@ -1,6 +1,6 @@
 """soundvid turns videos with sound into versioned, sample-exact audio-visual datasets.
 
-`soundvid.build`, `soundvid.verify` and `soundvid.load` do from Python what the command line does.
+`soundvid.build`, `verify`, `load`, `publish` and `pull` do from Python what the command line does.
 """
 
 from pathlib import Path
@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from soundvid.builder.build import BuildResult
     from soundvid.recipe.model import Recipe
     from soundvid.store.load import Clips
+    from soundvid.store.transfer import Transferred
     from soundvid.store.verify import Verification
     from soundvid.util.progress import ProgressCallback
 
-__all__ = ["__version__", "build", "load", "verify"]
+__all__ = ["__version__", "build", "load", "publish", "pull", "verify"]
 
 
 def build(
@@ -66,13 +67,46 @@ def load(
     *,
     store: str | Path = "store",
     subjects: "Sequence[str] | None" = None,
+    cache: str | Path | None = None,
+    cache_bytes: int = 10 << 30,
 ) -> "Clips":
     """One split of a version, for training: a sequence with random access to clips, pictures and sound.
 
     `clips[i]` is a Clip: pictures (uint8 `T H W 3`), spectrogram (float32 `N bins`) and facts. `clips.read` decodes a
-    window or a crop only, `clips.torch(Augment())` is a torch dataset, `clips.stream()` plain WebDataset. Raises
-    DatasetError with one line where the dataset, version, split or a shard is not there.
+    window or a crop only, `clips.torch(Augment())` is a torch dataset, `clips.loader(16)` gives batches over processes
+    and machines, `clips.stream()` plain WebDataset.
+
+    `name` may be the address of published data (a bucket, a web server, hf://OWNER/NAME), or `store` one. Then exactly
+    the bytes that are wanted are read from there; `cache` (or SOUNDVID_CACHE) names a folder that keeps them, of at
+    most `cache_bytes`. Raises DatasetError with one line where the dataset, version, split or a shard is not there.
     """
     from soundvid.store.load import load as read
 
-    return read(name, version, split, store=store, subjects=subjects)
+    return read(name, version, split, store=store, subjects=subjects, cache=cache, cache_bytes=cache_bytes)
+
+
+def publish(name: str, to: str, *, store: str | Path = "store", check: bool = False) -> "Transferred":
+    """Bring `NAME` or `NAME@VERSION` from a store to an address: a folder, s3://, gs://, az:// or hf://OWNER/NAME.
+
+    Only what is missing is sent; with `check`, what is there is read and compared, too. Raises DatasetError.
+    """
+    from soundvid.reports.card import published_files
+    from soundvid.store.dataset import find
+    from soundvid.store.transfer import publish as run
+
+    dataset, release = find(store, name)
+    return run(dataset, release, to, published_files, check=check)
+
+
+def pull(
+    name: str, source: str, *, store: str | Path = "store", split: str | None = None, where: str | None = None
+) -> "Transferred":
+    """Bring `NAME` or `NAME@VERSION` from an address into a store, verified; only what is missing is fetched.
+
+    `split` and `where` (an SQL condition over the columns of samples.parquet) select samples: only their bytes are
+    read, and they become a dataset of their own. Raises DatasetError or StoreError.
+    """
+    from soundvid.store.transfer import pull as run
+
+    base, _, version = name.partition("@")
+    return run(source, base, version or None, store, split=split, where=where)
