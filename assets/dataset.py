@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets import metadata
+from assets.failures import failing_in_one_line
 from assets.resources import Store
 from assets.videos import code_version, group_of, step_names
 from soundvid.builder import candidate as candidates
@@ -47,6 +48,7 @@ def dataset_assets(
         description="The clips of all videos that are registered now, in content-named tar files, and what the next "
         "version would be. Old shards are not written again.",
     )
+    @failing_in_one_line()
     def shards(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
@@ -63,13 +65,17 @@ def dataset_assets(
     @dg.multi_asset_check(specs=specs, name=f"{group_of(name)}__shards_are_whole")
     def shards_are_whole(store: Store) -> Iterator[dg.AssetCheckResult]:
         work = store.context(recipe)
-        for check, problems in candidates.check(work, candidates.load(work)).items():
+        with failing_in_one_line():
+            candidate = candidates.load(work)
+            found = candidates.check(work, candidate)
+        numbers = metadata.of_checks(candidate)
+        for check, problems in found.items():
             yield dg.AssetCheckResult(
                 check_name=check,
                 asset_key=shards_key,
                 passed=not problems,
                 description="; ".join(problems[:5]) or None,
-                metadata={"problems": len(problems)},
+                metadata={"problems": len(problems), **numbers[check]},
             )
 
     @dg.asset(
@@ -82,6 +88,7 @@ def dataset_assets(
         description="The newest version of the dataset. MAJOR: samples were removed or changed; MINOR: only added; "
         "PATCH: the same samples. Where nothing has changed, no version is made.",
     )
+    @failing_in_one_line()
     def release(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         version, change = candidates.release(work)

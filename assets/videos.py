@@ -13,6 +13,7 @@ import dagster as dg
 
 from assets import catalogue as listing
 from assets import metadata
+from assets.failures import failing_in_one_line
 from assets.resources import Store
 from soundvid.builder import checks, state
 from soundvid.builder.context import Context
@@ -46,6 +47,7 @@ def video_assets(
         description="The videos that the recipe names now, and where they come from. To materialise it begins "
         "everything else: new videos are processed, and a version is released, without anybody touching anything.",
     )
+    @failing_in_one_line()
     def source_catalogue(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         made = listing.refresh(store.context(recipe, context.log), batch=batch, ask=True)
         known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
@@ -66,6 +68,7 @@ def video_assets(
         kinds={"file"},
         description="Each video as a file that was looked at: fetched where it is on the web, hashed, with its terms.",
     )
+    @failing_in_one_line()
     def source_videos(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         records = state.discover_videos(work, state.videos_of(work, context.partition_key))
@@ -85,6 +88,7 @@ def video_assets(
         check_specs=_specs(recipe, "clips", partitions, checks.CLIP_CHECKS),
         description="Planned, cut, cropped and resized: H.264 and FLAC of every clip, exact to the sample.",
     )
+    @failing_in_one_line()
     def clips(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         records = state.render_videos(work, _keys(work, context.partition_key))
@@ -112,6 +116,7 @@ def _feature_asset(
         check_specs=_specs(recipe, feature.name, partitions, checks.FEATURE_CHECKS),
         description=f"{feature.summary}. Computed from the stored clips and nothing else; {feature.units}.",
     )
+    @failing_in_one_line()
     def rows(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         records = state.compute_feature(work, _keys(work, context.partition_key), feature.name)
@@ -165,15 +170,23 @@ def _specs(
         ]
 
 
-def _results(problems: dict[str, list[str]]) -> list[dg.AssetCheckResult]:
-    """A check that fails is a warning: the video stays out of the dataset, and the dataset goes on."""
+def _results(found: dict[str, checks.Checked]) -> list[dg.AssetCheckResult]:
+    """A check that fails is a warning: the video stays out of the dataset, and the dataset goes on.
+
+    One that could not be made of any video passes, for a dataset does not depend on it, and says so.
+    """
     return [
         dg.AssetCheckResult(
             check_name=name,
-            passed=not found,
+            passed=not checked.problems,
             severity=dg.AssetCheckSeverity.WARN,
-            description="; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "") or None,
-            metadata={"problems": len(found)},
+            description=_few(checked.problems)
+            or (f"not checked: {_few(checked.skipped)}" if checked.skipped else None),
+            metadata={"problems": len(checked.problems), "not checked": len(checked.skipped)},
         )
-        for name, found in problems.items()
+        for name, checked in found.items()
     ]
+
+
+def _few(lines: list[str]) -> str:
+    return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")

@@ -47,6 +47,8 @@ class Project(Strict):
     ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")
     nightly: str = Field("0 2 * * *", description="cron: list everything again, release what is ready")
     weekly: str = Field("0 4 * * 0", description="cron: retry what failed, audit addresses")
+    prune: str = Field("30 3 * * *", description="cron: delete old runs from Dagster's records")
+    keep_history_days: float = Field(30, gt=0, description="runs that are older are deleted, see pipelines.history")
     stale_after_hours: int = Field(36, ge=1, description="without a nightly release check, the release counts as stale")
 
 

@@ -150,6 +150,8 @@ def check(context: Context, candidate: Candidate) -> dict[str, list[str]]:
         if check_bytes(dataset, shard, found["hashes"].append):
             rows = candidate.samples.filter(pc.equal(candidate.samples.column("shard"), shard.file))
             check_index(dataset, shard, rows, found["counts_agree"].append)
+        else:
+            found["counts_agree"].append(f"{shard.file}: not compared with the index: it is damaged or missing")
     counts = candidate.manifest["counts"]
     check_ledger(candidate.samples, candidate.ledger, counts, found["ledger_closes"].append)
     check_splits(candidate.samples, candidate.manifest["recipe"]["splits"], found["no_group_in_two_splits"].append)

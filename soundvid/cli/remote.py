@@ -8,7 +8,6 @@ import typer
 from rich.markup import escape
 
 from soundvid.cli import ui
-from soundvid.cli.datasets import _find
 from soundvid.cli.ui import STORE, FromOption, JsonOption, NameArgument, StoreOption
 from soundvid.errors import DatasetError
 
@@ -60,7 +59,7 @@ def publish(
     from soundvid.reports.card import published_files
     from soundvid.store.transfer import publish as run
 
-    dataset, release = _find(store, name)
+    dataset, release = find_anywhere(name, store, None)
     with ui.interruptible("stopped; what was sent stays, and no version appeared"), ui.ConsoleProgress() as progress:
         progress.phase("publishing", 1, "MB")
         done = run(dataset, release, to, published_files, check=check, on_bytes=_bytes_shown(progress))
@@ -123,7 +122,9 @@ def pull(
 def find_anywhere(name: str, store: Path, source: str | None) -> Any:
     """The dataset and the version that NAME[@VERSION] means in a store or below an address."""
     if source is None:
-        return _find(store, name)
+        from soundvid.store.dataset import find
+
+        return find(store, name)
     from soundvid.store.published import open_release
 
     base, _, version = name.partition("@")
@@ -172,7 +173,7 @@ def gc(
     """Remove shards that no version names: of deleted versions, and of uploads that were never completed."""
     from soundvid.store.manage import unused_in_store, unused_published
 
-    found = unused_published(source) if source else unused_in_store(_find(store, name)[0])
+    found = unused_published(source) if source else unused_in_store(find_anywhere(name, store, None)[0])
     for file in found.files[:20]:
         ui.say(f"  {file}")
     what = f"{len(found.files)} files, {found.bytes / 1e6:.1f} MB, that no version of {name} names in {found.place}"
@@ -204,7 +205,7 @@ def delete(
         _sure(f"Remove {name} from {_shown(source)}, for everybody?", yes)
         delete_published(source, base, version, published_files)
     else:
-        dataset, release = _find(store, name)
+        dataset, release = find_anywhere(name, store, None)
         _sure(f"Remove {name} from {dataset.folder}?", yes)
         delete_version(dataset, release)
     ui.say(f"{name} is removed; 'soundvid gc {base}' removes the shards that nothing needs any more")
@@ -227,7 +228,7 @@ def rename(
     from soundvid.store.manage import rename as run
 
     load("hand", name=new)  # refuses what no dataset can be called
-    dataset, _ = _find(store, name)
+    dataset, _ = find_anywhere(name, store, None)
     target = run(store, dataset.name, new, dataset_card)
     ui.say(f"{name} is {new} now: {target.folder}")
 

@@ -161,6 +161,7 @@ class VideoReader:
             self.heartbeat,
             self._geometries.follow(self._stream.codec_context),
             decoding_times=info.decoding_times,
+            delay=info.delay,
             joins=self.source.joins,
             edits=self.source.edits.pictures if self.source.edits else (),
         ):

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit, urlunsplit
 from uuid import uuid4
 
-from soundvid.errors import DatasetError
+from soundvid.errors import DatasetError, SoundvidError
+from soundvid.util.extras import need
 from soundvid.util.files import sync_to_disk, write_all
 from soundvid.util.redact import clean_address, credentials_of, redact, without_user
 
@@ -301,13 +302,10 @@ class BucketObjects:
 
     def _open(self) -> Any:
         if self._owner != os.getpid():  # a forked worker needs connections of its own
-            try:
-                from obstore.store import from_url
-            except ImportError:
-                raise DatasetError(
-                    f"{self.shown}: buckets need the extra 'remote'; run pip install 'soundvid[remote]'"
-                ) from None
+            need("remote", "obstore")
             from datetime import timedelta
+
+            from obstore.store import from_url
 
             retry: Any = {"max_retries": _TRIES, "retry_timeout": timedelta(seconds=_LONGEST_WAIT)}
             try:
@@ -323,7 +321,7 @@ class BucketObjects:
             yield
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, "there is no such file", f"{self.shown}/{key}") from None
-        except (DatasetError, OSError):
+        except (SoundvidError, OSError):
             raise
         except Exception as error:
             if type(error).__module__.partition(".")[0] != "obstore":
@@ -427,19 +425,16 @@ class HubObjects(HttpObjects):
         self._waiting: dict[str, Any] = {}  # uploaded or deleted, and not yet committed
 
     def _api(self) -> Any:
-        try:
-            from huggingface_hub import HfApi
-        except ImportError:
-            raise DatasetError(
-                f"{self.shown}: publishing there needs the extra 'remote'; run pip install 'soundvid[remote]'"
-            ) from None
+        need("remote", "huggingface_hub")
+        from huggingface_hub import HfApi
+
         return HfApi(endpoint=self._endpoint, token=_hub_token() or False)
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
         try:
             yield
-        except (DatasetError, FileNotFoundError):
+        except (SoundvidError, FileNotFoundError):
             raise
         except Exception as error:  # those of its HTTP client, too, which differ between its versions
             if isinstance(error, OSError) and type(error).__module__ == "builtins":

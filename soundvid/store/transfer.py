@@ -32,6 +32,7 @@ from soundvid.store.schema import count_by, counts, subjects
 from soundvid.store.storage import local_store
 from soundvid.store.tar import Sample
 from soundvid.store.verify import check_index, rows_by_shard
+from soundvid.util.extras import need
 from soundvid.util.files import storing, sync_to_disk, write_all
 from soundvid.util.hashing import canonical_json
 
@@ -455,10 +456,9 @@ def select(samples: pa.Table, split: str | None, where: str | None) -> pa.Table:
         samples = samples.filter(pc.equal(samples.column("split"), split))
     if where is None:
         return samples
-    try:
-        import duckdb
-    except ImportError:
-        raise DatasetError("--where needs the extra 'remote'; run pip install 'soundvid[remote]'") from None
+    need("remote", "duckdb")
+    import duckdb
+
     numbered = samples.append_column("_row", pa.array(range(len(samples)), pa.int64()))
     # The condition can read the index and nothing else: no files, no network, no settings.
     connection = duckdb.connect(

@@ -570,16 +570,18 @@ def batches(loader) -> list[list[int]]:
 
 def test_ranks_and_workers_share_an_epoch_without_overlap(server, built):
     pytest.importorskip("torch")
+    from soundvid.store.loader import ClipLoader
+
     clips = soundvid.load(server.url)
     count, world = len(clips), 3
-    ranks = [[i for b in batches(clips.loader(2, rank=r, world=world, seed=5)) for i in b] for r in range(world)]
+    ranks = [[i for b in batches(ClipLoader(clips, 2, rank=r, world=world, seed=5)) for i in b] for r in range(world)]
     assert {len(r) for r in ranks} == {count // world}
     assert len({i for r in ranks for i in r}) == count // world * world
     own = soundvid.load("toy", store=built)
     for workers in (0, 2):
-        loader = own.loader(2, rank=1, world=world, seed=5, workers=workers)
+        loader = ClipLoader(own, 2, rank=1, world=world, seed=5, workers=workers)
         assert [i for b in batches(loader) for i in b] == ranks[1] and len(loader) == len(batches(loader))
-    first = own.loader(2, seed=5)
+    first = ClipLoader(own, 2, seed=5)
     epochs = [batches(first), batches(first)]
     assert epochs[0] != epochs[1]
     assert all(sorted(i for batch in epoch for i in batch) == list(range(count)) for epoch in epochs)
@@ -588,6 +590,7 @@ def test_ranks_and_workers_share_an_epoch_without_overlap(server, built):
 def test_an_interrupted_epoch_goes_on_at_the_next_batch(built):
     pytest.importorskip("torch")
     from soundvid.store.load import Augment
+    from soundvid.store.loader import ClipLoader
 
     clips = soundvid.load("toy", store=built)
 
@@ -600,13 +603,13 @@ def test_an_interrupted_epoch_goes_on_at_the_next_batch(built):
         return found
 
     options = {"augment": Augment(frames=4, size=8), "seed": 3}
-    whole, broken, resumed = (clips.loader(2, workers=w, **options) for w in (0, 2, 0))
+    whole, broken, resumed = (ClipLoader(clips, 2, workers=w, **options) for w in (0, 2, 0))
     expected = run_on(whole) + run_on(whole)
     start = run_on(broken, most=2)
     resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())) | {"order": broken.state_dict()["order"]})
     assert start + run_on(resumed) + run_on(resumed) == expected
     with pytest.raises(DatasetError, match="the saved state is of order"):
-        clips.loader(3, **options).load_state_dict(broken.state_dict())
+        ClipLoader(clips, 3, **options).load_state_dict(broken.state_dict())
 
 
 def test_datasets_are_mixed_by_weight(built):
