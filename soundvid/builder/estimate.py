@@ -153,7 +153,8 @@ def _bytes_per_second(context: Context) -> float:
         float(f.rate) * int(np.prod(f.row_shape)) * np.dtype(f.options.dtype).itemsize for f in context.features
     )
     pictures = PICTURE_BITS / 8 * video.width * video.height * float(video.fps)
-    return pictures + SOUND_BITS / 8 * recipe.sound.rate + features
+    sound = SOUND_BITS / 8 * recipe.sound.rate if recipe.sound is not None else 0.0
+    return pictures + sound + features
 
 
 def _existing(path: Path) -> Path:
