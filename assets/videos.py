@@ -30,17 +30,21 @@ AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, 
 
 
 def video_assets(
-    recipe: Recipe, partitions: dg.DynamicPartitionsDefinition, division: listing.Division
+    recipe: Recipe,
+    partitions: dg.DynamicPartitionsDefinition,
+    division: listing.Division,
+    *,
+    freshness: dg.FreshnessPolicy | None = None,
 ) -> list[dg.AssetsDefinition]:
     """The assets of a recipe that are made video by video, or batch by batch: see `division`."""
-    name = recipe.name
-    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
+    common = common_of(recipe)
     features = recipe.make_features()
 
     @dg.asset(
         **common,
         code_version=code_version(recipe, "1", "sources"),
-        kinds={"python"},
+        freshness_policy=freshness,
+        kinds=kinds(recipe, "python"),
         description="The videos that the recipe names now, and where they come from. To materialise it begins "
         "everything else: new videos are processed, and a version is released, without anybody touching anything.",
     )
@@ -60,7 +64,7 @@ def video_assets(
         code_version=code_version(recipe, "1", "download"),
         pool=DOWNLOAD_POOL if recipe.web_sources else None,
         retry_policy=AGAIN,
-        kinds={"file"},
+        kinds=kinds(recipe, "file"),
         description="Each video as a file that was looked at: fetched where it is on the web, hashed, with its terms.",
     )
     @failing_in_one_line()
@@ -79,7 +83,7 @@ def video_assets(
         deps=[source_videos],
         partitions_def=partitions,
         code_version=code_version(recipe, str(RENDER_VERSION), "clips", "video", "sound"),
-        kinds={"video"},
+        kinds=kinds(recipe, "video"),
         check_specs=_specs(recipe, "clips", partitions, checks.CLIP_CHECKS),
         description="Planned, cut, cropped and resized: H.264 and FLAC of every clip, exact to the sample.",
     )
@@ -107,7 +111,7 @@ def _feature_asset(
         deps=[dg.AssetKey([recipe.name, "clips"])],
         partitions_def=partitions,
         code_version=f"{feature.version}-{feature_key(feature)[:12]}",
-        kinds={"numpy"},
+        kinds=kinds(recipe, "numpy"),
         check_specs=_specs(recipe, feature.name, partitions, checks.FEATURE_CHECKS),
         description=f"{feature.summary}. Computed from the stored clips and nothing else; {feature.units}.",
     )
@@ -140,6 +144,21 @@ def code_version(recipe: Recipe, version: str, *sections: str) -> str:
     """The version of an asset's code and of the recipe's sections that decide it: a change shows as stale at once."""
     values = recipe.model_dump(mode="json")
     return f"{version}-{content_key([values[section] for section in sections])[:12]}"
+
+
+def common_of(recipe: Recipe) -> dict[str, Any]:
+    """What all assets of a recipe have in common."""
+    return {
+        "key_prefix": recipe.name,
+        "group_name": group_of(recipe.name),
+        "owners": recipe.owners,
+        "tags": recipe.tags,
+    }
+
+
+def kinds(recipe: Recipe, own: str) -> set[str]:
+    """What the graph shows beside an asset's name: what it is made of, and what the recipe says."""
+    return {own, *recipe.kinds}
 
 
 def group_of(name: str) -> str:

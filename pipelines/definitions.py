@@ -13,6 +13,7 @@ from assets.dataset import dataset_assets
 from assets.resources import Runs, Store
 from assets.training import training_assets
 from assets.videos import group_of, video_assets
+from pipelines.alerts import alert_sensor
 from pipelines.automation import automation_sensor, freshness, release_when, shards_when
 from pipelines.history import history_defs
 from pipelines.instance import with_lasting_instance
@@ -62,6 +63,9 @@ def build_defs(
         # A step is a call into the library, which has processes of its own: 0.02 s here, 1.6 s in a process for each.
         executor=dg.in_process_executor,
     )
+    if project.alerts is not None:
+        sensor = with_lasting_instance(alert_sensor(project.alerts, project.tick_seconds))
+        parts.append(dg.Definitions(sensors=[sensor]))
     return dg.Definitions.merge(*parts, history_defs(project), shared)
 
 
@@ -74,7 +78,7 @@ def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
         release_when=release_when(),
         freshness=freshness(project),
     )
-    assets = [*video_assets(recipe, partitions, division), *whole]
+    assets = [*video_assets(recipe, partitions, division, freshness=freshness(project)), *whole]
     if project.training and find_spec("torch") is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy

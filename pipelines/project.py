@@ -19,6 +19,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from assets.videos import group_of
+from pipelines.alerts import Alerts
 from soundvid.errors import RecipeError, SoundvidError
 from soundvid.recipe.model import Recipe, load
 from soundvid.recipe.yaml_file import read_yaml
@@ -51,6 +52,7 @@ class Project(Strict):
     prune: str = Field("30 3 * * *", description="cron: delete old runs from Dagster's records")
     keep_history_days: float = Field(30, gt=0, description="runs that are older are deleted, see pipelines.history")
     stale_after_hours: int = Field(36, ge=1, description="without a nightly release check, the release counts as stale")
+    alerts: Alerts | None = Field(None, description="tell people when something is wrong, see pipelines.alerts")
 
 
 def home() -> Path:

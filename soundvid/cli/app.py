@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from soundvid._version import __version__
-from soundvid.cli import datasets, demo, evaluate, generate, sources, train, ui, view
+from soundvid.cli import datasets, demo, evaluate, generate, remote, sources, train, ui, view
 from soundvid.errors import SoundvidError
 
 
@@ -35,6 +35,13 @@ COMMANDS: dict[str, Any] = {
     "show": datasets.show,
     "view": view.view,
     "verify": datasets.verify,
+    "diff": remote.diff,
+    "publish": remote.publish,
+    "pull": remote.pull,
+    "export": remote.export,
+    "gc": remote.gc,
+    "delete": remote.delete,
+    "rename": remote.rename,
     "repack": datasets.repack,
     "recipe": datasets.recipe,
     "sources": sources.app,

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from soundvid.cli import ui
-from soundvid.cli.ui import STORE, JsonOption, NameArgument, RecipeArgument, StoreOption, WorkersOption
+from soundvid.cli.ui import STORE, FromOption, JsonOption, NameArgument, RecipeArgument, StoreOption, WorkersOption
 from soundvid.errors import DatasetError, RecipeError
 
 CHANGES = {
@@ -104,12 +104,21 @@ def _is_source(text: str) -> bool:
     return "://" in text or path.is_dir() or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json"))
 
 
-def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
-    """List the datasets of a store and their versions."""
+def list_(store: StoreOption = STORE, source: FromOption = None, as_json: JsonOption = False) -> None:
+    """List the datasets of a store and their versions, or with --from those that are published at an address."""
     from soundvid.store.dataset import datasets
 
-    rows = []
-    for dataset in datasets(store):
+    rows: list[dict[str, Any]] = []
+    if source is not None:
+        from soundvid.store.published import open_published
+
+        published: Any = open_published(source)
+        for number, entry in published.storage.versions.versions.items():
+            rows.append(
+                {"dataset": published.name, "version": number, **entry.model_dump(exclude={"files", "part_of"})}
+            )
+        rows.sort(key=lambda row: tuple(map(int, row["version"].split("."))))
+    for dataset in datasets(store) if source is None else ():
         for release in dataset.releases():
             try:
                 manifest = release.manifest
@@ -313,5 +322,6 @@ def _check(file: Path) -> None:
     ui.result(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"
         + ("" if clips.plan == "spans" else f" of {clips.seconds:g} s")
-        + f", {video.width}x{video.height} at {video.fps} fps, {loaded.sound.rate} Hz"
+        + f", {video.width}x{video.height} at {video.fps} fps, "
+        + (f"{loaded.sample_rate} Hz" if loaded.sample_rate else "no sound")
     )

@@ -78,6 +78,15 @@ def complete_dataset(ctx: typer.Context, incomplete: str) -> list[str]:
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="The store: the folder with datasets and sources.")
 ]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        envvar="SOUNDVID_FROM",
+        metavar="URL",
+        help="Where the dataset is published, instead of a store: a folder, s3://, gs://, az://, https:// or hf://.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, max=256, help="Worker processes; by default one per core.")

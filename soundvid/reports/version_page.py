@@ -133,7 +133,7 @@ def quality(samples: pa.Table) -> list[tuple[str, str]]:
         ("worst timing error", f"{1000 * errors[-1]:.1f} ms" if len(errors) else "—"),
         ("clips with duplicated frames", having("duplicated_frames")),
         ("clips with dropped frames", having("dropped_frames")),
-        ("clips that lack some sound", having("missing_samples")),
+        *([("clips that lack some sound", having("missing_samples"))] if _sum(samples, "samples") else []),
         ("clips with damaged frames", having("damaged_frames")),
     ]
 

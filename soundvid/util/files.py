@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import re
 import socket
@@ -69,6 +70,13 @@ def sync_to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Write to an unbuffered file, which may take less at a time: on a disk that is almost full, for instance."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def replace_file(path: Path, data: bytes) -> None:
