@@ -1,6 +1,7 @@
 """soundvid turns videos with sound into versioned, sample-exact audio-visual datasets.
 
-`soundvid.build`, `soundvid.verify` and `soundvid.load` do from Python what the command line does.
+`soundvid.build`, `soundvid.verify` and `soundvid.load` do from Python what the command line does. They use the store
+that SOUNDVID_STORE names, as the command line does, or the folder `store`.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ __all__ = ["__version__", "build", "load", "verify"]
 def build(
     recipe: "str | Path | Recipe",
     *,
-    store: str | Path = "store",
+    store: str | Path | None = None,
     sources: "str | Path | list[str | Path] | None" = None,
     workers: int | None = None,
     progress: "ProgressCallback | None" = None,
@@ -32,9 +33,10 @@ def build(
 ) -> "BuildResult":
     """Bring a dataset up to date with its videos and publish a version if anything changed.
 
-    `recipe` is a Recipe, a built-in recipe's name or a YAML file; `sources` (folders, files) takes the
-    place of the recipe's own, `name` that of its name. Raises SoundvidError with one line that says what to do; also
-    where most samples of the newest version would be gone (shards.max_shrink), unless `allow_shrink`.
+    `recipe` is a Recipe, a built-in recipe's name or a YAML file; `sources` (folders, files) takes the place of the
+    recipe's own, `name` that of its name. `store` is a folder, by default that of SOUNDVID_STORE, or `store`.
+    Raises SoundvidError with one line that says what to do; also where most samples of the newest version would be gone
+    (shards.max_shrink), unless `allow_shrink`.
     """
     from soundvid.builder.build import build as run
     from soundvid.recipe.model import Recipe, load
@@ -44,10 +46,10 @@ def build(
         chosen = recipe if name is None else Recipe.model_validate({**dict(recipe), "name": name})
     else:
         chosen = load(recipe, [str(s) for s in given or []], name=name)
-    return run(chosen, store=store, workers=workers, progress=progress, allow_shrink=allow_shrink)
+    return run(chosen, store=_store(store), workers=workers, progress=progress, allow_shrink=allow_shrink)
 
 
-def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "Verification":
+def verify(name: str, *, store: str | Path | None = None, decode: bool = False) -> "Verification":
     """Check `NAME` or `NAME@VERSION`; `problems` of the answer is empty where all is well.
 
     Raises DatasetError where there is no such dataset or version.
@@ -55,7 +57,7 @@ def verify(name: str, *, store: str | Path = "store", decode: bool = False) -> "
     from soundvid.store.dataset import find
     from soundvid.store.verify import verify as check
 
-    dataset, release = find(store, name)
+    dataset, release = find(_store(store), name)
     return check(dataset, release, decode=decode)
 
 
@@ -64,15 +66,34 @@ def load(
     version: str | None = None,
     split: str = "train",
     *,
-    store: str | Path = "store",
+    store: str | Path | None = None,
     subjects: "Sequence[str] | None" = None,
+    sound: bool = False,
 ) -> "Clips":
     """One split of a version, for training: a sequence with random access to clips, pictures and sound.
 
-    `clips[i]` is a Clip: pictures (uint8 `T H W 3`), spectrogram (float32 `N bins`) and facts. `clips.read` decodes a
-    window or a crop only, `clips.torch(Augment())` is a torch dataset, `clips.stream()` plain WebDataset. Raises
-    DatasetError with one line where the dataset, version, split or a shard is not there.
+    `split` is train, val (or validation), test or all. `clips[i]` or `clips["KEY"]` is a Clip: pictures (uint8
+    `T H W 3`), spectrogram (float32 `N bins`), with `sound` also its samples (int16 `S`), and facts. A slice gives some
+    of the clips. `clips.read` decodes a window or a crop only, `clips.torch(Augment())` is a torch dataset,
+    `clips.stream()` plain WebDataset. In a notebook clips show themselves. Raises DatasetError with one line where the
+    dataset, version, split or a shard is not there.
     """
     from soundvid.store.load import load as read
 
-    return read(name, version, split, store=store, subjects=subjects)
+    clips = read(name, version, split, store=_store(store), subjects=subjects, sound=sound)
+    clips.html = _notebook_html
+    return clips
+
+
+def _store(given: str | Path | None) -> str | Path:
+    """The store to use: the given one, that of the variable SOUNDVID_STORE, or ./store."""
+    import os
+
+    return given if given is not None else os.environ.get("SOUNDVID_STORE") or "store"
+
+
+def _notebook_html(clips: "Clips", index: int | None) -> str:
+    """How a notebook shows a clip, or all of them; a function, so that drawing is loaded only where it is used."""
+    from soundvid.reports import notebook
+
+    return notebook.sheet(clips) if index is None else notebook.clip(clips, index)

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from soundvid._version import __version__
-from soundvid.cli import datasets, demo, evaluate, generate, sources, train, ui
+from soundvid.cli import datasets, demo, evaluate, generate, sources, train, ui, view
 from soundvid.errors import SoundvidError
 
 
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Any] = {
     "build": datasets.build,
     "list": datasets.list_,
     "show": datasets.show,
+    "view": view.view,
     "verify": datasets.verify,
     "repack": datasets.repack,
     "recipe": datasets.recipe,

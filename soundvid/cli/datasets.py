@@ -148,19 +148,6 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     ui.out.print(table)
 
 
-def _find(store: Path, name: str) -> Any:
-    """The dataset and the version that `NAME[@VERSION]` means. Raises DatasetError that says which store was read."""
-    from soundvid.store.dataset import datasets, find
-
-    store = store.absolute()
-    try:
-        return find(store, name)
-    except DatasetError as error:
-        if name.partition("@")[0] in {d.name for d in datasets(store)}:
-            raise
-        raise DatasetError(f"{error}; --store or SOUNDVID_STORE names another store") from error
-
-
 def show(
     name: NameArgument,
     store: StoreOption = STORE,
@@ -170,7 +157,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a version contains: counts per subject, splits, shards, and why sources were left out."""
-    _, release = _find(store, name)
+    from soundvid.store.dataset import find
+
+    _, release = find(store, name)
     manifest = release.manifest
     if as_json:
         ui.answer({**manifest, "path": str(release.folder)})
@@ -216,10 +205,11 @@ def verify(
 
     Where something is wrong it names every problem and exits with status 1.
     """
+    from soundvid.store.dataset import find
     from soundvid.store.verify import WORST
     from soundvid.store.verify import verify as run
 
-    dataset, release = _find(store, name)
+    dataset, release = find(store, name)
     with ui.interruptible("stopped; nothing was changed"), ui.ConsoleProgress() as progress:
         progress.phase("verifying", release.manifest["counts"]["samples"], "samples")
         result = run(dataset, release, decode=decode, on_sample=progress.step)
@@ -249,8 +239,9 @@ def repack(
 ) -> None:
     """Merge the small shards that many updates leave into large ones: a PATCH version with the same samples."""
     from soundvid.builder.repack import repack as run
+    from soundvid.store.dataset import find
 
-    dataset, _ = _find(store, name)
+    dataset, _ = find(store, name)
     with ui.interruptible("stopped; the dataset is unchanged"), ui.ConsoleProgress() as progress:
         progress.phase("merging shards", None)
         release, change = run(dataset, max_megabytes)

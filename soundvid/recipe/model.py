@@ -68,6 +68,7 @@ def _to_fraction(value: Any) -> Fraction:
 
 
 Rate = Annotated[Fraction, BeforeValidator(_to_fraction), PlainSerializer(str)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 Even = Annotated[int, Field(ge=16, le=4096, multiple_of=2)]
 
 
@@ -381,6 +382,12 @@ class Recipe(Strict):
     )
     shards: Shards = Shards()
     training: Training = Training()
+    # Who looks after it and how it is found, for Dagster's UI. No part of what a dataset is: not in its versions.
+    owners: list[Annotated[str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+)$")]] = Field(
+        [], exclude=True, description="addresses such as anna@example.org, and teams such as team:vision"
+    )
+    tags: dict[Label, Label] = Field({}, exclude=True, description="labels, such as project: claps")
+    kinds: list[Label] = Field([], exclude=True, max_length=2, description="shown beside each asset, such as mri")
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":

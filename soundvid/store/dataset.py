@@ -314,11 +314,15 @@ def datasets(store: str | Path) -> list[Dataset]:
 
 
 def find(store: str | Path, name: str) -> tuple[Dataset, Release]:
-    """What `NAME` or `NAME@VERSION` means in a store. Raises DatasetError, naming what there is."""
+    """What `NAME` or `NAME@VERSION` means in a store. Raises DatasetError, naming the store and what there is."""
     base, _, version = name.partition("@")
+    store = local_store(store)
     there = datasets(store)
     dataset = next((d for d in there if d.name == base), None)
     if dataset is None:
         known = ", ".join(d.name for d in there) or "none"
-        raise DatasetError(f"{store}: there is no dataset '{base}' in this store (there: {known})")
+        raise DatasetError(
+            f"{store}: there is no dataset '{base}' in this store (there: {known}); --store or SOUNDVID_STORE names "
+            "another store"
+        )
     return dataset, dataset.release(version or None)

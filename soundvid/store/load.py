@@ -6,13 +6,14 @@ are wanted, only their bytes are read. The index stays an Arrow table: millions 
 Workers may be forked or spawned: files are opened where they are read. The streaming form is plain WebDataset.
 """
 
+import copy
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,29 @@ class Clip:
     sound: np.ndarray | None  # int16 `S`, mono
     facts: dict[str, Any] = field(repr=False)  # its row of samples.parquet
     features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # those asked for: float32, rows first
+    html: Callable[[], str] | None = field(default=None, repr=False, compare=False)  # how a notebook shows it
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return float(self.facts["fps"])
+
+    @property
+    def rate(self) -> int:
+        """Samples of sound a second."""
+        return int(self.facts["sample_rate"])
+
+    def __repr__(self) -> str:
+        facts, arrays = self.facts, {"frames": self.frames, "spectrogram": self.spectrogram, "sound": self.sound}
+        shapes = [f"{n} {a.dtype} {' x '.join(map(str, a.shape))}" for n, a in {**arrays, **self.features}.items()
+                  if a is not None]  # fmt: skip
+        return f"<clip {self.key}: {facts['seconds']:g} s at {self.fps:g} fps; {', '.join(shapes)}>"
+
+    def _repr_html_(self) -> str | None:
+        return self.html() if self.html else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "html": None}  # worker processes send clips, not the dataset they can be drawn from
 
 
 @dataclass(frozen=True)
@@ -118,23 +142,37 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 class Clips(Sequence[Clip]):
-    """The clips of one split of a version, or of some of its subjects: `clips[i]` is clip i as it is stored.
+    """The clips of one split of a version (`all`: of every split), or of some of its subjects.
+
+    `clips[i]` is clip i as it is stored, `clips["KEY"]` that of a key, `clips[2:9]` a part of them; with `sound` clips
+    come with their sound. `DataLoader(clips.torch(), ...)` trains on them.
 
     `table` holds their rows of samples.parquet, `rows[i]` is one of them as a dict. Raises DatasetError, one line,
     where the split, the shards or a feature are not there.
     """
 
-    def __init__(self, dataset: Dataset, release: Release, split: str, subjects: Sequence[str] | None = None) -> None:
-        self.name, self.version, self.split = dataset.name, release.name, split
+    html: Callable[["Clips", int | None], str] | None = None  # what a notebook shows of a clip (None: of all)
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        release: Release,
+        split: str,
+        subjects: Sequence[str] | None = None,
+        *,
+        sound: bool = False,
+    ) -> None:
+        split = "val" if split == "validation" else split
+        self.name, self.version, self.split, self.with_sound = dataset.name, release.name, split, sound
         self.store = dataset.folder.parent.parent
         self.folder = dataset.shards
         self.manifest = release.manifest
         self.subjects = list(subjects) if subjects else None
         where = f"{self.name}@{self.version}"
-        if split not in SPLITS:
-            raise DatasetError(f"{where}: '{split}' is no split; there are {', '.join(SPLITS)}")
+        if split not in (*SPLITS, "all"):
+            raise DatasetError(f"{where}: '{split}' is no split; there are {', '.join(SPLITS)} and all")
         index = release.samples
-        table = index.filter(pc.equal(index.column("split"), split))
+        table = index if split == "all" else index.filter(pc.equal(index.column("split"), split))
         if not len(table):
             sizes = dict(count_by(index, ["split"]))
             there = ", ".join(f"{s} {sizes[s]}" for s in SPLITS if s in sizes)
@@ -145,6 +183,7 @@ class Clips(Sequence[Clip]):
                 if subject not in known:
                     raise EmptySplit(f"{where}: no clip of '{subject}' in '{split}' (there: {', '.join(known)})")
             table = table.filter(pc.is_in(table.column("subject"), value_set=pa.array(self.subjects)))
+        self.is_part = bool(self.subjects)  # of what the shards hold
         self.rows = Rows(table)
         self._members = member_columns(table.schema)
         for shard in self._shards():
@@ -160,10 +199,34 @@ class Clips(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
+    @overload
+    def __getitem__(self, index: int | str) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Clips": ...
+    def __getitem__(self, index: int | str | slice) -> "Clip | Clips":
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part.rows = Rows(self.table.take(pa.array(range(len(self))[index], pa.int64())))
+            part.is_part = True
+            return part
+        if isinstance(index, str):
+            place = pc.index(self.table.column("key"), index).as_py()
+            if place < 0:
+                raise KeyError(f"there is no clip {index} in {self.name}@{self.version} '{self.split}'")
+            return self.read(place, sound=self.with_sound)
         if not -len(self) <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        return self.read(index % len(self))
+        return self.read(index % len(self), sound=self.with_sound)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Clip]:
+        """What torch's DataLoader asks for; its own way to make batches of clips is refused with what to do."""
+        from torch.utils.data._utils.collate import default_collate_fn_map
+
+        default_collate_fn_map.setdefault(Clip, _refuse_to_collate)
+        return [self[int(i)] for i in indices]
+
+    def _repr_html_(self) -> str | None:
+        return self.html(self, None) if self.html else None
 
     @property
     def table(self) -> pa.Table:
@@ -177,9 +240,14 @@ class Clips(Sequence[Clip]):
     def _shards(self) -> list[str]:
         return self.table.column("shard").unique().to_pylist()
 
-    @cached_property
-    def fps(self) -> Fraction:
+    @property
+    def fps(self) -> float:
         """Frames a second of the first clip; all of a version have the same."""
+        return float(self.fps_exact)
+
+    @cached_property
+    def fps_exact(self) -> Fraction:
+        """The same without rounding, such as 30000/1001."""
         return Fraction(self.rows[0]["fps_exact"])
 
     @cached_property
@@ -228,6 +296,7 @@ class Clips(Sequence[Clip]):
             self._sound(row) if sound else None,
             row,
             {name: self._rows_of(row, name) for name in features},
+            partial(self.html, self, index) if self.html else None,
         )
 
     def _pictures(self, row: Mapping[str, Any], numbers: np.ndarray) -> bytes | RemoteClip:
@@ -300,21 +369,21 @@ class Clips(Sequence[Clip]):
         where = f"{self.folder / row['shard']}: clip {row['key']}: its {member} cannot be read ({error})"
         return DatasetError(f"{where}; 'soundvid verify {self.name}@{self.version}' tells what else is damaged")
 
-    def torch(self, augment: Augment | None = None) -> "TorchClips":
+    def torch(self, augment: Augment | None = None, *, sound: bool = False) -> "TorchClips":
         """These clips as a map-style dataset for `torch.utils.data.DataLoader`; see TorchClips."""
-        return TorchClips(self, augment)
+        return TorchClips(self, augment, sound=sound or self.with_sound)
 
     def stream(self, **options: Any) -> Any:
         """The split as `webdataset.WebDataset`, in the order of its shards; `options` are its own.
 
-        Of chosen subjects only their clips come. Workers share the shards out among themselves: with fewer shards than
-        workers the others stay idle, as each clip comes once in any case.
+        Of chosen subjects, or of a slice, only their clips come. Workers share the shards out among themselves: with
+        fewer shards than workers the others stay idle, as each clip comes once in any case.
         """
         import webdataset
 
         options = {"shardshuffle": False, "empty_check": False, **options}
         stream = webdataset.WebDataset([str(p) for p in self.shard_paths], **options)
-        if self.subjects:
+        if self.is_part:
             stream = stream.select(_KeyIn(frozenset(self.table.column("key").to_pylist())))
         return stream
 
@@ -322,16 +391,17 @@ class Clips(Sequence[Clip]):
 class TorchClips:
     """Clips as torch's DataLoader takes them: index, or (epoch, index), -> a dict of tensors.
 
-    `frames` uint8 `T H W 3`, `numbers` int64 `T`, `spectrogram` float32 `N bins`, `index` int64. Clips of one recipe
-    have one length, so batches stack. Pictures stay uint8: a quarter of the bytes to move to a device.
+    `frames` uint8 `T H W 3`, `numbers` int64 `T`, `spectrogram` float32 `N bins`, `index` int64, and with `sound` the
+    whole clip's samples as `sound`, int16 `S`. Clips of one recipe have one length, so batches stack. Pictures stay
+    uint8: a quarter of the bytes to move to a device.
 
     `(epoch, index)` gives exactly the view that `augment` has for them. A plain index gives a new view each time,
     drawn with torch's random numbers as torch's own transforms do: other ones in every epoch, also with persistent
     workers, and the same ones again after `torch.manual_seed` with the same number of workers.
     """
 
-    def __init__(self, clips: Clips, augment: Augment | None = None) -> None:
-        self.clips, self.augment = clips, augment
+    def __init__(self, clips: Clips, augment: Augment | None = None, *, sound: bool = False) -> None:
+        self.clips, self.augment, self.with_sound = clips, augment, sound
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -347,10 +417,14 @@ class TorchClips:
             row = self.clips.rows[index]
             random = self.augment.random(index, epoch)
             view = self.augment.view(row["frames"], row["width"], row["height"], random)
-        clip = self.clips.read(index, view)
-        found = {"frames": clip.frames, "numbers": clip.numbers, "spectrogram": clip.spectrogram}
+        clip = self.clips.read(index, view, sound=self.with_sound)
+        found = {"frames": clip.frames, "numbers": clip.numbers, "spectrogram": clip.spectrogram, "sound": clip.sound}
         tensors = {k: torch.from_numpy(v) for k, v in found.items() if v is not None}
         return {**tensors, "index": torch.tensor(index)}
+
+
+def _refuse_to_collate(batch: Any, **_: Any) -> None:
+    raise TypeError("a batch is made of tensors: DataLoader(clips.torch(), ...) gives them, or pass a collate_fn")
 
 
 @dataclass(frozen=True)
@@ -370,7 +444,8 @@ def load(
     *,
     store: str | Path = "store",
     subjects: Sequence[str] | None = None,
+    sound: bool = False,
 ) -> Clips:
     """One split of `NAME` (or `NAME@VERSION`) in a store, for random access."""
     dataset, release = find(store, f"{name}@{version}" if version else name)
-    return Clips(dataset, release, split, subjects)
+    return Clips(dataset, release, split, subjects, sound=sound)

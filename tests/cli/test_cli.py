@@ -95,7 +95,7 @@ def test_verify_exits_one_where_something_is_wrong(store, tmp_path):
 
 def test_commands_stand_in_the_order_of_work():
     text = cli("-h").stdout
-    order = "demo build list show verify repack recipe sources train evaluate report generate".split()
+    order = "demo build list show view verify repack recipe sources train evaluate report generate".split()
     rows = text[text.index("Commands") :].splitlines()
     assert [row.split()[1] for row in rows if row.startswith("│ ") and row[2] != " "] == order
     assert cli("--version").stdout.strip() == soundvid.__version__

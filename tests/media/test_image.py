@@ -1,7 +1,12 @@
 """One picture out of a file is turned as the file says, and nothing beside it makes reading fail."""
 
 import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -119,3 +124,40 @@ def test_a_movie_of_jpegs_with_exif_is_read(tmp_path, name):
     )
     exif = with_segment(0xE1, b"Exif\0\0" + tiff_orientation(1))
     assert numbers(shown(rewritten(plain, tmp_path / name, exif), Framing(96, 96))) == list(range(6))
+
+
+@pytest.fixture(scope="module")
+def one_picture_video(tmp_path_factory):
+    """Writes a video of one grey picture, `side` pixels square, whose header names at most 15360."""
+
+    def write(side: int) -> Path:
+        _, jpeg = cv2.imencode(".jpg", np.full((side, side), 128, np.uint8))
+        path = tmp_path_factory.mktemp("large") / f"{side}.mkv"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mjpeg", rate=30)
+            stream.width, stream.height, stream.pix_fmt = min(side, 15360), min(side, 15360), "yuvj420p"
+            packet = av.Packet(jpeg.tobytes())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 30), 0, 0
+            packet.is_keyframe = True
+            container.mux(packet)
+        return path
+
+    return write
+
+
+def test_a_large_picture_of_a_video_takes_bounded_memory(one_picture_video):
+    code = (
+        "import resource, sys; from pathlib import Path; from soundvid.media.image import read_full_image; "
+        "print(*read_full_image(Path(sys.argv[1])).shape, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(one_picture_video(15360))], capture_output=True, text=True, check=True
+    )
+    height, width, _, peak = map(int, run.stdout.split())
+    assert (height, width) == (8192, 8192)
+    assert peak < 2_000_000  # kB; the decoded picture alone is 236 MB
+
+
+def test_a_video_whose_pictures_are_larger_than_it_says_is_refused_in_one_line(one_picture_video):
+    with pytest.raises(SoundvidError, match=r"^[^\n]*17000\.mkv: [^\n]+; give --image one picture$"):
+        read_full_image(one_picture_video(17000))
