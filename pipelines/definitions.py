@@ -13,11 +13,15 @@ from assets.dataset import dataset_assets
 from assets.resources import Runs, Store
 from assets.training import training_assets
 from assets.videos import group_of, video_assets
+from pipelines.alerts import alert_sensor
 from pipelines.automation import automation_sensor, freshness, release_when, shards_when
-from pipelines.partitions import divide
+from pipelines.history import history_defs
+from pipelines.instance import with_lasting_instance
+from pipelines.partitions import divide, partitions_of
 from pipelines.project import BrokenRecipe, Project, home, read_project, read_recipes
 from pipelines.schedules import schedules
 from pipelines.sensors import new_videos_sensor
+from soundvid.errors import SoundvidError
 from soundvid.recipe.model import Recipe
 
 
@@ -32,13 +36,15 @@ def build_defs(
 
     `resource_overrides`: in place of the project's own, for tests.
     """
-    parts, wrong = [], list(broken)
+    parts, wrong, taken = [], list(broken), set()
     for recipe in recipes:
         try:
             parts.append(recipe_defs(recipe, project))
+            taken.add(group_of(recipe.name))
+        except SoundvidError as error:
+            wrong.append(BrokenRecipe(recipe.name, f"{recipe.name}: {error}"))
         except Exception as error:  # what a recipe's check does not see; the others need not suffer for it
             wrong.append(BrokenRecipe(recipe.name, f"{recipe.name}: {type(error).__name__}: {error}"))
-    taken = {group_of(r.name) for r in recipes}
     for bad in wrong:
         warnings.warn(bad.error, stacklevel=1)
         group = re.sub(r"[^A-Za-z0-9_]+", "_", bad.group) or "recipe"
@@ -57,20 +63,22 @@ def build_defs(
         # A step is a call into the library, which has processes of its own: 0.02 s here, 1.6 s in a process for each.
         executor=dg.in_process_executor,
     )
-    return dg.Definitions.merge(*parts, shared)
+    if project.alerts is not None:
+        sensor = with_lasting_instance(alert_sensor(project.alerts, project.tick_seconds))
+        parts.append(dg.Definitions(sensors=[sensor]))
+    return dg.Definitions.merge(*parts, history_defs(project), shared)
 
 
 def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
     """The assets of one recipe with all that makes them; resources are the project's."""
-    division, group = divide(recipe, project), group_of(recipe.name)
+    partitions, division, group = partitions_of(recipe), divide(recipe, project), group_of(recipe.name)
     whole, checks = dataset_assets(
         recipe,
-        division.partitions,
         shards_when=shards_when(recipe),
         release_when=release_when(),
         freshness=freshness(project),
     )
-    assets = [*video_assets(recipe, division.partitions, division.batch), *whole]
+    assets = [*video_assets(recipe, partitions, division, freshness=freshness(project)), *whole]
     if project.training and find_spec("torch") is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy
@@ -79,7 +87,10 @@ def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,
-        sensors=[new_videos_sensor(recipe, division, project), automation_sensor(recipe, project, group)],
+        sensors=[
+            with_lasting_instance(new_videos_sensor(recipe, partitions, division, project)),
+            automation_sensor(recipe, project, group),
+        ],
         schedules=timed,
         jobs=jobs,
     )

@@ -9,6 +9,7 @@ import typer
 from soundvid.cli import datasets, ui
 from soundvid.cli.ui import WorkersOption
 from soundvid.errors import SoundvidError
+from soundvid.util.extras import install_hint
 
 CLIPS = 4  # evaluated: enough to show a table, and quick
 # No validation, preview or checkpoint before the end: the training lasts a few seconds.
@@ -96,10 +97,7 @@ def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
     None where torch is not installed. A run of the same version that is there already is left as it is.
     """
     if find_spec("torch") is None or find_spec("safetensors") is None:
-        ui.say(
-            "no training in this demo: torch and safetensors are not installed; run pip install 'soundvid[train]', "
-            "or in a clone pip install -e '.[train]'"
-        )
+        ui.say(f"no training in this demo: torch and safetensors are not installed; {install_hint('train')}")
         return None
     from soundvid.runs.page import write_page
 

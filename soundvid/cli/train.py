@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +10,14 @@ from rich.markup import escape
 
 from soundvid.cli import systems, ui
 from soundvid.cli.ui import JsonOption, RecipeArgument, StoreOption
-from soundvid.errors import SoundvidError
+from soundvid.util.extras import need
 
 INTERRUPTED = "stopped at once; the same command with --resume goes on from the last checkpoint, or starts anew"
 
 
 def need_torch() -> None:
     """Raise SoundvidError, one line, where what training needs is not installed."""
-    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
-    if missing:
-        raise SoundvidError(f"{' and '.join(missing)} is needed for this: pip install 'soundvid[train]'")
+    need("train", "torch", "safetensors")
 
 
 def make_callback(progress: ui.ConsoleProgress) -> Any:

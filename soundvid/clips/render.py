@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,20 @@ from soundvid.media.colour import HDR, PRIMARIES, TRANSFERS
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, crop_area
+from soundvid.media.interlace import FieldOrder, Vote, clip_order
 from soundvid.media.luma import luma_statistics
 from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
 from soundvid.media.sidecar import align, check_length
 from soundvid.media.sound_decoder import full_scale_leaps
 from soundvid.media.sound_track import choose_track
-from soundvid.media.video_reader import VideoReader
+from soundvid.media.video_reader import GridFrame, VideoReader
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
 from soundvid.sources.digests import FileSignature, file_signature
 from soundvid.verdict import Verdict
 
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
+LOOKS_PER_SECOND = 2  # at pictures that may be made of fields
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,12 @@ class _Shown:
     misframed: bool
     luma: float
     flat: bool
+    vote: Vote | None = None  # what it is made of, where it was looked at
+
+
+def _shown(picture: GridFrame, late: Fraction) -> _Shown:
+    mean, flat = luma_statistics(picture.frame)
+    return _Shown(picture.frame, picture.serial, late, picture.damaged, picture.misframed, mean, flat)
 
 
 class _Heartbeat:
@@ -100,7 +109,10 @@ class _Renderer:
         self.framing = Framing(self.video.width, self.video.height, self.area.box)
         self.facts["crop"] = list(crop_area(self.framing, source.video.geometry))
         self.heartbeat = heartbeat
-        self.pictures = self._reader()
+        self.pictures = self._reader(source)
+        self.every = max(1, floor(self.fps / LOOKS_PER_SECOND))
+        # Readers of clips that are made of fields in a source whose first pictures are whole, by the fields' order.
+        self.fields: dict[FieldOrder, VideoReader] = {}
         self.sound: SampleReader | None = None
         if heard is not None and self.sound_settings is not None:
             self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
@@ -109,13 +121,18 @@ class _Renderer:
         self.last: tuple[int, _Shown] | None = None
 
     def close(self) -> None:
-        self.pictures.close()
+        self._close_pictures()
         if self.sound is not None:
             self.sound.close()
 
-    def _reader(self) -> VideoReader:
+    def _close_pictures(self) -> None:
+        for reader in (self.pictures, *self.fields.values()):
+            reader.close()
+        self.fields.clear()
+
+    def _reader(self, source: Source) -> VideoReader:
         return VideoReader(
-            self.source,
+            source,
             self.fps,
             self.framing,
             self.heartbeat,
@@ -129,21 +146,37 @@ class _Renderer:
             return
         box = self.area.at(float(window.start / self.fps), float(window.stop / self.fps))
         if box != self.framing.box:
-            self.pictures.close()
+            self._close_pictures()
             self.framing = Framing(self.video.width, self.video.height, box)
-            self.pictures, self.last = self._reader(), None
+            self.pictures, self.last = self._reader(self.source), None
             self.ring.clear()
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
         late = slot / self.fps - picture.time
+        vote = self.pictures.look() if slot % self.every == 0 else None
         if self.last is not None and self.last[0] == picture.serial:
             before = self.last[1]
-            return replace(before, late=late)
-        mean, flat = luma_statistics(picture.frame)
-        shown = _Shown(picture.frame, picture.serial, late, picture.damaged, picture.misframed, mean, flat)
+            return replace(before, late=late, vote=vote)
+        shown = replace(_shown(picture, late), vote=vote)
         self.last = (picture.serial, shown)
         return shown
+
+    def _deinterlaced(self, window: Window, order: FieldOrder) -> list[_Shown]:
+        """The pictures of a window that is made of fields. Windows may overlap, and a reader never goes back."""
+        reader = self.fields.get(order)
+        if reader is None or reader.latest > window.start:
+            if reader is not None:
+                reader.close()
+            video = replace(self.source.video, field_order=order)
+            reader = self.fields[order] = self._reader(replace(self.source, video=video))
+        found: list[_Shown] = []
+        for slot in range(window.start, window.stop):
+            picture = reader.at(slot)
+            late = slot / self.fps - picture.time
+            again = bool(found) and found[-1].serial == picture.serial
+            found.append(replace(found[-1], late=late) if again else _shown(picture, late))
+        return found
 
     def _gather(self, window: Window) -> list[_Shown]:
         for slot in [s for s in self.ring if s < window.start]:
@@ -156,6 +189,9 @@ class _Renderer:
     def make(self, window: Window, writer: MediaWriter) -> PartClip:
         """Measure one window and, where the thresholds keep it, encode it into `writer`."""
         shown = self._gather(window)
+        order = clip_order(s.vote for s in shown)
+        if order != "progressive":
+            shown = self._deinterlaced(window, order)
         sound, heard = self._hear(window)
         serials = [s.serial for s in shown]
         pairs = list(zip(serials, serials[1:], strict=False))

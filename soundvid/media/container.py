@@ -3,10 +3,12 @@
 import logging
 import os
 import re
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from math import floor
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ CONTAINERS = (
     "ivf,h264,hevc,m4v,rm,wtv,vob,gif,apng,y4m,yuv4mpegpipe,wav,w64,mp3,flac,aac,ac3,eac3,amr,aiff,au,caf,opus"
 )
 # Containers that time packets by decoding order alone; their pictures' own times are FFmpeg's guess.
-UNTIMED = {"avi", "h264", "hevc", "m4v", "mpegvideo"}
+UNTIMED = {"avi", "gxf", "h264", "hevc", "m4v", "mpegvideo"}
+# Of what ASF holds, FFmpeg's guess fails for these. Their stamps count for decoding: pictures are shown later.
+_UNTIMED_IN_ASF = {"h264", "hevc", "mpeg1video", "mpeg2video"}
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
@@ -69,7 +73,7 @@ def open_media(path: Path, *, unedited: bool = False) -> av.container.InputConta
     lists of an MP4 file are not applied."""
     cpu.level()
     if not path.exists():
-        raise MediaError("vanished", "the file is no longer there")
+        raise MediaError("vanished", "there is no such file")
     if path.stat().st_size == 0:
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
@@ -97,7 +101,7 @@ def part_head(path: Path) -> SparseHeader | None:
     try:
         return read_header(path)
     except FileNotFoundError as error:
-        raise MediaError("vanished", "the file is no longer there") from error
+        raise MediaError("vanished", "there is no such file") from error
     except ValueError as error:
         raise MediaError("not_media", DAMAGED_HEAD) from error
 
@@ -347,10 +351,11 @@ class DecodingTimes:
     turn is not known yet are held in memory.
     """
 
-    def __init__(self, packets: Iterator[Any], lag: EncoderLag, step: int) -> None:
-        """`step`: ticks between pictures, for packets without any stamp."""
+    def __init__(self, packets: Iterator[Any], lag: EncoderLag, step: int, delay: int = 0) -> None:
+        """`step`: ticks between pictures, for packets without any stamp. `delay`: pictures that are decoded before the
+        first one is shown, where the stamps are meant as times of decoding."""
         self.stamps: list[int] = []
-        self.lag, self.step = lag, max(1, step)
+        self.lag, self.step, self.delay = lag, max(1, step), delay
         self.packets = self._stamped(packets)
         self._numbers: dict[int, int] = {}  # by stamp
         self._pending: dict[int, int] = {}  # packets whose picture did not come yet, and for how many pictures
@@ -379,8 +384,10 @@ class DecodingTimes:
         last = -1
 
         def ready(output: _Output) -> tuple[int, av.VideoFrame]:
-            turn = output.number + output.overtaken - output.behind
-            return self.stamps[min(max(turn, 0), len(self.stamps) - 1)], output.frame
+            turn = max(output.number + output.overtaken - output.behind, 0) + self.delay
+            beyond = max(0, turn - len(self.stamps) + 1)
+            late = min(beyond, self.delay) * self.step
+            return self.stamps[turn - beyond] + late, output.frame
 
         for frame in frames:
             number = self._numbers.pop(frame.pts, last + 1) if frame.pts is not None else last + 1
@@ -410,6 +417,7 @@ def timed_pictures(
     decoded: Callable[[Any], None] | None = None,
     *,
     decoding_times: bool = False,
+    delay: int = 0,
     joins: Sequence[Join] = (),
     edits: Sequence[Edit] = (),
 ) -> Iterator[tuple[Fraction, av.VideoFrame]]:
@@ -419,7 +427,8 @@ def timed_pictures(
 
     Decoders give pictures in the order in which they are shown. Where a time is missing (program streams state
     one for some pictures only) it is `step` seconds after the last; with `decoding_times` the container states times of
-    decoding alone (see DecodingTimes). A picture that goes back by more than a step is not shown, and noted.
+    decoding alone (see DecodingTimes, for `delay` too). A picture that goes back by more than a step is not shown, and
+    noted.
     """
     if edits:
         yield from _edited(container, stream, edits, step, damage, heartbeat, decoded)
@@ -428,7 +437,7 @@ def timed_pictures(
     packets = joined(container.demux(stream), joins)
     found: Iterator[tuple[int | None, av.VideoFrame]]
     if decoding_times:
-        order = DecodingTimes(packets, EncoderLag(container, stream), round(step / tick))
+        order = DecodingTimes(packets, EncoderLag(container, stream), round(step / tick), delay)
         found = order.times(decode_safely(container, stream, damage, heartbeat, order.packets, decoded))
     else:
         found = ((f.pts, f) for f in decode_safely(container, stream, damage, heartbeat, packets, decoded))
@@ -509,8 +518,26 @@ def first_picture(
 def states_decoding_times(container: av.container.InputContainer, stream: av.stream.Stream) -> bool:
     """Whether a container states when packets are decoded and not when their pictures are shown.
 
-    Those of `UNTIMED` do, and Matroska for codecs that it names as Video for Windows does.
+    Those of `UNTIMED` do, and Matroska for codecs that it names as Video for Windows does, and ASF for some.
     """
     name = container.format.name
+    if name == "asf":
+        return stream.codec_context.codec.canonical_name in _UNTIMED_IN_ASF
     vfw = name == "matroska,webm" and stream.codec_context.codec_tag not in ("", "\0\0\0\0", "[0][0][0][0]")
     return name in UNTIMED or vfw
+
+
+def decoding_delay(container: av.container.InputContainer, stream: av.stream.Stream, step: Fraction) -> int:
+    """How many pictures are decoded before the first one can be shown, so that none is late: 0 without B-frames. Seen
+    in the first pictures. Times of decoding in ASF are earlier than those of presentation by so many pictures; other
+    containers leave out the encoder's delay."""
+    if container.format.name != "asf":
+        return 0
+    order = DecodingTimes(
+        container.demux(stream), EncoderLag(container, stream), round(step / (stream.time_base or Fraction(1, 1000)))
+    )
+    delay = 0
+    for number, frame in enumerate(islice(decode_safely(container, stream, [], packets=order.packets), 4 * REORDER)):
+        if frame.pts is not None:
+            delay = max(delay, bisect_left(order.stamps, frame.pts) - number)
+    return min(delay, REORDER)

@@ -5,8 +5,9 @@ what the file holds and not on what its header promises: one real file says it l
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil, floor
@@ -25,6 +26,7 @@ from soundvid.media.container import (
     Join,
     choose_streams,
     decode_safely,
+    decoding_delay,
     first_picture,
     frame_time,
     has_picture,
@@ -48,6 +50,7 @@ from soundvid.media.orientation import orientation_of
 # next one comes later, the recording has a gap.
 LEAP = 20
 GAP_LEAST, GAP_MOST = Fraction(1), Fraction(60)
+MATROSKA = "matroska,webm"
 PACE = 1  # seconds of sound from which the pace of its time stamps can be seen
 
 
@@ -74,6 +77,7 @@ class VideoInfo:
     transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
     primaries: int = UNSPECIFIED
     decoding_times: bool = False  # its packets say when they are decoded, and nothing when a picture is shown
+    delay: int = 0  # with decoding_times: pictures that are decoded before the first one is shown
     field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
 
     @property
@@ -102,6 +106,8 @@ class SoundInfo:
     channels: int
     streams: int
     untimed: bool = False  # its time stamps are wrong: from the first one on, samples are counted
+    # Of a Matroska track: (ticks, pairs of packets that follow each other whose stamps are so far apart).
+    distances: tuple[tuple[int, int], ...] = field(default=(), compare=False)  # a part does not know all of them
 
 
 @dataclass(frozen=True)
@@ -222,20 +228,53 @@ class Stamps:
             self.presented += 1
         self.times.append(stamp)
 
+    def delayed(self, pictures: int, step: Fraction) -> "Stamps":
+        """Times of decoding as those at which so many pictures later is decoded; `step`: ticks between pictures."""
+        if not pictures or not self.times:
+            return self
+        times = [*self.times, *(half_up(self.times[-1] + k * step) for k in range(1, pictures + 1))]
+        place = {stamp: number for number, stamp in enumerate(times)}
+        return replace(self, times=times[pictures:], keys=[times[place[key] + pictures] for key in self.keys])
+
+
+class Distances:
+    """How far apart the stamps of sound packets are that follow each other."""
+
+    MOST = 100  # different distances that are counted
+
+    def __init__(self, index: int) -> None:
+        """`index`: of the sound stream."""
+        self.index = index
+        self.last: int | None = None
+        self.found: Counter[int] = Counter()
+
+    def add(self, packet: Any) -> None:
+        stamp = packet.pts
+        if stamp is None or not packet.size:
+            return
+        if self.last is not None and (len(self.found) < self.MOST or stamp - self.last in self.found):
+            self.found[stamp - self.last] += 1
+        self.last = stamp
+
 
 def all_stamps(
     container: av.container.InputContainer,
     video: av.VideoStream,
     heartbeat: Callable[[], None] = no_heartbeat,
     joins: Sequence[Join] = (),
+    sound: Distances | None = None,
 ) -> Stamps:
-    """The stamps of every picture from where `container` stands to its end."""
+    """The stamps of every picture from where `container` stands to its end; those of `sound` are read on the way."""
     lag = EncoderLag(container, video) if states_decoding_times(container, video) else None
-    stamps = Stamps([], [])
+    stamps, index = Stamps([], []), video.index
+    streams = [video] if sound is None else [video, container.streams[sound.index]]
     try:
-        for packet in joined(container.demux(video), joins):
+        for packet in joined(container.demux(*streams), joins):
             heartbeat()
-            stamps.add(packet, lag)
+            if sound is not None and packet.stream_index != index:
+                sound.add(packet)
+            else:
+                stamps.add(packet, lag)
     except LIBRARY_ERRORS:
         pass  # a file cut off in the middle: what was read before the cut is what there is
     return stamps
@@ -259,6 +298,7 @@ class Streams:
     sound: SoundInfo | None
     decoding_times: bool  # the container says when packets are decoded, and not when their pictures are shown
     reordered: bool  # pictures may be decoded in another order than they are shown
+    delay: int = 0  # as in VideoInfo
 
 
 def describe(container: av.container.InputContainer) -> Streams:
@@ -288,6 +328,12 @@ def describe(container: av.container.InputContainer) -> Streams:
     )
 
 
+def stated_duration(path: Path) -> Fraction | None:
+    """Seconds that a file's header states; None where it states none. Raises MediaError where it cannot be opened."""
+    with open_media(path) as container:
+        return None if container.duration is None else Fraction(container.duration, 1_000_000)
+
+
 def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
     """Read a file's streams and time stamps. `heartbeat` is called now and then.
 
@@ -304,17 +350,29 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
                 raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
         edits = _edits(path, container, streams)
+        sounds = Distances(streams.sound.index) if streams.sound and streams.container == MATROSKA else None
         if edits is None:
-            stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+            video = cast(av.VideoStream, container.streams[streams.index])
+            stamps = all_stamps(container, video, heartbeat, sound=sounds)
     if edits is not None:
         return _probe_edited(path, streams, edits, heartbeat)
-    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+    coarse = streams.container == "gxf"  # stamps of sound are rounded to fields of a picture
+    wrong = (
+        streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat)
+    )
+    if streams.sound is not None and (coarse or wrong):
         streams = replace(streams, sound=replace(streams.sound, untimed=True))
+    if sounds is not None and streams.sound is not None:
+        streams = replace(streams, sound=replace(streams.sound, distances=tuple(sorted(sounds.found.items()))))
     joins = _find_joins(path, streams, stamps, heartbeat)
     if joins:
         with open_media(path) as container:
             stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat, joins)
     streams = replace(streams, decoding_times=_decoding_times(streams, [stamps]))
+    if streams.decoding_times:
+        with open_media(path) as container:
+            delay = decoding_delay(container, container.streams[streams.index], streams.nominal)
+        streams, stamps = replace(streams, delay=delay), stamps.delayed(delay, streams.nominal / streams.tick)
     fields = FieldDetector(1 / streams.nominal, streams.fields)
     zero, first = first_picture(
         lambda: open_media(path),
@@ -323,6 +381,7 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         heartbeat,
         fields,
         decoding_times=streams.decoding_times,
+        delay=streams.delay,
     )
     with path.open("rb") as file:
         margins = read_margins(file, streams.container, streams.place)
@@ -527,6 +586,7 @@ def assemble(
             transfer=_stated(int(first.color_trc), streams.colours.transfer),
             primaries=_stated(int(first.color_primaries), streams.colours.primaries),
             decoding_times=decoding_times,
+            delay=streams.delay,
             field_order=fields.field_order,
         ),
         sound=streams.sound,
@@ -568,7 +628,10 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
     video["orientation"] = tuple(video["orientation"])
     video["margins"] = tuple(video.get("margins", NO_MARGINS))
     stretches = tuple((Fraction(a), Fraction(b)) for a, b in facts.get("stretches", ()))
-    sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
+    sound = None
+    if facts["sound"]:
+        distances = tuple((d, n) for d, n in facts["sound"].get("distances", ()))
+        sound = SoundInfo(**facts["sound"] | {"distances": distances})
     parts = {"video": VideoInfo(**video), "sound": sound, "stretches": stretches, "joins": (), "edits": None}
     return Source(path=path, **{**typed(Source, facts), **parts})
 

@@ -4,16 +4,16 @@ It is asked in ascending order and reads the file once, jumping over what is not
 length of the source.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from itertools import accumulate, islice
+from itertools import accumulate, islice, pairwise
 from math import ceil, floor, gcd, log10
 from statistics import median
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
@@ -37,10 +37,14 @@ from soundvid.media.sound_decoder import decode_sound
 from soundvid.media.sound_drift import (
     AHEAD,
     BEHIND,
+    CREEP_STRETCH,
+    LEAST_CREEP,
     SLIP,
     UNCERTAIN,
     DriftLine,
+    creep_goal,
     drift_line,
+    has_drift,
     slants,
     slip,
     stretched,
@@ -360,9 +364,10 @@ class _Section:
         waiting: deque[tuple[int, float, _Block]] = deque()  # samples counted before, offset from them, block
         past: deque[tuple[int, float]] = deque()
         counted = 0
-        anchor: int | None = None
+        anchor: float | None = None
         line: DriftLine | None = None
         number = 0  # of the block since reading began
+        goal: int | None = None  # where sound that follows creeping stamps goes to
         ended = False
 
         def look(count: int, seconds: float = 0.0) -> None:
@@ -386,7 +391,15 @@ class _Section:
                 coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
                 anchor = _level(coming, _usual(coming, tolerance), tolerance, unit)
                 anchor += self._off_track(anchor + len(block.samples), unit, tolerance)
-            place: float = anchor
+            if unit > 2 and number % 4 == 0 and len(waiting) >= self.LOOKAHEAD:
+                coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
+                found = creep_goal(coming, anchor, unit)
+                goal = goal if found is None else found
+            if goal is not None:
+                most = CREEP_STRETCH * len(block.samples)
+                anchor += max(-most, min(most, goal - anchor))
+                goal = None if anchor == goal else goal
+            place = float(anchor)
             drift = None
             # A section that begins on a drifting track has to be on the line when its preroll is over.
             fresh = not self._is_first and unit > 2 and number < self.LOOKAHEAD and number % 6 == 0
@@ -398,18 +411,18 @@ class _Section:
                     drift = drift_line(list(past), ahead, unit, self.native, line)
             line = drift
             if line is not None:
-                place = line.at(released)
+                place, goal = line.at(released), None
                 anchor = half_up(Fraction(place))
             elif abs(here - anchor) > tolerance:
                 # A gap or an overlap lasts; a stamp that wanders comes back to where the sound is.
                 coming = [offset for _, offset, _ in islice(waiting, self.LOOKAHEAD)]
                 lasting = min(coming) > anchor + tolerance if here > anchor else max(coming) < anchor - tolerance
                 if lasting:
-                    before = anchor
+                    before, goal = anchor, None
                     anchor = _level(coming, min(coming) if here > anchor else max(coming), tolerance, unit)
                     place = anchor
                     if abs(anchor - before) > SLIP * self.native:
-                        self._steps.append(anchor + released)
+                        self._steps.append(floor(anchor) + released)
             waiting.popleft()
             number += 1
             past.append((released, here))
@@ -641,8 +654,33 @@ class SoundReader:
         if number == 0:
             return 0
         if self._indexed is None:
-            self._indexed = isinstance(self.source, Source) and is_indexed(self.source)
+            self._indexed = isinstance(self.source, Source) and is_indexed(self.source) and not self._drifts()
         return number if self._indexed else 0
+
+    def _drifts(self) -> bool:
+        """Whether the track's clock drifts as a whole, as far as its container's index or its packets' stamps tell."""
+        assert self.source.sound is not None
+        with open_media(self.source.path) as container:
+            stream = cast(av.AudioStream, container.streams[self.source.sound.index])
+            tick, block = _tick(stream), Fraction(stream.codec_context.frame_size, self.native)
+            distances = Counter(dict(self.source.sound.distances))
+            if distances and not block:
+                block = Fraction(self._block_of_track(), self.native)
+            elif block and not distances:
+                entries = stream.index_entries
+                if len(entries) < 2:
+                    return False
+                crept = (entries[-1].timestamp - entries[0].timestamp) * tick - (len(entries) - 1) * block
+                if abs(crept) > LEAST_CREEP:
+                    distances = Counter(b - a for a, b in pairwise(entry.timestamp for entry in entries))
+        return bool(block) and has_drift(distances, tick, block)
+
+    def _block_of_track(self) -> int:
+        """The samples that all blocks of the track have but for the first and the last ones; 0: they differ."""
+        count_only = lambda frame: np.zeros(frame.samples, np.float32)  # noqa: E731
+        with closing(SoundReader(self.source, self.rate, self.heartbeat, mix=count_only)) as reader:
+            lengths = {len(block.samples) for _, block in islice(reader.first._blocks(), 2, self.LOOKAHEAD)}
+        return lengths.pop() if len(lengths) == 1 else 0
 
     def _section(self, number: int, earliest: int) -> _Section:
         """Section `number`; those before `earliest` are given up."""

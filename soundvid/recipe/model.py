@@ -68,6 +68,7 @@ def _to_fraction(value: Any) -> Fraction:
 
 
 Rate = Annotated[Fraction, BeforeValidator(_to_fraction), PlainSerializer(str)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 Even = Annotated[int, Field(ge=16, le=4096, multiple_of=2)]
 
 
@@ -381,6 +382,12 @@ class Recipe(Strict):
     )
     shards: Shards = Shards()
     training: Training = Training()
+    # Who looks after it and how it is found, for Dagster's UI. No part of what a dataset is: not in its versions.
+    owners: list[Annotated[str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+)$")]] = Field(
+        [], exclude=True, description="addresses such as anna@example.org, and teams such as team:vision"
+    )
+    tags: dict[Label, Label] = Field({}, exclude=True, description="labels, such as project: claps")
+    kinds: list[Label] = Field([], exclude=True, max_length=2, description="shown beside each asset, such as mri")
 
     @model_validator(mode="before")
     @classmethod
@@ -577,6 +584,14 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     return model
 
 
+_SPELLINGS = {"center": "centre"}  # of the same word
+
+
+def _choices(problem: Any) -> list[str]:
+    """The words that a field takes, of an error of its value; empty where it takes others."""
+    return re.findall(r"'([^']+)'", str((problem.get("ctx") or {}).get("expected", "")))
+
+
 def _explain(problem: Any) -> str:
     loc = problem["loc"]
     name = ".".join(
@@ -593,6 +608,14 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
+    if problem["type"] == "string_pattern_mismatch" and isinstance(given, str) and loc == ("name",):
+        proper = re.sub(r"[^a-z0-9_-]+", "-", given.lower()).strip("-_")[:63] or "my-videos"
+        message = f"a name has small letters, digits, - and _, such as {proper}"
+    words = _choices(problem)
+    if isinstance(given, str) and words:
+        close = difflib.get_close_matches(given.lower(), [*words, *_SPELLINGS], 1)
+        if close:
+            message += f"; did you mean '{_SPELLINGS.get(close[0], close[0])}'?"
     text = redact(given) if isinstance(given, str) else repr(given)
     shown = f" (it says {text if len(text) <= 200 else f'{text[:200]}...'})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""

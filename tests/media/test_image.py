@@ -1,7 +1,12 @@
 """One picture out of a file is turned as the file says, and nothing beside it makes reading fail."""
 
 import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -79,13 +84,29 @@ def test_heif_is_turned_by_its_properties_and_not_again_by_exif(tmp_path, coding
         assert is_like(read_full_image(path), turned(quarters(), EXIF[orientation])), orientation
 
 
-def test_a_photograph_in_tiles_is_refused_and_not_shown_as_one_tile(tmp_path):
-    whole = heif(quarters(), [])
-    (tmp_path / "whole.heic").write_bytes(whole)
-    assert is_like(read_full_image(tmp_path / "whole.heic"), quarters())
-    (tmp_path / "tiles.heic").write_bytes(whole.replace(b"hvc1", b"grid", 1))
-    with pytest.raises(SoundvidError, match="in tiles"):
-        read_full_image(tmp_path / "tiles.heic")
+@pytest.mark.parametrize("tile", [64, 32])
+def test_a_photograph_in_tiles_is_put_together_and_turned(tmp_path, tile):
+    """As iPhones write them; the last tiles reach beyond the picture's edges."""
+    picture = np.concatenate([quarters(), quarters()[:, :14] // 2], axis=1)[:60]
+    for orientation, boxes in PROPERTIES.items():
+        path = tmp_path / f"{orientation}.heic"
+        path.write_bytes(heif(picture, boxes, tiff_orientation(orientation) if boxes else None, tile=tile))
+        assert is_like(read_full_image(path), turned(picture, EXIF[orientation])), orientation
+
+
+def test_a_photograph_whose_tiles_are_not_all_there_is_refused_in_one_line(tmp_path):
+    whole = heif(quarters(), [], tile=32)
+    broken = {
+        "grid.heic": (heif(quarters(), []).replace(b"hvc1", b"grid", 1), "in tiles and broken"),
+        "item.heic": (whole.replace(struct.pack(">H4s", 0, b"hvc1"), struct.pack(">H4s", 0, b"xxxx"), 1), "not in the"),
+        "cut.heic": (whole[:-200], "tile"),
+        "few.heic": (whole.replace(bytes([0, 0, 1, 2, 0, 96]), bytes([0, 0, 1, 1, 0, 96])), "in tiles and broken"),
+    }
+    for name, (data, message) in broken.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(SoundvidError, match=message) as caught:
+            read_full_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 def test_exif_that_is_cut_off_says_nothing():
@@ -103,3 +124,40 @@ def test_a_movie_of_jpegs_with_exif_is_read(tmp_path, name):
     )
     exif = with_segment(0xE1, b"Exif\0\0" + tiff_orientation(1))
     assert numbers(shown(rewritten(plain, tmp_path / name, exif), Framing(96, 96))) == list(range(6))
+
+
+@pytest.fixture(scope="module")
+def one_picture_video(tmp_path_factory):
+    """Writes a video of one grey picture, `side` pixels square, whose header names at most 15360."""
+
+    def write(side: int) -> Path:
+        _, jpeg = cv2.imencode(".jpg", np.full((side, side), 128, np.uint8))
+        path = tmp_path_factory.mktemp("large") / f"{side}.mkv"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mjpeg", rate=30)
+            stream.width, stream.height, stream.pix_fmt = min(side, 15360), min(side, 15360), "yuvj420p"
+            packet = av.Packet(jpeg.tobytes())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 30), 0, 0
+            packet.is_keyframe = True
+            container.mux(packet)
+        return path
+
+    return write
+
+
+def test_a_large_picture_of_a_video_takes_bounded_memory(one_picture_video):
+    code = (
+        "import resource, sys; from pathlib import Path; from soundvid.media.image import read_full_image; "
+        "print(*read_full_image(Path(sys.argv[1])).shape, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(one_picture_video(15360))], capture_output=True, text=True, check=True
+    )
+    height, width, _, peak = map(int, run.stdout.split())
+    assert (height, width) == (8192, 8192)
+    assert peak < 2_000_000  # kB; the decoded picture alone is 236 MB
+
+
+def test_a_video_whose_pictures_are_larger_than_it_says_is_refused_in_one_line(one_picture_video):
+    with pytest.raises(SoundvidError, match=r"^[^\n]*17000\.mkv: [^\n]+; give --image one picture$"):
+        read_full_image(one_picture_video(17000))

@@ -85,7 +85,7 @@ class RelationExamples(Examples):
                 )
         video = recipe["video"]
         self.facts: dict[str, Any] = {
-            "fps": str(clips.fps),
+            "fps": str(clips.fps_exact),
             "rate": clips.rate,
             "width": video["width"],
             "height": video["height"],
@@ -95,7 +95,7 @@ class RelationExamples(Examples):
         }
         self.form = Form.of(self.facts)
         self.frames = min(config.frames, min(clips.table.column("frames").to_pylist()))
-        self.rows = min(config.rows, floor(self.frames * self.form.speech.rate / clips.fps))
+        self.rows = min(config.rows, floor(self.frames * self.form.speech.rate / clips.fps_exact))
         if purpose == "train":
             self.facts["components"] = len(self.statistics.basis)
 
