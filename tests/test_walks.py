@@ -41,7 +41,8 @@ def does(*arguments) -> tuple[str, str]:
 def test_a_data_engineer_with_own_videos(desk, toys):
     text, _ = does("recipe", "hand", "--name", "claps")
     small = {"seconds: 4.0": "seconds: 1.0", "width: 286": "width: 64", "height: 286": "height: 64",
-             "folder: videos/hand": "folder: videos", "train: 0.8, val: 0.1, test: 0.1": "train: 0.5, val: 0.5"}  # fmt: skip
+             "folder: videos/hand": "folder: videos",
+             "train: 0.8, val: 0.1, test: 0.1": "train: 0.5, val: 0.5"}  # fmt: skip
     for old, new in small.items():
         assert old in text
         text = text.replace(old, new)
