@@ -60,6 +60,9 @@ def _train(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the whole run.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Stop, with a checkpoint, after.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Clips a step, on each device.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Of a system of several stages, this one alone; by default all.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")] = False,
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the preset; repeatable.")
@@ -99,6 +102,7 @@ def _train(
         device=device,
         workers=workers,
         minutes=minutes,
+        stage=stage,
     )
     with ui.interruptible(INTERRUPTED), ui.ConsoleProgress() as progress:
         try:

@@ -98,6 +98,8 @@ def _read(option: Option, value: Any) -> Any:
     """An input as the system takes it; a file that cannot be used is refused now, before networks are loaded."""
     if option.kind == "box":
         return parse_box(value) if isinstance(value, str) else value
+    if option.kind == "pokes":
+        return [parse_poke(v) if isinstance(v, str) else v for v in value]
     if option.kind == "image":
         read_image(Path(value), 64)
     if option.kind == "sound":
@@ -112,3 +114,14 @@ def parse_box(text: str) -> tuple[int, int, int, int]:
         raise SoundvidError(f"--box {text}: give x,y,width,height in pixels, such as 96,40,160,160")
     x, y, w, h = (int(p) for p in parts)
     return x, y, w, h
+
+
+def parse_poke(text: str) -> tuple[float, float, float, float]:
+    """`x,y,dx,dy`. Raises SoundvidError."""
+    try:
+        x, y, dx, dy = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SoundvidError(
+            f"--poke {text}: give x,y,dx,dy in pixels of the picture, such as 120,160,0,12 (12 pixels down)"
+        ) from error
+    return x, y, dx, dy

@@ -423,6 +423,7 @@ class HubObjects(HttpObjects):
         super().__init__(base, {"Authorization": f"Bearer {token}"} if token else None)
         self.shown = f"hf://{self.repository}" + (f"@{match[2]}" if match[2] else "")
         self._waiting: dict[str, Any] = {}  # uploaded or deleted, and not yet committed
+        self._files: list[Any] = []  # that the commit is to send
 
     def _api(self) -> Any:
         need("remote", "huggingface_hub")
@@ -447,17 +448,17 @@ class HubObjects(HttpObjects):
         api = self._api()
         from huggingface_hub import CommitOperationAdd
 
-        with NamedTemporaryFile(suffix=".part") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            size = file.tell()
-            with self._errors(key):
-                source: Any = file.name if size > CHUNK else Path(file.name).read_bytes()
-                operation = CommitOperationAdd(key, source)
-                # Of a large file this sends the bytes now; the operation then names them only.
-                api.preupload_lfs_files(self.repository, [operation], repo_type="dataset", revision=self.revision)
+        file = NamedTemporaryFile(suffix=".part")  # noqa: SIM115  (deleted when nothing refers to it any more)
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        with self._errors(key):
+            operation = CommitOperationAdd(key, file.name)
+            # Of a large file this sends the bytes now; the operation then names them only.
+            api.preupload_lfs_files(self.repository, [operation], repo_type="dataset", revision=self.revision)
         self._waiting[key] = operation
+        if not getattr(operation, "_is_uploaded", False):
+            self._files.append(file)
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         try:
@@ -496,6 +497,7 @@ class HubObjects(HttpObjects):
                 return False
             raise
         self._waiting.clear()
+        self._files.clear()
         return True
 
     def keys(self, prefix: str) -> list[str]:
