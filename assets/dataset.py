@@ -8,9 +8,9 @@ import dagster as dg
 from assets import metadata
 from assets.failures import failing_in_one_line
 from assets.resources import Store
-from assets.videos import code_version, group_of, step_names
+from assets.videos import code_version, common_of, group_of, kinds, step_names
 from soundvid.builder import candidate as candidates
-from soundvid.builder.state import listing
+from soundvid.builder.listing import listing
 from soundvid.recipe.model import Recipe
 
 MEANING = {
@@ -24,7 +24,6 @@ MEANING = {
 
 def dataset_assets(
     recipe: Recipe,
-    partitions: dg.DynamicPartitionsDefinition,
     *,
     shards_when: dg.AutomationCondition | None = None,
     release_when: dg.AutomationCondition | None = None,
@@ -33,7 +32,7 @@ def dataset_assets(
     """`shards` and `release` of a recipe; and the blocking checks on shards."""
     name = recipe.name
     shards_key = dg.AssetKey([name, "shards"])
-    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
+    common = common_of(recipe)
     every = [
         dg.AssetDep(dg.AssetKey([name, step]), partition_mapping=dg.AllPartitionMapping())
         for step in step_names(recipe)[1:]
@@ -44,15 +43,14 @@ def dataset_assets(
         deps=[dg.AssetKey([name, "source_catalogue"]), *every],
         code_version=code_version(recipe, "1", "splits", "conditions", "shards"),
         automation_condition=shards_when,
-        kinds={"webdataset"},
-        description="The clips of all videos that are registered now, in content-named tar files, and what the next "
+        kinds=kinds(recipe, "webdataset"),
+        description="The clips of all videos that are listed now, in content-named tar files, and what the next "
         "version would be. Old shards are not written again.",
     )
     @failing_in_one_line()
     def shards(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        made = candidates.assemble(work, [v for v in listing(work).values() if v.partition in registered])
+        made = candidates.assemble(work, listing(work).values())
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.candidate.digest), metadata=metadata.of_shards(work, made)
         )
@@ -84,7 +82,7 @@ def dataset_assets(
         code_version="1",
         automation_condition=release_when,
         freshness_policy=freshness,
-        kinds={"parquet"},
+        kinds=kinds(recipe, "parquet"),
         description="The newest version of the dataset. MAJOR: samples were removed or changed; MINOR: only added; "
         "PATCH: the same samples. Where nothing has changed, no version is made.",
     )

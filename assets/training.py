@@ -17,7 +17,7 @@ from pydantic import Field
 from assets.failures import failing_in_one_line
 from assets.resources import Runs, Store
 from assets.trainer import FAILED, HELD_OUT
-from assets.videos import code_version, group_of
+from assets.videos import code_version, common_of, kinds
 from soundvid.errors import SoundvidError
 from soundvid.recipe.model import Recipe, Training
 from soundvid.runs.registry import get, specs
@@ -83,8 +83,7 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
     """`checkpoint` and `metric_report` of a recipe. `minutes`: how long a training may take by default."""
     name = recipe.name
     common: dict[str, Any] = {
-        "key_prefix": name,
-        "group_name": group_of(name),
+        **common_of(recipe),
         "pool": GPU_POOL,
         # Another policy than that of shards and release, so that a backfill of everything makes them in a run of their
         # own: a version does not wait until the GPU is free.
@@ -98,7 +97,7 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
         **common,
         deps=[release],
         code_version=code_version(recipe, "1", "training"),
-        kinds={"torch"},
+        kinds=kinds(recipe, "torch"),
         description="A training on the newest version, by hand or on a schedule of your own; never by itself on every "
         "new clip. Stopped or tried again it goes on from its last checkpoint.",
     )
@@ -134,7 +133,7 @@ def training_assets(recipe: Recipe, minutes: float) -> list[Any]:
         **common,
         deps=[checkpoint],
         code_version="1",
-        kinds={"html"},
+        kinds=kinds(recipe, "html"),
         check_specs=[held_out],
         description="How the newest checkpoint does on clips of test, or else val, next to baselines; and the run's "
         "page. A dataset that has neither is measured on train, and the check held_out says so.",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from soundvid._version import __version__
 from soundvid.recipe.model import built_in
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +28,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ROOT], check=True)
+    environment = os.environ | {"SOUNDVID_URL": "https://example.org/team/soundvid/"}
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ROOT], check=True, env=environment)
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path)
 
@@ -40,8 +43,26 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
     """Recipes, templates and styles are read at run time: without them a clone works and an installation fails."""
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "soundvid").rglob("*") if p.is_file()}
     expected = {name for name in files if "__pycache__" not in name}
-    assert {Path(name).suffix for name in expected} >= {".py", ".yaml", ".j2", ".css"}
+    assert {Path(name).suffix for name in expected} >= {".py", ".yaml", ".j2", ".css", ".js", ".html"}
     assert {name for name in wheel.namelist() if name.startswith("soundvid/")} == expected
+
+
+def test_the_readme_of_the_wheel_leads_somewhere_on_an_index_page(wheel):
+    """No link or image is relative: nothing lies beside the page of a package index. Without an address: no link."""
+    from hatch_build import with_links
+
+    text = wheel.read(next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))).decode()
+    head, _, body = text.partition("\n\n")
+    links = re.findall(r"\]\(([^)]+)\)", body)
+    assert len(links) > 10 and all(link.startswith("https://") for link in links), links
+    assert f"https://example.org/team/soundvid/raw/v{__version__}/docs/images/report.jpg" in links
+    assert "Project-URL: Repository, https://example.org/team/soundvid\n" in head + "\n"
+    assert "Project-URL: Changelog, " in head
+    readme = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    plain = with_links(readme, "", "v0")
+    assert re.findall(r"\]\((?!http)", plain) == [] and "docs/sources.md" in plain
 
 
 def test_the_command_line_runs_from_the_wheel(wheel, tmp_path):

@@ -36,13 +36,13 @@ def decode_flac(flac: bytes) -> tuple[np.ndarray, int]:
 
 
 def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rate: int = 96_000) -> bytes:
-    """One mp4 of a clip's H.264 (copied, not encoded again) and its sound as AAC; both start at 0.
+    """One mp4 of a clip's H.264 (copied, not encoded again) and its sound as AAC, if it has any; both start at 0.
 
     The encoder's priming stands in the edit list, so players skip it and sound stays with its pictures. With
     `seconds` only the pictures shown before it are kept, and the sound up to there. Same input, same bytes.
     """
     cpu.level()
-    sound, rate = decode_flac(flac)
+    sound, rate = decode_flac(flac) if flac else (np.zeros(0, np.int16), 0)
     if seconds is not None:
         sound = sound[: round(seconds * rate)]
     target = io.BytesIO()
@@ -52,12 +52,7 @@ def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rat
     ):
         pictures = source.streams.video[0]
         video = container.add_stream_from_template(pictures)
-        audio = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout="mono")
-        # FFmpeg's default coder searches twice as long for a difference nobody hears on a page.
-        audio.codec_context.options = {"aac_coder": "fast"}
-        audio.codec_context.bit_rate = bit_rate
-        audio.codec_context.thread_count = 1
-        audio.codec_context.flags |= av.codec.context.Flags.bitexact
+        audio = _aac(container, rate, bit_rate) if rate else None
         for packet in source.demux(pictures):
             if packet.pts is None or packet.time_base is None:
                 continue  # demux's empty packet at the end
@@ -66,10 +61,21 @@ def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rat
             packet.stream = video
             container.mux(packet)
         # The muxer interleaves by time whatever order packets come in.
-        for frame in _blocks(sound, rate, audio.rate):
-            container.mux(audio.encode(frame))
-        container.mux(audio.encode(None))
+        if audio is not None:
+            for frame in _blocks(sound, rate, audio.rate):
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
     return target.getvalue()
+
+
+def _aac(container: av.container.OutputContainer, rate: int, bit_rate: int) -> av.AudioStream:
+    audio = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout="mono")
+    # FFmpeg's default coder searches twice as long for a difference nobody hears on a page.
+    audio.codec_context.options = {"aac_coder": "fast"}
+    audio.codec_context.bit_rate = bit_rate
+    audio.codec_context.thread_count = 1
+    audio.codec_context.flags |= av.codec.context.Flags.bitexact
+    return audio
 
 
 def _blocks(sound: np.ndarray, rate: int, wanted: int) -> list[av.AudioFrame]:
@@ -115,8 +121,6 @@ def decode_crops(
     counts with the area it covers of a new one (OpenCV's INTER_AREA; at 256 -> 64 the mean of 4x4 pixels). The crop
     is made in RGB: in yuv420p, as stored, a box could only begin at even pixels. Reads and raises as `decode_rgb`.
     """
-    import cv2
-
     x, y, width, height = box
     reformatter = VideoReformatter()
     out = np.empty((len(indices), *size, 3), np.uint8)
@@ -129,6 +133,8 @@ def decode_crops(
         if (height, width) == size:
             out[first] = crop
         else:
+            import cv2  # 150 MB that reading clips at their stored size does not need
+
             cv2.resize(crop, size[::-1], dst=out[first], interpolation=cv2.INTER_AREA)
         for other in others:
             out[other] = out[first]
@@ -253,12 +259,14 @@ def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, height: int | None
 
 
 def decode_clip(mp4: bytes, flac: bytes) -> tuple[int, int, int, int, int]:
-    """Decode a stored clip whole: (width, height, frames, samples, samples a second)."""
+    """Decode a stored clip whole: (width, height, frames, samples, samples a second); no `flac`: no sound, 0 and 0."""
     cpu.level()
     width = height = frames = samples = rate = 0
     with av.open(io.BytesIO(mp4), "r") as container:
         for picture in container.decode(video=0):
             width, height, frames = picture.width, picture.height, frames + 1
+    if not flac:
+        return width, height, frames, 0, 0
     with av.open(io.BytesIO(flac), "r") as container:
         for block in container.decode(audio=0):
             samples, rate = samples + block.samples, block.sample_rate

@@ -255,7 +255,7 @@ class Clips(Sequence[Clip]):
 
     @cached_property
     def rate(self) -> int:
-        """Samples of sound a second."""
+        """Samples of sound a second; 0: the clips have no sound."""
         return int(self.rows[0]["sample_rate"])
 
     @cached_property
@@ -267,6 +267,11 @@ class Clips(Sequence[Clip]):
     def features(self) -> list[str]:
         """Names of the features that the version holds."""
         return [name for name in self._members if name not in MEMBERS]
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the clips have sound: not where the recipe says `sound: null`."""
+        return "flac" in self._members
 
     def read(
         self,
@@ -364,6 +369,11 @@ class Clips(Sequence[Clip]):
     def _place(self, row: Mapping[str, Any], name: str) -> tuple[int, int]:
         """Where a member lies in its shard: offset and size in bytes. Raises DatasetError where there is none."""
         offset, size = row.get(f"{name}_offset"), row.get(f"{name}_size")
+        if name == "flac" and not self.has_sound:
+            raise DatasetError(
+                f"{self.name}@{self.version}: its clips have no sound (sound: null in its recipe); build a dataset "
+                "with sound, and train on that"
+            )
         if offset is None or size is None or name not in self._members:
             raise DatasetError(
                 f"{self.name}@{self.version}: clip {row['key']} has no {name}; build the dataset with it (features: "

@@ -101,23 +101,25 @@ class Viewer:
         """A clip in the grid: a few pictures side by side as a JPEG, and its waveform as an SVG path."""
         row = self.row(index)
         mp4 = self.dataset.read_member(row, "mp4")
-        flac = None if row.get("flac_offset") is None else self.dataset.read_member(row, "flac")
-        pictures, count, wave = thumbnail(row, mp4, flac)
+        pictures, count, wave = thumbnail(row, mp4, self._flac(row))
         return {"pictures": pictures, "count": count, "wave": wave}
 
     def _video(self, index: int) -> bytes:
         row = self.row(index)
         mp4 = self.dataset.read_member(row, "mp4")
-        if row.get("flac_offset") is None:
-            return mp4
-        return with_sound(mp4, self.dataset.read_member(row, "flac"))
+        flac = self._flac(row)
+        return with_sound(mp4, flac) if flac else mp4
+
+    def _flac(self, row: dict[str, Any]) -> bytes:
+        """A clip's sound; empty where the dataset has none."""
+        return b"" if row.get("flac_offset") is None else self.dataset.read_member(row, "flac")
 
     def opened(self, index: int) -> dict[str, Any]:
         """Everything about a row: its figure as HTML (a clip that was kept), and its facts in groups."""
         row = self.row(index)
         found: dict[str, Any] = {"facts": self.facts(row), "figure": ""}
         if self.is_clip(index):
-            mp4, flac = (self.dataset.read_member(row, m) for m in ("mp4", "flac"))
+            mp4, flac = self.dataset.read_member(row, "mp4"), self._flac(row)
             lanes = feature_lanes(self.dataset, self.manifest, row)
             drawn = figure(mp4, flac, row["frames"], row["seconds"], lanes, video=f"video/{index}.mp4")
             found["figure"] = Markup(environment().get_template("figure.html.j2").render(f=drawn))

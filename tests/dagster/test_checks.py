@@ -1,4 +1,4 @@
-"""Checks say what they looked at and what they could not; what the library says is wrong is a failure's line."""
+"""Checks say what they looked at and what they could not look at; an error of the library is a failure's one line."""
 
 import shutil
 from pathlib import Path
