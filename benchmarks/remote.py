@@ -12,6 +12,7 @@ import argparse
 import io
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def web_server(folder: Path, work: Path) -> Iterator[tuple[str, str]]:
         process.wait()
 
 
+def cpu_seconds() -> float:
+    """Of this process and of those that it started and that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
 def large_store(work: Path, shards: int, megabytes: int) -> Path:
     """A store whose shards have the given size: members of noise, whose places and sums are right."""
     import pyarrow as pa
@@ -105,12 +112,14 @@ def moving(work: Path, shards: int, megabytes: int, rounds: int) -> None:
     store = large_store(work / "large", shards, megabytes)
     size = sum(p.stat().st_size for p in (store / "datasets/large/shards").iterdir()) / 1e6
     times: dict[str, list[float]] = {"plain copy (cp, sync)": [], "publish": [], "pull": []}
+    work_done: dict[str, list[float]] = {name: [] for name in times}
 
     def timed(name: str, call: Any) -> None:
         os.sync()
-        began = time.perf_counter()
+        began, before = time.perf_counter(), cpu_seconds()
         call()
         times[name].append(time.perf_counter() - began)
+        work_done[name].append(cpu_seconds() - before)
 
     def copy() -> None:
         subprocess.run(["cp", "-r", str(store / "datasets/large/shards"), str(work / "copy")], check=True)
@@ -123,11 +132,12 @@ def moving(work: Path, shards: int, megabytes: int, rounds: int) -> None:
         for name in ("copy", "tree", "pulled"):
             shutil.rmtree(work / name)
     base = median(times["plain copy (cp, sync)"])
-    print(f"| {shards} shards, {size:.0f} MB | s | MB/s | rate, plain copy = 1 | rounds |\n|---|---|---|---|---|")
+    print(f"| {shards} shards, {size:.0f} MB | s | MB/s | rate, plain copy = 1 | CPU s | rounds |")
+    print("|---|---|---|---|---|---|")
     for name, all_of_it in times.items():
         middle = median(all_of_it)
-        each = ", ".join(f"{t:.2f}" for t in all_of_it)
-        print(f"| {name} | {middle:.2f} | {size / middle:.0f} | {base / middle:.2f} | {each} |")
+        each, cpu = ", ".join(f"{t:.2f}" for t in all_of_it), median(work_done[name])
+        print(f"| {name} | {middle:.2f} | {size / middle:.0f} | {base / middle:.2f} | {cpu:.2f} | {each} |")
 
 
 def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> None:
@@ -161,12 +171,14 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
 
         PublishedStorage.read = counted  # type: ignore[method-assign]
         rates: dict[str, list[float]] = {"store": [], "HTTP": []}
+        spent: dict[str, list[float]] = {"store": [], "HTTP": []}
         for number in range(rounds):
             for name, clips in (("store", near), ("HTTP", far)):
-                began = time.perf_counter()
+                began, before = time.perf_counter(), time.process_time()
                 for index, view in views:
                     clips.read(index, view, spectrogram=False)
                 rates[name].append(count / (time.perf_counter() - began))
+                spent[name].append((time.process_time() - before) / count)
             if not number:
                 first_moved, first_requests = moved, requests
         PublishedStorage.read = read  # type: ignore[method-assign]
@@ -175,22 +187,28 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
         print(f"bytes over HTTP / bytes that hold the pictures: {first_moved / wanted:.3f}")
         print(f"requests for each: {first_requests / count:.2f}; bytes for each: {first_moved / count / 1e3:.1f} kB")
         print(f"samples/s: store {a:.1f}, HTTP {b:.1f}, ratio {b / a:.2f}")
+        near_cpu, far_cpu = (1000 * median(spent[n]) for n in ("store", "HTTP"))
+        print(f"CPU ms for each, without the server's: store {near_cpu:.1f}, HTTP {far_cpu:.1f}")
         times = [json.loads(run_cold(url)) for _ in range(rounds)]
         middle = {k: median(t[k] for t in times) for k in times[0]}
-        print(f"first batch of 8 in a fresh process: {middle['first']:.2f} s after {middle['torch']:.2f} s of torch")
+        print(
+            f"first batch of 8 in a fresh process: {middle['first']:.2f} s ({middle['cpu']:.2f} s of CPU) after "
+            f"{middle['torch']:.2f} s of 'import torch'"
+        )
 
 
 COLD = """
 import json, sys, time
 began = time.perf_counter()
 import torch
-imported = time.perf_counter()
+imported, cpu = time.perf_counter(), time.process_time()
 import soundvid
 from soundvid.store.load import Augment
 from soundvid.store.loader import ClipLoader
 loader = ClipLoader(soundvid.load(sys.argv[1], split="all"), 8, augment=Augment(frames=16))
 assert next(iter(loader))["frames"].shape == (8, 16, 64, 64, 3)
-print(json.dumps({"torch": imported - began, "first": time.perf_counter() - imported}))
+print(json.dumps({"torch": imported - began, "first": time.perf_counter() - imported,
+                  "cpu": time.process_time() - cpu}))
 """
 
 

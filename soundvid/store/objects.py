@@ -23,7 +23,7 @@ from soundvid.util.extras import need
 from soundvid.util.files import sync_to_disk, write_all
 from soundvid.util.redact import clean_address, credentials_of, redact, without_user
 
-CHUNK = 1 << 22  # bytes of a large file that are moved at a time
+CHUNK = 1 << 20  # bytes of a large file that are moved at a time
 CONNECTIONS = 16  # to one server
 _TRIES = 5  # of a request that a server refuses for the moment
 _LONGEST_WAIT = 60  # seconds that a server's Retry-After counts for
@@ -363,7 +363,7 @@ class BucketObjects:
         import obstore
 
         with self._errors(key):
-            obstore.put(self._open(), key, iter(pieces), chunk_size=2 * CHUNK, max_concurrency=2)
+            obstore.put(self._open(), key, iter(pieces), chunk_size=8 << 20, max_concurrency=2)
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         import obstore

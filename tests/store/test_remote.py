@@ -754,3 +754,21 @@ def test_a_version_on_the_hub_is_one_commit_and_another_commit_is_noticed(built,
         monkeypatch.setenv("HF_TOKEN", "hf_wrong-token-0815-abcdefgh")
         status, _, err = run("pull", "toy", "--from", "hf://me/toy", "--to", tmp_path / "x")
         assert status == 1 and "401" in err and "hf_wrong" not in err
+
+
+def test_processes_that_used_a_bucket_end_well(tree, tmp_path, monkeypatch):
+    """obstore ended some processes with SIGABRT where its asynchronous calls were used; these are not."""
+    code = (
+        "import sys, soundvid; from concurrent.futures import ThreadPoolExecutor\n"
+        "clips = soundvid.load(sys.argv[1])\n"
+        "with ThreadPoolExecutor(4) as pool: print(sum(len(c.frames) for c in pool.map(clips.read, range(4))))\n"
+    )
+    with s3_server(monkeypatch) as url:
+        from soundvid.store.objects import open_objects
+
+        bucket = open_objects(url)
+        for path in sorted(p for p in tree.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            bucket.put(path.relative_to(tree).as_posix(), [path.read_bytes()])
+        for _ in range(4):
+            done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (0, "60\n"), done.stderr
