@@ -10,8 +10,10 @@ from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from soundvid.builder.context import Context
 from soundvid.builder.listing import Video, list_videos, merge_batches, partitions_before, save_listing
 from soundvid.recipe.model import Recipe
+from soundvid.util.hashing import content_key
 
 MOST_ROWS = 200  # of a table in the UI: it lives in the event log
+KEYS_TAG = "soundvid/keys"
 # Partitions in one statement: builds of SQLite allow 999, 32,766 or 250,000 variables in one.
 CHUNK = 500
 
@@ -41,6 +43,15 @@ class Catalogue:
     @property
     def partitions(self) -> list[str]:
         return list(dict.fromkeys(v.partition for v in self.videos))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Of its materialisation: which videos there were, so that a tick that crashed reports it all the same."""
+        return {KEYS_TAG: keys_digest(v.key for v in self.videos)}
+
+
+def keys_digest(keys: Iterable[str]) -> str:
+    return content_key(sorted(keys))
 
 
 def refresh(work: Context, division: Division, *, ask: bool, merge: bool = False, wait: float = 60.0) -> Catalogue:
@@ -139,4 +150,13 @@ def event(recipe: Recipe, catalogue: Catalogue, note: str = "") -> dg.AssetMater
     from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
     shown = {**metadata(catalogue), **({"note": dg.MetadataValue.text(note)} if note else {})}
-    return dg.AssetMaterialization(key_of(recipe), metadata=shown, tags={DATA_VERSION_TAG: catalogue.digest})
+    tags = {DATA_VERSION_TAG: catalogue.digest, **catalogue.tags}
+    return dg.AssetMaterialization(key_of(recipe), metadata=shown, tags=tags)
+
+
+def reported(instance: dg.DagsterInstance, recipe: Recipe) -> str | None:
+    """The digest of the keys that were listed when it was materialised last; None where it never was."""
+    event = instance.get_latest_materialization_event(key_of(recipe))
+    if event is None or event.asset_materialization is None:
+        return None
+    return (event.asset_materialization.tags or {}).get(KEYS_TAG, "")

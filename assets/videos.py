@@ -53,7 +53,9 @@ def video_assets(
         made = listing.refresh(store.context(recipe, context.log), division, ask=True)
         name = str(partitions.name)
         listing.register(context.instance, name, made.partitions, context.instance.get_dynamic_partitions(name))
-        return dg.MaterializeResult(data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made), tags=made.tags
+        )
 
     @dg.asset(
         **common,

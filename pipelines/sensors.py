@@ -97,12 +97,14 @@ class Memory:
     def __init__(self) -> None:
         self.sources: str | None = None
         self.listing = ""
+        self.keys = ""
         self.videos: list[Place] = []
         self.records = KnownRecords()
 
     def keep(self, sources: str | None, made: listing.Catalogue) -> None:
         self.sources, self.listing = sources, made.digest
         self.videos = [Place(v.key, v.partition, v.signature) for v in made.videos]
+        self.keys = listing.keys_digest(v.key for v in made.videos)
 
     def partitions(self) -> list[str]:
         return list(dict.fromkeys(v.partition for v in self.videos))
@@ -124,7 +126,8 @@ def new_videos_sensor(
     )
     def new_videos(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult | dg.SkipReason:
         instance, cursor, now = context.instance, Cursor.read(context.cursor), time.time()
-        begun = instance.get_latest_materialization_event(listing.key_of(recipe)) is not None
+        reported = listing.reported(instance, recipe)
+        begun = reported is not None
         ask = bool(recipe.web_sources) and begun and now - cursor.asked_at >= project.ask_seconds
         registered = instance.get_dynamic_partitions(name)
         try:
@@ -135,7 +138,8 @@ def new_videos_sensor(
             merge = cursor.merging and not _busy(instance, keys)
             made = None
             same = sources is not None and (sources, listed) == (memory.sources, memory.listing)
-            if ask or merge or not same or set(registered) != set(memory.partitions()):
+            to_report = begun and reported != memory.keys
+            if ask or merge or to_report or not same or set(registered) != set(memory.partitions()):
                 made = listing.refresh(work, division, ask=ask, merge=merge, wait=0)
                 memory.keep(sources, made)
         except SoundvidError as error:  # somebody else is syncing, or a disk is not mounted: the next tick looks again
@@ -148,7 +152,7 @@ def new_videos_sensor(
             note = _put_back(made, done.added) if begun and not cursor.registering else ""
             if note:
                 context.log.warning(note)
-            if begun and (done.added or done.deleted or made.added or made.gone):
+            if begun and (reported != memory.keys or note):
                 events = [listing.event(recipe, made, note)]
         cursor = replace(cursor, registering=left > 0, merging=False, asked_at=now if ask else cursor.asked_at)
         due: list[str] = []

@@ -65,7 +65,7 @@ def open_media(path: Path, *, unedited: bool = False) -> av.container.InputConta
     lists of an MP4 file are not applied."""
     cpu.level()
     if not path.exists():
-        raise MediaError("vanished", "the file is no longer there")
+        raise MediaError("vanished", "there is no such file")
     if path.stat().st_size == 0:
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
@@ -93,7 +93,7 @@ def part_head(path: Path) -> SparseHeader | None:
     try:
         return read_header(path)
     except FileNotFoundError as error:
-        raise MediaError("vanished", "the file is no longer there") from error
+        raise MediaError("vanished", "there is no such file") from error
     except ValueError as error:
         raise MediaError("not_media", DAMAGED_HEAD) from error
 

@@ -175,7 +175,7 @@ def test_a_corrupted_shard_stops_the_release_and_is_named(toys, tmp_path, instan
     checks = {e.check_name: e for e in final.get_asset_check_evaluations()}
     assert not checks["hashes"].passed
     assert shard.name in checks["hashes"].description
-    assert [c for c in checks if not checks[c].passed] == ["hashes"]
+    assert [c for c in checks if not checks[c].passed] == ["hashes", "counts_agree"]
     assert final.asset_materializations_for_node("toy__shards")
     assert not final.asset_materializations_for_node("toy__release")
     alone = bench.make("release")  # in a run of its own no check stands before it
@@ -205,6 +205,22 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     changed = bench.tick(calm.cursor)
     assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy0"]
     assert [k.split("-")[0] for k in bench.partitions()] == ["toy0"]
+
+
+def test_a_tick_that_was_lost_is_made_up_for(toys, tmp_path, instance):
+    """A tick that deletes a partition and crashes before its result is stored: the removal is reported by the next."""
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    cursor = bench.tick().cursor
+    assert not bench.tick(cursor).asset_events
+    (videos / "toy1.mp4").unlink()
+    assert len(bench.tick(cursor).asset_events) == 1  # lost
+    assert len(bench.partitions()) == 1
+    (event,) = bench.tick(cursor).asset_events
+    assert event.metadata["videos"].value == 1
+    instance.report_runless_asset_event(event)
+    assert not bench.tick(cursor).asset_events
 
 
 def test_what_was_taken_away_and_put_back_or_changed_and_changed_back_is_processed_again(tmp_path, instance):
