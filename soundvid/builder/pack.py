@@ -262,7 +262,7 @@ def _check_splits(context: Context, packing: _Packing) -> None:
         groups = sorted({packing.resolved.records[i].source.group for i in used})
         few = ", ".join(groups[:4]) + (", ..." if len(groups) > 4 else "")
         context.warn(
-            f"{missing}: {len(groups)} groups are few for these ratios. Pin some "
+            f"{missing}: {len(groups)} group{'s are' if len(groups) > 1 else ' is'} few for these ratios. Pin some "
             f"in the recipe, for instance splits: {{pins: {{{groups[-1]!r}: {empty[0]}}}}} (groups: {few})"
         )
 

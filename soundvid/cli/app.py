@@ -49,15 +49,16 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate.evaluate,
     "report": generate.report,
     "generate": generate.generate,
+    "play": view.play,
 }
 ORDER = list(COMMANDS)
 for _name, _command in COMMANDS.items():
     if isinstance(_command, typer.Typer):
         for _each in _command.registered_commands:
-            _each.callback = ui.with_local_paths(_each.callback)  # type: ignore[arg-type]
+            _each.callback = ui.with_quiet(ui.with_local_paths(_each.callback))  # type: ignore[arg-type]
         app.add_typer(_command, name=_name)
     else:
-        app.command(name=_name, cls=ui.Command)(ui.with_local_paths(_command))
+        app.command(name=_name, cls=ui.Command)(ui.with_quiet(ui.with_local_paths(_command)))
 
 
 def _print_version(wanted: bool) -> None:

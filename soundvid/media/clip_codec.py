@@ -121,8 +121,6 @@ def decode_crops(
     counts with the area it covers of a new one (OpenCV's INTER_AREA; at 256 -> 64 the mean of 4x4 pixels). The crop
     is made in RGB: in yuv420p, as stored, a box could only begin at even pixels. Reads and raises as `decode_rgb`.
     """
-    import cv2
-
     x, y, width, height = box
     reformatter = VideoReformatter()
     out = np.empty((len(indices), *size, 3), np.uint8)
@@ -135,6 +133,8 @@ def decode_crops(
         if (height, width) == size:
             out[first] = crop
         else:
+            import cv2  # 150 MB that reading clips at their stored size does not need
+
             cv2.resize(crop, size[::-1], dst=out[first], interpolation=cv2.INTER_AREA)
         for other in others:
             out[other] = out[first]

@@ -584,6 +584,14 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     return model
 
 
+_SPELLINGS = {"center": "centre"}  # of the same word
+
+
+def _choices(problem: Any) -> list[str]:
+    """The words that a field takes, of an error of its value; empty where it takes others."""
+    return re.findall(r"'([^']+)'", str((problem.get("ctx") or {}).get("expected", "")))
+
+
 def _explain(problem: Any) -> str:
     loc = problem["loc"]
     name = ".".join(
@@ -600,6 +608,14 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
+    if problem["type"] == "string_pattern_mismatch" and isinstance(given, str) and loc == ("name",):
+        proper = re.sub(r"[^a-z0-9_-]+", "-", given.lower()).strip("-_")[:63] or "my-videos"
+        message = f"a name has small letters, digits, - and _, such as {proper}"
+    words = _choices(problem)
+    if isinstance(given, str) and words:
+        close = difflib.get_close_matches(given.lower(), [*words, *_SPELLINGS], 1)
+        if close:
+            message += f"; did you mean '{_SPELLINGS.get(close[0], close[0])}'?"
     text = redact(given) if isinstance(given, str) else repr(given)
     shown = f" (it says {text if len(text) <= 200 else f'{text[:200]}...'})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""

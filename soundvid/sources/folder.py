@@ -18,6 +18,13 @@ from soundvid.sources.digests import printable
 from soundvid.sources.model import DiscoveredSource, group_of
 from soundvid.sources.sidecar import find_sounds
 
+# Endings of files that lie beside videos and are none, and of downloads that are not complete. A recipe's own `include`
+# may name them all the same.
+NOT_VIDEOS = frozenset(
+    ".txt .md .rst .csv .tsv .json .jsonl .yaml .yml .xml .html .htm .pdf .doc .docx .log .nfo .url .srt .vtt .ass "
+    ".sub .lrc .sha256 .md5 .py .sh .zip .tar .gz .part .partial .crdownload .download .tmp .temp .aria2 .ytdl".split()
+)
+
 
 def scan(recipe: Recipe, ignore: Path | None = None) -> list[DiscoveredSource]:
     """All files that the recipe's folders name, sorted, without hidden files and those below `ignore`.
@@ -76,6 +83,8 @@ def _files(source: FolderSource, ignore: Path | None) -> Iterator[tuple[Path, st
         for file in sorted(files):
             name, path = os.path.normcase(file), os.path.join(absolute, file)
             if file.startswith(".") or not include.match(name) or exclude.match(name) or not os.path.isfile(path):
+                continue
+            if source.include == ["*"] and os.path.splitext(name)[1].lower() in NOT_VIDEOS:
                 continue
             yield Path(path), printable(file if below == "." else os.path.join(below, file))
 

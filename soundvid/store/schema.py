@@ -343,7 +343,7 @@ def count_by(table: pa.Table, columns: list[str]) -> list[tuple[Any, ...]]:
 
 
 def subjects(ledger: pa.Table) -> list[dict[str, Any]]:
-    """Videos, seconds, clips and frames of each subject (kept ones): table 1 of the papers."""
+    """Videos, seconds, clips and frames of each subject (kept ones)."""
     kept = ledger.filter(pc.equal(ledger.column("outcome"), "kept"))
     rows: dict[str, dict[str, Any]] = {}
     for kind, total, number, measure in (

@@ -137,3 +137,12 @@ def try_exclusive_lock(path: Path) -> Iterator[bool]:
         yield alone
     finally:
         os.close(handle)
+
+
+def size_text(count: int | None) -> str:
+    """Bytes to read: `560 kB`, `1.2 GB`."""
+    value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:.0f} {units[0]}" if value >= 100 or units[0] == "B" else f"{value:.1f} {units[0]}"
