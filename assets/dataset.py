@@ -10,7 +10,7 @@ from assets.failures import failing_in_one_line
 from assets.resources import Store
 from assets.videos import code_version, common_of, group_of, kinds, step_names
 from soundvid.builder import candidate as candidates
-from soundvid.builder.state import listing
+from soundvid.builder.listing import listing
 from soundvid.recipe.model import Recipe
 
 MEANING = {
@@ -24,7 +24,6 @@ MEANING = {
 
 def dataset_assets(
     recipe: Recipe,
-    partitions: dg.DynamicPartitionsDefinition,
     *,
     shards_when: dg.AutomationCondition | None = None,
     release_when: dg.AutomationCondition | None = None,
@@ -45,14 +44,13 @@ def dataset_assets(
         code_version=code_version(recipe, "1", "splits", "conditions", "shards"),
         automation_condition=shards_when,
         kinds=kinds(recipe, "webdataset"),
-        description="The clips of all videos that are registered now, in content-named tar files, and what the next "
+        description="The clips of all videos that are listed now, in content-named tar files, and what the next "
         "version would be. Old shards are not written again.",
     )
     @failing_in_one_line()
     def shards(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        made = candidates.assemble(work, [v for v in listing(work).values() if v.partition in registered])
+        made = candidates.assemble(work, listing(work).values())
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.candidate.digest), metadata=metadata.of_shards(work, made)
         )

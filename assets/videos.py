@@ -17,6 +17,7 @@ from assets.failures import failing_in_one_line
 from assets.resources import Store
 from soundvid.builder import checks, state
 from soundvid.builder.context import Context
+from soundvid.builder.listing import videos_of
 from soundvid.builder.record import SourceRecord
 from soundvid.clips.feature_rows import feature_key
 from soundvid.clips.settings import RENDER_VERSION
@@ -25,21 +26,17 @@ from soundvid.recipe.model import Recipe
 from soundvid.util.hashing import content_key
 
 DOWNLOAD_POOL = "download"
-MOST_KEYS = 5000  # partitions in one statement: SQLite has a limit of 32,766 variables
 AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 def video_assets(
     recipe: Recipe,
     partitions: dg.DynamicPartitionsDefinition,
-    batch: int | None,
+    division: listing.Division,
     *,
     freshness: dg.FreshnessPolicy | None = None,
 ) -> list[dg.AssetsDefinition]:
-    """The assets of a recipe that are made video by video.
-
-    `batch`: how many videos an ingest batch has; None: each video is a partition.
-    """
+    """The assets of a recipe that are made video by video, or batch by batch: see `division`."""
     common = common_of(recipe)
     features = recipe.make_features()
 
@@ -53,14 +50,12 @@ def video_assets(
     )
     @failing_in_one_line()
     def source_catalogue(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
-        made = listing.refresh(store.context(recipe, context.log), batch=batch, ask=True)
-        known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        added = [p for p in made.partitions if p not in known]
-        for i in range(0, len(added), MOST_KEYS):
-            context.instance.add_dynamic_partitions(str(partitions.name), added[i : i + MOST_KEYS])
-        for gone in known - set(made.partitions):
-            context.instance.delete_dynamic_partition(str(partitions.name), gone)
-        return dg.MaterializeResult(data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made))
+        made = listing.refresh(store.context(recipe, context.log), division, ask=True)
+        name = str(partitions.name)
+        listing.register(context.instance, name, made.partitions, context.instance.get_dynamic_partitions(name))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made), tags=made.tags
+        )
 
     @dg.asset(
         **common,
@@ -75,7 +70,7 @@ def video_assets(
     @failing_in_one_line()
     def source_videos(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        records = state.discover_videos(work, state.videos_of(work, context.partition_key))
+        records = state.discover_videos(work, videos_of(work, context.partition_key))
         for record in records:
             if record.verdict is not None and state.may_pass_soon(work, record):
                 raise dg.Failure(f"{record.source.name}: {record.verdict.message}", allow_retries=True)
@@ -171,7 +166,7 @@ def group_of(name: str) -> str:
 
 
 def _keys(work: Context, partition: str) -> list[str]:
-    return [v.key for v in state.videos_of(work, partition)]
+    return [v.key for v in videos_of(work, partition)]
 
 
 def _version(parts: Sequence[str]) -> dg.DataVersion:

@@ -18,7 +18,7 @@ from pipelines.alerts import alert_sensor
 from pipelines.automation import automation_sensor, freshness, release_when, shards_when
 from pipelines.history import history_defs
 from pipelines.instance import with_lasting_instance
-from pipelines.partitions import divide
+from pipelines.partitions import divide, partitions_of
 from pipelines.project import BrokenRecipe, Project, home, read_project, read_recipes
 from pipelines.schedules import schedules
 from pipelines.sensors import new_videos_sensor
@@ -81,16 +81,14 @@ def broken_defs(bad: BrokenRecipe, taken: set[str] | None = None) -> dg.Definiti
 
 def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
     """The assets of one recipe with all that makes them; resources are the project's."""
-    division, group = divide(recipe, project), group_of(recipe.name)
+    partitions, division, group = partitions_of(recipe), divide(recipe, project), group_of(recipe.name)
     whole, checks = dataset_assets(
         recipe,
-        division.partitions,
         shards_when=shards_when(recipe),
         release_when=release_when(),
         freshness=freshness(project),
     )
-    videos = video_assets(recipe, division.partitions, division.batch, freshness=freshness(project))
-    assets = [*videos, *whole]
+    assets = [*video_assets(recipe, partitions, division, freshness=freshness(project)), *whole]
     if project.training and find_spec("torch") is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", dg.BetaWarning)  # backfill_policy
@@ -100,7 +98,7 @@ def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
         assets=assets,
         asset_checks=checks,
         sensors=[
-            with_lasting_instance(new_videos_sensor(recipe, division, project)),
+            with_lasting_instance(new_videos_sensor(recipe, partitions, division, project)),
             automation_sensor(recipe, project, group),
         ],
         schedules=timed,

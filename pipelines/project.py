@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
@@ -33,8 +34,8 @@ class Project(Strict):
     demo: bool = Field(True, description="show the dataset of `make demo`, where it was made here")
     automatic: bool = Field(True, description="sensors and schedules are on from the start")
     workers: int = Field(0, ge=0, description="processes of a run; 0: one for each core")
-    batches: dict[str, int] = Field(
-        {}, description="recipes whose videos are processed in ingest batches of so many, for thousands of videos"
+    batches: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="recipes whose videos are processed in ingest batches of so many; 0: each by itself, always"
     )
     keep_parts: bool = Field(
         False, description="keep rendered clips beside the shards that hold them after a release; true: twice the disk"

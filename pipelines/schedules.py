@@ -7,7 +7,8 @@ from assets.failures import failing_in_one_line
 from assets.resources import Store
 from assets.videos import DOWNLOAD_POOL, group_of
 from pipelines.project import Project
-from soundvid.builder.state import listing, reset_failed
+from soundvid.builder.listing import listing
+from soundvid.builder.state import reset_failed
 from soundvid.recipe.model import Recipe
 
 

@@ -1,6 +1,6 @@
 """soundvid turns videos with sound into versioned, sample-exact audio-visual datasets.
 
-`soundvid.build`, `soundvid.verify` and `soundvid.load` do from Python what the command line does. They use the store
+`soundvid.build`, `verify`, `load`, `publish` and `pull` do from Python what the command line does. They use the store
 that SOUNDVID_STORE names, as the command line does, or the folder `store`.
 """
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from soundvid.builder.build import BuildResult
     from soundvid.recipe.model import Recipe
     from soundvid.store.load import Clips
+    from soundvid.store.transfer import Transferred
     from soundvid.store.verify import Verification
     from soundvid.util.progress import ProgressCallback
 
-__all__ = ["__version__", "build", "load", "verify"]
+__all__ = ["__version__", "build", "load", "publish", "pull", "verify"]
 
 
 def build(
@@ -69,20 +70,62 @@ def load(
     store: str | Path | None = None,
     subjects: "Sequence[str] | None" = None,
     sound: bool = False,
+    cache: str | Path | None = None,
+    cache_bytes: int = 10 << 30,
 ) -> "Clips":
     """One split of a version, for training: a sequence with random access to clips, pictures and sound.
 
     `split` is train, val (or validation), test or all. `clips[i]` or `clips["KEY"]` is a Clip: pictures (uint8
     `T H W 3`), spectrogram (float32 `N bins`), with `sound` also its samples (int16 `S`), and facts. A slice gives some
     of the clips. `clips.read` decodes a window or a crop only, `clips.torch(Augment())` is a torch dataset,
-    `clips.stream()` plain WebDataset. In a notebook clips show themselves. Raises DatasetError with one line where the
-    dataset, version, split or a shard is not there.
+    `soundvid.store.loader.ClipLoader(clips, 16)` gives batches over processes and machines, `clips.stream()` plain
+    WebDataset. In a notebook clips show themselves.
+
+    `name` may be the address of published data (a bucket, a web server, hf://OWNER/NAME), or `store` one. Then exactly
+    the bytes that are wanted are read from there; `cache` (or SOUNDVID_CACHE) names a folder that keeps them, of at
+    most `cache_bytes`. Raises DatasetError with one line where the dataset, version, split or a shard is not there.
     """
     from soundvid.store.load import load as read
 
-    clips = read(name, version, split, store=_store(store), subjects=subjects, sound=sound)
+    store = _store(store)
+    clips = read(
+        name, version, split, store=store, subjects=subjects, sound=sound, cache=cache, cache_bytes=cache_bytes
+    )
     clips.html = _notebook_html
     return clips
+
+
+def publish(name: str, to: str, *, store: str | Path | None = None, check: bool = False) -> "Transferred":
+    """Bring `NAME` or `NAME@VERSION` from a store to an address: a folder, s3://, gs://, az:// or hf://OWNER/NAME.
+
+    Only what is missing is sent; with `check`, what is there is read and compared, too. Raises DatasetError.
+    """
+    from soundvid.reports.card import published_files
+    from soundvid.store.dataset import find
+    from soundvid.store.transfer import publish as run
+
+    dataset, release = find(_store(store), name)
+    return run(dataset, release, to, published_files, check=check)
+
+
+def pull(
+    name: str,
+    source: str,
+    *,
+    store: str | Path | None = None,
+    split: str | None = None,
+    where: str | None = None,
+    as_name: str | None = None,
+) -> "Transferred":
+    """Bring `NAME` or `NAME@VERSION` from an address into a store, verified; only what is missing is fetched.
+
+    `split` and `where` (an SQL condition over the columns of samples.parquet) select samples: only their bytes are
+    read, and they become a dataset of their own, `as_name`. Raises DatasetError or StoreError.
+    """
+    from soundvid.store.transfer import pull as run
+
+    base, _, version = name.partition("@")
+    return run(source, base, version or None, _store(store), split=split, where=where, as_name=as_name)
 
 
 def _store(given: str | Path | None) -> str | Path:

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from soundvid.builder.build import render_selected
 from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection, select
+from soundvid.builder.listing import Video
 from soundvid.builder.pack import Candidate, lost_samples, pack
 from soundvid.builder.record import SourceRecord
 from soundvid.builder.release import publish
 from soundvid.builder.resolve import feature_folder, part_folder, resolve
-from soundvid.builder.state import Video, is_processed, load_record, save_record
+from soundvid.builder.state import is_processed, load_record, save_contents, save_record
 from soundvid.errors import DatasetError
 from soundvid.sources.digests import file_signature
 from soundvid.store.dataset import Release
@@ -236,6 +237,7 @@ def remove_unused(context: Context, keys: Iterable[str], *, keep_parts: bool = F
         for path in (context.dataset.folder / "videos").glob("*.json"):
             if path.stem not in keys:
                 path.unlink(missing_ok=True)
+        save_contents(context, records)
         for path in context.dataset.work.glob("*"):
             if path.is_dir() and path not in needed:
                 shutil.rmtree(path, ignore_errors=True)

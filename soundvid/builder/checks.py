@@ -17,7 +17,7 @@ CLIP_CHECKS = ("kept", "sound_present", "long_enough", "well_timed")
 FEATURE_CHECKS = ("aligned",)
 MEANING = {
     "kept": "At least one clip of the video is in the dataset.",
-    "sound_present": "The video has a sound track, and it is not silent.",
+    "sound_present": "The video has a sound track, and it is not silent (where the recipe takes sound).",
     "long_enough": "A clip of the recipe's length fits into it.",
     "well_timed": "No picture is further from its time than clips.max_timing_error allows.",
     "aligned": "A clip, read again: as many pictures and samples as its window says, and the stored rows of the "
@@ -61,7 +61,7 @@ def example(context: Context, record: SourceRecord) -> Example | None:
     mp4, flac = location.read()
     window, fps = Window(clip["start_frame"], clip["frames"]), context.recipe.video.fps
     seconds = float(window.frames / fps)
-    return Example(clip["key"], mp4, flac, window.frames, seconds, window, context.recipe.sound.rate)
+    return Example(clip["key"], mp4, flac, window.frames, seconds, window, context.recipe.sample_rate)
 
 
 def clip_problems(context: Context, records: list[SourceRecord]) -> dict[str, Checked]:

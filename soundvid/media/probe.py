@@ -328,6 +328,12 @@ def describe(container: av.container.InputContainer) -> Streams:
     )
 
 
+def stated_duration(path: Path) -> Fraction | None:
+    """Seconds that a file's header states; None where it states none. Raises MediaError where it cannot be opened."""
+    with open_media(path) as container:
+        return None if container.duration is None else Fraction(container.duration, 1_000_000)
+
+
 def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
     """Read a file's streams and time stamps. `heartbeat` is called now and then.
 

@@ -68,8 +68,8 @@ class Figure:
 
     sheet: str  # data URI
     cells: int
-    wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100
-    spectrogram: str  # data URI
+    wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100; empty: the clip has no sound
+    spectrogram: str  # data URI; empty: the clip has no sound
     video: str  # data URI, or an address
     poster: str  # data URI
     width: int  # pixels of the video
@@ -85,7 +85,7 @@ class Figure:
 def figure(
     mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = (), *, video: str | None = None
 ) -> Figure:
-    """All pictures of a clip of `frames` pictures that lasts `seconds`.
+    """All pictures of a clip of `frames` pictures that lasts `seconds`; no `flac`: it has no sound.
 
     The clip is inside the figure, cut after VIDEO_BYTES, unless `video` is an address where it can be played.
     """
@@ -94,7 +94,7 @@ def figure(
     cells = min(sheet_cells(width / height), frames)
     cell = SHEET_WIDTH // cells // 2 * 2
     pictures = decode_rgb(mp4, sheet_frames(frames, cells), height=max(2, round(cell * height / width / 2) * 2))
-    sound, rate = decode_flac(flac)
+    sound, rate = decode_flac(flac) if flac else (np.zeros(0, np.int16), 0)
     plays = seconds if video or len(mp4) <= VIDEO_BYTES else seconds * VIDEO_BYTES / len(mp4)
     if video is None:
         video = data_uri("video/mp4", with_sound(mp4, flac, seconds=None if plays == seconds else plays))
@@ -103,17 +103,17 @@ def figure(
     return Figure(
         sheet=data_uri("image/jpeg", encode_jpeg(np.concatenate(list(pictures), axis=1), 4)),
         cells=cells,
-        wave=waveform(sound),
-        spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))),
+        wave=waveform(sound) if rate else "",
+        spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))) if rate else "",
         video=video,
         poster=data_uri("image/jpeg", encode_jpeg(np.ascontiguousarray(first[::shrink, ::shrink]), 4)),
         width=width,
         height=height,
         seconds=seconds,
         plays_seconds=plays,
-        peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent",
+        peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent" if rate else "",
         times=time_ticks(seconds),
-        pitches=pitch_ticks(rate),
+        pitches=pitch_ticks(rate) if rate else [],
         lanes=lanes,
     )
 
@@ -168,17 +168,17 @@ def feature_lane(name: str, panel: Panel, values: np.ndarray) -> Lane:
     return Lane(name, f"{panel.axis}, {low:.3g} to {high:.3g}", None, curves)
 
 
-def thumbnail(row: Row, mp4: bytes, flac: bytes | None) -> tuple[str, int, str]:
+def thumbnail(row: Row, mp4: bytes, flac: bytes) -> tuple[str, int, str]:
     """A clip at a glance: a few pictures side by side (data URI), how many, and its waveform as an SVG path.
 
     The pictures are those at which decoding can begin, near the middles of as many stretches. The path lies in a box of
-    0..THUMBNAIL_WAVE x -100..100; it is empty where there is no sound.
+    0..THUMBNAIL_WAVE x -100..100; without `flac` it is empty.
     """
     starts = row["keyframes"] or [0]
     wanted = [(2 * i + 1) * row["frames"] // (2 * THUMBNAILS) for i in range(THUMBNAILS)]
     pictures = decode_rgb(mp4, sorted({min(starts, key=lambda s: abs(s - w)) for w in wanted}), height=THUMBNAIL_HEIGHT)
     strip = np.concatenate(list(pictures), axis=1)
-    wave = "" if flac is None else waveform(decode_flac(flac)[0], THUMBNAIL_WAVE)
+    wave = waveform(decode_flac(flac)[0], THUMBNAIL_WAVE) if flac else ""
     return data_uri("image/jpeg", encode_jpeg(strip, 5)), len(pictures), wave
 
 
@@ -322,7 +322,7 @@ def cards(
     moved = spread(packed, max(0, NEW_CARDS - len(chosen) - len(stay)), Counter())
     result = []
     for row in [*chosen, *moved]:
-        mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
+        mp4, flac = (dataset.read_member(row, m) if f"{m}_offset" in row else b"" for m in ("mp4", "flac"))
         drawing = figure(mp4, flac, row["frames"], row["seconds"], feature_lanes(dataset, manifest, row))
         result.append({"row": row, "new": previous is not None and row in chosen, "figure": drawing})
     for row in stay:

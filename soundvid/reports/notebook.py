@@ -20,7 +20,7 @@ def clip(clips: Clips, index: int) -> str:
     In a frame of its own, because a notebook's outputs share one page and one style.
     """
     row = clips.rows[index]
-    flac = clips.member(index, "flac")
+    flac = clips.member(index, "flac") if clips.has_sound else b""
     lanes = stored_lanes(clips.manifest, row, partial(clips.feature, index))
     drawn = figure(clips.member(index, "mp4"), flac, row["frames"], row["seconds"], lanes)
     body = environment().get_template("figure.html.j2").render(f=drawn)
@@ -46,7 +46,7 @@ def sheet(clips: Clips) -> str:
     cells = []
     for i in chosen:
         row = clips.rows[i]
-        pictures, _, wave = thumbnail(row, clips.member(i, "mp4"), clips.member(i, "flac"))
+        pictures, _, wave = thumbnail(row, clips.member(i, "mp4"), clips.member(i, "flac") if clips.has_sound else b"")
         about = f"[{i}] {row['subject']} · {row['source_name']} at {row['start_seconds']:.2f} s"
         cells.append(
             f'<div style="width:230px"><img src="{pictures}" alt="" style="display:block;width:100%">'

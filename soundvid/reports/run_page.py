@@ -8,7 +8,7 @@ run and writes the file.
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -178,7 +178,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def verdict(run: PageRun) -> str:
     """How long it was trained, and what that makes of it."""
-    spent, steps = trained_seconds(run), last_step(run)
+    spent, steps = trained_seconds(run.lines("train")), last_step(run)
     if not steps:
         return "Not trained yet: there is not one step in its log."
     batch = int(run.config.config.get("batch", 1)) * processes(run)
@@ -227,7 +227,7 @@ def tiles(run: PageRun) -> list[tuple[str, str]]:
     """The big numbers."""
     lines = run.lines("train")
     found = [(f"{last_step(run):,}", "steps")]
-    found.append((hours_text(trained_seconds(run)), "of training steps"))
+    found.append((hours_text(trained_seconds(run.lines("train"))), "of training steps"))
     train = next((s for s in data(run)["splits"] if s["name"] == run.config.splits.get("train", "train")), None)
     if train:
         found.append((f"{train['clips']:,}", f"clips to learn from, {span_text(train['seconds'])}"))
@@ -259,10 +259,10 @@ def warnings(run: PageRun) -> list[str]:
     return found
 
 
-def trained_seconds(run: PageRun) -> float:
-    """Seconds spent in steps, waiting for data included, validation and saving not."""
+def trained_seconds(lines: Iterable[dict[str, Any]]) -> float:
+    """Seconds spent in steps by the log's lines of training, waiting for data included, validation and saving not."""
     total, before = 0.0, 0
-    for line in run.lines("train"):
+    for line in lines:
         total += (line["step"] - before) * (line.get("step_seconds") or 0.0)
         before = line["step"]
     return total

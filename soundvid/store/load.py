@@ -8,6 +8,7 @@ Workers may be forked or spawned: files are opened where they are read. The stre
 
 import copy
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -24,6 +25,7 @@ from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_flac
 from soundvid.media.mp4_index import find_moov
 from soundvid.store.dataset import SPLITS, Dataset, Release, find
 from soundvid.store.schema import MEMBERS, count_by, member_columns
+from soundvid.store.storage import LocalStorage
 
 _RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
 
@@ -192,6 +194,7 @@ class Clips(Sequence[Clip]):
                     f"{self.folder / shard}: the shard is missing; 'soundvid verify {where}' tells what else is"
                 )
         self._reader = dataset.storage.reader("shards")
+        self.is_remote = not isinstance(dataset.storage, LocalStorage)
 
     def __repr__(self) -> str:
         return f"<{self.name}@{self.version} {self.split}: {len(self)} clips>"
@@ -252,7 +255,7 @@ class Clips(Sequence[Clip]):
 
     @cached_property
     def rate(self) -> int:
-        """Samples of sound a second."""
+        """Samples of sound a second; 0: the clips have no sound."""
         return int(self.rows[0]["sample_rate"])
 
     @cached_property
@@ -264,6 +267,11 @@ class Clips(Sequence[Clip]):
     def features(self) -> list[str]:
         """Names of the features that the version holds."""
         return [name for name in self._members if name not in MEMBERS]
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the clips have sound: not where the recipe says `sound: null`."""
+        return "flac" in self._members
 
     def read(
         self,
@@ -301,14 +309,29 @@ class Clips(Sequence[Clip]):
 
     def _pictures(self, row: Mapping[str, Any], numbers: np.ndarray) -> bytes | RemoteClip:
         """What pictures `numbers` are decoded from: the mp4, or where few are wanted only their groups' bytes."""
-        if 2 * len(numbers) > row["frames"]:
+        whole_groups = getattr(self._reader, "caches", False)
+        if 2 * len(numbers) > row["frames"] and not self.is_remote:
             return self._member(row, "mp4")
         offset, size = self._place(row, "mp4")
+        parts: dict[int, bytes] = {}  # by their beginning
 
         def read(start: int, count: int) -> bytes:
-            return self._read(row, offset + start, max(0, min(count, size - start)))
+            count = max(0, min(count, size - start))
+            for begin, data in parts.items():
+                if begin <= start and start + count <= begin + len(data):
+                    return data[start - begin :][:count]
+            return self._read(row, offset + start, count)
 
-        return RemoteClip(read, *find_moov(read, size))
+        def read_header(start: int, count: int) -> bytes:
+            if start < len(parts[0]):
+                return parts[0][start : start + count]
+            parts[start] = self._read(row, offset + start, size - start)  # clips of old: `moov` behind the pictures
+            return parts[start][:count]
+
+        if self.is_remote and row["keyframe_offsets"]:
+            parts[0] = self._read(row, offset, min(size, row["keyframe_offsets"][0]))
+            return RemoteClip(read, *find_moov(read_header, size), whole_groups)
+        return RemoteClip(read, *find_moov(read, size), whole_groups)
 
     def spectrogram(self, index: int) -> np.ndarray:
         """float32 `N bins`: magnitudes of the sound of each picture."""
@@ -346,6 +369,11 @@ class Clips(Sequence[Clip]):
     def _place(self, row: Mapping[str, Any], name: str) -> tuple[int, int]:
         """Where a member lies in its shard: offset and size in bytes. Raises DatasetError where there is none."""
         offset, size = row.get(f"{name}_offset"), row.get(f"{name}_size")
+        if name == "flac" and not self.has_sound:
+            raise DatasetError(
+                f"{self.name}@{self.version}: its clips have no sound (sound: null in its recipe); build a dataset "
+                "with sound, and train on that"
+            )
         if offset is None or size is None or name not in self._members:
             raise DatasetError(
                 f"{self.name}@{self.version}: clip {row['key']} has no {name}; build the dataset with it (features: "
@@ -368,6 +396,10 @@ class Clips(Sequence[Clip]):
     def _damaged(self, row: Mapping[str, Any], member: str, error: Exception) -> DatasetError:
         where = f"{self.folder / row['shard']}: clip {row['key']}: its {member} cannot be read ({error})"
         return DatasetError(f"{where}; 'soundvid verify {self.name}@{self.version}' tells what else is damaged")
+
+    def to_table(self) -> pa.Table:
+        """The clips' rows of samples.parquet, as an Arrow table."""
+        return self.table
 
     def torch(self, augment: Augment | None = None, *, sound: bool = False) -> "TorchClips":
         """These clips as a map-style dataset for `torch.utils.data.DataLoader`; see TorchClips."""
@@ -445,7 +477,23 @@ def load(
     store: str | Path = "store",
     subjects: Sequence[str] | None = None,
     sound: bool = False,
+    cache: str | Path | None = None,
+    cache_bytes: int = 10 << 30,
 ) -> Clips:
-    """One split of `NAME` (or `NAME@VERSION`) in a store, for random access."""
-    dataset, release = find(store, f"{name}@{version}" if version else name)
+    """One split of `NAME` (or `NAME@VERSION`) in a store, for random access; see `soundvid.load`."""
+    address = next((str(text) for text in (name, store) if "://" in str(text)), None)
+    if address is None:
+        dataset, release = find(store, f"{name}@{version}" if version else name)
+        return Clips(dataset, release, split, subjects, sound=sound)
+    from soundvid.store.cache import DiskCache
+    from soundvid.store.published import open_release
+
+    folder = cache or os.environ.get("SOUNDVID_CACHE")
+    wanted, _, number = ("", "", "") if address == name else name.partition("@")
+    dataset, release = open_release(
+        address,
+        wanted or None,
+        version or number or None,
+        cache=DiskCache(Path(folder).expanduser(), cache_bytes) if folder else None,
+    )
     return Clips(dataset, release, split, subjects, sound=sound)

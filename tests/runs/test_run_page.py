@@ -28,6 +28,7 @@ from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
 from soundvid.reports.measures import headline, measures
 from soundvid.reports.run_page import run_page, verdict
+from soundvid.runs.generate import expectations
 from soundvid.runs.open import open_run
 from soundvid.runs.page import load_page, write_page
 from soundvid.store.load import load
@@ -132,6 +133,22 @@ def test_generate_with_a_trained_run(run, tmp_path):
         assert video.frames == 51
     heard = SoundReader(probe_sound(target), RATE).read(0, 2 * RATE).samples
     assert int(np.argmax(np.abs(heard) > 0.3)) / RATE == pytest.approx(0.8, abs=0.001)
+
+
+def test_generate_says_what_one_should_expect(run, tmp_path):
+    """A few seconds of training, a silent sound, a picture unlike the training's: each a line."""
+    opened = open_run(run, device="cpu")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "quiet.wav", np.full(RATE, 0.01), RATE)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)
+    notes = expectations(opened, {"image": tmp_path / "noise.png", "sound": tmp_path / "silent.wav"})
+    for words in ("was trained for", "it is silent", "unlike the pictures"):
+        assert any(words in note for note in notes), words
+    known = opened.clips("train").read(0).frames[0]
+    cv2.imwrite(str(tmp_path / "known.png"), np.ascontiguousarray(known[..., ::-1]))
+    (only,) = expectations(opened, {"image": tmp_path / "known.png", "sound": tmp_path / "quiet.wav"})
+    assert "was trained for" in only
 
 
 def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):

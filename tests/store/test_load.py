@@ -7,6 +7,8 @@ import json
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -97,6 +99,19 @@ def test_clips_show_themselves_in_a_notebook(store):
     for _, attributes in (*inside.tags, *sheet.tags):
         assert all((attributes.get(n) or "data:").startswith("data:") for n in ("src", "href", "poster"))
     assert pickle.loads(pickle.dumps(clips[0]))._repr_html_() is None  # sent alone, without its dataset
+
+
+def test_loading_needs_no_library_that_only_building_needs(store):
+    """Reading clips, their sound and features: without OpenCV, SciPy, yt-dlp and torch, which may not be installed."""
+    heavy = ["cv2", "scipy", "yt_dlp", "torch", "soundfile", "webdataset", "jinja2", "rich"]
+    code = f"""
+import sys, soundvid
+clips = soundvid.load("toy", split="all", sound=True, store={str(store)!r})
+assert clips[3].frames.shape == (30, 64, 64, 3) and len(clips[3].sound) == 44100 and clips.spectrogram(2).any()
+print(*(name for name in {heavy!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
 
 
 def test_the_store_of_the_environment(store, monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from soundvid.errors import RecipeError
 from soundvid.media.clock import half_up
 from soundvid.media.sound_reader import SoundReader, SoundSpan
 from soundvid.recipe.model import Denoise
+from soundvid.util.extras import install_hint
 
 
 class SampleReader(Protocol):
@@ -31,8 +32,8 @@ class SampleReader(Protocol):
 def not_installed(library: str) -> RecipeError:
     """What to raise where a method's library is missing."""
     return RecipeError(
-        f"sound.denoise.method: the library {library} is not installed; run \"pip install 'soundvid[denoise]'\" "
-        "or set the method to spectral_gating"
+        f"sound.denoise.method: the library {library} is not installed; {install_hint('denoise')}, or set the method "
+        "to spectral_gating"
     )
 
 
