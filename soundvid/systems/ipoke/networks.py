@@ -31,13 +31,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, into: int, out: int, *, stride: int = 1, double: bool = False, normed: bool = True) -> None:
         super().__init__()
-        self.double = double
+        self.enlarges = double
         self.first, self.second = conv(into, out, 3, stride), conv(out, out)
         self.norms = nn.ModuleList(norm(out) if normed else nn.Identity() for _ in range(2))
         self.shortcut = conv(into, out, 1, stride) if into != out or stride != 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.double:
+        if self.enlarges:
             x = functional.interpolate(x, scale_factor=2)
         y = functional.elu(self.norms[0](self.first(x)))
         return self.shortcut(x) + self.norms[1](self.second(y))
@@ -161,14 +161,15 @@ class VideoDecoder(nn.Module):
         self.looks = nn.ModuleList(Spade(b, 128 if form == "spade" else b) for _, b in pairs)
         self.leave = nn.Conv2d(channels[-1], 3 if form == "spade" else 6, 3, 1, 1)
         if form == "warp":
-            self.straight = nn.Conv2d(latent, 2, 1)  # of each state to its displacement, made large
+            # Each state's displacement, made large. At first hardly anything moves, and nothing is painted over.
+            self.straight = nn.Conv2d(latent, 2, 1)
+            bias = torch.zeros(6)
+            bias[2] = -4.0
             with torch.no_grad():
                 self.leave.weight[:2].zero_()
                 self.leave.weight[2:].mul_(0.1)
-                self.leave.bias.zero_()
+                self.leave.bias = nn.Parameter(bias)
                 self.straight.weight.mul_(0.1)
-                self.straight.bias.zero_()
-                self.leave.bias[2] = -4.0  # at first nothing is painted over, and hardly anything moves
 
     def forward(self, code: Tensor, image: Tensor, frames: int) -> Tensor:
         """code `B Z G G`, image `B 3 S S` -> pictures `B T 3 S S`."""
