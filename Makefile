@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check format ui bench clean
+.PHONY: setup demo test conformance check format ui bench clean
 
 setup: $(READY)
 
@@ -33,6 +33,9 @@ format: setup
 
 ui: setup
 	$(BIN)/python -m pipelines.ui
+
+conformance: setup
+	SOUNDVID_CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance
 
 bench: setup
 	$(BIN)/python -m benchmarks.alignment

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -24,19 +25,22 @@ from pipelines.sensors import new_videos_sensor
 from soundvid.errors import SoundvidError
 from soundvid.recipe.model import Recipe
 
+COMPONENTS = Path(__file__).with_name("defs")
+
 
 def build_defs(
     recipes: list[Recipe],
     project: Project,
     *,
     broken: Sequence[BrokenRecipe] = (),
+    components: Sequence[dg.Definitions] = (),
     resource_overrides: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
     """The definitions of these recipes; each of the `broken` ones is one asset that says what is wrong.
 
-    `resource_overrides`: in place of the project's own, for tests.
+    `components`: what the folder pipelines/defs holds. `resource_overrides`: in place of the project's own, for tests.
     """
-    parts, wrong, taken = [], list(broken), set()
+    parts, wrong, taken = [*components], list(broken), set[str]()
     for recipe in recipes:
         try:
             parts.append(recipe_defs(recipe, project))
@@ -46,12 +50,7 @@ def build_defs(
         except Exception as error:  # what a recipe's check does not see; the others need not suffer for it
             wrong.append(BrokenRecipe(recipe.name, f"{recipe.name}: {type(error).__name__}: {error}"))
     for bad in wrong:
-        warnings.warn(bad.error, stacklevel=1)
-        group = re.sub(r"[^A-Za-z0-9_]+", "_", bad.group) or "recipe"
-        while group in taken:
-            group += "_broken"
-        taken.add(group)
-        parts.append(dg.Definitions(assets=[broken_recipe(group, bad.error)]))
+        parts.append(broken_defs(bad, taken))
     store = Store(path=str(home() / project.store), workers=project.workers, keep_parts=project.keep_parts)
     shared = dg.Definitions(
         resources={
@@ -67,6 +66,17 @@ def build_defs(
         sensor = with_lasting_instance(alert_sensor(project.alerts, project.tick_seconds))
         parts.append(dg.Definitions(sensors=[sensor]))
     return dg.Definitions.merge(*parts, history_defs(project), shared)
+
+
+def broken_defs(bad: BrokenRecipe, taken: set[str] | None = None) -> dg.Definitions:
+    """One asset that says what is wrong, in a group that is not among those `taken`, to which it is added."""
+    warnings.warn(bad.error, stacklevel=1)
+    taken = set() if taken is None else taken
+    group = re.sub(r"[^A-Za-z0-9_]+", "_", bad.group) or "recipe"
+    while group in taken:
+        group += "_broken"
+    taken.add(group)
+    return dg.Definitions(assets=[broken_recipe(group, bad.error)])
 
 
 def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
@@ -96,9 +106,21 @@ def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
     )
 
 
+def component_defs(folder: Path = COMPONENTS) -> tuple[list[dg.Definitions], list[BrokenRecipe]]:
+    """What the components of a folder are; and, where they cannot be loaded, why."""
+    if not any(folder.glob("*/defs.yaml")):  # loading asks Dagster for half a second
+        return [], []
+    try:
+        return [dg.load_from_defs_folder(path_within_project=folder)], []
+    except Exception as error:  # a typo in one of them; the recipes of the data folder need not suffer for it
+        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return [], [BrokenRecipe("components", f"{folder}: {line.strip()}; 'dg check yaml' says where")]
+
+
 @dg.definitions
 def defs() -> dg.Definitions:
     folder = home()
     project = read_project(folder)
     recipes, broken = read_recipes(folder, project)
-    return build_defs(recipes, project, broken=broken)
+    components, wrong = component_defs()
+    return build_defs(recipes, project, broken=[*broken, *wrong], components=components)

@@ -73,6 +73,45 @@ def test_the_command_line_runs_from_the_wheel(wheel, tmp_path):
     assert "soundvid = soundvid.cli.app:main" in entry
 
 
+LIGHT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "obstore", "duckdb", "huggingface_hub", "boto3", "dagster", "starlette"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import soundvid
+assert "site-packages" not in soundvid.__file__ and soundvid.__file__.startswith(sys.argv[1])
+built = soundvid.build("hand", sources=[sys.argv[2]], store="made", name="light", workers=1)
+soundvid.publish("light", "published", store="made")
+import functools, http.server, pathlib, threading
+serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory="published")
+with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    done = soundvid.pull("light", f"http://127.0.0.1:{server.server_address[1]}", store="pulled")
+    server.shutdown()
+assert soundvid.verify("light", store="pulled", decode=True).ok
+clip = soundvid.load("light", split="all", store="pulled")[0]
+print(clip.frames.shape, done.moved_bytes == sum(p.stat().st_size for p in pathlib.Path("made").rglob("*.tar")))
+"""
+
+
+def test_outside_a_clone_and_without_extras_build_publish_pull_and_load_work(wheel, tmp_path):
+    from tests.conftest import toy_video
+
+    wheel.extractall(tmp_path / "site")
+    toy_video(tmp_path / "v" / "a.mp4", seconds=4.5, size=(64, 64))
+    (tmp_path / "light.py").write_text(LIGHT)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, tmp_path / "light.py", str(tmp_path / "site"), str(tmp_path / "v")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "(120, 286, 286, 3) True"
+
+
 def loaded_by(statement: str) -> set[str]:
     """The modules that a statement loads in a fresh interpreter."""
     script = (

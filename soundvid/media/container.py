@@ -528,9 +528,9 @@ def states_decoding_times(container: av.container.InputContainer, stream: av.str
 
 
 def decoding_delay(container: av.container.InputContainer, stream: av.stream.Stream, step: Fraction) -> int:
-    """How many pictures are decoded before the first one can be shown, so that none is late: 0 without B-frames. Seen
-    in the first pictures. Times of decoding in ASF are earlier than those of presentation by so many pictures; other
-    containers leave out the encoder's delay."""
+    """How many pictures are decoded before the first one can be shown, so that none is late: 0 without B-frames. It is
+    what the decoder waits for, or what the first pictures show, if that is more. Times of decoding in ASF are earlier
+    than those of presentation by so many pictures; other containers leave out the encoder's delay."""
     if container.format.name != "asf":
         return 0
     order = DecodingTimes(
@@ -539,5 +539,8 @@ def decoding_delay(container: av.container.InputContainer, stream: av.stream.Str
     delay = 0
     for number, frame in enumerate(islice(decode_safely(container, stream, [], packets=order.packets), 4 * REORDER)):
         if frame.pts is not None:
-            delay = max(delay, bisect_left(order.stamps, frame.pts) - number)
+            decoded = bisect_left(order.stamps, frame.pts)
+            if number == decoded == 0:
+                delay = len(order.stamps) - 1
+            delay = max(delay, decoded - number)
     return min(delay, REORDER)

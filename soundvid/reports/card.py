@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,9 +25,14 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def published_files(
-    manifest: Mapping[str, Any], samples: pa.Table, names: Mapping[str, str], exact: bool
+    manifest: Mapping[str, Any],
+    samples: pa.Table,
+    names: Mapping[str, str],
+    exact: bool,
+    sample: Mapping[str, bytes],
 ) -> dict[str, bytes]:
-    """The files at the root of a published dataset, by name. `names`: each shard's name in data/.
+    """The files at the root of a published dataset, by name. `names`: each shard's name in data/. `sample`: the members
+    of one, from which the types of all are read.
 
     `exact`: data/ holds the shards of this version and no others, so patterns such as data/train-*.tar may be used.
     """
@@ -38,7 +44,9 @@ def published_files(
     files = {f"data/{names[s['file']]}": s["sha256"] for s in manifest["shards"]}
     licences = [(licence or "not stated", count) for licence, count in sorted(count_by(samples, ["licence"]), key=str)]
     return {
-        "README.md": dataset_card(manifest, names, exact=exact, licences=licences).encode(),
+        "README.md": dataset_card(
+            manifest, names, exact=exact, licences=licences, features=_hub_features(sample, samples)
+        ).encode(),
         "croissant.json": json.dumps(croissant(manifest, index, names, licences, sha256), indent=1).encode(),
         "manifest.json": canonical_json({**manifest, "data": files}),
         "index/samples.parquet": data.getvalue(),
@@ -51,6 +59,7 @@ def dataset_card(
     *,
     exact: bool = False,
     licences: list[tuple[str, int]] | None = None,
+    features: list[dict[str, Any]] | None = None,
 ) -> str:
     """Markdown for people, YAML for loaders: one configuration whose splits are the version's shards.
 
@@ -71,6 +80,7 @@ def dataset_card(
         "size_categories": [size],
         "tags": ["webdataset", "video", "audio"],
         "version": manifest["version"],
+        **({"dataset_info": {"features": features}} if features else {}),
         "configs": [
             {
                 "config_name": "default",
@@ -108,6 +118,35 @@ def dataset_card(
     return "---\n" + yaml.safe_dump(front, sort_keys=False) + "---\n\n" + "\n".join(lines)
 
 
+def _hub_features(sample: Mapping[str, bytes], index: pa.Table) -> list[dict[str, Any]]:
+    """The columns that Hugging Face makes of the members, with their types: it would guess them of five samples."""
+    found: list[dict[str, Any]] = []
+    for name, data in sample.items():
+        if name in ("mp4", "flac"):
+            found.append({"name": name, "dtype": {"mp4": "video", "flac": "audio"}[name]})
+        elif name == "json":
+            found.append({"name": name, **_hub_type(json.loads(data), name, index)})
+        else:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+            kind: Any = str(array.dtype)
+            for _ in range(array.ndim):
+                kind = {"list": kind}
+            found.append({"name": name, **kind})
+    return [*found, {"name": "__key__", "dtype": "string"}, {"name": "__url__", "dtype": "string"}]
+
+
+def _hub_type(value: Any, name: str, index: pa.Table) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {"struct": [{"name": k, **_hub_type(v, k, index)} for k, v in value.items()]}
+    if isinstance(value, list):
+        inner = _hub_type(value[0] if value else 0, name, index)
+        return {"list": inner.get("dtype", inner)}
+    if value is None and name in index.column_names:
+        value = {"double": 0.0, "string": ""}.get(str(index.schema.field(name).type), 0)
+    kinds = {bool: "bool", int: "int64", float: "float64"}
+    return {"dtype": kinds.get(type(value), "string")}
+
+
 def _for_other_programs(
     manifest: Mapping[str, Any], names: Mapping[str, str], licences: list[tuple[str, int]]
 ) -> list[str]:
@@ -128,9 +167,10 @@ def _for_other_programs(
         "",
         *(f"- {split}: `{pattern}`" for split, pattern in shard_patterns(manifest, names).items()),
         "",
-        "`datasets.load_dataset` gives `mp4` as Video and `flac` as Audio; to decode them it needs torch, torchcodec "
-        'and the libraries of FFmpeg, and without them `cast_column("mp4", Video(decode=False))` gives the bytes. A '
-        "video has no sound track: the sound is the flac of the same row.",
+        "`datasets.load_dataset` gives `mp4` as Video and `flac` as Audio. Audio needs torch, torchcodec and the "
+        "libraries of FFmpeg (`pip install 'datasets[audio]'`), already to be loaded; `features` with `flac` as "
+        '`Value("binary")` needs none of them, and `cast_column("mp4", Video(decode=False))` gives the bytes of the '
+        "pictures. A video has no sound track: the sound is the flac of the same row.",
         "",
         f"`index/samples.parquet` says where each member of each clip lies: `SELECT {columns} FROM "
         "'index/samples.parquet'` in DuckDB.",

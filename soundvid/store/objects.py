@@ -23,7 +23,7 @@ from soundvid.util.extras import need
 from soundvid.util.files import sync_to_disk, write_all
 from soundvid.util.redact import clean_address, credentials_of, redact, without_user
 
-CHUNK = 1 << 22  # bytes of a large file that are moved at a time
+CHUNK = 1 << 20  # bytes of a large file that are moved at a time
 CONNECTIONS = 16  # to one server
 _TRIES = 5  # of a request that a server refuses for the moment
 _LONGEST_WAIT = 60  # seconds that a server's Retry-After counts for
@@ -363,7 +363,7 @@ class BucketObjects:
         import obstore
 
         with self._errors(key):
-            obstore.put(self._open(), key, iter(pieces), chunk_size=2 * CHUNK, max_concurrency=2)
+            obstore.put(self._open(), key, iter(pieces), chunk_size=8 << 20, max_concurrency=2)
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         import obstore
@@ -423,6 +423,7 @@ class HubObjects(HttpObjects):
         super().__init__(base, {"Authorization": f"Bearer {token}"} if token else None)
         self.shown = f"hf://{self.repository}" + (f"@{match[2]}" if match[2] else "")
         self._waiting: dict[str, Any] = {}  # uploaded or deleted, and not yet committed
+        self._files: list[Any] = []  # that the commit is to send
 
     def _api(self) -> Any:
         need("remote", "huggingface_hub")
@@ -447,17 +448,17 @@ class HubObjects(HttpObjects):
         api = self._api()
         from huggingface_hub import CommitOperationAdd
 
-        with NamedTemporaryFile(suffix=".part") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            size = file.tell()
-            with self._errors(key):
-                source: Any = file.name if size > CHUNK else Path(file.name).read_bytes()
-                operation = CommitOperationAdd(key, source)
-                # Of a large file this sends the bytes now; the operation then names them only.
-                api.preupload_lfs_files(self.repository, [operation], repo_type="dataset", revision=self.revision)
+        file = NamedTemporaryFile(suffix=".part")  # noqa: SIM115  (deleted when nothing refers to it any more)
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        with self._errors(key):
+            operation = CommitOperationAdd(key, file.name)
+            # Of a large file this sends the bytes now; the operation then names them only.
+            api.preupload_lfs_files(self.repository, [operation], repo_type="dataset", revision=self.revision)
         self._waiting[key] = operation
+        if not getattr(operation, "_is_uploaded", False):
+            self._files.append(file)
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         try:
@@ -496,6 +497,7 @@ class HubObjects(HttpObjects):
                 return False
             raise
         self._waiting.clear()
+        self._files.clear()
         return True
 
     def keys(self, prefix: str) -> list[str]:

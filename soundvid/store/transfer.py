@@ -28,7 +28,7 @@ from soundvid.store.published import (
     open_release,
     read_versions,
 )
-from soundvid.store.schema import count_by, counts, subjects
+from soundvid.store.schema import count_by, counts, member_columns, subjects
 from soundvid.store.storage import local_store
 from soundvid.store.tar import Sample
 from soundvid.store.verify import check_index, rows_by_shard
@@ -40,8 +40,9 @@ _ATTEMPTS = 6  # of a transfer that brings nothing; one that brings bytes may br
 _RANGE = 8 << 20  # bytes that are read at once of samples that lie side by side
 _AHEAD = 8  # such reads under way
 
-# (manifest, samples, published name by shard, whether data/ holds nothing else) -> the files for other programs
-RootFiles = Callable[[Mapping[str, Any], pa.Table, Mapping[str, str], bool], Mapping[str, bytes]]
+# (manifest, samples, published name by shard, whether data/ holds nothing else, members of a sample) -> the files for
+# other programs
+RootFiles = Callable[[Mapping[str, Any], pa.Table, Mapping[str, str], bool, Mapping[str, bytes]], Mapping[str, bytes]]
 
 
 class Meter:
@@ -290,7 +291,11 @@ def write_root(objects: Objects, root_files: RootFiles) -> None:
         release = dataset.release(newest)
         used = {s.file for s in release.shards}
         exact = used == {s.file for r in dataset.releases() for s in r.shards} and used == set(versions.names())
-        files = dict(root_files(release.manifest, release.samples, versions.names(), exact))
+        (row,) = release.samples.slice(0, 1).to_pylist()
+        sample = {
+            name: dataset.read_member(row, column) for column, name in member_columns(release.samples.schema).items()
+        }
+        files = dict(root_files(release.manifest, release.samples, versions.names(), exact, sample))
         for name in ("ledger.parquet", "report.html"):
             if name in versions.versions[newest].files:
                 files[name] = dataset.storage.read(f"versions/{newest}/{name}")

@@ -717,3 +717,58 @@ def test_exported_videos_have_their_sound_in_its_place(tmp_path):
         assert sound_error(path, [(t, line["start_seconds"] + t) for t in (0.1, 1.0, 1.5)]) < 0.05
     status, _, err = run("export", "toy", "--to", tmp_path / "e", "--store", tmp_path / "s")
     assert status == 1 and "is there already" in err
+
+
+# -- Hugging Face
+
+
+def test_a_version_on_the_hub_is_one_commit_and_another_commit_is_noticed(built, tmp_path, monkeypatch):
+    """Against a server that speaks the Hub's API for files, uploads in commits, and commits on a known parent."""
+    pytest.importorskip("huggingface_hub")
+    from tests.helpers.hub import TOKEN, FakeHub
+
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+        def somebody_else() -> None:
+            hub.files["notes.txt"] = b"mine"
+            hub.commits += 1
+
+        hub.before_commit = [lambda: None, somebody_else]  # between reading versions.json and the version's commit
+        assert run("publish", "toy@1.0.0", "--to", "hf://me/toy", "--store", built)[0] == 0
+        assert hub.refused == 1 and hub.files["notes.txt"] == b"mine"
+        before, seen = hub.commits, []
+        hub.before_commit = [lambda: seen.append("1.1.0" in json.loads(hub.files["versions.json"])["versions"])] * 9
+        status, out, err = run("publish", "toy", "--to", "hf://me/toy", "--store", built, "--json")
+        assert status == 0 and json.loads(out)["moved_shards"] == 1 and TOKEN not in out + err
+        # Names; the version with its shards and tables; the files for other programs.
+        assert hub.commits - before == 3 and seen == [False, False, True]
+        assert run("pull", "toy", "--from", "hf://me/toy", "--to", tmp_path)[0] == 0
+        assert is_valid(tmp_path) and shards(tmp_path) == shards(built)
+        assert len(soundvid.load("hf://me/toy", split="test")) > 0
+        assert TOKEN.encode() not in b"".join(hub.files.values())
+        assert run("delete", "toy@1.1.0", "--from", "hf://me/toy", "--yes")[0] == 0
+        assert run("gc", "toy", "--from", "hf://me/toy", "--yes")[0] == 0
+        assert sorted(n for n in hub.files if n.startswith("data/")) == ["data/test-00000.tar", "data/train-00000.tar"]
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong-token-0815-abcdefgh")
+        status, _, err = run("pull", "toy", "--from", "hf://me/toy", "--to", tmp_path / "x")
+        assert status == 1 and "401" in err and "hf_wrong" not in err
+
+
+def test_processes_that_used_a_bucket_end_well(tree, tmp_path, monkeypatch):
+    """obstore ended some processes with SIGABRT where its asynchronous calls were used; these are not."""
+    code = (
+        "import sys, soundvid; from concurrent.futures import ThreadPoolExecutor\n"
+        "clips = soundvid.load(sys.argv[1])\n"
+        "with ThreadPoolExecutor(4) as pool: print(sum(len(c.frames) for c in pool.map(clips.read, range(4))))\n"
+    )
+    with s3_server(monkeypatch) as url:
+        from soundvid.store.objects import open_objects
+
+        bucket = open_objects(url)
+        for path in sorted(p for p in tree.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            bucket.put(path.relative_to(tree).as_posix(), [path.read_bytes()])
+        for _ in range(4):
+            done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (0, "60\n"), done.stderr
