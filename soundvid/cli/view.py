@@ -40,7 +40,7 @@ def play(
     port: PortOption = None,
     browser: OpenOption = False,
 ) -> None:
-    """Play with a trained run in the browser: choose or drop a picture and a sound, and see the picture move.
+    """Play with a trained run in the browser: drop a picture and a sound, or drag on a picture, and see it move.
 
     The page is served to this machine only, until Ctrl-C; what is dropped on it is forgotten then.
     """

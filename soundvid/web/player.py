@@ -1,6 +1,7 @@
-"""`soundvid play`: a trained run in the browser: choose or drop a picture and a sound, and see the picture move.
+"""`soundvid play`: a trained run in the browser: choose or drop a picture, and see it move.
 
-For systems that make a video of one picture and a sound. What the browser sends is kept in a temporary folder, checked
+For systems that make a video of a picture and a sound (it moves with the sound) or of a picture and swipes (dragged on
+it). What the browser sends is kept in a temporary folder, checked
 as `soundvid generate` checks its files, and only what this page made or was given is served.
 """
 
@@ -9,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from starlette.routing import Route
 from soundvid.errors import SoundvidError
 from soundvid.media.clip_codec import decode_flac
 from soundvid.media.encode import encode_jpeg
-from soundvid.media.image import read_image
+from soundvid.media.image import read_full_image, square
 from soundvid.media.sound_reader import SoundReader
 from soundvid.reports.figures import THUMBNAIL_WAVE, data_uri, waveform
 from soundvid.runs.generate import expectations
@@ -42,9 +44,28 @@ FILES = {
 }
 MOST_BYTES = 64 << 20  # of a picture or a sound that is sent
 MOST_SECONDS = 60.0  # of a sound: longer ones are for the command line
+MOST_SAMPLES = 4  # videos of one swipe, side by side
 KEPT = 20  # videos that are kept
 EXAMPLES = 6  # clips of the run's dataset to begin with
 SIDE = 256  # pixels of the pictures that are shown
+
+
+Poke = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that was given: its file, and its size in pixels."""
+
+    path: Path
+    width: int
+    height: int
+
+    def poke(self, poke: Poke) -> Poke:
+        """A swipe on the centred square, shown SIDE pixels a side, in pixels of the whole picture."""
+        side = min(self.width, self.height)
+        x, y, dx, dy = (v * side / SIDE for v in poke)
+        return x + (self.width - side) // 2, y + (self.height - side) // 2, dx, dy
 
 
 class Player:
@@ -54,13 +75,15 @@ class Player:
         self.run = open_run(path, which, device=str(choose_device(device)))
         self.spec = get(self.run.config.system)
         kinds = {option.kind for option in self.spec.inputs if option.required}
-        if kinds != {"image", "sound"} or "video" not in self.spec.outputs:
+        self.swipes = kinds == {"image"} and any(option.kind == "pokes" for option in self.spec.inputs)
+        if "video" not in self.spec.outputs or not (self.swipes or kinds == {"image", "sound"}):
             raise SoundvidError(
-                f"{path}: {self.spec.name} does not make a video of a picture and a sound; use 'soundvid generate'"
+                f"{path}: {self.spec.name} does not make a video of a picture and a sound, nor of a picture that is "
+                "swiped; use 'soundvid generate'"
             )
         self.path = path
         self.folder = Path(tempfile.mkdtemp(prefix="soundvid-play-"))
-        self.images: dict[int, Path] = {}
+        self.images: dict[int, Picture] = {}
         self.sounds: dict[int, Path] = {}
         self.videos: dict[int, Path] = {}
         self._numbers = count()
@@ -84,9 +107,12 @@ class Player:
                 whole = View([0], (0, 0, row["width"], row["height"]), (row["height"], row["width"]))
                 image, sound = self._new("jpg"), self._new("flac")
                 image.write_bytes(encode_jpeg(clips.read(i, whole, spectrogram=False).frames[0], 2))
-                sound.write_bytes(clips.member(i, "flac"))
                 name = f"{row['subject']} · {row['source_name']} at {row['start_seconds']:.1f} s"
-                found.append({"name": name, "image": self.add_image(image), "sound": self.add_sound(sound)})
+                example = {"name": name, "image": self.add_image(image)}
+                if not self.swipes:
+                    sound.write_bytes(clips.member(i, "flac"))
+                    example["sound"] = self.add_sound(sound)
+                found.append(example)
             return found
         return []
 
@@ -101,6 +127,8 @@ class Player:
             "notes": expectations(self.run, {}),
             "examples": self.examples,
             "seconds": MOST_SECONDS,
+            "swipes": self.swipes,
+            "side": SIDE,
         }
 
     def _new(self, ending: str = "bin") -> Path:
@@ -113,9 +141,10 @@ class Player:
 
     def add_image(self, path: Path) -> dict[str, Any]:
         """A picture that is there to be chosen: its number, and how it looks. Raises SoundvidError."""
-        shown = _named(lambda: read_image(path, SIDE), path, "the picture")
+        whole = _named(lambda: read_full_image(path), path, "the picture")
+        shown = square(whole, SIDE)
         number = next(self._numbers)
-        self.images[number] = path
+        self.images[number] = Picture(path, *whole.shape[1::-1])
         return {"id": number, "picture": data_uri("image/jpeg", encode_jpeg(shown, 3))}
 
     def add_sound(self, path: Path) -> dict[str, Any]:
@@ -137,17 +166,25 @@ class Player:
         self.sounds[number] = path
         return {"id": number, "seconds": seconds, "wave": waveform(samples, THUMBNAIL_WAVE)}
 
-    def make(self, image: int, sound: int) -> dict[str, Any]:
-        """The video of a picture and a sound: its number, seconds, and what one should know of it."""
+    def make(self, image: int, sound: int, pokes: list[Poke], samples: int, seed: int) -> dict[str, Any]:
+        """The video of a picture and a sound, or of swipes: its number, seconds, and what one should know of it.
+
+        `pokes` are (x, y, dx, dy) in pixels of the square that is shown, SIDE a side.
+        """
         if not self._making.acquire(blocking=False):
             raise SoundvidError("another video is being made: wait until it is done")
         try:
             target = self._new("mp4")
-            inputs = {"image": self.images[image], "sound": self.sounds[sound]}
-            notes = [n.replace(str(inputs["image"]), "the picture").replace(str(inputs["sound"]), "the sound")
+            picture = self.images[image]
+            inputs: dict[str, Any] = {"image": picture.path}
+            if self.swipes:
+                inputs |= {"poke": [picture.poke(p) for p in pokes], "samples": samples, "seed": seed}
+            else:
+                inputs["sound"] = self.sounds[sound]
+                inputs |= {"size": SIDE} if any(option.name == "size" for option in self.spec.inputs) else {}
+            notes = [n.replace(str(picture.path), "the picture").replace(str(inputs.get("sound")), "the sound")
                      for n in expectations(self.run, inputs)]  # fmt: skip
-            size = {"size": SIDE} if any(option.name == "size" for option in self.spec.inputs) else {}
-            made = _named(lambda: self.spec.generate(self.run, target, **inputs, **size), target, "the video")
+            made = _named(lambda: self.spec.generate(self.run, target, **inputs), target, "the video")
         finally:
             self._making.release()
         number = next(self._numbers)
@@ -192,11 +229,14 @@ def application(player: Player) -> Starlette:
         return receive
 
     async def make(request: Request) -> Response:
-        image, sound = (_number(request.query_params.get(n, "")) for n in ("image", "sound"))
-        if image not in player.images or sound not in player.sounds:
+        asked = request.query_params
+        image, sound, samples, seed = (_number(asked.get(n, "")) for n in ("image", "sound", "samples", "seed"))
+        if image not in player.images or (sound not in player.sounds and not player.swipes):
             return refused("choose a picture and a sound first", 404)
         try:
-            return answered(await run_in_threadpool(player.make, image, sound))
+            pokes = [_poke(text) for text in asked.getlist("poke")]
+            samples = min(max(samples, 1), MOST_SAMPLES)
+            return answered(await run_in_threadpool(player.make, image, sound, pokes, samples, max(seed, 0)))
         except SoundvidError as error:
             return refused(str(error), 400)
 
@@ -217,6 +257,15 @@ def application(player: Player) -> Starlette:
         Route("/video/{number}.mp4", video),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: http_error})
+
+
+def _poke(text: str) -> Poke:
+    """`x,y,dx,dy`. Raises SoundvidError."""
+    try:
+        x, y, dx, dy = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SoundvidError(f"a swipe is four numbers, not {text[:80]!r}") from error
+    return x, y, dx, dy
 
 
 def _number(text: str) -> int:
