@@ -28,7 +28,7 @@ from tests.conftest import run as cli  # noqa: E402
 from tests.helpers.training import contents  # noqa: E402
 from tests.helpers.waiting import wait_for  # noqa: E402
 
-FORMS = ("video.decoder=warp", "video.decoder_channels=[16, 16, 16]", "video.adversarial_weight=0",
+FORMS = ("video.decoder=warp", "video.decoder_channels=[16, 16, 16]", "video.adversarial_weight=0", "encoder=flow",
          "video.flow_weight=1", "video.decoded=3", "motion.form=matching", "motion.tune_condition=true")  # fmt: skip
 
 
