@@ -52,7 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0 shows it to the network, without a password: see docs/deploy.md"
     )
+    parser.add_argument(
+        "--recover", action="store_true", help="only end the runs that have lost their process, where nothing runs yet"
+    )
     options = parser.parse_args(arguments)
+    if options.recover:  # of $DAGSTER_HOME; a container's runs die with it
+        say(f"{recover()} runs had lost their process and are ended")
+        return 0
 
     # A shell starts background jobs with INT ignored; what is handled here is also reset in what is started from here.
     def stop(number: int, frame: FrameType | None) -> None:

@@ -49,6 +49,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate.evaluate,
     "report": generate.report,
     "generate": generate.generate,
+    "play": view.play,
 }
 ORDER = list(COMMANDS)
 for _name, _command in COMMANDS.items():

@@ -32,8 +32,9 @@ def evaluate(
 ) -> None:
     """Measure a trained run on clips of its dataset, as its system does.
 
-    Every number with its N, a 95 % interval over videos and its definition, next to the baselines. Written as
-    RUN/evaluation/SPLIT.json, SPLIT.clips.jsonl with a line for each clip, and on the run's page, RUN/report.html.
+    Every number with its N, a 95 % interval over videos and its definition, next to the baselines, and what they mean,
+    in words. Written as RUN/evaluation/SPLIT.json, SPLIT.clips.jsonl with a line for each clip, and on the run's page,
+    RUN/report.html.
     """
     need_torch()
     which = which_of(checkpoint)
@@ -65,7 +66,7 @@ def evaluate(
         about = found.context
         ui.out.print(
             f"[bold]{escape(str(about['run']))}[/]  {about['system']} {about['preset']}, step {about['step']} "
-            f"({about['which']}), on {about['dataset']}@{about['version']} '{split}': {found.clips} clips of "
+            f"({about['which']}), on {about['dataset']}@{about['version']} '{found.split}': {found.clips} clips of "
             f"{found.sources} videos",
             soft_wrap=True,
         )
@@ -74,6 +75,11 @@ def evaluate(
             ui.out.print(table.rich())
             for line in (*table.definitions(), *table.notes):
                 ui.out.print(escape(line), style="dim", soft_wrap=True)
+        if found.verdict:
+            ui.out.print()
+            ui.out.print("[bold]What this means[/]")
+            for sentence in found.verdict:
+                ui.out.print(f"- {escape(sentence)}", soft_wrap=True)
     ui.say(f"written below {run / 'evaluation'}")
     if page:
         ui.say(f"page: {write_page(Path(run), which)}")

@@ -15,11 +15,12 @@ from typing import Any
 import av
 
 from soundvid.media.clock import HALF, first_slot, half_up
-from soundvid.media.container import no_heartbeat, open_media, timed_pictures
+from soundvid.media.container import no_heartbeat, open_media
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry, shrink
 from soundvid.media.interlace import Vote, deinterlaced, look, may_hold_fields
 from soundvid.media.orientation import orientation_of
+from soundvid.media.picture_times import timed_pictures
 from soundvid.media.probe import Source
 from soundvid.media.scaler import Scaler
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from soundvid.metrics import frechet, images, motion, synchrony
+from soundvid.metrics import frechet, images, motion, motion_frechet, synchrony
 from soundvid.metrics.bootstrap import Bootstrap, Estimate
 from soundvid.metrics.table import Better, Kind, Measure, Row
 
@@ -25,6 +25,8 @@ REAL = "real"
 OTHERS = 8  # clips whose sound is taken as "another sound"
 NO_MOTION, NO_ONSETS = "no motion", "no onsets"
 NO_OTHER = "no other sound"
+HIGHER: dict[str, Better] = dict.fromkeys(("ssim", "cw_ssim", "psnr", "spacetime"), "higher")
+COMPARED = ("l1", "ssim", "cw_ssim", "psnr", "spacetime")  # clip by clip with each baseline
 Features = Callable[[np.ndarray], np.ndarray]  # a video, uint8 `T H W 3` -> `D`
 
 
@@ -48,6 +50,7 @@ class _Videos:
 
     numbers: list[dict[str, float]] = field(default_factory=list)
     motion: list[np.ndarray] = field(default_factory=list)
+    histograms: list[np.ndarray] = field(default_factory=list)  # of motion, of clips that are long enough
     features: list[np.ndarray] = field(default_factory=list)
 
 
@@ -78,6 +81,7 @@ class MetricAccumulator:
         self.onsets: list[np.ndarray | None] = []
         self.events: list[np.ndarray | None] = []
         self.floor: list[np.ndarray] = []  # features of other real clips
+        self.floor_histograms: list[np.ndarray] = []
         self.videos = {name: _Videos() for name in (REAL, *self.kinds)}
         self._synchronies: dict[str, list[dict[str, float]]] = {}
 
@@ -89,29 +93,37 @@ class MetricAccumulator:
         *,
         spectrogram: np.ndarray | None = None,
         events: Sequence[int] | None = None,
+        image: np.ndarray | None = None,
     ) -> None:
         """A real clip and what each way made of it: uint8 or float [0, 1], `T H W 3`, of one shape.
 
         `spectrogram` (`T` or more rows, bins) is its sound; without one, synchrony is left out. `events` are numbers
-        of frames within the clip.
+        of frames within the clip. `image` (`H W 3`) is the picture that the clip was made from, for `ghost`.
         """
         if set(made) != set(self.kinds):
             raise ValueError(f"clip {clip.key}: wanted {', '.join(self.kinds)}; got {', '.join(made) or 'nothing'}")
         real = self._cut(real)
         self._keep(REAL, real, {})
-        there = motion.change_map(real)
+        there, blocks = motion.change_map(real), synchrony.change_blocks(real)
+        given = None if image is None else self._cut(image[None])[0]
         for name, video in made.items():
             video = self._cut(video)
-            place = motion.same_place(there, motion.change_map(video))
-            self._keep(name, video, {**images.compare(real, video), "motion_place": place})
+            numbers = images.compare(real, video)
+            if given is not None:
+                numbers["ghost"] = images.ghost(given, real, video)
+            numbers["motion_place"] = motion.same_place(there, motion.change_map(video))
+            numbers["spacetime"] = synchrony.spacetime(blocks, synchrony.change_blocks(video))
+            self._keep(name, video, numbers)
         self.clips.append(clip)
         self.onsets.append(None if spectrogram is None else synchrony.onset_envelope(spectrogram[: len(real)]))
         self.events.append(None if events is None else synchrony.event_envelope(events, len(real)))
 
     def add_floor(self, video: np.ndarray) -> None:
         """A real clip of another split: with as many of them as clips, the table has a real-against-real floor."""
+        video = self._cut(video)
+        self.floor_histograms += _histograms(video)
         if self.features is not None:
-            self.floor.append(self.features(self._cut(video)))
+            self.floor.append(self.features(video))
 
     def _cut(self, video: np.ndarray) -> np.ndarray:
         return video if self.region is None else self.region(video)
@@ -120,6 +132,7 @@ class MetricAccumulator:
         kept = self.videos[name]
         kept.numbers.append(numbers)
         kept.motion.append(motion.motion_energy(video))
+        kept.histograms += _histograms(video)
         if self.features is not None:
             kept.features.append(self.features(video))
 
@@ -130,17 +143,18 @@ class MetricAccumulator:
         if not self.clips:
             raise ValueError("no clip was measured")
         boot = Bootstrap([c.source for c in self.clips], seed=self.seed)
-        made = [
-            Row(name, kind, (*self._picture(boot, name), *self._follows(boot, name), *self._sets(name)), condition)
-            for name, kind in self.kinds.items()
-        ]
+        made = [Row(name, kind, tuple(self._measures(boot, name)), condition) for name, kind in self.kinds.items()]
         real = self._follows(boot, REAL)
-        floor = self._floor()
+        floor = [*self._floor_motion(), *self._floor()]
         return (
             *made,
             *([Row(REAL, "real", tuple(real), condition)] if real else []),
             *([Row("real against real", "floor", tuple(floor), condition)] if floor else []),
         )
+
+    def _measures(self, boot: Bootstrap, name: str) -> list[Measure]:
+        sets = [*self._motion_sets(name), *self._sets(name)]
+        return [*self._picture(boot, name), *self._follows(boot, name), *sets]
 
     def per_clip(self) -> list[dict[str, Any]]:
         """One line for each clip and way, as Evaluation.per_clip has them."""
@@ -194,16 +208,22 @@ class MetricAccumulator:
         numbers, found = self.videos[name].numbers, []
         for key, definition in images.DEFINITIONS.items():
             values = np.array([n[key] for n in numbers])
-            better: Better = "higher" if key in ("ssim", "psnr") else "lower"
+            better: Better = HIGHER.get(key, "lower")
             found.append(
                 self.measure(boot, key, boot.mean(values), values, better, definition, "dB" if key == "psnr" else "")
             )
+        if all("ghost" in n for n in numbers):
+            ghosts = np.array([n["ghost"] for n in numbers])
+            found.append(self.measure(boot, "ghost", boot.mean(ghosts), ghosts, "zero", images.GHOST))
         mine, theirs = (np.array([e.sum() for e in self.videos[n].motion]) for n in (name, REAL))
         ratio = boot.interval(boot.ratios(mine, theirs))
         found.append(self.measure(boot, "motion_ratio", ratio, theirs, "one", motion.DEFINITION, missing=NO_MOTION))
         places = np.array([n["motion_place"] for n in numbers])
         place = boot.mean(places)
         found.append(self.measure(boot, "motion_place", place, places, "higher", motion.PLACE, missing=NO_MOTION))
+        fits = np.array([n["spacetime"] for n in numbers])
+        define = synchrony.DEFINITIONS["spacetime"]
+        found.append(self.measure(boot, "spacetime", boot.mean(fits), fits, "higher", define, missing=NO_MOTION))
         return found
 
     def _follows(self, boot: Bootstrap, name: str) -> list[Measure]:
@@ -218,7 +238,7 @@ class MetricAccumulator:
                 continue
             values = np.array([f.get(key, np.nan) for f in follows])
             missing = {"audio_sensitivity": NO_OTHER, "av_align": NO_ONSETS}.get(key, NO_MOTION)
-            better, unit = betters.get(key, "higher"), "frames" if key == "lag_error" else ""
+            better, unit = betters.get(key, "real"), "frames" if key == "lag_error" else ""
             definition = synchrony.DEFINITIONS[key]
             found.append(self.measure(boot, key, boot.mean(values), values, better, definition, unit, missing))
         return found
@@ -270,6 +290,49 @@ class MetricAccumulator:
         sources = len({c.source for c, t in zip(self.clips, took, strict=True) if t})
         return Measure(name, value, unit, low, high, int(took.sum()), sources, better, definition)
 
+    def differences(self, name: str, condition: str = "") -> tuple[Row, ...]:
+        """What `name` has more than each baseline, clip by clip: means with intervals; a row for each baseline."""
+        boot = Bootstrap([c.source for c in self.clips], seed=self.seed)
+        definitions = {**images.DEFINITIONS, "spacetime": synchrony.DEFINITIONS["spacetime"]}
+        found = []
+        for other, kind in self.kinds.items():
+            if kind != "baseline" or other == name:
+                continue
+            measures = []
+            for key in COMPARED:
+                mine, theirs = (np.array([n[key] for n in self.videos[v].numbers]) for v in (name, other))
+                text = (
+                    f"{key} of '{name}' minus that of the row, of the same clip ({definitions[key].partition(';')[0]})"
+                )
+                unit, better = "dB" if key == "psnr" else "", HIGHER.get(key, "lower")
+                apart = mine - theirs
+                measures.append(self.measure(boot, key, boot.mean(apart), apart, better, text, unit, missing=NO_MOTION))
+            found.append(Row(other, kind, tuple(measures), condition))
+        return tuple(found)
+
+    def _motion_sets(self, name: str) -> list[Measure]:
+        return self._motion_distance(self.videos[name].histograms)
+
+    def _floor_motion(self) -> list[Measure]:
+        real = self.videos[REAL].histograms
+        if not real or len(self.floor_histograms) != len(real):
+            return []
+        return self._motion_distance(self.floor_histograms)
+
+    def _motion_distance(self, others: list[np.ndarray]) -> list[Measure]:
+        real = self.videos[REAL].histograms
+        windows = sum(map(len, real))
+        if windows < motion_frechet.FEWEST:
+            missing = f"needs {motion_frechet.FEWEST} windows of {motion_frechet.WINDOW} frames"
+            key, definition = motion_frechet.NAME, motion_frechet.DEFINITION
+            return [Measure(key, None, better="lower", definition=definition, missing=missing)]
+        value = motion_frechet.distance(real, others)
+        sources = len({c.source for c in self.clips})
+        return [
+            Measure(motion_frechet.NAME, value, n=len(self.clips), sources=sources, better="lower",
+                    definition=motion_frechet.DEFINITION, no_interval=True)
+        ]  # fmt: skip
+
     def _sets(self, name: str) -> list[Measure]:
         return self._distances(self.videos[REAL].features, self.videos[name].features)
 
@@ -291,12 +354,19 @@ class MetricAccumulator:
         values = {"fvd": frechet.frechet_distance(one, other), "kvd": frechet.kernel_distance(one, other)}
         sources, n = len({c.source for c in self.clips}), len(first)
         return [
-            Measure(key, v, n=n, sources=sources, better="lower", definition=frechet.DEFINITIONS[key])
+            Measure(key, v, n=n, sources=sources, better="lower", definition=frechet.DEFINITIONS[key], no_interval=True)
             for key, v in values.items()
         ]
 
     def _no_distance(self, key: str, missing: str) -> Measure:
         return Measure(key, None, better="lower", definition=frechet.DEFINITIONS[key], missing=missing)
+
+
+def _histograms(video: np.ndarray) -> list[np.ndarray]:
+    """Rows of motion_frechet, in a list of one; none where the clip is too short for a window."""
+    if len(video) < motion_frechet.WINDOW:
+        return []
+    return [motion_frechet.features(images.as_bytes(video))]
 
 
 class OtherSounds:

@@ -1,16 +1,20 @@
-"""Means and what they are worth: 95 % bootstrap intervals that resample whole videos, not clips.
+"""Means and what they are worth: 95 % intervals over whole videos, not clips.
 
-Clips cut from one video overlap and look alike, so that resampling clips would promise more than there is. Sources
-are drawn with replacement, each with all its clips (cluster bootstrap, percentile interval). With few sources, below
-ten or so, such an interval is too narrow; with one there is none.
+Clips cut from one video overlap and look alike, so that counting clips would promise more than there is. Sources are
+drawn with replacement, each with all its clips (cluster bootstrap); the spread of the statistic over the draws, times
+Student's t of (sources - 1), gives the interval. The usual percentile interval is too narrow with few sources: where it
+says 95 % it covers the truth in about 76 % of cases with 3 sources and 86 % with 8. From one or two sources there is
+none: t of one degree of freedom is 12.7, and says nothing.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy.stats import t as student
 
 RESAMPLES = 1000
 LEVEL = 0.95
+FEWEST = 3  # sources; with fewer there is no interval
 Estimate = tuple[float, float | None, float | None]  # value, low, high
 
 
@@ -42,14 +46,15 @@ class Bootstrap:
         return np.divide(over, under, out=np.full_like(over, np.nan), where=under != 0)
 
     def interval(self, statistics: np.ndarray) -> Estimate:
-        """(value, low, high) of statistics computed for row 0 and each resample; no interval from one source."""
+        """(value, low, high) of statistics computed for row 0 and each resample; no interval from too few sources."""
         value = float(statistics[0])
         drawn = statistics[1:][~np.isnan(statistics[1:])]
-        if self.sources < 2 or not len(drawn) or np.isnan(value):
+        if self.sources < FEWEST or len(drawn) < 2 or np.isnan(value):
             return value, None, None
-        tail = (1 - LEVEL) / 2
-        low, high = np.quantile(drawn, [tail, 1 - tail])
-        return value, float(low), float(high)
+        # Of n draws from n sources the variance is (n - 1) / n of what it stands for.
+        error = float(drawn.std(ddof=1)) * np.sqrt(self.sources / (self.sources - 1))
+        reach = float(student.ppf((1 + LEVEL) / 2, self.sources - 1)) * error
+        return value, value - reach, value + reach
 
     def mean(self, values: Sequence[float] | np.ndarray) -> Estimate:
         """(mean, low, high) over the clips that have a value."""

@@ -1,17 +1,24 @@
-"""How near generated pictures are to the real ones, clip by clip: SSIM, PSNR, L1, MSE and NMSE in two forms.
+"""How near generated pictures are to the real ones, clip by clip: SSIM, CW-SSIM, PSNR, L1, MSE and NMSE in two forms.
 
 Everything takes videos as `T H W 3`, uint8 or float in [0, 1], and works on [0, 1] in float64.
 """
+
+from functools import cache
 
 import numpy as np
 
 WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03  # Wang et al. 2004, section III-C
 MOST_PSNR = 100.0  # dB: identical videos, whose PSNR is infinite
+CW_SCALES, CW_DIRECTIONS, CW_WINDOW, CW_K, CW_EVERY = 2, 4, 7, 1e-4, 4
 _ELEMENTS = 2_000_000  # worked on at once: memory stays flat however long a clip is
 
 DEFINITIONS = {
     "ssim": "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, data range 1, inside the borders only; R, G and B "
     "each on its own, then their mean; mean over frames, then clips",
+    "cw_ssim": f"Sampat et al. 2009 on luma: complex wavelets of {CW_SCALES} scales (centres at 1/4 and 1/8 of a cycle "
+    f"a pixel) by {CW_DIRECTIONS} directions, made as masks of the Fourier transform, not made smaller; windows "
+    f"{CW_WINDOW}x{CW_WINDOW}, K {CW_K:g}; mean over places, wavelets, and every {CW_EVERY}th frame, then clips. A "
+    "shift of a pixel costs it little, where it costs SSIM much",
     "psnr": "10 log10(1 / MSE of the clip), data range 1, at most 100 dB; mean over clips",
     "l1": "mean |x - y| over pixels and channels, range 0 to 1; mean over clips",
     "mse": "mean (x - y)^2 over pixels and channels, range 0 to 1; mean over clips",
@@ -19,6 +26,11 @@ DEFINITIONS = {
     "nmse_variance": "||x - y||^2 / ||x - mean(x)||^2 of the clip, x real, one mean for all its pixels; mean "
     "over clips",
 }
+
+GHOST = (
+    "share of the input picture that is left where the real pictures differ from it: (generated - real) projected onto "
+    "(input - real), over all pixels of the clip; 1 for a copy of the input, 0 for the real video; mean over clips"
+)
 
 
 def unit_range(video: np.ndarray) -> np.ndarray:
@@ -35,6 +47,11 @@ def unit_range(video: np.ndarray) -> np.ndarray:
     return video.astype(np.float64)
 
 
+def as_bytes(video: np.ndarray) -> np.ndarray:
+    """A video as uint8, rounded."""
+    return video if video.dtype == np.uint8 else np.rint(unit_range(video) * 255).astype(np.uint8)
+
+
 def _pair(real: np.ndarray, generated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if real.shape != generated.shape:
         raise ValueError(f"real and generated video differ in shape: {real.shape} and {generated.shape}")
@@ -48,6 +65,7 @@ def compare(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
     energy, variance = float(np.square(x).mean()), float(x.var())
     return {
         "ssim": float(_ssim(x, y).mean()),
+        "cw_ssim": float(_cw_ssim(x[::CW_EVERY], y[::CW_EVERY]).mean()),
         "psnr": _decibel(squared),
         "l1": float(np.abs(x - y).mean()),
         "mse": squared,
@@ -92,6 +110,69 @@ def _ssim_block(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     c1, c2 = K1**2, K2**2
     values = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
     return values.mean((1, 2, 3))
+
+
+def cw_ssim(real: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Complex-wavelet structural similarity of each frame (`T`), as `DEFINITIONS["cw_ssim"]` says; equation 5 there."""
+    return _cw_ssim(*_pair(real, generated))
+
+
+def _cw_ssim(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    x, y = (v @ np.array([0.299, 0.587, 0.114]) for v in (x, y))
+    count, height, width = x.shape
+    masks = _wavelets(height, width)
+    fx, fy = np.fft.fft2(x), np.fft.fft2(y)
+    rows, columns = (np.ones(min(CW_WINDOW, side)) for side in (height, width))
+    index = np.zeros(count)
+    for mask in masks:
+        cx, cy = np.fft.ifft2(fx * mask), np.fft.ifft2(fy * mask)
+
+        def summed(values: np.ndarray) -> np.ndarray:
+            return sliding(sliding(values, rows.size, 1), columns.size, 2)
+
+        cross = np.abs(summed(cx * np.conj(cy)))
+        power = summed(cx.real**2 + cx.imag**2 + cy.real**2 + cy.imag**2)
+        index += ((2 * cross + CW_K) / (power + CW_K)).mean((1, 2))
+    return index / len(masks)
+
+
+def sliding(values: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Sums over windows of `length` along an axis, inside the borders only."""
+    total = np.cumsum(values, axis=axis)
+    zero = np.zeros_like(np.take(total, [0], axis=axis))
+    total = np.concatenate([zero, total], axis=axis)
+    size = total.shape[axis]
+    late, early = np.arange(length, size), np.arange(size - length)
+    return np.take(total, late, axis=axis) - np.take(total, early, axis=axis)
+
+
+@cache
+def _wavelets(height: int, width: int) -> list[np.ndarray]:
+    """Masks on the half-plane of each direction, so that the coefficients are complex.
+
+    A Gaussian of the octave times a power of the cosine of the angle (Portilla and Simoncelli 2000).
+    """
+    v, u = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    radius, angle = np.hypot(u, v), np.arctan2(v, u)
+    octave = np.log2(np.maximum(radius, 1e-9))
+    found = []
+    for scale in range(CW_SCALES):
+        ring = np.exp(-((octave + 2 + scale) ** 2) / (2 * 0.4**2))
+        for k in range(CW_DIRECTIONS):
+            lobe = np.cos(angle - np.pi * k / CW_DIRECTIONS)
+            found.append(ring * np.where(lobe > 0, lobe, 0) ** (CW_DIRECTIONS - 1))
+    return found
+
+
+def ghost(image: np.ndarray, real: np.ndarray, generated: np.ndarray) -> float:
+    """How much of the input picture is left where it should be gone, as `GHOST` says; NaN where nothing differs.
+
+    `image` is `H W 3`, the videos `T H W 3`.
+    """
+    x, y = _pair(real, generated)
+    gone = unit_range(image[None]) - x
+    size = float(np.square(gone).sum())
+    return float(((y - x) * gone).sum() / size) if size > 1e-9 else float("nan")
 
 
 def _blur(size: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 
 from soundvid.metrics.frechet import frechet_distance
 
+FEWEST = 20  # windows: with fewer there is little but bias
 WINDOW = 24  # frames of a row; windows follow each other without gaps, a shorter rest at the end is left out
 SIDE = 128  # pixels of the longer side, at most, at which flow is estimated
 DIRECTIONS = 8
@@ -44,7 +45,10 @@ def features(video: np.ndarray) -> np.ndarray:
         raise ValueError(f"a video is uint8 T H W 3, not {video.dtype} {video.shape}")
     if len(video) < WINDOW:
         raise ValueError(f"{NAME} needs {WINDOW} frames or more, the video has {len(video)}")
-    velocity = _flow(video)
+    if (video == video[:1]).all():
+        velocity = np.zeros((len(video) - 1, 1, 1, 2), np.float32)
+    else:
+        velocity = _flow(video)
     acceleration = np.diff(velocity, axis=0)
     rows = []
     for start in range(0, len(video) - WINDOW + 1, WINDOW):

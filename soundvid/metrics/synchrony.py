@@ -15,6 +15,7 @@ from soundvid.metrics.motion import is_still
 SEARCH = 15  # frames, both ways, in which the lag is looked for: 0.5 s at 30 fps
 NEAR = 5  # frames, both ways, in which a correlation counts as synchrony: 167 ms at 30 fps
 ALIGN = 3  # frames, both ways, within which AV-Align matches peaks
+BLOCKS = 8  # a side: the picture's parts in which change is followed over time
 _GAIN = 10.0  # of the magnitudes under the logarithm: log1p(10 |S|); 16-bit silence stays near 0
 _NO_ONSET = 1e-3  # an onset envelope that never rises above this holds no onset
 
@@ -30,9 +31,40 @@ DEFINITIONS = {
     f"clips' sounds, within +-{NEAR} frames; a video that does not move counts as 0",
     "av_align": f"intersection over union of onset and motion peaks, matched one to one within +-{ALIGN} frames; "
     "motion energy takes the place of optical flow",
+    "spacetime": f"Pearson correlation of the generated with the real clip's change |x[t] - x[t-1]| over {BLOCKS} x "
+    f"{BLOCKS} blocks of the picture and all frames, each block's mean over time taken away first: does each part move "
+    "when the real one does; 1 is the real clip itself; a video that does not move counts as 0; mean over clips "
+    "that move",
     "lag_to_truth": f"frames at which the clips' mean cross-correlation of motion energy and the drawn events peaks, "
     f"within +-{SEARCH} frames, minus the same for the real video",
 }
+
+
+def change_blocks(video: np.ndarray) -> np.ndarray:
+    """Mean absolute change of each part of the picture into each frame but the first: `T H W 3` -> float32 `T-1 8 8`.
+
+    uint8, or float in [0, 1]; the range of the result is 0 to 1. Sides that 8 does not divide lose their last pixels.
+    """
+    scale = 255 if video.dtype == np.uint8 else 1
+    height, width = (max(1, side // BLOCKS) for side in video.shape[1:3])
+    rows, columns = min(BLOCKS, video.shape[1]), min(BLOCKS, video.shape[2])
+    found = np.empty((max(0, len(video) - 1), rows, columns), np.float32)
+    before = video[0].astype(np.float32)
+    for i in range(len(found)):
+        now = video[i + 1].astype(np.float32)
+        change = np.abs(now - before).mean(axis=2)[: rows * height, : columns * width]
+        found[i] = change.reshape(rows, height, columns, width).mean((1, 3))
+        before = now
+    return found / scale
+
+
+def spacetime(real: np.ndarray, generated: np.ndarray) -> float:
+    """Correlation of two `change_blocks`, as `DEFINITIONS["spacetime"]` says; NaN where the real clip is still."""
+    a, b = (m.astype(np.float64) - m.mean(0, dtype=np.float64) for m in (real, generated))
+    if not len(real) or is_still(real.mean((1, 2))):
+        return float("nan")
+    size = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / size) if size > 1e-12 else 0.0
 
 
 def onset_envelope(spectrogram: np.ndarray) -> np.ndarray:

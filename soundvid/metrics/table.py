@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from soundvid.errors import SoundvidError
+from soundvid.metrics.bootstrap import FEWEST
 from soundvid.util.schema import checked
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 Kind = Literal["system", "baseline", "floor", "real"]
-Better = Literal["higher", "lower", "zero", "one", ""]
+Better = Literal["higher", "lower", "zero", "one", "real", ""]  # real: as near as can be to the real clips' value
 FORMAT = 1  # of the JSON
 
 
@@ -30,9 +31,9 @@ class Measure:
     """One number and all that is needed to read it.
 
     `value` is None where it could not be computed, and `missing` then says why in a few words ("weights missing",
-    "no onsets in these clips"). `low` and `high` bound the 95 % bootstrap interval, None where there is none (one
-    source, a distance between sets). `n` counts the clips the number is computed from, `sources` the independent videos
-    they were cut from, which is what the interval resamples.
+    "no onsets in these clips"). `low` and `high` bound the 95 % interval, None where there is none (one or two sources,
+    a distance between sets, which says so in `no_interval`). `n` counts the clips the number is computed from,
+    `sources` the independent videos they were cut from, which is what the interval is over.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Measure:
     better: Better = ""
     definition: str = ""
     missing: str = ""
+    no_interval: bool = False  # a number that has none, however many videos there are
 
     def __post_init__(self) -> None:
         for bound in (self.value, self.low, self.high):
@@ -54,17 +56,21 @@ class Measure:
             raise ValueError(f"measure {self.name}: without a value it has to say why in `missing`")
 
     def text(self) -> str:
-        """`0.912 [0.90, 0.93]`, or `not computed: weights missing`. The unit is in the head of the column."""
+        """`0.912 [0.90, 0.93]`, or `not computed: weights missing`. The unit is in the head of the column.
+
+        `0.912 (too few videos to say)` is a number of one or two videos, which has no interval.
+        """
         if self.value is None:
             return f"not computed: {self.missing}"
         if self.low is None or self.high is None:
-            return number(self.value)
+            few = 0 < self.sources < FEWEST and not self.no_interval
+            return number(self.value) + (" (too few videos to say)" if few else "")
         return f"{number(self.value)} [{number(self.low)}, {number(self.high)}]"
 
     @property
     def label(self) -> str:
         """Name with unit and arrow: `lag difference (frames) →0`."""
-        arrow = {"higher": " ↑", "lower": " ↓", "zero": " →0", "one": " →1", "": ""}[self.better]
+        arrow = {"higher": " ↑", "lower": " ↓", "zero": " →0", "one": " →1", "real": " →real", "": ""}[self.better]
         return self.name + (f" ({self.unit})" if self.unit else "") + arrow
 
 
@@ -177,7 +183,8 @@ class Evaluation:
 
     `evaluation/<split>.json` holds this; `evaluation/<split>.clips.jsonl` one line for each clip and row:
     `{"key", "source", "row", <measure>: number or null, ...}`. `tables[0]` is the one to show first. `context` says
-    what was measured on what: run, system, preset, checkpoint, step, dataset, version.
+    what was measured on what: run, system, preset, checkpoint, step, dataset, version. `verdict` says in sentences what
+    the numbers mean.
     """
 
     split: str
@@ -186,6 +193,7 @@ class Evaluation:
     tables: Sequence[Table]
     context: dict[str, Any] = field(default_factory=dict)
     per_clip: Sequence[dict[str, Any]] = field(default_factory=tuple, repr=False)
+    verdict: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All but `per_clip`."""
@@ -196,6 +204,7 @@ class Evaluation:
             "sources": self.sources,
             "context": self.context,
             "tables": [table.to_dict() for table in self.tables],
+            "verdict": list(self.verdict),
         }
 
     def save(self, run: Path) -> Path:
@@ -225,6 +234,7 @@ class Evaluation:
                 tuple(Table.from_dict(table) for table in given["tables"]),
                 given["context"],
                 tuple(json.loads(line) for line in lines),
+                tuple(given.get("verdict", ())),  # older evaluations have none
             )
             return checked(found)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -252,7 +262,11 @@ def number(value: float) -> str:
 def _counts(measures: Sequence[Measure]) -> str:
     """`48 clips of 6 videos`; measures of fewer clips say so themselves."""
     clips, sources = (max((getattr(m, name) for m in measures), default=0) for name in ("n", "sources"))
-    return f"{clips} clips" + (f" of {sources} videos" if sources else "")
+    return _some(clips, "clip") + (f" of {_some(sources, 'video')}" if sources else "")
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def _cell(measure: Measure | None, most: int) -> str:

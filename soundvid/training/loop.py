@@ -310,10 +310,12 @@ class Loop:
         self.alarms = alarms
 
     def _validation_batches(self) -> list[Batch]:
-        """Made once: the first clips of the split, as they are in epoch 0."""
+        """Made once: clips spread evenly over the split, as they are in epoch 0."""
         if self.validation_batches is None:
-            count = min(self.config.validation_clips, len(self.validation)) if self.validation is not None else 0
-            examples = [self.validation.example(i, 0) for i in range(count)] if self.validation is not None else []
+            there = len(self.validation) if self.validation is not None else 0
+            count = min(self.config.validation_clips, there)
+            places = [i * there // count for i in range(count)]
+            examples = [self.validation.example(i, 0) for i in places] if self.validation is not None else []
             size = self.config.batch
             self.validation_batches = [stack(examples[i : i + size]) for i in range(0, count, size)]
         return self.validation_batches

@@ -66,7 +66,7 @@ class Options(BaseModel):
     average_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of weights; 0: none is kept")
     log_every: int = Field(10, ge=1, description="steps")
     validate_every: int = Field(250, ge=1, description="steps")
-    validation_clips: int = Field(4, ge=1, description="validation clips measured each time: the first ones")
+    validation_clips: int = Field(4, ge=1, description="validation clips measured each time, at most: spread evenly")
     sample_every: int = Field(250, ge=1, description="steps between pictures of generated frames")
     checkpoint_every: int = Field(250, ge=1, description="steps")
     keep: int = Field(3, ge=1, description="newest checkpoints kept, besides the best")

@@ -10,8 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache, partial
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from soundvid.errors import SoundvidError
@@ -29,9 +28,9 @@ from soundvid.reports.figures import feature_lanes, figure, thumbnail
 from soundvid.reports.version_page import environment
 from soundvid.store.dataset import Dataset, Release
 from soundvid.store.schema import MEASURES, ORIGIN, SOURCE_FACTS
+from soundvid.web.responses import FOLDER, http_error, ranged, refused, send_file
 from soundvid.web.server import HEADERS
 
-FOLDER = Path(__file__).parent
 FILES = {  # of the page: address -> file, media type
     "/": (FOLDER / "viewer.html", "text/html"),
     "/viewer.js": (FOLDER / "viewer.js", "text/javascript"),
@@ -199,10 +198,10 @@ def application(dataset: Dataset, release: Release) -> Starlette:
             try:
                 response = make(request)
             except SoundvidError as error:
-                return _refused(str(error), 500)
+                return refused(str(error), 500)
             except (OSError, ValueError, IndexError, KeyError) as error:  # of a damaged shard
                 text = str(error) or type(error).__name__
-                return _refused(f"cannot be read ({text}); 'soundvid verify {viewer.label}' tells what is damaged", 500)
+                return refused(f"cannot be read ({text}); 'soundvid verify {viewer.label}' tells what is damaged", 500)
             response.headers.update(HEADERS)
             return response
 
@@ -226,10 +225,7 @@ def application(dataset: Dataset, release: Release) -> Starlette:
             raise HTTPException(404, f"{viewer.label} has no column of this name")
         return JSONResponse(viewer.column(name))
 
-    def send_file(path: Path, kind: str, request: Request) -> Response:
-        return Response(path.read_bytes(), media_type=f"{kind}; charset=utf-8")
-
-    routes = [Route(url, answering(partial(send_file, *file))) for url, file in FILES.items()]
+    routes = [Route(url, send_file(*file)) for url, file in FILES.items()]
     routes += [
         Route("/rows", answering(lambda _: JSONResponse(viewer.summary()))),
         Route("/column/{name}", answering(column)),
@@ -237,31 +233,4 @@ def application(dataset: Dataset, release: Release) -> Starlette:
         Route("/row/{row}", answering(lambda r: JSONResponse(viewer.opened(clip(r))))),
         Route("/video/{row}.mp4", answering(lambda r: ranged(r, viewer.video(kept(r)), "video/mp4"))),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
-
-
-def ranged(request: Request, data: bytes, kind: str) -> Response:
-    """`data`, or the one range of it that was asked for: players seek by ranges."""
-    headers = {"Accept-Ranges": "bytes"}
-    match = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", request.headers.get("range", ""))
-    if match is None or not any(match.groups()):
-        return Response(data, media_type=kind, headers=headers)
-    first, last = match[1], match[2]
-    begin = int(first) if first else max(0, len(data) - int(last))
-    end = min(len(data), int(last) + 1) if first and last else len(data)
-    if begin >= end:
-        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{len(data)}"})
-    headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
-    return Response(data[begin:end], 206, media_type=kind, headers=headers)
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    text = error.detail if error.status_code != 404 or error.detail != "Not Found" else "there is no such page"
-    return _refused(text, error.status_code)
-
-
-def _refused(text: str, status: int) -> Response:
-    """One line that says what is wrong."""
-    line = " ".join(text.split())
-    return PlainTextResponse(f"{line}\n", status, headers=HEADERS)
+    return Starlette(routes=routes, exception_handlers={HTTPException: http_error})

@@ -15,10 +15,11 @@ from scipy.signal import butter, sosfiltfilt
 from soundvid.builder.build import build
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe
+from soundvid.media.sound_blocks import SoundSpan
 from soundvid.media.sound_decoder import full_scale_leaps
 from soundvid.media.sound_drift import drift_line, has_drift
 from soundvid.media.sound_mix import mix_weights
-from soundvid.media.sound_reader import SoundReader, SoundSpan
+from soundvid.media.sound_reader import SoundReader
 from soundvid.media.sound_track import choose_track
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset

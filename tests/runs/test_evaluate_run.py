@@ -68,7 +68,10 @@ def test_evaluate_measures_a_trained_run_and_leaves_its_tables_in_the_run(run):
     system = found.tables[0].row("sound_to_video tiny")
     assert system["ssim"].n == 6 and system["l1"].value is not None
     assert {line["row"] for line in found.per_clip} >= {"sound_to_video tiny", "copy first frame"}
-    assert len(found.tables) == 2  # quality, and swapped sound
+    assert len(found.tables) == 3  # quality, swapped sound, and differences from the baselines
+    assert found.verdict and all(
+        " ".join(sentence.split()) in " ".join(done.stdout.split()) for sentence in found.verdict
+    )
 
     again = json.loads(evaluate(run, "--split", "val", "--json").stdout)
     assert again == found.to_dict()  # the same numbers, and nothing else on stdout

@@ -14,7 +14,8 @@ import numpy as np
 
 from soundvid.errors import RecipeError
 from soundvid.media.clock import half_up
-from soundvid.media.sound_reader import SoundReader, SoundSpan
+from soundvid.media.sound_blocks import SoundSpan
+from soundvid.media.sound_reader import SoundReader
 from soundvid.recipe.model import Denoise
 from soundvid.util.extras import install_hint
 

@@ -20,6 +20,11 @@ class Shared(Options):
     frames: int = Field(10, ge=1, le=64, description="T, pictures after the first; ja: 10")
     interval: int = Field(10, ge=1, description="pictures between which the flow is taken; ja: 10, or 5")
     estimator: Estimator = Field("dis_fast", description="of the flow; ja: FlowNet 2.0, whose weights are others'")
+    encoder: Literal["resnet", "flow"] = Field(
+        "resnet",
+        description="of sequences, in stage 1. resnet: a 3-D ResNet-18 (ipoke); flow: a small network that gets the "
+        "optical flow back to the first picture, too (choice: a small network takes hours to find out what moves)",
+    )
     pokes: int = Field(5, ge=1, le=32, description="pokes of an example, at most; ipoke: 5")
     zero_every: int = Field(12, ge=0, description="one example in so many is a zero poke; ipoke: 12. 0: none")
     mirror: bool = Field(False, description="half of the examples left and right exchanged; choice for little data")
@@ -31,7 +36,7 @@ class Shared(Options):
     @property
     def flows_back(self) -> tuple[int, ...]:
         """Pictures of an example from which the flow back to the first one is wanted, too."""
-        return ()
+        return ((self.frames + 1) // 2, self.frames) if self.encoder == "flow" else ()
 
     @model_validator(mode="after")
     def _within(self) -> "Shared":
@@ -42,7 +47,7 @@ class Shared(Options):
     @property
     def shared(self) -> dict[str, object]:
         """What all stages of a run must have alike."""
-        return {name: getattr(self, name) for name in ("size", "frames", "interval", "estimator")}
+        return {name: getattr(self, name) for name in ("size", "frames", "interval", "estimator", "encoder")}
 
 
 class VideoConfig(Shared):
@@ -54,7 +59,7 @@ class VideoConfig(Shared):
         "where it must be (choice: sharp and still from the first step on; docs/ipoke.md)",
     )
     latent: int = Field(32, ge=2, description="channels of the code; ipoke: 32")
-    encoder_channels: tuple[int, int, int, int] = Field((64, 128, 256, 256), description="3-D ResNet-18; ipoke")
+    encoder_channels: tuple[int, int, int, int] = Field((64, 128, 256, 256), description="of its layers; ipoke")
     decoder_channels: tuple[int, ...] = Field(
         (256, 256, 128, 64),
         min_length=2,
@@ -89,12 +94,10 @@ class VideoConfig(Shared):
     learning_rate: float = Field(2e-4, gt=0, description="Adam (0.5, 0.9); ipoke: 2e-4")
     decay: float = Field(0.98, gt=0, le=1, description="of the learning rate, each epoch; ipoke: 0.98")
 
-    @property
-    def flows_back(self) -> tuple[int, ...]:
-        return ((self.frames + 1) // 2, self.frames) if self.flow_weight else ()
-
     @model_validator(mode="after")
     def _form_fits(self) -> "VideoConfig":
+        if self.flow_weight and self.encoder != "flow":
+            raise ValueError("flow_weight: the flow is there with 'encoder: flow' only")
         if self.decoder == "spade" and (len(self.decoder_channels) != 4 or self.flow_weight):
             raise ValueError("decoder spade has four decoder_channels and no flow_weight")
         if self.decoded is not None and self.adversarial_weight:
@@ -104,6 +107,10 @@ class VideoConfig(Shared):
 
 class ConditionConfig(Shared):
     """Stage 2: auto-encoders of the picture, and of the poke, from which the whole flow is told."""
+
+    @property
+    def flows_back(self) -> tuple[int, ...]:
+        return ()
 
     channels: int = Field(64, ge=8, multiple_of=8, description="of both codes; ipoke: 64")
     learning_rate: float = Field(2e-4, gt=0, description="ipoke: 2e-4")
@@ -145,8 +152,8 @@ class MotionConfig(Shared):
 
 _SMALL = {"mirror": True, "visits": 4, "validate_every": 200, "checkpoint_every": 200, "sample_every": 200,
           "validation_clips": 16, "average_decay": 0.99}  # fmt: skip
-_WARP = {"decoder": "warp", "perceptual_weight": 0.0, "adversarial_weight": 0.0, "coarse_weight": 5.0,
-         "flow_weight": 10.0, "decay": 1.0}  # fmt: skip
+_WARP = {"decoder": "warp", "encoder": "flow", "perceptual_weight": 0.0, "adversarial_weight": 0.0,
+         "coarse_weight": 5.0, "flow_weight": 10.0, "decay": 1.0}  # fmt: skip
 _TINY = {"size": 32, "frames": 4, "interval": 4, "batch": 2, "validation_clips": 2, "validate_every": 2,
          "checkpoint_every": 2, "sample_every": 2, "log_every": 1}  # fmt: skip
 _LONG = {"validate_every": 1000, "checkpoint_every": 1000, "sample_every": 1000, "validation_clips": 100}
@@ -158,8 +165,8 @@ VIDEO = {
         gru_layers=2, learning_rate=4e-4, mirror=True, visits=4, **_WARP, **_LONG,
     ),
     "small": VideoConfig(
-        steps=800, batch=6, latent=8, encoder_channels=(16, 16, 32, 48), decoder_channels=(32, 24, 16), gru_layers=1,
-        learning_rate=1e-3, decoded=4, **_WARP, **_SMALL,
+        steps=800, batch=6, latent=8, encoder_channels=(16, 24, 32, 48), decoder_channels=(32, 24, 16), gru_layers=1,
+        learning_rate=2e-3, decoded=4, **_WARP, **_SMALL,
     ),
     "tiny": VideoConfig(
         steps=4, latent=4, encoder_channels=(16, 16, 16, 16), decoder_channels=(16, 16, 16, 16), gru_layers=1,
@@ -168,19 +175,19 @@ VIDEO = {
 }  # fmt: skip
 CONDITION = {
     "paper": ConditionConfig(steps=100_000, **_LONG),
-    "recommended": ConditionConfig(steps=20_000, batch=32, mirror=True, visits=4, **_LONG),
-    "small": ConditionConfig(steps=400, batch=12, channels=32, learning_rate=1e-3, **_SMALL),
+    "recommended": ConditionConfig(steps=20_000, batch=32, encoder="flow", mirror=True, visits=4, **_LONG),
+    "small": ConditionConfig(steps=400, encoder="flow", batch=12, channels=32, learning_rate=1e-3, **_SMALL),
     "tiny": ConditionConfig(steps=4, channels=16, perceptual_weight=0.0, **_TINY),
 }
 MOTION = {
     "paper": MotionConfig(steps=200_000, batch=40, **_LONG),
     "recommended": MotionConfig(
-        steps=100_000, batch=64, form="matching", clip=1.0, width=384, blocks=10, heads=6, tune_condition=True,
-        learning_rate=3e-4, mirror=True, visits=4, **_LONG,
+        steps=100_000, batch=64, encoder="flow", form="matching", clip=1.0, width=384, blocks=10, heads=6,
+        tune_condition=True, learning_rate=3e-4, mirror=True, visits=4, **_LONG,
     ),
     "small": MotionConfig(
-        steps=2500, batch=24, form="matching", clip=1.0, width=128, blocks=4, tune_condition=True, learning_rate=1e-3,
-        warm_up=100, steps_of_level=(2, 2, 1), factor=8, **_SMALL,
+        steps=2500, batch=24, encoder="flow", form="matching", clip=1.0, width=128, blocks=4, tune_condition=True,
+        learning_rate=1e-3, warm_up=100, steps_of_level=(2, 2, 1), factor=8, **_SMALL,
     ),
     "tiny": MotionConfig(steps=4, steps_of_level=(1,), factor=2, width=16, blocks=1, heads=1, warm_up=2,
                          solver_steps=4, **_TINY),

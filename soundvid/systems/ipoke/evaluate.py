@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from soundvid.metrics import images, pokes
-from soundvid.metrics.baselines import COPY, copy_first
+from soundvid.metrics.baselines import COPY
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.frechet import DEFINITIONS, frechet_distance
 from soundvid.metrics.table import Better, Evaluation, Kind, Measure, Row, Table
@@ -64,7 +64,7 @@ class Example:
             GENERATED: self.samples[0],
             REAL: self.real,
             WARPED: warped(self.real[0], self.poke, len(self.real)),
-            COPY: copy_first(self.real[0], len(self.real)),
+            COPY: np.repeat(self.real[:1], len(self.real), axis=0),
         }
 
 
@@ -180,8 +180,8 @@ def _measure(
 ) -> None:
     """Measure the videos `N 1+T S S 3` of one row; of several the mean, and the distance of the first."""
     answers = [pokes.response(flow(video[0], video[-1]), example.poke) for video in shown]
-    kept.answers.append(tuple(np.mean(answers, axis=0)))  # type: ignore[arg-type]
-    kept.still.append(tuple(np.mean([pokes.still_share(example.real, v) for v in shown], axis=0)))  # type: ignore[arg-type]
+    kept.answers.append(tuple(np.mean(answers, axis=0)))
+    kept.still.append(tuple(np.mean([pokes.still_share(example.real, v) for v in shown], axis=0)))
     kept.ssim.append(float(np.mean([images.compare(example.real[1:], v[1:])["ssim"] for v in shown])))
     kept.diversity.append(pokes.diversity(shown))
     kept.motion.append(pokes.motion_histograms(shown[0], flow))

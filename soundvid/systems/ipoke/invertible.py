@@ -36,7 +36,8 @@ class ScaledConv(nn.Conv2d):
     def __init__(self, into: int, out: int, kernel: int) -> None:
         super().__init__(into, out, kernel, padding=kernel // 2)
         nn.init.normal_(self.weight, std=0.05)
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
         self.gain = nn.Parameter(torch.zeros(out, 1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,13 +31,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, into: int, out: int, *, stride: int = 1, double: bool = False, normed: bool = True) -> None:
         super().__init__()
-        self.double = double
+        self.enlarges = double
         self.first, self.second = conv(into, out, 3, stride), conv(out, out)
         self.norms = nn.ModuleList(norm(out) if normed else nn.Identity() for _ in range(2))
         self.shortcut = conv(into, out, 1, stride) if into != out or stride != 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.double:
+        if self.enlarges:
             x = functional.interpolate(x, scale_factor=2)
         y = functional.elu(self.norms[0](self.first(x)))
         return self.shortcut(x) + self.norms[1](self.second(y))
@@ -63,6 +63,13 @@ def stage3d(into: int, out: int, stride: tuple[int, int, int]) -> nn.Sequential:
     return nn.Sequential(Block3d(into, out, stride), Block3d(out, out, (1, 1, 1)))
 
 
+def _certain(log_variance: nn.Conv2d) -> None:
+    """Let codes begin with little noise (deviation 0.05): with that of a random layer nothing is learnt for long."""
+    nn.init.zeros_(log_variance.weight)
+    if log_variance.bias is not None:
+        nn.init.constant_(log_variance.bias, -6.0)
+
+
 class VideoEncoder(nn.Module):
     """A 3-D ResNet-18: pictures `B 1+T 3 S S` -> mean and log-variance of the code, each `B Z G G`."""
 
@@ -72,9 +79,35 @@ class VideoEncoder(nn.Module):
         self.enter = nn.Sequential(nn.Conv3d(3, a, (3, 7, 7), 2, (1, 3, 3), bias=False), norm(a), nn.ReLU())
         self.stages = nn.Sequential(stage3d(a, b, (2, 1, 1)), stage3d(b, c, (2, 2, 2)), stage3d(c, d, (2, 2, 2)))
         self.mean, self.log_variance = nn.Conv2d(d, latent, 3, 1, 1), nn.Conv2d(d, latent, 3, 1, 1)
+        _certain(self.log_variance)
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         x = self.stages(self.enter(frames.transpose(1, 2))).mean(2)  # of 11 pictures one moment is left
+        return self.mean(x), self.log_variance(x).clamp(-20, 10)
+
+
+class FlowEncoder(nn.Module):
+    """The same from the first, the middle and the last picture, and the flow from the latter two back to the first."""
+
+    def __init__(self, latent: int, channels: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        pairs = list(pairwise((3 * 3 + 2 * 2, *channels[:3])))
+        layers: list[nn.Module] = []
+        for into, out in pairs:
+            layers += [nn.Conv2d(into, out, 3, 2, 1), norm(out), nn.ELU()]
+        last = channels[3]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[2], last, 3, 1, 1), nn.ELU())
+        # The flow as it is, made small: a straight way for it.
+        self.straight = nn.Conv2d(4, last, 1)
+        self.mean, self.log_variance = nn.Conv2d(last, latent, 3, 1, 1), nn.Conv2d(last, latent, 3, 1, 1)
+        _certain(self.log_variance)
+
+    def forward(self, frames: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+        """frames `B 1+T 3 S S`, back `B 2 2 S S` in pixels -> mean and log-variance of the code, each `B Z G G`."""
+        last = frames.shape[1] - 1
+        shown = frames[:, [0, (last + 1) // 2, last]].flatten(1, 2)
+        flow = Encoders.scaled(back).flatten(1, 2)
+        x = self.layers(torch.cat([shown, flow], 1)) + self.straight(functional.avg_pool2d(flow, PLACES))
         return self.mean(x), self.log_variance(x).clamp(-20, 10)
 
 
@@ -128,10 +161,15 @@ class VideoDecoder(nn.Module):
         self.looks = nn.ModuleList(Spade(b, 128 if form == "spade" else b) for _, b in pairs)
         self.leave = nn.Conv2d(channels[-1], 3 if form == "spade" else 6, 3, 1, 1)
         if form == "warp":
+            # Each state's displacement, made large. At first hardly anything moves, and nothing is painted over.
+            self.straight = nn.Conv2d(latent, 2, 1)
+            bias = torch.zeros(6)
+            bias[2] = -4.0
             with torch.no_grad():
-                self.leave.weight.mul_(0.1)
-                self.leave.bias.zero_()
-                self.leave.bias[2] = -4.0  # at first nothing is painted over, and hardly anything moves
+                self.leave.weight[:2].zero_()
+                self.leave.weight[2:].mul_(0.1)
+                self.leave.bias = nn.Parameter(bias)
+                self.straight.weight.mul_(0.1)
 
     def forward(self, code: Tensor, image: Tensor, frames: int) -> Tensor:
         """code `B Z G G`, image `B 3 S S` -> pictures `B T 3 S S`."""
@@ -146,7 +184,7 @@ class VideoDecoder(nn.Module):
 
         Of `chosen` pictures only (from 0, ascending), where they are given.
         """
-        state = [code] * len(self.layers)
+        state, count = [code] * len(self.layers), frames
         step, outputs = self.input.expand(len(code), -1, -1, -1), []
         for _ in range(frames):
             x = step
@@ -155,10 +193,17 @@ class VideoDecoder(nn.Module):
             outputs.append(x)
         if chosen is not None:
             outputs, frames = [outputs[k] for k in chosen], len(chosen)
-        x = self.enter(torch.stack(outputs, 1).flatten(0, 1))
+        states = torch.stack(outputs, 1).flatten(0, 1)
+        x = self.enter(states)
         for up, look in zip(self.up, self.looks, strict=True):
             x = functional.elu(look(up(x), image, frames))
         raw = self.leave(x)
+        if self.form == "warp":
+            # Motion that is even over time is where it begins: the displacement grows with the picture's number.
+            numbers = chosen if chosen is not None else list(range(frames))
+            share = torch.tensor(numbers, device=raw.device).add(1).div(count).repeat(len(code))[:, None, None, None]
+            coarse = functional.interpolate(self.straight(states), raw.shape[-2:], mode="bilinear")
+            raw = torch.cat([(raw[:, :2] + coarse) * share, raw[:, 2:]], 1)
         if raw.shape[-1] != self.size:
             raw = functional.interpolate(raw, (self.size, self.size), mode="bilinear")
         return raw.unflatten(0, (-1, frames))
@@ -203,15 +248,23 @@ class VideoAutoencoder(nn.Module):
         gru_layers: int,
         size: int,
         form: str,
+        encoder: str,
     ) -> None:
         super().__init__()
         self.latent, self.places = latent, size // PLACES
-        self.encoder = VideoEncoder(latent, encoder_channels)
+        made = FlowEncoder if encoder == "flow" else VideoEncoder
+        self.encoder: nn.Module = made(latent, encoder_channels)
         self.decoder = VideoDecoder(latent, decoder_channels, gru_layers, size, form)
 
-    def forward(self, frames: Tensor, chosen: list[int] | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """frames `B 1+T 3 S S` -> what `VideoDecoder.raw` gives, mean and log-variance of the code."""
-        mean, log_variance = self.encoder(frames)
+    def encoded(self, frames: Tensor, back: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the code; `back` is needed by the encoder `flow`."""
+        return self.encoder(frames, back) if isinstance(self.encoder, FlowEncoder) else self.encoder(frames)
+
+    def forward(
+        self, frames: Tensor, back: Tensor | None = None, chosen: list[int] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """frames `B 1+T 3 S S`, back `B 2 2 S S` -> `VideoDecoder.raw`, mean and log-variance of the code."""
+        mean, log_variance = self.encoded(frames, back)
         code = mean
         if self.training:
             code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()

@@ -115,7 +115,7 @@ def _cell(picture: np.ndarray, colour: tuple[int, int, int], swiped: Example | N
         x, y, dx, dy = (v * scale for v in swiped.poke)
         points = [(round(x), round(y)), (round(x + dx), round(y + dy))]
         for width, ink in ((4, (255, 255, 255)), (2, (20, 20, 20))):
-            cv2.arrowedLine(large, *points, ink, width, cv2.LINE_AA, tipLength=0.3)
+            cv2.arrowedLine(large, points[0], points[1], ink, width, cv2.LINE_AA, tipLength=0.3)
     cell[EDGE:-EDGE, EDGE:-EDGE] = large
     return cell
 

@@ -46,6 +46,7 @@ def make_autoencoder(config: VideoConfig) -> VideoAutoencoder:
         config.gru_layers,
         config.size,
         config.decoder,
+        config.encoder,
     )
 
 
@@ -119,7 +120,10 @@ class VideoSystem(PokeSystem):
         self.call = dict(self.networks)
         self.optimizers = {
             name: torch.optim.Adam(
-                network.parameters(), config.learning_rate, (0.5, 0.9), weight_decay=config.weight_decay
+                network.parameters(),
+                config.learning_rate,
+                (0.5, 0.9) if config.adversarial_weight else (0.9, 0.99),  # of an adversary (ipoke), or the usual
+                weight_decay=config.weight_decay,
             )
             for name, network in self.networks.items()
         }
@@ -136,7 +140,7 @@ class VideoSystem(PokeSystem):
         config, real = self.config, pictures_of(batch)
         self.set_rate(config.learning_rate * config.decay ** (step * config.batch // self.sequences))
         chosen = self._made()
-        raw, mean, log_variance = self.call["autoencoder"](real, chosen)
+        raw, mean, log_variance = self.call["autoencoder"](real, batch.get("back"), chosen)
         made = self._decoder.pictures(raw, real[:, 0])
         after = real[:, [1 + k for k in chosen]]
         l1 = (made - after).abs().mean()
@@ -166,7 +170,7 @@ class VideoSystem(PokeSystem):
         config = self.config
         if config.decoded is None or config.decoded >= config.frames:
             return list(range(config.frames))
-        always = [k - 1 for k in config.flows_back] or [config.frames - 1]
+        always = [k - 1 for k in config.flows_back if config.flow_weight] or [config.frames - 1]
         others = [k for k in torch.randperm(config.frames).tolist() if k not in always]
         return sorted(always + others[: max(0, config.decoded - len(always))])
 
@@ -208,14 +212,14 @@ class VideoSystem(PokeSystem):
 
     def validation_step(self, batch: Batch) -> Metrics:
         real = pictures_of(batch)
-        raw, _, _ = self.call["autoencoder"](real)
+        raw, _, _ = self.call["autoencoder"](real, batch.get("back"))
         made, after = self._decoder.pictures(raw, real[:, 0]), real[:, 1:]
         return {"l1": (made - after).abs().mean(), "l1_copy": (real[:, :1] - after).abs().mean()}
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
-        real = pictures_of(batch)[:PREVIEWED]
+        real, back = pictures_of(batch)[:PREVIEWED], batch.get("back")
         with torch.no_grad():
-            raw, _, _ = self.call["autoencoder"](real)
+            raw, _, _ = self.call["autoencoder"](real, back[:PREVIEWED] if back is not None else None)
             made = self._decoder.pictures(raw, real[:, 0])
         rows = {"real": real, "generated": torch.cat([real[:, :1], made], 1)}
         return {name: (frames / 2 + 0.5).clamp(0, 1) for name, frames in rows.items()}
@@ -347,7 +351,7 @@ class MotionSystem(PokeSystem):
             arrays = [examples.example(i, 0) for i in chosen[at : at + batch]]
             tensors = {k: torch.from_numpy(np.stack([a[k] for a in arrays])).to(self.device) for k in arrays[0]}
             with torch.no_grad():
-                codes.append(self.video.encoder(pictures_of(tensors))[0])
+                codes.append(self.video.encoded(pictures_of(tensors), tensors.get("back"))[0])
                 conditions.append(self.condition(pictures_of(tensors)[:, 0], tensors["poke"]))
         whole = torch.cat(codes)
         self.tensors = {
@@ -368,14 +372,14 @@ class MotionSystem(PokeSystem):
                 return self.frozen_encoders(image, poke)
         return self.call["encoders"](image, poke)
 
-    def code(self, frames: Tensor) -> Tensor:
-        """The standardised code of sequences `B 1+T 3 S S`."""
+    def code(self, batch: Batch) -> Tensor:
+        """The standardised codes of a batch's sequences."""
         with torch.no_grad():
-            return self._standardised(self.video.encoder(frames)[0].float())
+            return self._standardised(self.video.encoded(pictures_of(batch), batch.get("back"))[0].float())
 
     def _loss(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         frames = pictures_of(batch)
-        code, condition = self.code(frames), self.condition(frames[:, 0], batch["poke"])
+        code, condition = self.code(batch), self.condition(frames[:, 0], batch["poke"])
         motion: Any = self.call["motion"]
         if self.config.form == "invertible":
             return negative_log_likelihood(*motion(code, condition))

@@ -37,6 +37,18 @@ class Config(Options):
         "of the 100 pictures; random: any of the clip",
     )
     # Sound
+    amplitude: Literal["stored", "peak", "loudness"] = Field(
+        "stored",
+        description="the sound's level before all else. peak: the loudest row of what the encoder hears gets the level "
+        "of a full-scale sine (papers, en 4: 'the amplitude of the sound is normalized to [-1.0, +1.0]'; per clip is a "
+        "choice, and rows stand for samples, as only rows are stored); loudness: the root mean square of all rows gets "
+        "a tenth of full scale; stored: as recorded. Sound is raised by 40 dB at most, so that silence stays silent",
+    )
+    onsets: bool = Field(
+        False,
+        description="the encoder also gets, for each picture, how long since the last onset and until the next, and "
+        "how strong they are; papers: no",
+    )
     bands: int | None = Field(
         None,
         ge=8,
@@ -60,10 +72,19 @@ class Config(Options):
         "depth and widths are a choice). film: the image is encoded once a clip, and the sound steers a decoder",
     )
     width: int = Field(64, ge=4, description="channels of the generator's finest layer; choice: pix2pix's 64")
-    output: Literal["tanh", "residual"] = Field(
-        "tanh", description="tanh: the picture (papers); residual: what is added to the input image (generator film)"
+    output: Literal["tanh", "residual", "composite"] = Field(
+        "tanh",
+        description="tanh: the picture (papers). With generator film also residual: what is added to the input image; "
+        "composite: masks mix the input image, the input image warped by a predicted flow, and new content",
     )
     norm: Literal["batch", "group", "none"] = Field("batch", description="choice: pix2pix's BatchNorm")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="in training, after the U-Net's two 512-channel ups that follow the coarsest; papers: none is "
+        "named (ja 3.3, en 2.2); pix2pix: 0.5",
+    )
     # Discriminators
     video_discriminator: Literal["stacked", "3d"] = Field(
         "stacked",
@@ -86,6 +107,12 @@ class Config(Options):
         "bce", description="choice: non-saturating cross-entropy; en 2.3 writes the saturating form"
     )
     alpha: float = Field(100.0, ge=0, description="weight of L1; ja 4.2: 100; en 2.3: 1 (it gives no weight)")
+    reconstruction: Literal["mean", "sum"] = Field(
+        "mean",
+        description="L1 as a mean over pixels, or as a sum over a clip's (mean over the batch). en (5) writes a norm, "
+        "which read as it stands is the sum; beside losses of order 1 that leaves the discriminators no say. Choice: "
+        "mean",
+    )
     beta: float = Field(1.0, ge=0, description="weight of the image discriminator; both papers: 1")
     gamma: float = Field(1.0, ge=0, description="weight of the video discriminator; both papers: 1")
     squared: float = Field(
@@ -94,11 +121,25 @@ class Config(Options):
         description="weight of the mean squared error, in [-1, 1] pixels, besides alpha; papers: none. L1's best guess "
         "is the median, and a median hand does not clap",
     )
+    motion: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the local motion energy's error: mean |x[t] - x[t-1]| over blocks of 8 x 8 pixels, "
+        "generated and real, inside chunks; papers: none. Pictures that are each a blurred best guess move too little",
+    )
+    half_size: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps that learn pictures of half the size first, by the level before the last "
+        "(generator film); papers: none",
+    )
     learning_rate: float = Field(2e-4, gt=0, description="of sound encoder and generator; both papers: 0.0002")
     discriminator_learning_rate: float = Field(2e-4, gt=0, description="both papers: 0.0002")
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam; both papers: 0.5")
     beta2: float = Field(0.999, ge=0, lt=1, description="Adam; both papers: 0.999")
     warmup: int = Field(0, ge=0, description="steps over which the learning rate rises; papers: none")
+    fall: bool = Field(False, description="the learning rate falls along a cosine to 0 with the last step; papers: no")
     clip: float | None = Field(None, gt=0, description="largest norm of the generator's gradient; papers: none")
     initial: Literal["normal", "default"] = Field("normal", description="choice: N(0, 0.02) as pix2pix; or torch's own")
 
@@ -111,8 +152,16 @@ class Config(Options):
             raise ValueError(f"chunk {self.chunk} is longer than the {of_step} frames of a step")
         if not (self.alpha or self.squared or self.beta or self.gamma):
             raise ValueError("alpha, squared, beta and gamma are all 0: there is nothing to learn from")
-        if self.output == "residual" and self.generator != "film":
-            raise ValueError("output residual needs generator film: the U-Net gives the picture itself")
+        if self.output != "tanh" and self.generator != "film":
+            raise ValueError(f"output {self.output} needs generator film: the U-Net gives the picture itself")
+        if self.half_size and self.generator != "film":
+            raise ValueError("half_size needs generator film: the U-Net has one size")
+        if self.half_size and (self.beta or self.gamma):
+            raise ValueError("half_size needs beta=0 and gamma=0: the discriminators have one size")
+        if self.motion and self.chunk < 2:
+            raise ValueError("motion needs chunk 2 or more: it compares neighbouring pictures of a chunk")
+        if self.dropout and self.generator != "unet":
+            raise ValueError("dropout is the U-Net's: generator film has none")
         if self.discriminator_hears and not (self.gamma and self.video_discriminator == "stacked"):
             raise ValueError("discriminator_hears needs video_discriminator stacked and a gamma above 0")
         if self.generator == "unet" and self.size != 64:
@@ -128,34 +177,63 @@ class Config(Options):
                 raise ValueError(f"{name} {wide} cannot be normalised in groups: take 4, 12, 20, or a multiple of 8")
         return self
 
+    def fixed(self) -> dict[str, str]:
+        if self.fall or self.half_size:
+            return {"steps": "with fall or half_size every step depends on how many there are"}
+        return {}
+
 
 RECOMMENDED = Config(
     frames_per_step=16,
     chunk=2,
-    input_frame="window",
+    crop=1.0,
+    input_frame="random",
+    amplitude="loudness",
+    onsets=True,
+    sound_gain_db=12.0,
     bands=48,
     scale="log",
     normalise=True,
     encoder_width=128,
     generator="film",
     width=32,
-    output="residual",
+    output="composite",
     norm="group",
     beta=0.0,
     gamma=0.0,
     squared=200.0,
+    motion=100.0,
+    half_size=0.4,
     learning_rate=1e-3,
+    beta1=0.9,
+    warmup=50,
+    fall=True,
     initial="default",
+    validation_clips=16,
 )
+# The papers' values, by section. ja 4.2: T = 120 pictures of 64x64, tau = 5, k = 32 (2 x 16), Adam 2e-4, 0.5 and 0.999,
+# alpha 100, beta 1, gamma 1; no crop and no average of weights are named, so there are none, and BatchNorm generates
+# with the statistics gathered with the very weights that generate. en 3.1: 100 of 120 pictures, a random 256x256 of
+# 286x286; en 2.3, 3.2: saturating loss, weights 1 and 1, batch 2; en 4: amplitude in [-1, 1].
 PRESETS: dict[str, Config] = {
-    "paper_ja": Config(),
+    "paper_ja": Config(frames=120, crop=1.0, amplitude="peak", average_decay=0.0, validation_clips=16),
     "paper_en": Config(
-        video_discriminator="3d", chunk=16, discriminated="one", adversarial="saturating", alpha=1.0, average_decay=0.0
+        video_discriminator="3d",
+        chunk=16,
+        discriminated="one",
+        adversarial="saturating",
+        alpha=1.0,
+        amplitude="peak",
+        average_decay=0.0,
+        validation_clips=16,
     ),
     "recommended": RECOMMENDED,
+    # Its trainings are cut short by a clock or by few steps: nothing in it depends on how many steps there are.
     "tiny": RECOMMENDED.model_copy(
         update={
             "steps": 300,
+            "fall": False,
+            "half_size": 0.0,
             "frames_per_step": 12,
             "encoder_width": 64,
             "width": 16,
@@ -163,6 +241,7 @@ PRESETS: dict[str, Config] = {
             "validate_every": 100,
             "sample_every": 100,
             "checkpoint_every": 100,
+            "validation_clips": 8,
         }
     ),
 }

@@ -17,6 +17,7 @@ import numpy as np
 from soundvid.errors import SoundvidError
 from soundvid.metrics import baselines, frechet
 from soundvid.metrics.accumulator import ClipName, Features, MetricAccumulator, OtherSounds
+from soundvid.metrics.conclusion import conclude
 from soundvid.metrics.i3d import FEWEST
 from soundvid.metrics.table import Evaluation, Kind, Table
 from soundvid.systems.sound_to_video.swapped_audio import SwappedAudioTest
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 # (images `B 3 H W` in [-1, 1], raw spectrogram magnitudes `B N bins`) -> frames `B N 3 H W` in [-1, 1]
 Predict = Callable[["Tensor", "Tensor"], "Tensor"]
-MEAN_NOTE = "mean frame: mean of every picture of {count} clips of the training split, repeated"
-COPY_NOTE = "copy first frame: the input picture, which is the clip's first, repeated"
+PAIRED_NOTE = "of the same clips; where an interval holds 0, the two cannot be told apart"
+HEARING = (baselines.FLICKER, baselines.LOUDNESS, baselines.RIDGE)  # their videos change with the sound
 
 
 class Measurable(Protocol):
@@ -138,14 +139,22 @@ def evaluate(
     """
     if not len(clips):
         raise SoundvidError(f"evaluate: there is no clip in '{split}'; take another --split")
-    mean = baselines.repeated(baselines.mean_frame(train.video, len(train)))
-    baseline_of = {baselines.COPY: baselines.copy_first, baselines.MEAN: mean}
-    kinds: dict[str, Kind] = {name: "system", **dict.fromkeys(baseline_of, "baseline")}
+    chosen_clips = baselines.spread(len(train), baselines.MEAN_CLIPS)
+    learned = baselines.Learned(((train.video(i), train.spectrogram(i)) for i in chosen_clips), len(chosen_clips))
+    names = [clips.name(i) for i in range(len(clips))]
+    own = baselines.own_means([n.source for n in names], clips.video)
+    shared = {baselines.COPY: baselines.copy_first, baselines.FLICKER: baselines.flicker, **learned.baselines()}
+    order = [baselines.COPY, baselines.MEAN, baselines.OWN_MEAN, *HEARING]
+    kinds: dict[str, Kind] = {name: "system", **dict.fromkeys(order, "baseline")}
+
+    def baseline_videos(index: int, image: np.ndarray, sound: np.ndarray) -> dict[str, np.ndarray]:
+        of = {**shared, baselines.OWN_MEAN: baselines.repeated(own[names[index].source])}
+        return {other: of[other](image, sound) for other in order}
+
     accumulator = MetricAccumulator(
         kinds, fps=float(clips.fps), features=features, without_features=without_features, seed=seed
     )
     swap = SwappedAudioTest()
-    names = [clips.name(i) for i in range(len(clips))]
     others = OtherSounds(names, seed + 1)
     partners = [next(iter(others.of(i, 1)), None) for i in range(len(names))]
     report = progress or (lambda done, total: None)
@@ -157,25 +166,39 @@ def evaluate(
             made = generate(predict, [v[0] for v in real], sound)
             for i, video, spectrogram, generated in zip(chosen, real, sound, made, strict=True):
                 ours = {name: generated[: len(video)]}
-                copies = {other: make(video[0], len(video)) for other, make in baseline_of.items()}
+                others_made = baseline_videos(i, video[0], spectrogram[: len(video)])
                 events = truth(names[i]) if truth is not None else None
-                accumulator.add(names[i], video, {**ours, **copies}, spectrogram=spectrogram, events=events)
-            swapped = [(i, p, v[0]) for i, v in zip(chosen, real, strict=True) if (p := partners[i]) is not None]
-            again = generate(predict, [v for _, _, v in swapped], [clips.spectrogram(p) for _, p, _ in swapped])
-            for (i, partner, _), video in zip(swapped, again, strict=True):
-                swap.add(i, partner, video)
+                accumulator.add(
+                    names[i], video, {**ours, **others_made}, spectrogram=spectrogram, events=events, image=video[0]
+                )
+            pairs = [(i, p, v) for i, v in zip(chosen, real, strict=True) if (p := partners[i]) is not None]
+            swapped = [(i, p, v, clips.spectrogram(p)) for i, p, v in pairs]
+            again = generate(predict, [v[0] for _, _, v, _ in swapped], [s for _, _, _, s in swapped])
+            for (i, partner, real_video, heard), video in zip(swapped, again, strict=True):
+                swap.add(i, partner, real_video, {name: video, **baseline_videos(i, real_video[0], heard)})
             report(chosen.stop, len(names))
-    if features is not None:
-        for i in _apart(train, names):
-            accumulator.add_floor(train.video(i))
-    count = min(len(train), baselines.MEAN_CLIPS)
-    notes = (COPY_NOTE, MEAN_NOTE.format(count=count), *_sets_note(accumulator), *notes)
-    tables = [Table(f"Quality on '{split}'", accumulator.rows(), notes)]
+    for i in _apart(train, names):
+        accumulator.add_floor(train.video(i))
+    explained = [f"{other}: {baselines.NOTES[other].format(count=len(chosen_clips))}" for other in order]
+    rows, differences = accumulator.rows(), accumulator.differences(name)
+    tables = [Table(f"Quality on '{split}'", rows, (*explained, *_sets_note(accumulator), *notes))]
+    moved = None
     if swap.pairs:
         pairing = "each clip's first picture with the sound of a clip of another source, or of another moment"
-        tables.append(Table(f"Swapped sound on '{split}'", swap.rows(name, accumulator), (pairing,)))
+        swapped_rows = swap.rows(accumulator)
+        tables.append(Table(f"Swapped sound on '{split}'", swapped_rows, (pairing,)))
+        moved = swapped_rows[0]
+    tables.append(Table(f"Paired differences on '{split}': {name} minus each baseline", differences, (PAIRED_NOTE,)))
     sources = len({n.source for n in names})
-    return Evaluation(split, len(names), sources, tuple(tables), context or {}, tuple(accumulator.per_clip()))
+    return Evaluation(
+        split,
+        len(names),
+        sources,
+        tuple(tables),
+        context or {},
+        tuple(accumulator.per_clip()),
+        tuple(conclude(rows[0], differences, moved)),
+    )
 
 
 def _apart(train: Measurable, names: Sequence[ClipName]) -> list[int]:

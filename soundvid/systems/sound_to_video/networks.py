@@ -78,10 +78,11 @@ class UNet(nn.Module):
     """Generator of the papers: pix2pix's U-Net, 64x64 down to 1x1 and up again (ja 3.3, en 2.2; sizes are a choice).
 
     `image` `B 3 64 64`, `features` `B F k` -> `B F 3 64 64` in [-1, 1]: for each picture the image and its sound
-    feature, tiled over all pixels, go through the whole net.
+    feature, tiled over all pixels, go through the whole net. `dropout` is that of pix2pix: after the norms of the two
+    512-channel ups that follow the coarsest.
     """
 
-    def __init__(self, features: int, width: int, norm: str) -> None:
+    def __init__(self, features: int, width: int, norm: str, dropout: float = 0.0) -> None:
         super().__init__()
         made = norm_of(norm)
         sizes = [3 + features, width, 2 * width, 4 * width, 8 * width, 8 * width, 8 * width]
@@ -98,7 +99,8 @@ class UNet(nn.Module):
             leaving = 3 if i == 0 else sizes[i]
             plain = i == 0 or norm == "none"
             steps: list[nn.Module] = [nn.ReLU(), nn.ConvTranspose2d(entering, leaving, 4, 2, 1, bias=plain)]
-            return nn.Sequential(*steps, *([] if plain else [made(leaving)]))
+            steps += [] if plain else [made(leaving)]
+            return nn.Sequential(*steps, *([nn.Dropout(dropout)] if dropout and 3 <= i < last else []))
 
         self.downs = nn.ModuleList(conv(i) for i in range(last + 1))
         self.ups = nn.ModuleList(deconv(i) for i in reversed(range(last + 1)))
@@ -123,14 +125,19 @@ class Film(nn.Module):
 
     Shapes as UNet's, any H = W = `size` that 16 divides. The sound makes the coarsest map, stacked with the image's,
     and scales and shifts the channels of every convolution after it (FiLM, Perez et al. 2018). The finest map has half
-    the picture's side: each of its pixels gives four. `output` residual adds to the input image before the tanh, and
-    begins near that image. A convolution over [decoder, skip] is the sum of one over each: the skip's is made once for
-    each clip.
+    the picture's side: each of its pixels gives four. A convolution over [decoder, skip] is the sum of one over each:
+    the skip's is made once for each clip.
+
+    `output` says what those four pixels are. tanh: the picture. residual: what is added to the input image before the
+    tanh. composite: new content, a flow, and three masks that sum to one; the picture is the masks' mixture of the
+    input image, the input image warped by the flow, and the content. Residual and composite begin near the input image.
+
+    With `half`, the last level can be left out: the level before it has a head of its own, for pictures of half size.
     """
 
-    def __init__(self, features: int, width: int, norm: str, output: str, size: int) -> None:
+    def __init__(self, features: int, width: int, norm: str, output: str, size: int, *, half: bool = False) -> None:
         super().__init__()
-        self.residual, self.coarse = output == "residual", size // 16
+        self.output, self.coarse = output, size // 16
         made = norm_of(norm)
         sizes = [width, 2 * width, 4 * width, 4 * width]  # channels at a half, a quarter, ... of the picture's side
         self.downs = nn.ModuleList(
@@ -144,17 +151,24 @@ class Film(nn.Module):
         self.again = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in levels)
         self.norms = nn.ModuleList(made(b) for _, b in levels for _ in range(2))
         self.films = nn.ModuleList(nn.Linear(features, 2 * b) for _, b in levels for _ in range(2))
-        self.leave = nn.Conv2d(sizes[0], 12, 3, padding=1)
+        each = 3 + _FLOW + _MASKS if output == "composite" else 3
+        self.leave = nn.Conv2d(sizes[0], 4 * each, 3, padding=1)
+        self.leave_half = nn.Conv2d(sizes[1], 4 * each, 3, padding=1) if half else None
 
     def start_still(self) -> None:
         """Make the untrained net give nearly the input image, and films that change nothing on the mean."""
         for film in self.films:
             nn.init.zeros_(film.bias)  # type: ignore[arg-type]
-        if self.residual:
-            nn.init.normal_(self.leave.weight, std=1e-3)
-            nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        for head in (self.leave, self.leave_half):
+            if head is None or self.output == "tanh":
+                continue
+            nn.init.normal_(head.weight, std=1e-3)
+            nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+            if self.output == "composite":  # pixel_shuffle takes four rows for each plane
+                nn.init.constant_(head.bias[4 * (3 + _FLOW) : 4 * (3 + _FLOW) + 4], 2.0)  # type: ignore[index]
 
-    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+    def forward(self, image: Tensor, features: Tensor, half: bool = False) -> Tensor:
+        """`half`: pictures `B F 3 H/2 W/2`, by the head of the level before the last."""
         clips, count, k = features.shape
         x, seen = image, []
         for down in self.downs:
@@ -162,19 +176,46 @@ class Film(nn.Module):
             seen.append(x)
         sound = features.reshape(-1, k)
         x = self.paint(sound).view(clips * count, -1, self.coarse, self.coarse)
+        last = len(self.ups) - 1 if half else len(self.ups)
         for level, (up, skip, again) in enumerate(zip(self.ups, self.skips, self.again, strict=True)):
+            if level == last:
+                break
             if level:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
             x = self._steered(2 * level, up(x) + _each(skip(seen.pop()), count), sound)
             x = self._steered(2 * level + 1, again(x), sound)
-        out = F.pixel_shuffle(self.leave(x), 2).float()
-        if self.residual:
-            out = out + _each(torch.atanh(image.float().clamp(-0.99, 0.99)), count)
-        return torch.tanh(out).view(clips, count, 3, *image.shape[-2:])
+        head = self.leave_half if half else self.leave
+        assert head is not None
+        out = F.pixel_shuffle(head(x), 2).float()
+        shown = (F.avg_pool2d(image, 2) if half else image).float()
+        if self.output == "composite":
+            made = _composite(out, _each(shown, count))
+        elif self.output == "residual":
+            made = torch.tanh(out + _each(torch.atanh(shown.clamp(-0.99, 0.99)), count))
+        else:
+            made = torch.tanh(out)
+        return made.view(clips, count, 3, *shown.shape[-2:])
 
     def _steered(self, place: int, x: Tensor, sound: Tensor) -> Tensor:
         scale, shift = self.films[place](sound)[:, :, None, None].chunk(2, 1)
         return F.silu(self.norms[place](x) * (1 + scale) + shift)
+
+
+_FLOW, _MASKS = 2, 3  # planes of a composite besides its content
+_FARTHEST = 0.25  # of the picture's side: where a pixel may be fetched from
+
+
+def _composite(planes: Tensor, image: Tensor) -> Tensor:
+    """Planes `M 8 H W` (content, flow, masks) and the input image `M 3 H W` -> pictures `M 3 H W` in [-1, 1]."""
+    content, flow, masks = planes.split((3, _FLOW, _MASKS), 1)
+    height, width = image.shape[-2:]
+    y = (torch.arange(height, device=image.device) * 2 + 1) / height - 1
+    x = (torch.arange(width, device=image.device) * 2 + 1) / width - 1
+    here = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
+    place = here + 2 * _FARTHEST * torch.tanh(flow).permute(0, 2, 3, 1)  # the picture spans 2
+    warped = F.grid_sample(image, place, mode="bilinear", padding_mode="border", align_corners=False)
+    kept, moved, new = masks.softmax(1).split(1, 1)
+    return kept * image + moved * warped + new * torch.tanh(content)
 
 
 class Bands(nn.Module):
@@ -201,6 +242,40 @@ class Bands(nn.Module):
 
     def forward(self, magnitudes: Tensor) -> Tensor:
         return magnitudes @ self.weight
+
+
+ONSET_FEATURES = 8
+_LONGEST = 45  # rows that a distance to an onset counts, at most: 1.5 s at 30 fps
+
+
+def onset_features(magnitudes: Tensor) -> Tensor:
+    """How long since the last onset and until the next, and how strong they are: `B N bins` -> `B N 8`.
+
+    An onset is a local peak (two rows to either side) of the half-wave rectified flux of the logarithm of the
+    magnitudes, mean over bins, that reaches 0.3 of the clip's highest. Distances in rows, as shares of 45 and as decays
+    exp(-t / 2) and exp(-t / 6); strength is the logarithm of the row's level under that of the clip's loudest row.
+    """
+    logs = torch.log(magnitudes + 1e-3)
+    flux = F.pad(F.relu(logs.diff(dim=1)).mean(2), (1, 0))
+    highest = F.max_pool1d(flux[:, None], 5, 1, 2)[:, 0]
+    peak = (flux >= highest) & (flux >= 0.3 * flux.amax(1, keepdim=True)) & (flux > _LEAST_FLUX)
+    level = torch.log(magnitudes.square().mean(2).sqrt() + 1e-3)
+    level = (level - level.amax(1, keepdim=True)) / 3
+
+    def side(peak: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.arange(peak.shape[1], device=peak.device).expand_as(peak)
+        last = torch.where(peak, rows, -1).cummax(1).values
+        none = last < 0
+        since = torch.where(none, _LONGEST, (rows - last).clamp(max=_LONGEST)).to(magnitudes.dtype)
+        return since, torch.where(none, -1.0, level.gather(1, last.clamp(min=0)))
+
+    since, before = side(peak, level)
+    until, after = (x.flip(1) for x in side(peak.flip(1), level.flip(1)))
+    times = [x for t in (since, until) for x in (t / _LONGEST, (-t / 2).exp(), (-t / 6).exp())]
+    return torch.stack([*times, before, after], 2)
+
+
+_LEAST_FLUX = 0.1  # nepers, mean over bins: steady noise stays below it
 
 
 def _mel(hertz: Tensor) -> Tensor:

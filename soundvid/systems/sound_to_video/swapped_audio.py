@@ -1,6 +1,6 @@
 """The swapped-audio test: the same image with another clip's sound. The motion has to follow the sound."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ DEFINITIONS = {
     f"within +-{NEAR} frames; a video that does not move counts as 0",
     "unheard_correlation": "the same with the onsets of the sound that belongs to the image instead",
     "swap_sensitivity": "heard_correlation - unheard_correlation of each clip; 0: the motion ignores the sound",
+    "spacetime_lost": "spacetime with the real clip's change, of the video with the clip's own sound, minus that of "
+    "the video with the other sound; about 0 where the sound makes no difference",
     "lag_difference": f"lag to the sound it was generated from minus the real videos' lag to their own sound, both "
     f"from the clips' mean cross-correlation, searched within +-{SEARCH} frames",
     "lag_to_truth": "the same with the drawn events of that sound in place of its onsets",
@@ -27,34 +29,39 @@ class SwappedAudioTest:
 
     def __init__(self) -> None:
         self.pairs: list[tuple[int, int]] = []  # clips of image and sound, by their place in the accumulator
-        self.motion: list[np.ndarray] = []
+        self.motion: dict[str, list[np.ndarray]] = {}
+        self.spacetime: dict[str, list[float]] = {}
 
-    def add(self, image: int, sound: int, video: np.ndarray) -> None:
-        """`video` was made from clip `image`'s picture and clip `sound`'s sound."""
+    def add(self, image: int, sound: int, real: np.ndarray, videos: Mapping[str, np.ndarray]) -> None:
+        """`videos` were made from clip `image`'s picture and clip `sound`'s sound; `real` is clip `image` itself."""
         self.pairs.append((image, sound))
-        self.motion.append(motion_energy(video))
+        blocks = synchrony.change_blocks(real)
+        for name, video in videos.items():
+            length = min(len(real), len(video))
+            fits = synchrony.spacetime(blocks[: length - 1], synchrony.change_blocks(video[:length]))
+            self.motion.setdefault(name, []).append(motion_energy(video))
+            self.spacetime.setdefault(name, []).append(fits)
 
-    def rows(self, name: str, accumulator: MetricAccumulator) -> tuple[Row, ...]:
-        """The system's row and those of the accumulator's baselines, whose videos no sound can change."""
-        found = [Row(name, "system", self._measures(accumulator, self.motion))]
-        for other, kind in accumulator.kinds.items():
-            if kind == "baseline":
-                still = [accumulator.videos[other].motion[image] for image, _ in self.pairs]
-                found.append(Row(other, kind, self._measures(accumulator, still)))
-        return tuple(found)
+    def rows(self, accumulator: MetricAccumulator) -> tuple[Row, ...]:
+        """A row for each way that made videos of both sounds."""
+        kinds = accumulator.kinds
+        return tuple(Row(name, kinds[name], self._measures(accumulator, name)) for name in kinds if name in self.motion)
 
-    def _measures(self, accumulator: MetricAccumulator, motion: Sequence[np.ndarray]) -> tuple[Measure, ...]:
+    def _measures(self, accumulator: MetricAccumulator, name: str) -> tuple[Measure, ...]:
+        motion = self.motion[name]
         boot = Bootstrap([accumulator.clips[image].source for image, _ in self.pairs], seed=accumulator.seed)
         given = np.array([_score(m, accumulator.onsets[s]) for m, (_, s) in zip(motion, self.pairs, strict=True)])
         other = np.array([_score(m, accumulator.onsets[i]) for m, (i, _) in zip(motion, self.pairs, strict=True)])
-        means: list[tuple[str, np.ndarray, Better]] = [
-            ("heard_correlation", given, "higher"),
-            ("unheard_correlation", other, ""),
-            ("swap_sensitivity", given - other, "higher"),
+        own = np.array([accumulator.videos[name].numbers[image]["spacetime"] for image, _ in self.pairs])
+        means: list[tuple[str, np.ndarray, Better, str]] = [
+            ("spacetime_lost", own - np.array(self.spacetime[name]), "higher", NO_MOTION),
+            ("heard_correlation", given, "higher", NO_ONSETS),
+            ("unheard_correlation", other, "", NO_ONSETS),
+            ("swap_sensitivity", given - other, "higher", NO_ONSETS),
         ]
         found = [
-            accumulator.measure(boot, key, boot.mean(values), values, better, DEFINITIONS[key], missing=NO_ONSETS)
-            for key, values, better in means
+            accumulator.measure(boot, key, boot.mean(values), values, better, DEFINITIONS[key], missing=missing)
+            for key, values, better, missing in means
         ]
         found.append(self._lag(accumulator, boot, motion, "lag_difference", accumulator.onsets))
         if any(events is not None for events in accumulator.events):

@@ -1,5 +1,6 @@
 """System 1: one image + sound -> video. Losses and the order of a step; see config for what each choice is."""
 
+import math
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from soundvid.systems.sound_to_video.config import Config
 from soundvid.systems.sound_to_video.networks import (
     BLSTM,
+    ONSET_FEATURES,
     Bands,
     Dilated,
     Film,
@@ -18,10 +20,12 @@ from soundvid.systems.sound_to_video.networks import (
     UNet,
     VolumeDiscriminator,
     init_normal,
+    onset_features,
 )
 from soundvid.training.system import Batch, Examples, Metrics, Ratio, System, frozen
 
 SOUND_FEATURES = 32  # that a discriminator makes of the sound
+MOST_GAIN = 100.0  # 40 dB: silence is not made loud
 FLOOR = 1e-3  # magnitude below which scale log distinguishes nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
 STILL_UNTIL = 100  # steps: generators that add to the input picture begin with the picture itself
@@ -31,28 +35,31 @@ class SoundToVideo(System):
     """L = alpha L1 + beta adversarial(picture) + gamma adversarial(chunk of pictures); ja 3.4, en 2.3."""
 
     name: ClassVar[str] = "sound_to_video"
-    monitor: ClassVar[str] = "l1"
+    monitor: ClassVar[str] = "motion_error"
     averaged: ClassVar[tuple[str, ...]] = ("encoder", "generator")
     config: Config
 
     def __init__(self, config: Config, facts: dict[str, Any]) -> None:
         self.config, self.bins = config, int(facts["bins"])
         self.input_bins = config.bands or self.bins
+        heard = self.input_bins + (ONSET_FEATURES if config.onsets else 0)
         self.bands = Bands(self.bins, config.bands, float(Fraction(facts["fps"]))) if config.bands else None
         make = BLSTM if config.encoder == "blstm" else Dilated
-        encoder = make(self.input_bins, config.encoder_width)
+        encoder = make(heard, config.encoder_width)
         networks: dict[str, nn.Module] = {"encoder": encoder}
         if config.generator == "unet":
-            networks["generator"] = UNet(encoder.features, config.width, config.norm)
+            networks["generator"] = UNet(encoder.features, config.width, config.norm, config.dropout)
         else:
-            networks["generator"] = Film(encoder.features, config.width, config.norm, config.output, config.size)
+            networks["generator"] = Film(
+                encoder.features, config.width, config.norm, config.output, config.size, half=config.half_size > 0
+            )
         wide = config.discriminator_width
         if config.beta:
             networks["image_discriminator"] = PatchDiscriminator(3, wide, config.norm)
         if config.gamma and config.video_discriminator == "stacked":
             features = SOUND_FEATURES if config.discriminator_hears else 0
             networks["video_discriminator"] = StackedDiscriminator(
-                config.chunk, wide, config.norm, bins=self.input_bins, sound_features=features
+                config.chunk, wide, config.norm, bins=heard, sound_features=features
             )
         elif config.gamma:
             networks["video_discriminator"] = VolumeDiscriminator(wide, config.norm)
@@ -87,7 +94,7 @@ class SoundToVideo(System):
         total, squares = torch.zeros(self.input_bins).double(), torch.zeros(self.input_bins).double()
         step = max(1, len(clips) // MOST_CLIPS)
         for index in range(0, len(clips), step):
-            rows = self._scaled(torch.from_numpy(clips.spectrogram(index))).double()
+            rows = self._scaled(self._levelled(torch.from_numpy(clips.spectrogram(index))[None]))[0].double()
             count, total, squares = count + len(rows), total + rows.sum(0), squares + rows.square().sum(0)
         mean = total / count
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
@@ -105,10 +112,24 @@ class SoundToVideo(System):
     def normalised(self, spectrogram: Tensor) -> Tensor:
         """Magnitudes as stored, `B N bins`, as the networks take them: float32, whatever precision they work in."""
         with torch.autocast(spectrogram.device.type, enabled=False):
-            rows = self._scaled(spectrogram.float())
-            if not self.config.normalise:
-                return rows
-            return (rows - self.tensors["mean"]) / self.tensors["deviation"]
+            levelled = self._levelled(spectrogram.float())
+            rows = self._scaled(levelled)
+            if self.config.normalise:
+                rows = (rows - self.tensors["mean"]) / self.tensors["deviation"]
+            if self.config.onsets:
+                pooled = self.bands.to(rows.device)(levelled) if self.bands is not None else levelled
+                rows = torch.cat([rows, onset_features(pooled)], 2)
+            return rows
+
+    def _levelled(self, spectrogram: Tensor) -> Tensor:
+        """Magnitudes `B N bins` at the level that the config asks for, a gain for each clip."""
+        if self.config.amplitude == "stored":
+            return spectrogram
+        # Parseval: a row's mean square, 1 being full scale; a full-scale sine has a half.
+        power = spectrogram.square().sum(2) * 2 / (2 * self.bins) ** 2
+        level, wanted = (power.amax(1), 0.5) if self.config.amplitude == "peak" else (power.mean(1), 0.01)
+        gain = (wanted / level.clamp(min=wanted / MOST_GAIN**2)).sqrt()
+        return spectrogram * gain[:, None, None]
 
     # -- generating
 
@@ -134,16 +155,24 @@ class SoundToVideo(System):
         config = self.config
         image, real = pixels(batch["image"]), pixels(batch["frames"])
         rows = self.normalised(self._louder(batch["spectrogram"]))
-        self._warm_up(step)
+        self._set_rate(step)
         features = self.call["encoder"](rows)
         numbers = batch["numbers"]
         chosen = features.gather(1, numbers[:, :, None].expand(-1, -1, features.shape[2]))
-        made = self.call["generator"](image, chosen).float()
+        half = step < config.half_size * config.steps
+        if half:
+            made, real = self.call["generator"](image, chosen, True).float(), halved(real)
+        else:
+            made = self.call["generator"](image, chosen).float()
         pick = Pick(config, numbers, rows)
         metrics: dict[str, Tensor] = {}
         if self.critics:
             metrics |= self._discriminator_step(real, made.detach(), pick)
-        losses = {"l1": config.alpha * (made - real).abs().mean()}
+        off = (made - real).abs()
+        losses = {"l1": config.alpha * (off.mean() if config.reconstruction == "mean" else off.sum() / len(off))}
+        if config.motion:
+            moved, moves = (local_energy(pick.steps(x), 4 if half else 8) for x in (made, real))
+            losses["motion"] = config.motion * (moved - moves).abs().mean()
         if config.squared:
             losses["squared"] = config.squared * (made - real).square().mean()
         with frozen(*(self.networks[name] for name in self.critics)):
@@ -168,11 +197,13 @@ class SoundToVideo(System):
         self.learnt = step + 1
         return {**{k: v.detach() for k, v in metrics.items()}, "motion_ratio": ratio}
 
-    def _warm_up(self, step: int) -> None:
-        if self.config.warmup:
-            share = min(1.0, (step + 1) / self.config.warmup)
-            for group in self.optimizers["generator"].param_groups:
-                group["lr"] = self.config.learning_rate * share
+    def _set_rate(self, step: int) -> None:
+        config = self.config
+        share = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+        if config.fall:
+            share *= (1 + math.cos(math.pi * min(1.0, step / config.steps))) / 2
+        for group in self.optimizers["generator"].param_groups:
+            group["lr"] = config.learning_rate * share
 
     def _louder(self, spectrogram: Tensor) -> Tensor:
         if not self.config.sound_gain_db:
@@ -227,24 +258,32 @@ class SoundToVideo(System):
     # -- measuring
 
     def validation_step(self, batch: Batch) -> Metrics:
-        """L1 in [0, 1] pixels, that of copying the input, and whether motion follows the sound.
+        """L1 in [0, 1] pixels, that of copying the input, and whether the right motion is there.
 
-        `motion_correlation` is between the motion of real and generated pictures over time, `sound_correlation` how
-        much of it is lost when the sound is that of half a clip later. soundvid.metrics has the real measures.
+        `motion_error` picks the best checkpoint: 1 - c min(r, 1 / r), with c the correlation of generated and real
+        change over time and blocks of 8 x 8 pixels, and r the ratio of their sums; mean over clips. 0 is the real
+        video; a still one, or one that flickers as a whole, has about 1. L1 would pick blur: the median of all that
+        may happen. `sound_correlation` is how much correlation of the motion over time is lost when the sound is that
+        of half a clip later, on the first clip of each batch. soundvid.metrics has the real measures.
         """
         image, real = pixels(batch["image"]), pixels(batch["frames"])
         count = real.shape[1]
         made = self.generate(image, batch["spectrogram"])[:, :count]
-        later = batch["spectrogram"].roll(batch["spectrogram"].shape[1] // 2, 1)
-        other = self.generate(image, later)[:, :count]
-        moves = energy(real.diff(dim=1))
-        right, wrong = (correlation(energy(x.diff(dim=1)), moves) for x in (made, other))
+        later = batch["spectrogram"][:1].roll(batch["spectrogram"].shape[1] // 2, 1)
+        other = self.generate(image[:1], later)[:, :count]
+        steps, made_steps = real.diff(dim=1), made.diff(dim=1)
+        moves, moved = energy(steps), energy(made_steps)
+        right = correlation(moved, moves)
+        wrong = correlation(energy(other.diff(dim=1)), moves[:1])
+        place = correlation(local_energy(made_steps, 8).flatten(1), local_energy(steps, 8).flatten(1))
+        ratio = (moved.sum(1) / moves.sum(1).clamp(min=1e-6)).clamp(min=1e-6)
         return {
+            "motion_error": (1 - place * torch.minimum(ratio, 1 / ratio)).mean(),
             "l1": (made - real).abs().mean() / 2,
             "l1_of_copying": (image[:, None] - real).abs().mean() / 2,
-            "motion_ratio": Ratio(energy(made.diff(dim=1)).sum(), moves.sum()),
+            "motion_ratio": Ratio(moved.sum(), moves.sum()),
             "motion_correlation": right.mean(),
-            "sound_correlation": (right - wrong).mean(),
+            "sound_correlation": Ratio((right[:1] - wrong).sum(), torch.ones(())),
         }
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
@@ -297,6 +336,17 @@ class Pick:
 def pixels(frames: Tensor) -> Tensor:
     """uint8 `... H W 3` -> float `... 3 H W` in [-1, 1]."""
     return frames.movedim(-1, -3).float().div_(127.5).sub_(1)
+
+
+def halved(frames: Tensor) -> Tensor:
+    """`B F 3 H W` -> `B F 3 H/2 W/2`, by area."""
+    return F.avg_pool2d(frames.flatten(0, 1), 2).unflatten(0, frames.shape[:2])
+
+
+def local_energy(steps: Tensor, block: int) -> Tensor:
+    """Mean absolute change in blocks of `block` pixels a side: `B F 3 H W` -> `B F H/block W/block`."""
+    change = steps.abs().mean(2).flatten(0, 1)[:, None]
+    return F.avg_pool2d(change, block)[:, 0].unflatten(0, steps.shape[:2])
 
 
 def energy(steps: Tensor) -> Tensor:

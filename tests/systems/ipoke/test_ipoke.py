@@ -1,5 +1,7 @@
 """System 3 from drawn faces to a file: built without sound, trained in three stages, resumed, measured, swiped."""
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -24,8 +26,9 @@ from soundvid.systems.ipoke.evaluate import warped  # noqa: E402
 from soundvid.systems.ipoke.generate import sample  # noqa: E402
 from tests.conftest import run as cli  # noqa: E402
 from tests.helpers.training import contents  # noqa: E402
+from tests.helpers.waiting import wait_for  # noqa: E402
 
-FORMS = ("video.decoder=warp", "video.decoder_channels=[16, 16, 16]", "video.adversarial_weight=0",
+FORMS = ("video.decoder=warp", "video.decoder_channels=[16, 16, 16]", "video.adversarial_weight=0", "encoder=flow",
          "video.flow_weight=1", "video.decoded=3", "motion.form=matching", "motion.tune_condition=true")  # fmt: skip
 
 
@@ -158,6 +161,49 @@ def test_generate_writes_samples_side_by_side(run, tmp_path):
     status, _, err = cli(*common, "--poke", "10,10,0,5", "--box", "0,0,64,32")
     assert status == 1 and "give a square" in " ".join(err.split())
     assert parse_poke("1.5,2,-3,4") == (1.5, 2.0, -3.0, 4.0)
+
+
+def test_a_drag_in_the_browser_is_a_poke(run, browser):
+    """Dragged by a mouse on the page of `soundvid play`: the poke is in the picture's pixels, the video plays."""
+    import uvicorn
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    from soundvid.web.guard import Guard
+    from soundvid.web.player import SIDE, Player, application
+    from soundvid.web.server import listen
+
+    player, asked = Player(run, device="cpu"), []
+    given = player.spec.generate
+    player.spec = replace(player.spec, generate=lambda *a, **k: (asked.append(k), given(*a, **k))[1])
+    server = uvicorn.Server(uvicorn.Config(Guard(application(player)), log_level="warning", lifespan="off"))
+    with listen(None) as socket:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+        thread.start()
+        try:
+            browser.get(f"http://127.0.0.1:{socket.getsockname()[1]}/")
+            wait_for(lambda: browser.find_elements("css selector", ".swipe"))
+            picture = browser.find_element("css selector", ".swipe")
+            drag = ActionChains(browser).move_to_element_with_offset(picture, 10, 20).click_and_hold()
+            drag.move_by_offset(6, 12).move_by_offset(6, 12).release().perform()
+            wait_for(lambda: browser.execute_script("return document.querySelector('video')?.readyState > 1"))
+            shown = browser.execute_script("return document.querySelector('.swipe').getBoundingClientRect().width")
+            ((x, y, dx, dy),) = asked[0]["poke"]
+            image = next(iter(player.images.values()))
+            scale = min(image.width, image.height) / shown
+            wanted = (image.width / 2 + 10 * scale, image.height / 2 + 20 * scale, 12 * scale, 24 * scale)
+            assert (x, y, dx, dy) == pytest.approx(wanted, abs=1.5 * scale)
+            assert asked[0]["samples"] == 2 and not browser.find_elements("id", "sound")
+            browser.find_element("id", "again").click()
+            wait_for(lambda: len(asked) == 2)
+            assert asked[1]["seed"] == 1 and asked[1]["poke"] == asked[0]["poke"]
+            sides = "const v = document.querySelector('video'); return [v.videoWidth, v.videoHeight]"
+            shape = browser.execute_script(sides)
+            assert shape[0] == 2 * shape[1]  # two samples side by side
+        finally:
+            server.should_exit = True
+            thread.join()
+            player.close()
+    assert SIDE == 256 and not player.folder.exists()
 
 
 def test_evaluation_and_page(run):

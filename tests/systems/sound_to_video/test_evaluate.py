@@ -149,7 +149,8 @@ def test_every_table_has_the_baselines_and_every_clip_its_lines(perfect, tmp_pat
     for table in perfect.tables:
         assert {"copy first frame", "mean frame"} <= {row.name for row in table.rows}
     rows = {(line["key"], line["row"]) for line in perfect.per_clip}
-    ways = ("generated", "copy first frame", "mean frame", "real")
+    hearing = ("flicker", "picture per loudness", "ridge regression")
+    ways = ("generated", "copy first frame", "mean frame", "own mean", *hearing, "real")
     assert rows == {(f"clip{i}", name) for i in range(6) for name in ways}
     still = next(line for line in perfect.per_clip if line["row"] == "mean frame")
     assert still["lag"] is None and still["audio_sensitivity"] == 0
@@ -189,9 +190,9 @@ def test_distances_of_sets_stand_beside_their_floor_or_say_why_not():
 
 def test_one_source_is_swapped_with_its_own_other_moments_and_one_clip_with_nothing():
     alone = evaluate(copy, Stage(1), train=Stage(1))
-    assert len(alone.tables) == 1 and alone.tables[0].row("real")["audio_sensitivity"].value is None
+    assert len(alone.tables) == 2 and alone.tables[0].row("real")["audio_sensitivity"].value is None
     one = evaluate(copy, Stage(3, sources=1), train=Stage(3))
-    assert len(one.tables) == 2
+    assert len(one.tables) == 3
     ssim = one.tables[0].row("mean frame")["ssim"]
     assert ssim.value is not None and ssim.low is None  # one source: no interval
 

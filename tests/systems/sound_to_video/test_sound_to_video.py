@@ -10,7 +10,15 @@ from soundvid.builder.build import build  # noqa: E402
 from soundvid.systems.sound_to_video import spec  # noqa: E402
 from soundvid.systems.sound_to_video.config import PRESETS, Config  # noqa: E402
 from soundvid.systems.sound_to_video.data import SoundToVideoExamples  # noqa: E402
-from soundvid.systems.sound_to_video.networks import BLSTM, Bands, Dilated, Film, UNet, VolumeDiscriminator  # noqa: E402
+from soundvid.systems.sound_to_video.networks import (  # noqa: E402
+    BLSTM,
+    Bands,
+    Dilated,
+    Film,
+    UNet,
+    VolumeDiscriminator,
+    onset_features,
+)
 from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels  # noqa: E402
 from soundvid.training.dataloader import stack  # noqa: E402
 from soundvid.training.system import average_, count  # noqa: E402
@@ -28,6 +36,7 @@ def one_thread():
 
 def small(preset: str = "recommended", **changes) -> Config:
     fields = {"width": 4, "encoder_width": 8, "discriminator_width": 4, "frames_per_step": 8, "chunk": 4, "frames": 20}
+    fields |= {"fall": False, "half_size": 0.0}
     return Config.model_validate(PRESETS[preset].model_dump() | fields | changes)
 
 
@@ -121,12 +130,118 @@ def test_bands_are_means_of_their_bins():
     assert (bands(high) > 0).sum() <= 2
 
 
-def test_an_untrained_film_gives_its_image():
-    net = Film(8, 16, "group", "residual", 64)
+def test_half_size_learns_the_coarse_levels_first_and_the_finest_after():
+    system = SoundToVideo(small(half_size=0.5, steps=10), FACTS)
+    generator = system.networks["generator"]
+    before = {k: p.clone() for k, p in generator.named_parameters()}
+    moved = []
+    for step in (4, 5):  # the last of the first half, the first of the second
+        metrics = system.training_step(batch(), step)
+        assert np.isfinite([float(v) for v in metrics.values()]).all()
+        moved.append({k for k, p in generator.named_parameters() if not torch.equal(p, before[k])})
+    assert "leave_half.weight" in moved[0] and not {"leave.weight", "ups.3.weight"} & moved[0]
+    assert moved[1] == set(before)
+
+
+def test_the_rate_rises_and_falls():
+    system = SoundToVideo(small(warmup=10, steps=100).model_copy(update={"fall": True}), FACTS)
+
+    def rate(step: int) -> float:
+        system._set_rate(step)
+        return system.optimizers["generator"].param_groups[0]["lr"] / system.config.learning_rate
+
+    assert rate(0) == pytest.approx(0.1) and rate(50) == pytest.approx(0.5) and rate(99) < 0.001
+    assert "steps" in system.config.fixed() and not small().fixed()
+
+
+def clicks(*places: int, rows: int = 120, level: float = 1.0) -> torch.Tensor:
+    """A click at each place, of falling loudness, in faint noise: `1 rows 735`."""
+    sound = torch.from_numpy(np.abs(noise((1, rows, 735)))) * 1e-3
+    for place in places:
+        for age in range(4):
+            sound[0, place + age] += 20 * 0.3**age
+    return sound * level
+
+
+def test_onset_features_count_rows_since_and_until():
+    found = onset_features(clicks(30, 70))[0]
+    since, until = (found[:, 0] * 45).round().int().tolist(), (found[:, 3] * 45).round().int().tolist()
+    assert since[30:36] == [0, 1, 2, 3, 4, 5] and since[69] == 39 and since[70] == 0 and since[20] == 45
+    assert until[25:31] == [5, 4, 3, 2, 1, 0] and until[31] == 39 and until[80] == 45
+    assert (found[30:70, 6] == found[30, 6]).all() and found[20, 6] == -1  # strength of the last; none before the first
+    assert (onset_features(torch.full((1, 50, 735), 2.0))[0, :, :2] > 0.99).all(0)[0]  # steady sound has none
+
+
+@pytest.mark.parametrize("amplitude", ["peak", "loudness"])
+def test_a_level_that_is_normalised_does_not_matter(amplitude):
+    """Turned down by 20 dB, the networks hear the same; silence stays silent."""
+    system = SoundToVideo(small(amplitude=amplitude), FACTS)
+    loud, quiet = (system.normalised(clicks(30, 70, level=level)) for level in (1.0, 0.1))
+    assert torch.allclose(loud, quiet, atol=1e-3)
+    stored = SoundToVideo(small(amplitude="stored"), FACTS)
+    assert not torch.allclose(stored.normalised(clicks(30)), stored.normalised(clicks(30, level=0.1)), atol=0.1)
+    assert system._levelled(torch.full((1, 20, 735), 1e-6)).max() < 2e-4
+    rows = system._levelled(clicks(30, 70))
+    power = rows.square().sum(2) * 2 / 1470**2
+    assert float(power.amax() if amplitude == "peak" else power.mean()) == pytest.approx(
+        0.5 if amplitude == "peak" else 0.01
+    )
+
+
+def test_the_papers_presets_carry_the_papers_values():
+    ja, en = PRESETS["paper_ja"], PRESETS["paper_en"]
+    assert (ja.frames, ja.crop, ja.average_decay, ja.amplitude, ja.chunk) == (120, 1.0, 0.0, "peak", 5)
+    assert (ja.alpha, ja.beta, ja.gamma, ja.learning_rate, ja.beta1, ja.beta2) == (100, 1, 1, 2e-4, 0.5, 0.999)
+    assert (en.frames, en.crop, en.average_decay, en.amplitude, en.alpha) == (100, 256 / 286, 0.0, "peak", 1.0)
+    assert (en.adversarial, en.discriminated, en.video_discriminator, en.batch) == ("saturating", "one", "3d", 2)
+
+
+def test_the_sum_is_the_mean_times_the_pixels_of_a_clip():
+    found = {}
+    for reading in ("mean", "sum"):
+        torch.manual_seed(0)
+        system = SoundToVideo(small("paper_ja", reconstruction=reading), FACTS)
+        system._discriminator_step = lambda *given: {}
+        share = system.training_step(batch(), 0)
+        found[reading] = float(share["loss"] - share["adversarial_image"] - share["adversarial_video"])
+    assert found["sum"] == pytest.approx(found["mean"] * 8 * 3 * 64 * 64, rel=1e-3)
+
+
+def test_the_best_checkpoint_is_not_the_most_blurred():
+    """Right motion that is a frame late has a larger L1 than a blur of nine frames, and is the better one."""
+    real = torch.zeros(1, 40, 64, 64, 3, dtype=torch.uint8)
+    for t in range(40):
+        top, left = (37 * t) % 49, (23 * t) % 47
+        real[0, t, top : top + 12, left : left + 12] = 255
+    given = {"image": real[:, 0], "frames": real, "spectrogram": clicks(5, rows=40)}
+    system = SoundToVideo(small(), FACTS)
+    truth = pixels(real)
+    late = torch.cat([truth[:, :1], truth[:, :-1]], 1)
+    blurred = torch.stack([truth[:, max(0, t - 4) : t + 5].mean(1) for t in range(40)], 1)
+    seen = {}
+    for name, video in {
+        "real": truth,
+        "late": late,
+        "blurred": blurred,
+        "still": truth[:, :1].expand_as(truth),
+    }.items():
+        system.generate = lambda images, rows, video=video: video[: len(images)]
+        seen[name] = {k: float(v) for k, v in system.validation_step(given).items()}
+    assert seen["real"]["motion_error"] == pytest.approx(0.0, abs=1e-5) and seen["still"]["motion_error"] > 0.99
+    assert seen["blurred"]["l1"] < seen["late"]["l1"]
+    assert seen["late"]["motion_error"] < seen["blurred"]["motion_error"]
+    assert system.monitor == "motion_error"
+
+
+@pytest.mark.parametrize("output", ["residual", "composite"])
+def test_an_untrained_film_gives_its_image(output):
+    net = Film(8, 16, "group", output, 64)
     net.start_still()
     image = torch.rand(2, 3, 64, 64) * 1.8 - 0.9
     with torch.no_grad():
-        assert (net(image, torch.randn(2, 5, 8)) - image[:, None]).abs().max() < 0.1
+        made = net(image, torch.randn(2, 5, 8))
+    # Of a composite, a fifth is the input warped by no flow, and new content, which is grey as yet.
+    assert (made - image[:, None]).abs().max() < (0.1 if output == "residual" else 0.25)
 
 
 def test_a_picture_of_the_unet_follows_its_own_feature():
@@ -166,6 +281,7 @@ def test_the_normaliser_is_kept():
     system = SoundToVideo(small(), FACTS)
     system.prepare(TrainingExamples())
     inputs = torch.cat([system.normalised(torch.from_numpy(Known().spectrogram(i))[None]) for i in range(3)], 1)
+    inputs = inputs[..., : system.input_bins]  # without times since and until onsets, which are what they are
     assert inputs.mean((0, 1)).abs().max() < 1e-3 and (inputs.std((0, 1)) - 1).abs().max() < 0.02
     assert set(system.tensors) == {"mean", "deviation"} and system.state() == {}  # what a checkpoint saves, as tensors
 
@@ -256,7 +372,10 @@ def test_a_moving_average_lags_behind():
         ({"frames_per_step": 1, "chunk": 1}, "greater than or equal to 2"),
         ({"seed": 2**64}, "less than"),
         ({"alpha": 0.0, "squared": 0.0}, "nothing to learn from"),
-        ({"generator": "unet", "size": 64}, "output residual needs generator film"),
+        ({"generator": "unet", "size": 64}, "output composite needs generator film"),
+        ({"half_size": 0.5, "beta": 1.0}, "half_size needs beta=0 and gamma=0"),
+        ({"motion": 1.0, "chunk": 1, "frames_per_step": 4}, "motion needs chunk 2"),
+        ({"dropout": 0.5}, "dropout is the U-Net's"),
         ({"discriminator_hears": True}, "discriminator_hears needs"),
         (
             {
