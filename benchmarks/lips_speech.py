@@ -22,11 +22,12 @@ from scipy.ndimage import uniform_filter1d
 
 from soundvid.builder.build import build
 from soundvid.clips.crop.face import choose, look
+from soundvid.errors import SoundvidError
 from soundvid.features.base import ClipFormat
 from soundvid.features.mel_cepstrum import MelCepstrum, distortion
+from soundvid.features.spectrogram import Spectrogram
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe
-from soundvid.media.sound_reader import SoundReader
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.table import Evaluation
 from soundvid.recipe.model import Recipe, load
@@ -37,7 +38,8 @@ from soundvid.store.load import load as load_clips
 from soundvid.systems.deep_relational.config import FINE_TUNING
 from soundvid.systems.deep_relational.data import Form, RelationExamples
 from soundvid.systems.deep_relational.evaluate import RANDOM, TUNED
-from soundvid.systems.sound_input import open_sound
+from soundvid.systems.deep_relational.generate import whole_sound
+from soundvid.systems.sound_input import SoundInput, open_sound
 
 TALKS = ("LatentSync__demo1_video.mp4", "LatentSync__demo2_video.mp4")  # those whose sound belongs to the lips, or may
 UNSEEN = ("LipNet__lbbc2a.mpg", "LipNet__sbia1a.mpg", "LipNet__lwbsza.mpg", "LipNet__lrwp9a.mpg", "LipNet__brbk7n.mpg")
@@ -80,11 +82,12 @@ def cepstra(path: Path) -> np.ndarray | None:
     """Mel-cepstra of a file's sound, smoothed over a picture, each of mean 0 and deviation 1; None without sound."""
     form = MelCepstrum(MelCepstrum.Options(), ClipFormat(RATE, 12000, 56, 56))
     try:
-        reader = SoundReader(open_sound(path), 12000)
-    except (MediaError, ValueError):
+        reader = SoundInput(open_sound(path), Spectrogram(12000, RATE))
+    except SoundvidError:
         return None
-    rows = uniform_filter1d(form.analyse(reader.read(0, 12000 * 30).samples), 8, axis=0)[:, :13]
+    sound = whole_sound(reader, 12000)
     reader.close()
+    rows = uniform_filter1d(form.analyse(sound), 8, axis=0)[:, :13]
     return (rows - rows.mean(0)) / rows.std(0).clip(1e-3)
 
 

@@ -79,7 +79,7 @@ _PAPER = {
     "sample_every": 1_000_000, "validation_clips": 64, "log_every": 20,
 }  # fmt: skip
 # With common scaling each component counts as much as it is seen, so there may be many. Five moments over a third of a
-# second know what nine 40 ms apart know, for half the weights.
+# second are half the weights of nine that are 40 ms apart.
 _RECOMMENDED = {
     **_PAPER, "variance_share": 0.999, "most_components": 128, "taps": 5, "tap_seconds": 0.08, "hidden": (128, 128),
     "relative_to": "source", "scaling": "common", "variance": 0.65, "least_variance": 0.37,
@@ -96,17 +96,17 @@ _TINY = {
 
 BASELINES = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=800),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=2000),
     "tiny": Config(**_TINY, steps=150),
 }
-# Few and small steps: the longer the likelihood is learnt, the less is left for fine-tuning to use.
+# Few and small steps: a choice. Before fine-tuning `paper` predicts hardly more than the mean.
 LIKELIHOOD = {
     "paper": Config(**{**_PAPER, "learning_rate": 5e-4}, steps=300),
-    "recommended": Config(**{**_RECOMMENDED, "learning_rate": 3e-4}, steps=150),
+    "recommended": Config(**{**_RECOMMENDED, "learning_rate": 3e-4}, steps=200),
     "tiny": Config(**_TINY, steps=150),
 }
 FINE_TUNING = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=800),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=2000),
     "tiny": Config(**_TINY, steps=150),
 }

@@ -198,8 +198,15 @@ class SourceMeans:
             except DatasetError:
                 self.train = clips
         self._known: dict[tuple[int, str], tuple[np.ndarray, np.ndarray]] = {}
+        self._of: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of clip `index`: float32 (D,) and (M,)."""
+        if index not in self._of:
+            self._of[index] = self._found(index)
+        return self._of[index]
+
+    def _found(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         source = self.clips.rows[index]["source_id"]
         others = [i for i, row in enumerate(self.train.rows) if row["source_id"] == source]
         held, skipped = self.train, -1

@@ -204,7 +204,7 @@ def _write_lips(
     form, fps = system.form, Fraction(run.config.data["fps"])
     reader = SoundInput(open_sound(sound), Spectrogram(form.speech.sound_rate, fps))
     try:
-        heard = _whole(reader, form.speech.sound_rate)
+        heard = whole_sound(reader, form.speech.sound_rate)
         if len(heard) < form.speech.hop:
             raise SoundvidError(f"{sound}: its sound track is empty")
         frames = ceil(len(heard) * fps / form.speech.sound_rate)
@@ -240,7 +240,7 @@ def _write_lips(
     return Generated(target, seconds, time.monotonic() - begin, frames, *size, damage, tuple(notes))
 
 
-def _whole(reader: SoundInput, rate: int) -> np.ndarray:
+def whole_sound(reader: SoundInput, rate: int) -> np.ndarray:
     """All of a sound at the features' rate."""
     blocks, at = [], 0
     while (end := reader.analysed.end) is None or at < end:
