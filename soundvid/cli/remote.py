@@ -79,7 +79,6 @@ def pull(
         str,
         typer.Option(
             "--from",
-            envvar="SOUNDVID_FROM",
             metavar="URL",
             help="Where it is published: a folder, s3://, gs://, az://, https:// or hf://OWNER/NAME.",
         ),
@@ -173,7 +172,7 @@ def gc(
     """Remove shards that no version names: of deleted versions, and of uploads that were never completed."""
     from soundvid.store.manage import unused_in_store, unused_published
 
-    found = unused_published(source) if source else unused_in_store(find_anywhere(name, store, None)[0])
+    found = unused_published(source) if source else unused_in_store(store, name)
     for file in found.files[:20]:
         ui.say(f"  {file}")
     what = f"{len(found.files)} files, {found.bytes / 1e6:.1f} MB, that no version of {name} names in {found.place}"

@@ -83,7 +83,6 @@ FromOption = Annotated[
     str | None,
     typer.Option(
         "--from",
-        envvar="SOUNDVID_FROM",
         metavar="URL",
         help="Where the dataset is published, instead of a store: a folder, s3://, gs://, az://, https:// or hf://.",
     ),

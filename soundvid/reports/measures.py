@@ -3,13 +3,23 @@
 from collections.abc import Sequence
 from typing import Any
 
+from soundvid.metrics.conclusion import outcome as paired_outcome
 from soundvid.metrics.table import Evaluation, Measure, Table, number
 
 SHOWN = 8  # measures on the first screen
+PAIRED = {  # outcome of a paired difference -> what the page says, and the colour of its dot
+    "better": ("better", "kept"),
+    "worse": ("worse", "failed"),
+    "even": ("no clear difference", "none"),
+    "unknown": ("too few videos to tell", "none"),
+}
 _SIGN = {"lower": 1.0, "higher": -1.0}
 # Measures in words; others are called by their names.
 WORDS = {
     "ssim": "structural similarity (SSIM)",
+    "cw_ssim": "structural similarity, tolerant of small shifts (CW-SSIM)",
+    "spacetime": "motion at the right place and time",
+    "spacetime_lost": "with a swapped sound: what it loses of that",
     "psnr": "peak signal-to-noise ratio (PSNR)",
     "l1": "mean difference of pixels (L1)",
     "mse": "mean squared error (MSE)",
@@ -58,13 +68,21 @@ def _distance(measure: Measure, value: float) -> float:
 def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
     """How good a run is, and against what: its first evaluation's first table, system against the best baseline.
 
-    None where nothing was measured. A difference counts where the 95 % intervals do not overlap.
+    None where nothing was measured. A difference counts by the evaluation's paired
+    differences, clip by clip; of measures without them, where the 95 % intervals do not overlap.
     """
     if not evaluations or not evaluations[0].tables:
         return None
     evaluation = evaluations[0]
     table = evaluation.tables[0]
     system = next((row for row in table.rows if row.kind == "system"), None)
+    paired = {
+        (row.name, m.name): m
+        for t in evaluation.tables
+        if t.title.startswith("Paired differences")
+        for row in t.rows
+        for m in row.measures
+    }
     lines = []
     for measure in system.measures if system is not None else ():
         rivals = [
@@ -77,7 +95,10 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
         if measure.value is None or not measure.better or not rivals:
             continue
         distance, name, rival = min(rivals, key=lambda r: r[0])
-        outcome, mark = _compared(measure, rival, distance)
+        if (name, measure.name) in paired:
+            outcome, mark = PAIRED[paired_outcome(paired[name, measure.name])]
+        else:
+            outcome, mark = _compared(measure, rival, distance)
         unit = f" {measure.unit}" if measure.unit else ""
         lines.append(
             {
@@ -107,7 +128,8 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
     if evaluation.sources < 5:
         basis += " So few videos say little about others."
     notes = [n for n in table.notes if "learnt from" in n or "was chosen on" in n or "is empty" in n]
-    return {"verdict": verdict, "basis": basis, "lines": lines[:SHOWN], "notes": notes}
+    said = list(evaluation.verdict)
+    return {"verdict": verdict, "basis": basis, "said": said, "lines": lines[:SHOWN], "notes": notes}
 
 
 def _compared(measure: Measure, rival: Measure, distance: float) -> tuple[str, str]:

@@ -195,6 +195,7 @@ class Clips(Sequence[Clip]):
                 )
         self._reader = dataset.storage.reader("shards")
         self.is_remote = not isinstance(dataset.storage, LocalStorage)
+        self._path_of = dataset.storage.path
 
     def __repr__(self) -> str:
         return f"<{self.name}@{self.version} {self.split}: {len(self)} clips>"
@@ -238,7 +239,13 @@ class Clips(Sequence[Clip]):
 
     @property
     def shard_paths(self) -> list[Path]:
-        return [self.folder / name for name in self._shards()]
+        return [self._path_of(f"shards/{name}") for name in self._shards()]
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether the clips are read from an object store; processes that read them must not be forked."""
+        objects = getattr(getattr(self._reader, "storage", None), "objects", None)
+        return type(objects).__name__ == "BucketObjects"
 
     def _shards(self) -> list[str]:
         return self.table.column("shard").unique().to_pylist()
@@ -388,9 +395,11 @@ class Clips(Sequence[Clip]):
         try:
             data = self._reader.read(shard, offset, size)
         except OSError as error:
-            raise DatasetError(f"{self.folder / shard}: the shard cannot be read ({error.strerror})") from error
+            where = self._path_of(f"shards/{shard}")
+            raise DatasetError(f"{where}: the shard cannot be read ({error.strerror})") from error
         if len(data) < size:
-            raise DatasetError(f"{self.folder / shard}: ends inside clip {row['key']}; the shard is cut off")
+            where = self._path_of(f"shards/{shard}")
+            raise DatasetError(f"{where}: ends inside clip {row['key']}; the shard is cut off")
         return data
 
     def _damaged(self, row: Mapping[str, Any], member: str, error: Exception) -> DatasetError:

@@ -181,6 +181,8 @@ class ClipLoader:
         self._next = 0  # batch of the epoch
         self._clips = MixedClips(several, augment)
         self._options = {"num_workers": workers, **options}
+        if workers and any(clips.is_bucket for clips in several):
+            self._options.setdefault("multiprocessing_context", "spawn")  # obstore does not outlive a fork
         self._names = [f"{c.name}@{c.version} {c.split}" for c in several]
 
     def __len__(self) -> int:

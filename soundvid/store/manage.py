@@ -112,8 +112,11 @@ class Unused:
     remove: Callable[[], None]
 
 
-def unused_in_store(dataset: Dataset) -> Unused:
+def unused_in_store(store: str | Path, name: str) -> Unused:
     """Shards of a store that no version of the dataset names. They are removed by `remove`, under the lock."""
+    dataset = Dataset(local_store(store), name)
+    if not dataset.shards.is_dir():
+        raise DatasetError(f"{dataset.folder}: there is no dataset '{name}' in this store; --store names another one")
 
     def find() -> list[str]:
         used = {s.file for r in dataset.releases() for s in r.shards}

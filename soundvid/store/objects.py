@@ -28,6 +28,7 @@ CONNECTIONS = 16  # to one server
 _TRIES = 5  # of a request that a server refuses for the moment
 _LONGEST_WAIT = 60  # seconds that a server's Retry-After counts for
 BUCKETS = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
+_obstore_process: int | None = None  # that has used obstore; it cannot be used in processes forked from it
 _SECRETS = re.compile(r"(?i)(secret|token|password|account_key|access_key|credential)")
 
 
@@ -301,8 +302,16 @@ class BucketObjects:
         return {**self.__dict__, "_store": None, "_owner": 0}
 
     def _open(self) -> Any:
-        if self._owner != os.getpid():  # a forked worker needs connections of its own
+        if self._owner != os.getpid():
+            global _obstore_process
             need("remote", "obstore")
+            if _obstore_process not in (None, os.getpid()):
+                # Its threads were not copied by the fork, and it would wait for them for ever.
+                raise DatasetError(
+                    f"{self.shown}: a forked process cannot read a bucket after its parent did; give DataLoader "
+                    "multiprocessing_context='spawn' (ClipLoader does)"
+                )
+            _obstore_process = os.getpid()
             from datetime import timedelta
 
             from obstore.store import from_url

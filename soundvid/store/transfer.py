@@ -36,6 +36,7 @@ from soundvid.util.extras import need
 from soundvid.util.files import storing, sync_to_disk, write_all
 from soundvid.util.hashing import canonical_json
 
+ROOT_FILES = ("README.md", "croissant.json", "manifest.json", "ledger.parquet", "report.html", "index/samples.parquet")
 _ATTEMPTS = 6  # of a transfer that brings nothing; one that brings bytes may break off any number of times
 _RANGE = 8 << 20  # bytes that are read at once of samples that lie side by side
 _AHEAD = 8  # such reads under way
@@ -281,11 +282,17 @@ def _commit(objects: Objects, release: Release, entry: PublishedVersion) -> bool
 
 def write_root(objects: Objects, root_files: RootFiles) -> None:
     """Bring the files for other programs to the newest version, however many publish at once."""
-    written = None
+    written: str | None = ""  # of which version they are
     while True:
         versions, _ = read_versions(objects)
         newest = versions.newest() if versions else None
-        if versions is None or newest is None or newest == written:
+        if versions is None or newest == written:
+            return
+        if newest is None:  # the last version was deleted
+            for name in ROOT_FILES:
+                if objects.size(name) is not None:
+                    objects.delete(name)
+            objects.flush()
             return
         dataset = Dataset(Path(), versions.dataset, PublishedStorage(objects, versions))
         release = dataset.release(newest)

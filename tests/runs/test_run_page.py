@@ -368,6 +368,11 @@ def test_the_first_screen_says_how_good_it_is_and_against_what():
         (line,) = said["lines"]
         assert (line["outcome"], line["against"], line["words"]) == (words, "copy", "structural similarity (SSIM) ↑")
         assert said["basis"].startswith("Measured on 30 clips of 6 videos of “test” of d@1.0.0")
+    # Clips are compared in pairs where the evaluation did so: that tells more than whether intervals overlap.
+    table = Table("t", [measured("system", "system", 0.52, 0.4, 0.6), strong])
+    paired = Table("Paired differences on 'test'", [measured("copy", "baseline", 0.02, 0.01, 0.03)])
+    both = Evaluation("test", 30, 6, [table, paired], verdict=["It follows its sound."])
+    assert headline([both])["lines"][0]["outcome"] == "better" and headline([both])["said"] == ["It follows its sound."]
     assert headline([]) is None
     # Nearest to one is best, also from above; a measure that a baseline lacks is compared with nothing.
     ratio = [measured(n, k, v, better="one") for n, k, v in (("s", "system", 1.2), ("b", "baseline", 0.9))]

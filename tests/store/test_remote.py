@@ -683,6 +683,15 @@ def test_gc_removes_what_no_version_names_and_asks_first(built, tmp_path):
     assert sorted(p.name for p in (tree / "data").iterdir()) == ["test-00000.tar", "train-00000.tar", "train-00002.tar"]
     soundvid.pull("toy", str(tree), store=tmp_path / "u")
     assert is_valid(tmp_path / "u")
+    for where, versions in ((place[0], ["1.0.0"]), (place[1], ["1.0.0", "1.1.0"])):
+        for version in versions:
+            assert run("delete", f"toy@{version}", "--yes", *where)[0] == 0
+        assert run("gc", "toy", "--yes", *where)[0] == 0
+    assert {p.relative_to(tree).as_posix() for p in tree.rglob("*") if p.is_file()} == {
+        "versions.json",
+        ".versions.json.lock",
+    }
+    assert not list((tmp_path / "s").rglob("*.tar"))
 
 
 def test_a_dataset_gets_another_name_whole(built, tmp_path):
@@ -769,6 +778,13 @@ def test_processes_that_used_a_bucket_end_well(tree, tmp_path, monkeypatch):
         bucket = open_objects(url)
         for path in sorted(p for p in tree.rglob("*") if p.is_file() and not p.name.startswith(".")):
             bucket.put(path.relative_to(tree).as_posix(), [path.read_bytes()])
-        for _ in range(4):
+        for _ in range(2):
             done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
             assert (done.returncode, done.stdout) == (0, "60\n"), done.stderr
+        from soundvid.store.loader import ClipLoader
+
+        clips = soundvid.load(url)
+        assert ClipLoader(clips, 2, workers=1)._options["multiprocessing_context"] == "spawn"
+        monkeypatch.setattr("soundvid.store.objects._obstore_process", 1)  # as in a process forked from one that read
+        with pytest.raises(DatasetError, match="a forked process cannot read a bucket"):
+            soundvid.load(url)

@@ -94,7 +94,7 @@ class PokeExamples(Examples):
         self.cache = PictureCache(clips, config.size, config.cache_megabytes)
         self.estimator = flow_estimator(config.estimator, config.size)
         video = clips.manifest["recipe"]["video"]
-        self.facts = {"fps": str(clips.fps), "crop": video["crop"], "sequences": len(self)}
+        self.facts = {"fps": str(clips.fps_exact), "crop": video["crop"], "sequences": len(self)}
 
     def __len__(self) -> int:
         return len(self.numbers) * self.config.visits
