@@ -4,16 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check format ui bench clean
+.PHONY: setup demo test conformance check format ui bench clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; install it, or name another Python with 'make PYTHON=python3'"; exit 1; }
-	@echo "installing soundvid and its packages into $(VENV); this takes a few minutes the first time"
+	@echo "make setup: installs soundvid and its packages into $(VENV), a few minutes and 2 GB the first time"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
+	@echo "make setup: done; $(BIN)/soundvid --help, make demo, make ui"
 
 demo: setup
 	$(BIN)/soundvid demo
@@ -32,6 +33,9 @@ format: setup
 
 ui: setup
 	$(BIN)/python -m pipelines.ui
+
+conformance: setup
+	SOUNDVID_CONFORMANCE=1 $(BIN)/python -m pytest tests/conformance
 
 bench: setup
 	$(BIN)/python -m benchmarks.alignment

@@ -6,10 +6,11 @@ from typing import Any
 import dagster as dg
 
 from assets import metadata
+from assets.failures import failing_in_one_line
 from assets.resources import Store
-from assets.videos import code_version, group_of, step_names
+from assets.videos import code_version, common_of, group_of, kinds, step_names
 from soundvid.builder import candidate as candidates
-from soundvid.builder.state import listing
+from soundvid.builder.listing import listing
 from soundvid.recipe.model import Recipe
 
 MEANING = {
@@ -23,7 +24,6 @@ MEANING = {
 
 def dataset_assets(
     recipe: Recipe,
-    partitions: dg.DynamicPartitionsDefinition,
     *,
     shards_when: dg.AutomationCondition | None = None,
     release_when: dg.AutomationCondition | None = None,
@@ -32,7 +32,7 @@ def dataset_assets(
     """`shards` and `release` of a recipe; and the blocking checks on shards."""
     name = recipe.name
     shards_key = dg.AssetKey([name, "shards"])
-    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
+    common = common_of(recipe)
     every = [
         dg.AssetDep(dg.AssetKey([name, step]), partition_mapping=dg.AllPartitionMapping())
         for step in step_names(recipe)[1:]
@@ -43,14 +43,14 @@ def dataset_assets(
         deps=[dg.AssetKey([name, "source_catalogue"]), *every],
         code_version=code_version(recipe, "1", "splits", "conditions", "shards"),
         automation_condition=shards_when,
-        kinds={"webdataset"},
-        description="The clips of all videos that are registered now, in content-named tar files, and what the next "
+        kinds=kinds(recipe, "webdataset"),
+        description="The clips of all videos that are listed now, in content-named tar files, and what the next "
         "version would be. Old shards are not written again.",
     )
+    @failing_in_one_line()
     def shards(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        registered = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        made = candidates.assemble(work, [v for v in listing(work).values() if v.partition in registered])
+        made = candidates.assemble(work, listing(work).values())
         return dg.MaterializeResult(
             data_version=dg.DataVersion(made.candidate.digest), metadata=metadata.of_shards(work, made)
         )
@@ -63,13 +63,17 @@ def dataset_assets(
     @dg.multi_asset_check(specs=specs, name=f"{group_of(name)}__shards_are_whole")
     def shards_are_whole(store: Store) -> Iterator[dg.AssetCheckResult]:
         work = store.context(recipe)
-        for check, problems in candidates.check(work, candidates.load(work)).items():
+        with failing_in_one_line():
+            candidate = candidates.load(work)
+            found = candidates.check(work, candidate)
+        numbers = metadata.of_checks(candidate)
+        for check, problems in found.items():
             yield dg.AssetCheckResult(
                 check_name=check,
                 asset_key=shards_key,
                 passed=not problems,
                 description="; ".join(problems[:5]) or None,
-                metadata={"problems": len(problems)},
+                metadata={"problems": len(problems), **numbers[check]},
             )
 
     @dg.asset(
@@ -78,10 +82,11 @@ def dataset_assets(
         code_version="1",
         automation_condition=release_when,
         freshness_policy=freshness,
-        kinds={"parquet"},
+        kinds=kinds(recipe, "parquet"),
         description="The newest version of the dataset. MAJOR: samples were removed or changed; MINOR: only added; "
         "PATCH: the same samples. Where nothing has changed, no version is made.",
     )
+    @failing_in_one_line()
     def release(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         version, change = candidates.release(work)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from soundvid.builder.candidate import Assembled
 from soundvid.builder.checks import example
 from soundvid.builder.context import Context
+from soundvid.builder.pack import Candidate
 from soundvid.builder.record import SourceRecord
 from soundvid.errors import SoundvidError
 from soundvid.reports.strips import contact_sheet, strip
@@ -109,6 +110,23 @@ def _numbers(counts: dict[str, Any]) -> Metadata:
         **{f"{end} videos": counts["sources"][end] for end in ("kept", "rejected", "failed")},
         **{f"{end} clips": counts["clips"][end] for end in ("kept", "rejected", "failed")},
         "samples": counts["samples"],
+    }
+
+
+def of_checks(candidate: Candidate) -> dict[str, Metadata]:
+    """What the checks of a dataset looked at, in numbers that the UI plots over time; by the name of the check."""
+    counts = candidate.manifest["counts"]
+    sources, clips = candidate.manifest["counts"]["sources"], counts["clips"]
+    bytes_ = sum(s.bytes for s in candidate.shards)
+    return {
+        "hashes": {"shards": len(candidate.shards), "megabytes": round(bytes_ / 1e6, 2)},
+        "ledger_closes": {
+            **{f"{k} videos": n for k, n in sources.items()},
+            **{f"{k} clips": n for k, n in clips.items()},
+        },
+        "no_group_in_two_splits": {f"{name} samples": n for name, n in counts["splits"].items()},
+        "counts_agree": {"samples": counts["samples"]},
+        "not_shrunk": {"samples": counts["samples"]},
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from dagster_pipes import PipesContext, open_dagster_pipes
 
 HELD_OUT = "held_out"  # the check of metric_report
+FAILED = "failed"  # key of the message that says why there is no result
 EVERY = 5.0  # seconds between two lines of progress
 
 
@@ -25,12 +26,11 @@ def main() -> None:
         try:
             {"train": _train, "evaluate": _evaluate}[task["kind"]](pipes, task)
         except SoundvidError as error:
-            pipes.log.error(str(error))
-            raise SystemExit(f"{error}") from None
+            pipes.report_custom_message({FAILED: str(error)})
 
 
 def _train(pipes: PipesContext, task: dict[str, Any]) -> None:
-    from soundvid.recipe.model import Recipe
+    from soundvid.errors import SoundvidError
     from soundvid.runs import train
     from soundvid.training.log import Numbers, TrainingCallback
 
@@ -57,21 +57,20 @@ def _train(pipes: PipesContext, task: dict[str, Any]) -> None:
         def say(self, text: str) -> None:
             pipes.log.warning(text)
 
-    usual = Recipe.model_validate(task["recipe"]).training
     request = train.Request(
-        system=usual.system,
+        system=task["system"],
         out=Path(task["out"]),
         dataset=task["dataset"],
         store=Path(task["store"]),
-        preset=task["preset"] or usual.preset,
-        values=(*(f"{k}={json.dumps(v)}" for k, v in usual.set.items()), *task["values"]),
+        preset=task["preset"],
+        values=tuple(task["values"]),
         resume=True,
         minutes=task["minutes"],
     )
     done = train.train(request, RunLog())
     outcome = done[-1].outcome
     if outcome.reason == "stopped":
-        raise SystemExit("stopped and saved; launched again, it goes on from there")
+        raise SoundvidError("stopped and saved; launched again, it goes on from there")
     metadata: dict[str, Any] = {
         "run": {"raw_value": task["out"], "type": "path"},
         "trained_on": task["dataset"],
@@ -93,7 +92,6 @@ def _evaluate(pipes: PipesContext, task: dict[str, Any]) -> None:
     from soundvid.runs.evaluate import evaluate_run
     from soundvid.runs.open import choose_device
     from soundvid.runs.page import write_page
-    from soundvid.store.load import EmptySplit
 
     run = Path(task["run"])
     last = [0.0]
@@ -104,14 +102,10 @@ def _evaluate(pipes: PipesContext, task: dict[str, Any]) -> None:
             pipes.log.info(f"measured {done} of {total} clips")
 
     device = str(choose_device("auto"))
-    for split in ("test", "val", "train"):
-        try:
-            found = evaluate_run(run, split, clips=task["clips"], device=device, progress=progress)
-            break
-        except EmptySplit as error:  # a small dataset has no such split
-            if split == "train":
-                raise
-            pipes.log.info(str(error))
+    auto = task["split"] == "auto"
+    split = "test" if auto else task["split"]
+    found = evaluate_run(run, split, clips=task["clips"], device=device, progress=progress, fall_back=auto)
+    split = found.split
     page = write_page(run)
     learnt_from = json.loads((run / "config.json").read_bytes())["splits"]["train"]
     unseen = split != learnt_from

@@ -13,9 +13,11 @@ import dagster as dg
 
 from assets import catalogue as listing
 from assets import metadata
+from assets.failures import failing_in_one_line
 from assets.resources import Store
 from soundvid.builder import checks, state
 from soundvid.builder.context import Context
+from soundvid.builder.listing import videos_of
 from soundvid.builder.record import SourceRecord
 from soundvid.clips.feature_rows import feature_key
 from soundvid.clips.settings import RENDER_VERSION
@@ -24,37 +26,36 @@ from soundvid.recipe.model import Recipe
 from soundvid.util.hashing import content_key
 
 DOWNLOAD_POOL = "download"
-MOST_KEYS = 5000  # partitions in one statement: SQLite has a limit of 32,766 variables
 AGAIN = dg.RetryPolicy(max_retries=3, delay=20, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 def video_assets(
-    recipe: Recipe, partitions: dg.DynamicPartitionsDefinition, batch: int | None
+    recipe: Recipe,
+    partitions: dg.DynamicPartitionsDefinition,
+    division: listing.Division,
+    *,
+    freshness: dg.FreshnessPolicy | None = None,
 ) -> list[dg.AssetsDefinition]:
-    """The assets of a recipe that are made video by video.
-
-    `batch`: how many videos an ingest batch has; None: each video is a partition.
-    """
-    name = recipe.name
-    common: dict[str, Any] = {"key_prefix": name, "group_name": group_of(name)}
+    """The assets of a recipe that are made video by video, or batch by batch: see `division`."""
+    common = common_of(recipe)
     features = recipe.make_features()
 
     @dg.asset(
         **common,
         code_version=code_version(recipe, "1", "sources"),
-        kinds={"python"},
+        freshness_policy=freshness,
+        kinds=kinds(recipe, "python"),
         description="The videos that the recipe names now, and where they come from. To materialise it begins "
         "everything else: new videos are processed, and a version is released, without anybody touching anything.",
     )
+    @failing_in_one_line()
     def source_catalogue(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
-        made = listing.refresh(store.context(recipe, context.log), batch=batch, ask=True)
-        known = set(context.instance.get_dynamic_partitions(str(partitions.name)))
-        added = [p for p in made.partitions if p not in known]
-        for i in range(0, len(added), MOST_KEYS):
-            context.instance.add_dynamic_partitions(str(partitions.name), added[i : i + MOST_KEYS])
-        for gone in known - set(made.partitions):
-            context.instance.delete_dynamic_partition(str(partitions.name), gone)
-        return dg.MaterializeResult(data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made))
+        made = listing.refresh(store.context(recipe, context.log), division, ask=True)
+        name = str(partitions.name)
+        listing.register(context.instance, name, made.partitions, context.instance.get_dynamic_partitions(name))
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(made.digest), metadata=listing.metadata(made), tags=made.tags
+        )
 
     @dg.asset(
         **common,
@@ -63,12 +64,13 @@ def video_assets(
         code_version=code_version(recipe, "1", "download"),
         pool=DOWNLOAD_POOL if recipe.web_sources else None,
         retry_policy=AGAIN,
-        kinds={"file"},
+        kinds=kinds(recipe, "file"),
         description="Each video as a file that was looked at: fetched where it is on the web, hashed, with its terms.",
     )
+    @failing_in_one_line()
     def source_videos(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
-        records = state.discover_videos(work, state.videos_of(work, context.partition_key))
+        records = state.discover_videos(work, videos_of(work, context.partition_key))
         for record in records:
             if record.verdict is not None and state.may_pass_soon(work, record):
                 raise dg.Failure(f"{record.source.name}: {record.verdict.message}", allow_retries=True)
@@ -81,10 +83,11 @@ def video_assets(
         deps=[source_videos],
         partitions_def=partitions,
         code_version=code_version(recipe, str(RENDER_VERSION), "clips", "video", "sound"),
-        kinds={"video"},
+        kinds=kinds(recipe, "video"),
         check_specs=_specs(recipe, "clips", partitions, checks.CLIP_CHECKS),
         description="Planned, cut, cropped and resized: H.264 and FLAC of every clip, exact to the sample.",
     )
+    @failing_in_one_line()
     def clips(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         records = state.render_videos(work, _keys(work, context.partition_key))
@@ -108,10 +111,11 @@ def _feature_asset(
         deps=[dg.AssetKey([recipe.name, "clips"])],
         partitions_def=partitions,
         code_version=f"{feature.version}-{feature_key(feature)[:12]}",
-        kinds={"numpy"},
+        kinds=kinds(recipe, "numpy"),
         check_specs=_specs(recipe, feature.name, partitions, checks.FEATURE_CHECKS),
         description=f"{feature.summary}. Computed from the stored clips and nothing else; {feature.units}.",
     )
+    @failing_in_one_line()
     def rows(context: dg.AssetExecutionContext, store: Store) -> dg.MaterializeResult:
         work = store.context(recipe, context.log)
         records = state.compute_feature(work, _keys(work, context.partition_key), feature.name)
@@ -142,12 +146,27 @@ def code_version(recipe: Recipe, version: str, *sections: str) -> str:
     return f"{version}-{content_key([values[section] for section in sections])[:12]}"
 
 
+def common_of(recipe: Recipe) -> dict[str, Any]:
+    """What all assets of a recipe have in common."""
+    return {
+        "key_prefix": recipe.name,
+        "group_name": group_of(recipe.name),
+        "owners": recipe.owners,
+        "tags": recipe.tags,
+    }
+
+
+def kinds(recipe: Recipe, own: str) -> set[str]:
+    """What the graph shows beside an asset's name: what it is made of, and what the recipe says."""
+    return {own, *recipe.kinds}
+
+
 def group_of(name: str) -> str:
     return name.replace("-", "_")  # Dagster's groups have no hyphens
 
 
 def _keys(work: Context, partition: str) -> list[str]:
-    return [v.key for v in state.videos_of(work, partition)]
+    return [v.key for v in videos_of(work, partition)]
 
 
 def _version(parts: Sequence[str]) -> dg.DataVersion:
@@ -165,15 +184,23 @@ def _specs(
         ]
 
 
-def _results(problems: dict[str, list[str]]) -> list[dg.AssetCheckResult]:
-    """A check that fails is a warning: the video stays out of the dataset, and the dataset goes on."""
+def _results(found: dict[str, checks.Checked]) -> list[dg.AssetCheckResult]:
+    """A check that fails is a warning: the video stays out of the dataset, and the dataset goes on.
+
+    One that could not be made of any video passes, for a dataset does not depend on it, and says so.
+    """
     return [
         dg.AssetCheckResult(
             check_name=name,
-            passed=not found,
+            passed=not checked.problems,
             severity=dg.AssetCheckSeverity.WARN,
-            description="; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "") or None,
-            metadata={"problems": len(found)},
+            description=_few(checked.problems)
+            or (f"not checked: {_few(checked.skipped)}" if checked.skipped else None),
+            metadata={"problems": len(checked.problems), "not checked": len(checked.skipped)},
         )
-        for name, found in problems.items()
+        for name, checked in found.items()
     ]
+
+
+def _few(lines: list[str]) -> str:
+    return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")

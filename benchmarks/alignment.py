@@ -13,15 +13,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
+import ffmpeg
 import numpy as np
+import soundfile
 
-from benchmarks.flashclick import CASES, Case, Measurement, make, measure, read_sample, truth
+from benchmarks.flashclick import CASES, Case, Measurement, draw, make, measure, read_sample, truth
 from benchmarks.peers import ALIGNERS, ensure_env, read_pair
 from benchmarks.peers import video2dataset as run_video2dataset
-from benchmarks.reference import run_arguments
+from benchmarks.reference import run, run_arguments
+from tests.helpers.pictures import Segment, numbered, with_clap, write_segments
 from tests.helpers.timing import with_edits, with_late_text
 
 STARTS = (Fraction(0), Fraction(2), Fraction("1.2345"), Fraction("6.77"))
@@ -73,9 +77,9 @@ def peer(name: str, folder: Path, cases: dict[Path, Case]) -> dict[str, list[Mea
 
 def video2dataset(folder: Path, cases: dict[Path, Case]) -> dict[str, list[Measurement | str]]:
     """The same clips by video2dataset, all sources in one run for each start (its spans must not overlap). It gets
-    spans a millisecond early, without which it misses its own boundaries; it takes no .ts."""
+    spans a millisecond early, without which it misses its own boundaries; it takes no .ts, .flv and .asf."""
     python = ensure_env()
-    taken = {path: case for path, case in cases.items() if path.suffix != ".ts"}
+    taken = {path: case for path, case in cases.items() if path.suffix in (".mp4", ".webm", ".mov", ".avi", ".mkv")}
     found: dict[str, list[Measurement | str]] = {c.name: ["refused"] * len(STARTS) for c in cases.values()}
     for i, start in enumerate(STARTS):
         out = folder / "out"
@@ -119,9 +123,57 @@ def _silent_track(folder: Path, path: Path) -> None:
     _from_plain(folder, path, *maps, "-c:v", "copy", "-c:a", "pcm_s16le", inputs=silence)
 
 
-def _drift(folder: Path, path: Path) -> None:
-    """Sound that was recorded by a clock that is 1 % slow, stamped by a right one."""
-    factor, rate = 1.01, 48000
+def _asf(folder: Path, path: Path) -> None:
+    """H.264 with B-frames, which ASF stamps by when pictures are decoded."""
+    _from_plain(folder, path, "-c:v", "libx264", "-bf", 3, "-g", 50, "-c:a", "aac", "-b:a", "192k")
+
+
+def _padded(folder: Path, path: Path) -> None:
+    """Pictures with white margins that are not to be shown; MOV says so by `clap`, Matroska by PixelCrop."""
+    size, (left, top, right, bottom) = (400, 260), (12, 20, 68, 0)
+    marked = path.with_name(f"marked-{path.stem}.mov")
+    pad = f"pad={size[0]}:{size[1]}:{left}:{top}:white"
+    _from_plain(folder, marked, "-vf", pad, "-c:v", "libx264", "-bf", 2, "-c:a", "pcm_s16le")
+    marked.write_bytes(with_clap(marked.read_bytes(), size, (left, top, right, bottom)))
+    if path.suffix == ".mov":
+        marked.rename(path)
+    else:
+        run_arguments("-i", marked, "-c", "copy", path)
+        marked.unlink()
+
+
+def _sizes(folder: Path, path: Path) -> None:
+    """A call whose resolution follows the network."""
+    pictures = path.with_name(f"pictures-{path.name}")
+    sizes = ((320, 240), (640, 480), (240, 180))
+    write_segments(pictures, [Segment(numbered(120 * i, 120, size)) for i, size in enumerate(sizes)], "libvpx")
+    maps = ("-map", "1:v", "-map", "0:a", "-c:v", "copy", "-c:a", "libopus", "-b:a", "160k")
+    _from_plain(folder, path, *maps, inputs=("-i", pictures))
+    pictures.unlink()
+
+
+def _fields(folder: Path, path: Path) -> None:
+    """Two fields in a picture, the upper one first, of a source of 25 pictures a second that changes between them. (A
+    barcode that changed with each field would flicker, which is no motion.)"""
+    made = truth(FIELDS)
+    wav = path.with_name(f"sound-{path.stem}.wav")
+    soundfile.write(wav, made.samples()[0], FIELDS.rate, subtype="FLOAT")
+    woven = []
+    for number in range(FIELDS.seconds * 25):
+        picture = draw(number, FIELDS.size, False)
+        picture[1::2] = draw(number + 1, FIELDS.size, False)[1::2]
+        woven.append(picture.tobytes())
+    pictures = ffmpeg.input("pipe:0", f="rawvideo", pix_fmt="gray", s="{}x{}".format(*FIELDS.size), framerate=25)
+    coding = {"c:v": "mpeg2video", "flags": "+ildct+ilme", "q:v": 2, "bf": 2, "pix_fmt": "yuv420p"}
+    coding |= {"c:a": "mp2", "b:a": "384k"}
+    run(ffmpeg.output(pictures.filter("setfield", "tff"), ffmpeg.input(str(wav)), str(path), **coding),
+        stdin=b"".join(woven))  # fmt: skip
+    wav.unlink()
+
+
+def _drift(folder: Path, path: Path, factor: float = 1.01) -> None:
+    """Sound that was recorded by a clock that is slow, stamped by a right one `factor` times as late."""
+    rate = 48000
     plain = _case("plain-30", "mov")
     samples = truth(plain).sound(rate / factor, 0, int(plain.seconds * rate / factor))  # type: ignore[arg-type]
     with av.open(str(make(plain, folder))) as source, av.open(str(path), "w") as target:
@@ -159,6 +211,8 @@ def _late_text(folder: Path, path: Path) -> None:
     path.write_bytes(with_late_text(path.read_bytes(), 8000))
 
 
+FIELDS = Case("ts-50i", "ts", "mpeg2video", "mp2", Fraction(25), 48000, first=Fraction(1, 50))
+
 # What cameras, phones, recorders and broadcasters write.
 KINDS: dict[str, tuple[Case, Callable[[Path, Path], None]]] = {
     "AVI with B-frames": (_case("avi-bframes", "avi"), _bframes),
@@ -167,6 +221,12 @@ KINDS: dict[str, tuple[Case, Callable[[Path, Path], None]]] = {
     "FLV with a late text track": (_case("flv-text", "flv"), _late_text),
     "silent first track": (_case("mov-silent-track", "mov"), _silent_track),
     "sound clock 1 % slow": (_case("mkv-drift", "mkv"), _drift),
+    "sound clock 0.05 % slow": (_case("mkv-slow-drift", "mkv"), partial(_drift, factor=1.0005)),
+    "ASF with B-frames": (_case("asf-bframes", "asf"), _asf),
+    "MOV with clean aperture": (_case("mov-clap", "mov"), _padded),
+    "Matroska with PixelCrop": (_case("mkv-pixelcrop", "mkv"), _padded),
+    "WebM whose resolution changes": (_case("webm-sizes", "webm"), _sizes),
+    "50i in a transport stream": (FIELDS, _fields),
 }
 
 
@@ -176,9 +236,9 @@ def make_kinds(folder: Path) -> dict[Path, Case]:
     for name, (case, maker) in KINDS.items():
         path = folder / f"{case.name}.{case.container}"
         if not path.exists():
-            partial = folder / f".{case.name}.{case.container}"
-            maker(folder, partial)
-            partial.rename(path)
+            unfinished = folder / f".{case.name}.{case.container}"
+            maker(folder, unfinished)
+            unfinished.rename(path)
         made[path] = replace(case, name=name)
     return made
 

@@ -53,6 +53,7 @@ class Case:
     edit: str = "usual"
     seconds: int = 12
     size: tuple[int, int] = (320, 240)
+    first: Fraction = Fraction(0)  # seconds for which the first picture is shown, where not as long as the others
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,9 @@ def half_up(x: Fraction) -> int:
 
 def _nominal_times(case: Case) -> list[Fraction]:
     """The frames' times as given to the muxer. Variable rate: whole milliseconds, 26 to 41 apart, with three gaps."""
+    if case.first:
+        rest = math.ceil((case.seconds - case.first) * case.fps)
+        return [Fraction(0), *(case.first + i / case.fps for i in range(rest))]
     if case.fps != "vfr":
         return [i / case.fps for i in range(math.ceil(case.seconds * case.fps))]
     times, n = [], 0

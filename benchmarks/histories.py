@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from soundvid.builder import candidate, engine, state
+from soundvid.builder import candidate, engine, listing, state
 from soundvid.builder.build import build
 from soundvid.builder.context import Context
 from soundvid.builder.tasks import Task, decode, encode
@@ -123,20 +123,20 @@ def unattended(recipe: Recipe, store: Path) -> None:
     def context() -> Context:
         return Context(recipe, store, workers=1)
 
-    videos = state.list_videos(context())
-    state.save_listing(context(), videos)
+    videos = listing.list_videos(context())
+    listing.save_listing(context(), videos)
     for key in state.pending(context(), videos):
-        partition = state.videos_of(context(), key)
+        partition = listing.videos_of(context(), key)
         state.discover_videos(context(), partition)
         state.render_videos(context(), [key])
         for feature in recipe.make_features():
             state.compute_feature(context(), [key], feature.name)
-    candidate.assemble(context(), state.listing(context()).values())
+    candidate.assemble(context(), listing.listing(context()).values())
     problems = candidate.check(context(), candidate.load(context()))
     if any(problems.values()):
         raise Different(f"checks stopped the release: {problems}")
     candidate.release(context())
-    candidate.remove_unused(context(), state.listing(context()))
+    candidate.remove_unused(context(), listing.listing(context()))
 
 
 def attempt(process: Process, recipe: Recipe, store: Path) -> str:

@@ -1,19 +1,23 @@
-"""What Dagster costs beside the work itself: many tiny videos in ingest batches, and a sensor tick with nothing new.
+"""What Dagster costs beside the work itself: for many videos, for thousands of them known, one by one and in batches.
 
-    python -m benchmarks.orchestration [--videos 1000] [--batch 1000] [--seconds 4] [--side 286]
-        [--folder .cache/orchestration]
+    python -m benchmarks.orchestration [--parts work modes sizes] [--videos 1000] [--sizes 1000 10000 40000]
+        [--storages sqlite postgres] [--seconds 4] [--side 286] [--folder .cache/orchestration]
 
-The same videos once by `soundvid build`, once through the real thing: web server, daemon and sensor are started, the
-sensor registers the videos, a click on source_catalogue begins, batches are processed, shards are checked, a version is
-released. All CPU seconds of all processes count, from start to end; what an idle Dagster costs to start and end is
-measured apart and taken off. What Dagster costs hardly depends on how long videos are, so that its share says as much
-of them as of it: by default they are the smallest from which the papers' recipes cut one clip. An idle Dagster of the
-same length is measured as well. The disk is looked at all the while: the most that the store holds, over its shards.
-The tick is measured in a process that has done one before, as the code server has.
+`work`: the same videos once by `soundvid build`, once through the real thing: web server, daemon and sensor are
+started, the sensor registers the videos, a click on source_catalogue begins, batches are processed, shards are
+checked, a version is released. All CPU seconds of all processes count, from start to end; what an idle Dagster costs
+to start and end is measured apart and taken off. What Dagster costs hardly depends on how long videos are, so that its
+share says as much of them as of it: by default they are the smallest from which the papers' recipes cut one clip. An
+idle Dagster of the same length is measured as well. The disk is looked at all the while: the most that the store
+holds, over its shards.
+
+`modes`: the same for few videos, each a partition or all in one batch: CPU and history that a video costs.
+
+`sizes`: the sensor alone over so many files, which it never opens, and records as if they had been processed, with
+Dagster's records in SQLite and in Postgres (whose server's CPU seconds count): benchmarks.orchestration_sizes.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -24,6 +28,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks import orchestration_sizes
 from benchmarks.meter import DiskPeak, disk_use, measure
 
 
@@ -64,6 +69,7 @@ def through_dagster(home: Path, *, release: bool, idle: float = 0.0) -> None:
     from soundvid.store.dataset import Dataset
     from tests.helpers.dagster_world import begin
 
+    wanted = len(list((home / "videos").glob("*.mp4")))
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.ui", "--home", str(home)], stdout=subprocess.PIPE, text=True
     )
@@ -72,7 +78,7 @@ def through_dagster(home: Path, *, release: bool, idle: float = 0.0) -> None:
         url = process.stdout.readline().split()[1]
         if release:
             begin(url, "tiny")
-            while not Dataset(home / "store", "tiny").releases():
+            while not (releases := Dataset(home / "store", "tiny").releases()) or len(releases[-1].samples) < wanted:
                 time.sleep(1)
                 assert process.poll() is None, f"{ui.MARK}: Dagster ended"
         time.sleep(idle)
@@ -83,7 +89,7 @@ def through_dagster(home: Path, *, release: bool, idle: float = 0.0) -> None:
 
 def stages(home: Path) -> None:
     """Inside the measured process: the same stages and checks as the assets call them, without Dagster."""
-    from soundvid.builder import candidate, checks, state
+    from soundvid.builder import candidate, checks, listing, state
     from soundvid.builder.context import Context
     from soundvid.recipe.model import load
 
@@ -92,8 +98,8 @@ def stages(home: Path) -> None:
     def context() -> Context:
         return Context(tiny, home / "staged")
 
-    listed = state.list_videos(context())
-    state.save_listing(context(), listed)
+    listed = listing.list_videos(context())
+    listing.save_listing(context(), listed)
     state.discover_videos(context(), listed)
     keys = [v.key for v in listed]
     checks.clip_problems(context(), state.render_videos(context(), keys))
@@ -104,97 +110,96 @@ def stages(home: Path) -> None:
     candidate.release(context())
 
 
-def tick(home: Path) -> None:
-    """Inside the measured process: CPU seconds of a tick that finds nothing new, each video a partition."""
-    import dagster as dg
+class World:
+    """A data folder with `count` videos, whose parts are measured in processes of their own."""
 
-    from assets import catalogue
-    from assets.resources import Store
-    from pipelines.definitions import build_defs
-    from pipelines.project import Project
-    from soundvid.recipe.model import load
+    def __init__(self, folder: Path, count: int, seconds: float, side: int, batch: int) -> None:
+        self.home = folder / f"{count}-{seconds:g}s-{side}"
+        tiny_videos(self.home / "videos", count, seconds, side)
+        (self.home / "recipes").mkdir(exist_ok=True)
+        self.path = self.home / "recipes" / "tiny.yaml"
+        self.path.write_text(yaml.safe_dump(recipe(seconds, side)))
+        self.batches(batch)
 
-    tiny = load(home / "recipes" / "tiny.yaml")
-    store = Store(path=str(home / "store"))
-    defs = build_defs([tiny], Project(), resource_overrides={"store": store})
-    sensor = defs.get_repository_def().get_sensor_def("new_videos__tiny")
-    with dg.instance_for_test() as instance:
-        made = catalogue.refresh(store.context(tiny), batch=None, ask=False)
-        instance.add_dynamic_partitions("videos__tiny", made.partitions)
-        instance.report_runless_asset_event(catalogue.event(tiny, made))
-        cursor, spent = None, []
-        for _ in range(6):
-            before = time.process_time()
-            context = dg.build_sensor_context(
-                instance=instance, cursor=cursor, definitions=defs, resources={"store": store}
-            )
-            told = sensor(context)
-            spent.append(time.process_time() - before)
-            cursor = told.cursor
-            assert not told.run_requests and "nothing new" in str(told.skip_reason), told
-    print(json.dumps({"videos": len(made.videos), "first": spent[0], "then": sorted(spent[1:])[2]}))
+    def batches(self, batch: int) -> None:
+        """Begin anew, in batches of so many videos; 0: each by itself."""
+        (self.home / "soundvid.yaml").write_text(yaml.safe_dump({"batches": {"tiny": batch}, "training": False}))
+        for name in ("store", "dagster", "staged"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
+
+    def inside(self, what: str, *more: str) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.orchestration", "--folder", str(self.home), "--inside", what, *more]
+
+
+def work(world: World, count: int, batch: int, seconds: float, side: int) -> None:
+    with tempfile.TemporaryDirectory() as other, DiskPeak(Path(other)) as built:
+        own = measure([sys.executable, "-m", "soundvid", "build", str(world.path), "--store", other])
+    idle = measure(world.inside("idle"))
+    world.batches(batch)
+    alone = measure(world.inside("stages"))
+    with DiskPeak(world.home / "store") as run:
+        whole = measure(world.inside("release"))
+    shards = disk_use(world.home / "store" / "datasets" / "tiny" / "shards")
+    # On the finished dataset, as on every day after; start and end take part of the time.
+    longer = measure(world.inside("idle", "--idle", str(max(0.0, whole.wall - idle.wall))))
+    extra = whole.cpu - idle.cpu - alone.cpu
+    print(f"| {count} videos of one clip, {seconds:g} s at {side}x{side} | CPU s |\n|---|---|")
+    print(f"| `soundvid build` | {own.cpu:.1f} |")
+    print(f"| the same stages and checks one by one, without Dagster | {alone.cpu:.1f} |")
+    print(f"| Dagster, started and ended, nothing done | {idle.cpu:.1f} |")
+    print(
+        f"| the same version through Dagster, {-(-count // batch)} batches | {whole.cpu:.1f} (in {whole.wall:.0f} s) |"
+    )
+    print(f"| orchestration alone (the last less the two above it) | {extra:.1f} |")
+    print(f"| of which Dagster would have spent in that time with nothing to do | {longer.cpu - idle.cpu:.1f} |")
+    print(f"| share of the build's own | {extra / own.cpu:.0%} (wanted: below 25 %) |")
+    peaks = f"{built.peak / shards:.2f} in a build, {run.peak / shards:.2f} through Dagster"
+    print(f"\ndisk at the peak, over the shards: {peaks}\n", flush=True)
+
+
+def modes(world: World, count: int) -> None:
+    print(f"| {count} videos, through Dagster | CPU s a video | history MB a video | wall s |\n|---|---|---|---|")
+    rows = []
+    for name, batch in (("each a partition", 0), ("one batch", count)):
+        world.batches(batch)
+        idle = measure(world.inside("idle"))
+        before = disk_use(world.home / "dagster")
+        done = measure(world.inside("release"))
+        history = (disk_use(world.home / "dagster") - before) / 1e6
+        rows.append(((done.cpu - idle.cpu) / count, history / count, done.wall))
+        print(f"| {name} | {rows[-1][0]:.2f} | {rows[-1][1]:.3f} | {done.wall:.0f} |", flush=True)
+    more = [a - b for a, b in zip(*rows, strict=True)]
+    print(f"| a partition of its own costs more | {more[0]:.2f} | {more[1]:.3f} | {more[2]:.0f} |\n", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=1000)
+    parts = ("work", "modes", "sizes")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--videos", type=int, default=1000, help="of `work`")
+    parser.add_argument("--batch", type=int, default=1000, help="of `work`")
+    parser.add_argument("--few", type=int, default=24, help="videos of `modes`")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 40_000])
+    parser.add_argument("--storages", nargs="+", choices=("sqlite", "postgres"), default=("sqlite", "postgres"))
     parser.add_argument("--seconds", type=float, default=4.0, help="of the clip that each video gives")
     parser.add_argument("--side", type=int, default=286, help="pixels")
     parser.add_argument("--folder", type=Path, default=Path(".cache/orchestration"))
-    parser.add_argument("--inside", choices=["idle", "release", "tick", "stages"], help=argparse.SUPPRESS)
+    parser.add_argument("--inside", choices=["idle", "release", "stages"], help=argparse.SUPPRESS)
     parser.add_argument("--idle", type=float, default=0.0, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    home = options.folder.resolve()
-    if options.inside:
-        if options.inside in ("tick", "stages"):
-            {"tick": tick, "stages": stages}[options.inside](home)
-        else:
-            through_dagster(home, release=options.inside == "release", idle=options.idle)
-        return
-    home /= f"{options.seconds:g}s-{options.side}"
-    tiny_videos(home / "videos", options.videos, options.seconds, options.side)
-    (home / "recipes").mkdir(exist_ok=True)
-    (home / "recipes" / "tiny.yaml").write_text(yaml.safe_dump(recipe(options.seconds, options.side)))
-    (home / "soundvid.yaml").write_text(yaml.safe_dump({"batches": {"tiny": options.batch}, "training": False}))
-    for name in ("store", "dagster", "staged"):
-        shutil.rmtree(home / name, ignore_errors=True)
-
-    def inside(what: str) -> list[str]:
-        command = [sys.executable, "-m", "benchmarks.orchestration", "--folder", str(home), "--inside", what]
-        return command
-
-    with tempfile.TemporaryDirectory() as other:
-        path = str(home / "recipes" / "tiny.yaml")
-        with DiskPeak(Path(other)) as built:
-            own = measure([sys.executable, "-m", "soundvid", "build", path, "--store", other])
-    idle = measure(inside("idle"))
-    shutil.rmtree(home / "store", ignore_errors=True)
-    shutil.rmtree(home / "dagster", ignore_errors=True)
-    alone = measure(inside("stages"))
-    with DiskPeak(home / "store") as run:
-        whole = measure(inside("release"))
-    shards = disk_use(home / "store" / "datasets" / "tiny" / "shards")
-    # On the finished dataset, as on every day after; start and end take part of the time.
-    longer = measure([*inside("idle"), "--idle", str(max(0.0, whole.wall - idle.wall))])
-    ticks = json.loads(measure(inside("tick")).output.splitlines()[-1])
-    extra = whole.cpu - idle.cpu - alone.cpu
-    batches = -(-options.videos // options.batch)
-    print(
-        f"| {options.videos} videos of one clip, {options.seconds:g} s at {options.side}x{options.side} | CPU s |"
-        "\n|---|---|"
-    )
-    print(f"| `soundvid build` | {own.cpu:.1f} |")
-    print(f"| the same stages and checks one by one, without Dagster | {alone.cpu:.1f} |")
-    print(f"| Dagster, started and ended, nothing done | {idle.cpu:.1f} |")
-    print(f"| the same version through Dagster, {batches} batches | {whole.cpu:.1f} (in {whole.wall:.0f} s) |")
-    print(f"| orchestration alone (the last less the two above it) | {extra:.1f} |")
-    print(f"| of which Dagster would have spent in that time with nothing to do | {longer.cpu - idle.cpu:.1f} |")
-    print(f"| share of the build's own | {extra / own.cpu:.0%} (wanted: below 25 %) |")
-    print(f"| a sensor tick, nothing new, {ticks['videos']} known videos: first | {ticks['first']:.3f} |")
-    print(f"| later ticks (median of 5) | {ticks['then']:.3f} (wanted: below 0.3) |")
-    peaks = f"{built.peak / shards:.2f} in a build, {run.peak / shards:.2f} through Dagster"
-    print(f"\ndisk at the peak, over the shards: {peaks}")
+    folder = options.folder.resolve()
+    if options.inside == "stages":
+        stages(folder)
+    elif options.inside:
+        through_dagster(folder, release=options.inside == "release", idle=options.idle)
+    else:
+        if "work" in options.parts:
+            world = World(folder, options.videos, options.seconds, options.side, options.batch)
+            work(world, options.videos, options.batch, options.seconds, options.side)
+        if "modes" in options.parts:
+            modes(World(folder, options.few, options.seconds, options.side, 0), options.few)
+        if "sizes" in options.parts:
+            orchestration_sizes.table(folder / "sizes", options.sizes, options.storages)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from assets.videos import group_of
+from pipelines.alerts import Alerts
 from soundvid.errors import RecipeError, SoundvidError
 from soundvid.recipe.model import Recipe, load
 from soundvid.recipe.yaml_file import read_yaml
@@ -32,8 +34,8 @@ class Project(Strict):
     demo: bool = Field(True, description="show the dataset of `make demo`, where it was made here")
     automatic: bool = Field(True, description="sensors and schedules are on from the start")
     workers: int = Field(0, ge=0, description="processes of a run; 0: one for each core")
-    batches: dict[str, int] = Field(
-        {}, description="recipes whose videos are processed in ingest batches of so many, for thousands of videos"
+    batches: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        {}, description="recipes whose videos are processed in ingest batches of so many; 0: each by itself, always"
     )
     keep_parts: bool = Field(
         False, description="keep rendered clips beside the shards that hold them after a release; true: twice the disk"
@@ -47,7 +49,10 @@ class Project(Strict):
     ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")
     nightly: str = Field("0 2 * * *", description="cron: list everything again, release what is ready")
     weekly: str = Field("0 4 * * 0", description="cron: retry what failed, audit addresses")
+    prune: str = Field("30 3 * * *", description="cron: delete old runs from Dagster's records")
+    keep_history_days: float = Field(30, gt=0, description="runs that are older are deleted, see pipelines.history")
     stale_after_hours: int = Field(36, ge=1, description="without a nightly release check, the release counts as stale")
+    alerts: Alerts | None = Field(None, description="tell people when something is wrong, see pipelines.alerts")
 
 
 def home() -> Path:

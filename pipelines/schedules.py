@@ -3,10 +3,12 @@
 import dagster as dg
 
 from assets.catalogue import key_of
+from assets.failures import failing_in_one_line
 from assets.resources import Store
 from assets.videos import DOWNLOAD_POOL, group_of
 from pipelines.project import Project
-from soundvid.builder.state import listing, reset_failed
+from soundvid.builder.listing import listing
+from soundvid.builder.state import reset_failed
 from soundvid.recipe.model import Recipe
 
 
@@ -29,6 +31,7 @@ def schedules(recipe: Recipe, project: Project) -> tuple[list[dg.ScheduleDefinit
         return dg.RunRequest()
 
     @dg.op(name=f"retry_and_audit__{group}", pool=DOWNLOAD_POOL if recipe.web_sources else None)
+    @failing_in_one_line()
     def retry_and_audit(context: dg.OpExecutionContext, store: Store) -> None:
         work = store.context(recipe, context.log)
         if recipe.web_sources:

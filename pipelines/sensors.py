@@ -1,9 +1,12 @@
 """New videos by themselves: what is in the folders and feeds, against what is registered and processed.
 
-A tick keeps the listing, adds and deletes partitions, and asks for one run for each video that was never processed as
-it is now, all steps in it. Nothing is asked for before somebody materialised `source_catalogue` once: that is
+A tick keeps the listing, adds and deletes partitions, and asks for one run for each partition that was never processed
+as it is now, all steps in it. Nothing is asked for before somebody materialised `source_catalogue` once: that is
 the switch. The cursor remembers what was asked for, so that a run that failed is not asked for again and again; what
 was asked for and did not run is asked for again.
+
+Where nothing changed since a tick that left nothing to do, files are asked for their size and time and no more. Where
+only some records changed, only these are opened: the sensor's process remembers the rest.
 
 Dagster drops a run key that it has seen before, for ever. A key is therefore never made from state that can recur (the
 look of a file, a hash of the recipe) but from the cursor's `generation`: a number that belongs to one tick. A tick that
@@ -13,27 +16,33 @@ crashed while its runs were being launched is evaluated again with the same curs
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import dagster as dg
 from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, RunsFilter
-from dagster._core.storage.tags import RUN_KEY_TAG
+from dagster._core.storage.tags import PRIORITY_TAG, RUN_KEY_TAG
 
 from assets import catalogue as listing
 from assets.resources import Store
 from assets.videos import group_of, step_names
-from pipelines.partitions import Division
 from pipelines.project import Project
-from soundvid.builder.state import Video, pending, records_changed
+from soundvid.builder.context import Context
+from soundvid.builder.listing import SMALL_BATCHES, is_batch, listing_digest, sources_state
+from soundvid.builder.state import KnownRecords, pending, records_changed
 from soundvid.errors import SoundvidError
 from soundvid.recipe.model import Recipe
+from soundvid.util.hashing import content_key
 
-MOST_UNDER_WAY = 50  # runs of one recipe that are queued or under way: launching one takes a second or two
-MOST_PARTITIONS = 5000  # added or deleted in one tick: a database takes about 2 ms for each
+MOST_LAUNCHES = 10  # runs asked for in one tick: the daemon takes a second or two to launch one
+MOST_UNDER_WAY = 20  # runs of one recipe that are queued or under way
+MOST_PARTITIONS = 10_000  # added, and deleted, in one tick
 MOST_KEYS = 200  # in one query: databases have a limit
 LONGEST_DELAY = 3600.0  # seconds before the next try of what was asked for and did not run
+CLOCK = 2.0  # seconds: a folder that changed later than so long ago may change again with the same time
 
 
 @dataclass(frozen=True)
@@ -55,9 +64,11 @@ class Cursor:
     """What the sensor remembers from one tick to the next."""
 
     generation: int  # of the requests of this tick
-    registering: bool = False  # more partitions are to be added than one tick may add
+    registering: bool = False  # more partitions are to be added or deleted than one tick may
+    merging: bool = False  # nothing waits, and there are many small batches
     asked_at: float = 0.0  # when feeds and channels were asked
-    calm: str = ""  # the state in which nothing was waiting
+    calm: str = ""  # the state in which nothing was left to do
+    text: str = ""  # what was said of it
     asked: dict[str, Request] = field(default_factory=dict)  # by partition, of those that wait
 
     @classmethod
@@ -72,9 +83,39 @@ class Cursor:
         return json.dumps(asdict(self))
 
 
-def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> dg.SensorDefinition:
+class Place(NamedTuple):
+    """A video of the listing, as far as a tick needs it."""
+
+    key: str
+    partition: str
+    signature: str
+
+
+class Memory:
+    """What the sensor's process knows of the tick before. It is lost with the process, and then read again."""
+
+    def __init__(self) -> None:
+        self.sources: str | None = None
+        self.listing = ""
+        self.keys = ""
+        self.videos: list[Place] = []
+        self.records = KnownRecords()
+
+    def keep(self, sources: str | None, made: listing.Catalogue) -> None:
+        self.sources, self.listing = sources, made.digest
+        self.videos = [Place(v.key, v.partition, v.signature) for v in made.videos]
+        self.keys = listing.keys_digest(v.key for v in made.videos)
+
+    def partitions(self) -> list[str]:
+        return list(dict.fromkeys(v.partition for v in self.videos))
+
+
+def new_videos_sensor(
+    recipe: Recipe, partitions: dg.DynamicPartitionsDefinition, division: listing.Division, project: Project
+) -> dg.SensorDefinition:
     keys = [dg.AssetKey([recipe.name, step]) for step in step_names(recipe)]
     on = dg.DefaultSensorStatus.RUNNING if project.automatic else dg.DefaultSensorStatus.STOPPED
+    memory, name = Memory(), str(partitions.name)
 
     @dg.sensor(
         name=f"new_videos__{group_of(recipe.name)}",
@@ -84,66 +125,74 @@ def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> d
         description="Looks into the folders and asks the feeds; what is new or changed is processed.",
     )
     def new_videos(context: dg.SensorEvaluationContext, store: Store) -> dg.SensorResult | dg.SkipReason:
-        cursor, now = Cursor.read(context.cursor), time.time()
-        begun = context.instance.get_latest_materialization_event(listing.key_of(recipe)) is not None
+        instance, cursor, now = context.instance, Cursor.read(context.cursor), time.time()
+        reported = listing.reported(instance, recipe)
+        begun = reported is not None
         ask = bool(recipe.web_sources) and begun and now - cursor.asked_at >= project.ask_seconds
+        registered = instance.get_dynamic_partitions(name)
         try:
             work = store.context(recipe)
-            made = listing.refresh(work, batch=division.batch, ask=ask, wait=0)
+            sources, changed, listed = sources_state(work), records_changed(work), listing_digest(work)
+            if cursor.calm and not ask and cursor.calm == _state(sources, listed, changed, registered, begun):
+                return dg.SensorResult(skip_reason=cursor.text, cursor=cursor.write())
+            merge = cursor.merging and not _busy(instance, keys)
+            made = None
+            same = sources is not None and (sources, listed) == (memory.sources, memory.listing)
+            to_report = begun and reported != memory.keys
+            if ask or merge or to_report or not same or set(registered) != set(memory.partitions()):
+                made = listing.refresh(work, division, ask=ask, merge=merge, wait=0)
+                memory.keep(sources, made)
         except SoundvidError as error:  # somebody else is syncing, or a disk is not mounted: the next tick looks again
             return dg.SkipReason(str(error))
-        registered = set(context.instance.get_dynamic_partitions(division.name))
-        changes: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
-        if added := [p for p in made.partitions if p not in registered][:MOST_PARTITIONS]:
-            changes.append(division.partitions.build_add_request(added))
-        if gone := sorted(registered - set(made.partitions))[:MOST_PARTITIONS]:
-            changes.append(division.partitions.build_delete_request(gone))
-        note = _put_back(made, added) if begun and not cursor.registering else ""
-        if note:
-            context.log.warning(note)
-        cursor = replace(cursor, registering=len(added) == MOST_PARTITIONS)
-        events = [listing.event(recipe, made, note)] if begun and (added or gone or made.added or made.gone) else []
-        if ask:
-            cursor = replace(cursor, asked_at=now)
-        state = f"{made.digest}-{records_changed(work)}"
-        text, due = f"{len(made.videos)} videos, nothing new", []
+        events = []
+        left = 0
+        if made is not None:
+            done = listing.register(instance, name, made.partitions, registered, MOST_PARTITIONS)
+            registered, left = [*(set(registered) - set(done.deleted)), *done.added], done.waiting
+            note = _put_back(made, done.added) if begun and not cursor.registering else ""
+            if note:
+                context.log.warning(note)
+            if begun and (reported != memory.keys or note):
+                events = [listing.event(recipe, made, note)]
+        cursor = replace(cursor, registering=left > 0, merging=False, asked_at=now if ask else cursor.asked_at)
+        due: list[str] = []
+        waiting: dict[str, str] = {}
+        text = f"{len(memory.videos)} videos, nothing new"
         if not begun:
-            text = f"{len(made.videos)} videos are registered; materialise source_catalogue to begin"
-        elif state != cursor.calm:
-            waiting = _marks(made.videos, pending(work, made.videos))
-            known = registered.union(added)
-            plan = _plan(
-                {p: mark for p, mark in waiting.items() if p in known},
-                cursor,
-                context.instance,
-                keys,
-                now,
-                project.tick_seconds,
-            )
+            text = f"{len(memory.videos)} videos are registered; materialise source_catalogue to begin"
+        else:
+            waiting = _waiting(work, memory, instance, keys[-1], set(registered))
+            plan = _plan(waiting, cursor, instance, keys, now, project.tick_seconds)
             due = plan.due
             asked = {p: r for p, r in cursor.asked.items() if r.mark == waiting.get(p)}
             for partition in due:
                 times = asked[partition].times + 1 if partition in asked else 1
                 run_key = f"{recipe.name}:{cursor.generation}:{partition}"
                 asked[partition] = Request(waiting[partition], run_key, times, now)
-            generation = cursor.generation + bool(due)
-            cursor = replace(cursor, generation=generation, asked=asked, calm="" if waiting else state)
+            cursor = replace(cursor, generation=cursor.generation + bool(due), asked=asked)
             if waiting:
-                text = f"{len(made.videos)} videos; {len(waiting)} partitions wait: {plan}"
-                context.log.info(text)
-        if not due and not events and (not changes or not begun):
-            return dg.SensorResult(skip_reason=text, dynamic_partitions_requests=changes, cursor=cursor.write())
+                text = f"{len(memory.videos)} videos; {len(waiting)} partitions wait: {plan}"
+            elif not left:
+                cursor = replace(cursor, merging=_many_small(memory, division))
+        if left:
+            text += f"; {left} partitions are left to be added or deleted by the next ticks"
+        calm = not (waiting or cursor.merging or left) and now - changed / 1e9 > CLOCK
+        state = _state(sources, memory.listing, changed, registered, begun) if calm else ""
+        cursor = replace(cursor, calm=state, text=text if calm else "")
+        if not due and not events:
+            return dg.SensorResult(skip_reason=text, cursor=cursor.write())
+        context.log.info(text)
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
                     run_key=cursor.asked[partition].run_key,
                     partition_key=partition,
                     asset_selection=keys,
-                    tags={"soundvid/recipe": recipe.name},
+                    # A recipe's first run goes before another's twentieth.
+                    tags={"soundvid/recipe": recipe.name, PRIORITY_TAG: str(-plan.busy - place)},
                 )
-                for partition in due
+                for place, partition in enumerate(due)
             ],
-            dynamic_partitions_requests=changes,
             asset_events=events,
             cursor=cursor.write(),
         )
@@ -151,11 +200,37 @@ def new_videos_sensor(recipe: Recipe, division: Division, project: Project) -> d
     return new_videos
 
 
+def _state(sources: str | None, listed: str, changed: int, registered: Collection[str], begun: bool) -> str:
+    """A name for all that decides what a tick does; empty where that cannot be told."""
+    partitions = hashlib.sha256("\n".join(sorted(registered)).encode()).hexdigest()
+    return content_key([sources, listed, changed, partitions, begun]) if sources else ""
+
+
+def _waiting(
+    work: Context, memory: Memory, instance: dg.DagsterInstance, last: dg.AssetKey, registered: set[str]
+) -> dict[str, str]:
+    """The registered partitions that are to be processed, each with what it looks like now.
+
+    They hold a video that waits; or are a batch that was never made under its name, because small ones were merged or
+    its videos were processed one by one before: its run finds everything done, and the UI shows it as made.
+    """
+    waiting = _marks(memory.videos, pending(work, memory.videos, memory.records))
+    batches = {p for p in memory.partitions() if is_batch(p)} - waiting.keys()
+    if batches:
+        waiting |= dict.fromkeys(sorted(batches - instance.get_materialized_partitions(last)), "never made")
+    return {p: mark for p, mark in waiting.items() if p in registered}
+
+
+def _many_small(memory: Memory, division: listing.Division) -> bool:
+    """Whether there are small batches to be merged, as soundvid.builder.listing.merge_batches does it."""
+    sizes = Counter(v.partition for v in memory.videos if is_batch(v.partition))
+    small = sum(division.batch is not None and 2 * size < division.batch for size in sizes.values())
+    return small >= SMALL_BATCHES
+
+
 def _put_back(made: listing.Catalogue, added: list[str]) -> str:
-    """What to say of partitions that are added although their videos are not new: somebody deleted them in the UI."""
-    new = set(made.added)
-    known = {v.partition for v in made.videos if v.key not in new}
-    again = [p for p in added if p in known]
+    """What to say of partitions that are added although they were in the listing: somebody deleted them in the UI."""
+    again = [p for p in added if p in made.before]
     if not again:
         return ""
     few = ", ".join(again[:5]) + (", ..." if len(again) > 5 else "")
@@ -165,7 +240,7 @@ def _put_back(made: listing.Catalogue, added: list[str]) -> str:
     )
 
 
-def _marks(videos: list[Video], waiting: dict[str, str]) -> dict[str, str]:
+def _marks(videos: list[Place], waiting: dict[str, str]) -> dict[str, str]:
     """By partition what its waiting videos look like now; a partition is asked for once for each look."""
     marks_of: dict[str, list[str]] = {}
     for video in videos:
@@ -180,6 +255,7 @@ class _Plan:
 
     due: list[str]  # a run is asked for now
     under_way: int = 0
+    busy: int = 0  # partitions of this recipe that a run is queued or under way for
     failed: int = 0
     later: int = 0  # no place now, or tried a moment ago
 
@@ -217,8 +293,13 @@ def _plan(
     failed = {p for p, r in asked.items() if r.run_key in failed_keys}
     early = {p for p, r in asked.items() if p not in failed and now < r.at + r.delay(interval)}
     due = [p for p in waiting if p not in busy and p not in failed and p not in early]
-    chosen = due[: max(0, MOST_UNDER_WAY - len(busy))]
-    return _Plan(chosen, sum(p in busy for p in waiting), len(failed), len(early) + len(due) - len(chosen))
+    chosen = due[: max(0, min(MOST_LAUNCHES, MOST_UNDER_WAY - len(busy)))]
+    under_way = sum(p in busy for p in waiting)
+    return _Plan(chosen, under_way, len(busy), len(failed), len(early) + len(due) - len(chosen))
+
+
+def _busy(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> bool:
+    return _backfill_under_way(instance, keys) or bool(_under_way(instance, keys))
 
 
 def _backfill_under_way(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> bool:

@@ -34,6 +34,7 @@ from soundvid.errors import SoundvidError
 MARK = "SOUNDVID_UI_HOME"  # in the environment of everything that is started here, and of nothing else
 CODE = Path(__file__).resolve().parent.parent
 PATIENCE = 20.0  # seconds for a clean end
+LARGEST_LOG = 20_000_000  # bytes of ui.log
 
 
 class Stop(Exception):
@@ -51,7 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0 shows it to the network, without a password: see docs/deploy.md"
     )
+    parser.add_argument(
+        "--recover", action="store_true", help="only end the runs that have lost their process, where nothing runs yet"
+    )
     options = parser.parse_args(arguments)
+    if options.recover:  # of $DAGSTER_HOME; a container's runs die with it
+        say(f"{recover()} runs had lost their process and are ended")
+        return 0
 
     # A shell starts background jobs with INT ignored; what is handled here is also reset in what is started from here.
     def stop(number: int, frame: FrameType | None) -> None:
@@ -92,6 +99,7 @@ def run(home: Path, host: str, port: int, stack: ExitStack) -> int:
     print(f"Dagster: {url}   ({', '.join(recipes)}; store {home / read_project(home).store})", flush=True)
     say("materialise source_catalogue of a group to begin; Ctrl-C ends it")
     while not (reason := dagster.ended()):
+        dagster.limit_log()
         time.sleep(0.5)
     say(f"error: {reason}; {folder / 'ui.log'} says why")
     return 1
@@ -189,7 +197,9 @@ class Dagster:
     def __init__(self, home: Path, scratch: Path) -> None:
         self.home, self.scratch = home, scratch
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.log = (home / "dagster" / "ui.log").open("wb")
+        self.log_path = home / "dagster" / "ui.log"
+        self.log_path.unlink(missing_ok=True)
+        self.log = self.log_path.open("ab")
 
     @classmethod
     @contextmanager
@@ -236,6 +246,12 @@ class Dagster:
             if process.poll() is not None:
                 return f"Dagster's {name} ended with {process.returncode}"
         return ""
+
+    def limit_log(self) -> None:
+        """Keep ui.log and one older part. The programs append to it, and go on where it was cut."""
+        if self.log_path.stat().st_size > LARGEST_LOG:
+            shutil.copyfile(self.log_path, self.log_path.with_suffix(".log.1"))
+            os.truncate(self.log_path, 0)
 
     def answers(self, url: str) -> bool:
         """Wait until the server answers; False where something ended instead."""

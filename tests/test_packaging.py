@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from soundvid._version import __version__
 from soundvid.recipe.model import built_in
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +28,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     options = ["--no-deps", "--no-build-isolation", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ROOT], check=True)
+    environment = os.environ | {"SOUNDVID_URL": "https://example.org/team/soundvid/"}
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", folder, ROOT], check=True, env=environment)
     (path,) = folder.glob("*.whl")
     return zipfile.ZipFile(path)
 
@@ -40,8 +43,26 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
     """Recipes, templates and styles are read at run time: without them a clone works and an installation fails."""
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "soundvid").rglob("*") if p.is_file()}
     expected = {name for name in files if "__pycache__" not in name}
-    assert {Path(name).suffix for name in expected} >= {".py", ".yaml", ".j2", ".css"}
+    assert {Path(name).suffix for name in expected} >= {".py", ".yaml", ".j2", ".css", ".js", ".html"}
     assert {name for name in wheel.namelist() if name.startswith("soundvid/")} == expected
+
+
+def test_the_readme_of_the_wheel_leads_somewhere_on_an_index_page(wheel):
+    """No link or image is relative: nothing lies beside the page of a package index. Without an address: no link."""
+    from hatch_build import with_links
+
+    text = wheel.read(next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))).decode()
+    head, _, body = text.partition("\n\n")
+    links = re.findall(r"\]\(([^)]+)\)", body)
+    assert len(links) > 10 and all(link.startswith("https://") for link in links), links
+    assert f"https://example.org/team/soundvid/raw/v{__version__}/docs/images/report.jpg" in links
+    assert "Project-URL: Repository, https://example.org/team/soundvid\n" in head + "\n"
+    assert "Project-URL: Changelog, " in head
+    readme = (ROOT / "README.md").read_text()
+    for link in re.findall(r"\]\((?!http)([^)#]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    plain = with_links(readme, "", "v0")
+    assert re.findall(r"\]\((?!http)", plain) == [] and "docs/sources.md" in plain
 
 
 def test_the_command_line_runs_from_the_wheel(wheel, tmp_path):
@@ -50,6 +71,45 @@ def test_the_command_line_runs_from_the_wheel(wheel, tmp_path):
     assert [line.split()[0] for line in listed] == list(built_in())
     entry = wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode()
     assert "soundvid = soundvid.cli.app:main" in entry
+
+
+LIGHT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "obstore", "duckdb", "huggingface_hub", "boto3", "dagster", "starlette"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+import soundvid
+assert "site-packages" not in soundvid.__file__ and soundvid.__file__.startswith(sys.argv[1])
+built = soundvid.build("hand", sources=[sys.argv[2]], store="made", name="light", workers=1)
+soundvid.publish("light", "published", store="made")
+import functools, http.server, pathlib, threading
+serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory="published")
+with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    done = soundvid.pull("light", f"http://127.0.0.1:{server.server_address[1]}", store="pulled")
+    server.shutdown()
+assert soundvid.verify("light", store="pulled", decode=True).ok
+clip = soundvid.load("light", split="all", store="pulled")[0]
+print(clip.frames.shape, done.moved_bytes == sum(p.stat().st_size for p in pathlib.Path("made").rglob("*.tar")))
+"""
+
+
+def test_outside_a_clone_and_without_extras_build_publish_pull_and_load_work(wheel, tmp_path):
+    from tests.conftest import toy_video
+
+    wheel.extractall(tmp_path / "site")
+    toy_video(tmp_path / "v" / "a.mp4", seconds=4.5, size=(64, 64))
+    (tmp_path / "light.py").write_text(LIGHT)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    command = [sys.executable, tmp_path / "light.py", str(tmp_path / "site"), str(tmp_path / "v")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "(120, 286, 286, 3) True"
 
 
 def loaded_by(statement: str) -> set[str]:

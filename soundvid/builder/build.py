@@ -5,6 +5,7 @@ whole or not at all. Only what is new is processed; old shards are not even open
 """
 
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ import pyarrow.compute as pc
 
 from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection, discover, select
+from soundvid.builder.estimate import Estimate, estimate, remember_speed
 from soundvid.builder.pack import Candidate, WouldShrink, pack
 from soundvid.builder.release import publish
 from soundvid.builder.render import render
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Release
 from soundvid.store.schema import counts
-from soundvid.util.files import store_error
+from soundvid.util.files import size_text, store_error
 from soundvid.util.progress import ProgressCallback
 
-__all__ = ["BuildResult", "WouldShrink", "build"]
+__all__ = ["BuildResult", "WouldShrink", "build", "plan_build"]
 
 
 @dataclass
@@ -75,7 +77,14 @@ def build(
                 from soundvid.sources.web.sync import sync  # yt-dlp is loaded only where something is downloaded
 
                 sync(context.store, recipe, context.progress)
-            selection = render_selected(context, select(context, discover(context)))
+            selection = select(context, discover(context))
+            for i, verdict in selection.verdicts.items():
+                context.progress.source(selection.records[i].source.name, verdict.outcome, verdict.message)
+            expected = estimate(context, selection)
+            _tell_disk(context, expected)
+            began = time.monotonic()
+            selection = render_selected(context, selection)
+            remember_speed(context, expected.new_clips * context.recipe.clips.seconds, time.monotonic() - began)
             candidate = pack(context, selection, allow_shrink=allow_shrink)
             release = publish(context, candidate)
             if alone and not keep_work:  # what was rendered stands in a version's shards now
@@ -83,6 +92,30 @@ def build(
             return _result(context, release, candidate, selection)
     except OSError as error:
         raise store_error(error, dataset.folder) from error
+
+
+def plan_build(
+    recipe: Recipe, *, store: str | Path, workers: int | None = None, progress: ProgressCallback | None = None
+) -> Estimate:
+    """What a build would do now; videos of addresses are those that the store holds. Raises as `build` does."""
+    context = Context(recipe, store, workers=workers, progress=progress, dry=True)
+    try:
+        return estimate(context, select(context, discover(context)))
+    except OSError as error:
+        raise store_error(error, context.dataset.folder) from error
+
+
+def _tell_disk(context: Context, expected: Estimate) -> None:
+    """Say how much room a build needs before it uses it, and whether it is there."""
+    if not expected.new_clips:
+        return
+    need, free = size_text(expected.peak_bytes), size_text(expected.free_bytes)
+    context.progress.note(f"about {need} of disk are needed while it runs; {free} are free")
+    if expected.peak_bytes > expected.free_bytes:
+        context.warn(
+            f"{context.store}: about {need} are needed and {free} are free: if the disk becomes full the build stops; "
+            "make room and run the command again, it continues"
+        )
 
 
 def render_selected(context: Context, selection: Selection) -> Selection:

@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from soundvid.builder.build import render_selected
 from soundvid.builder.context import Context
 from soundvid.builder.discover import Selection, select
+from soundvid.builder.listing import Video
 from soundvid.builder.pack import Candidate, lost_samples, pack
 from soundvid.builder.record import SourceRecord
 from soundvid.builder.release import publish
 from soundvid.builder.resolve import feature_folder, part_folder, resolve
-from soundvid.builder.state import Video, is_processed, load_record, save_record
+from soundvid.builder.state import is_processed, load_record, save_contents, save_record
 from soundvid.errors import DatasetError
 from soundvid.sources.digests import file_signature
 from soundvid.store.dataset import Release
@@ -150,6 +151,8 @@ def check(context: Context, candidate: Candidate) -> dict[str, list[str]]:
         if check_bytes(dataset, shard, found["hashes"].append):
             rows = candidate.samples.filter(pc.equal(candidate.samples.column("shard"), shard.file))
             check_index(dataset, shard, rows, found["counts_agree"].append)
+        else:
+            found["counts_agree"].append(f"{shard.file}: not compared with the index: it is damaged or missing")
     counts = candidate.manifest["counts"]
     check_ledger(candidate.samples, candidate.ledger, counts, found["ledger_closes"].append)
     check_splits(candidate.samples, candidate.manifest["recipe"]["splits"], found["no_group_in_two_splits"].append)
@@ -234,6 +237,7 @@ def remove_unused(context: Context, keys: Iterable[str], *, keep_parts: bool = F
         for path in (context.dataset.folder / "videos").glob("*.json"):
             if path.stem not in keys:
                 path.unlink(missing_ok=True)
+        save_contents(context, records)
         for path in context.dataset.work.glob("*"):
             if path.is_dir() and path not in needed:
                 shutil.rmtree(path, ignore_errors=True)

@@ -18,9 +18,16 @@ class Context:
     """A recipe, its dataset in a store, and the newest version, whose tables are read when they are needed."""
 
     def __init__(
-        self, recipe: Recipe, store: str | Path, *, workers: int | None = None, progress: ProgressCallback | None = None
+        self,
+        recipe: Recipe,
+        store: str | Path,
+        *,
+        workers: int | None = None,
+        progress: ProgressCallback | None = None,
+        dry: bool = False,
     ) -> None:
         self.recipe, self.store = recipe, local_store(store)
+        self.dry = dry  # nothing is made: a store that is not there stays so
         self.dataset = Dataset(self.store, recipe.name)
         self.workers, self.progress = workers or os.cpu_count() or 1, progress or ProgressCallback()
         self.settings = RecipeSettings(recipe)

@@ -41,7 +41,7 @@ def identify(context: Context, sources: Sequence[DiscoveredSource]) -> list[Sour
     there = [s.path for s in sources if s.verdict is None]
     there += [s.sidecar.path for s in sources if s.sidecar is not None]
     context.progress.phase("reading", len(there))
-    digests = Digests(context.store / "sources" / "digests.jsonl")
+    digests = Digests(context.store / "sources" / "digests.jsonl", remember=not context.dry or context.store.is_dir())
     identities = paired(list(sources), digests.identify(there, context.workers, context.progress.step))
     return [_record(source, identities.get(source.path)) for source in sources]
 

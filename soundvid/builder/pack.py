@@ -199,7 +199,8 @@ def pack(context: Context, selection: Selection, *, allow_shrink: bool = True) -
 def members(context: Context) -> Row:
     """What each member of a sample is."""
     features = {f.member_name: f"{f.summary} ({f.units})" for f in context.features}
-    return {**{k: MEMBERS[k] for k in ("mp4", "flac")}, **features, "json": MEMBERS["json"]}
+    media = ("mp4", "flac") if context.recipe.sound is not None else ("mp4",)
+    return {**{k: MEMBERS[k] for k in media}, **features, "json": MEMBERS["json"]}
 
 
 def _complete_features(context: Context, resolved: Resolved) -> None:
@@ -261,7 +262,7 @@ def _check_splits(context: Context, packing: _Packing) -> None:
         groups = sorted({packing.resolved.records[i].source.group for i in used})
         few = ", ".join(groups[:4]) + (", ..." if len(groups) > 4 else "")
         context.warn(
-            f"{missing}: {len(groups)} groups are few for these ratios. Pin some "
+            f"{missing}: {len(groups)} group{'s are' if len(groups) > 1 else ' is'} few for these ratios. Pin some "
             f"in the recipe, for instance splits: {{pins: {{{groups[-1]!r}: {empty[0]}}}}} (groups: {few})"
         )
 
@@ -269,6 +270,8 @@ def _check_splits(context: Context, packing: _Packing) -> None:
 def _check_channels(context: Context, resolved: Resolved) -> None:
     """Say where sounds recorded apart, or to be denoised, differ in channels: one may hold the noise alone."""
     recipe = context.recipe
+    if recipe.sound is None:
+        return
     kept = np.unique(np.asarray(resolved.clips.column("record"))[resolved.kept])
     apart = recipe.sound.denoise is not None or any(resolved.records[i].source.sidecar for i in kept)
     by_count = {resolved.facts[i].get("channels"): resolved.records[i].source.name for i in reversed(kept)}
@@ -345,7 +348,7 @@ def _write(context: Context, packing: _Packing, maker: SampleMaker) -> tuple[pa.
     staying = np.array([bool(s) and file_of[r] in whole for s, r in zip(stays, sample_rows, strict=True)], bool)
 
     attributes = source_attributes(context, resolved)
-    schema = samples_schema([f.name for f in context.features])
+    schema = samples_schema([f.name for f in context.features], sound=context.recipe.sound is not None)
     tables = []
     if staying.any():
         table = conformed(previous.samples.take(pa.array(sample_rows[staying])), schema)

@@ -115,7 +115,7 @@ class PreviousVersion:
 def _unmeasured(clips: pa.Table) -> pa.ChunkedArray:
     """Which clips would have to be measured to be judged: those that neither the plan nor the splits refuse."""
     apart = pc.is_in(clips.column("code").fill_null(""), pa.array(["outside", "too_long", "split_guard"]))
-    return pc.and_(clips.column("peak").is_null(), pc.invert(apart))
+    return pc.and_(clips.column("timing_error_seconds").is_null(), pc.invert(apart))
 
 
 # The fields that decided, in versions of format 1, under which key a source's clips were kept.
@@ -127,7 +127,7 @@ _CLIPS = (
 
 def _format_1_key(recipe: Recipe, source: DiscoveredSource, settings: SourceSettings) -> str:
     clips = recipe.clips.model_dump(mode="json", include=set(_CLIPS))
-    sound = recipe.sound.model_dump(mode="json")
+    sound = recipe.sound.model_dump(mode="json") if recipe.sound is not None else {}
     features = {"spectrogram": recipe.features.model_dump(mode="json").get("spectrogram")}
     if settings.render.noise_sha256 is not None:
         sound["denoise"]["profile"] = "file"

@@ -139,9 +139,9 @@ def media_locations(context: Context, resolved: Resolved, rows: np.ndarray) -> l
         elif row is None:
             found.append(None)
         else:
-            names = ("mp4_offset", "mp4_size", "flac_offset", "flac_size")
+            names = ("mp4_offset", "mp4_size", "flac_offset", "flac_size")  # those of flac only where clips have sound
             path = context.dataset.shard_path(old[row]["shard"])
-            found.append(MediaLocation(path, *(old[row][n] for n in names)))
+            found.append(MediaLocation(path, *(old[row].get(n, 0) for n in names)))
     return found
 
 

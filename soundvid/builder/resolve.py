@@ -237,7 +237,7 @@ def _judged(
         for name, low, high in split_parts(slots, fps, settings[i].time_split):
             home[(low <= starts[inside]) & (starts[inside] + lengths[inside] <= high)] = name
         outside[inside] = home == None  # noqa: E711  element by element
-    measured = np.asarray(clips.column("peak").is_valid())
+    measured = np.asarray(clips.column("timing_error_seconds").is_valid())
     values = {n: np.asarray(clips.column(n).fill_null(0)) for n in MEASURES.names}
     numbers = np.where(measured, judge({**values, "frames": lengths}, context.thresholds), -1)
     codes = np.asarray(clips.column("code").fill_null("").to_pylist(), object)

@@ -17,7 +17,7 @@ from soundvid.errors import DatasetError
 from soundvid.media.clock import Window, sample_at
 from soundvid.media.mp4_index import keyframe_index
 from soundvid.quality.rules import dbfs
-from soundvid.store.schema import MEASURES
+from soundvid.store.schema import MEASURES, SOUND_MEASURES
 from soundvid.store.tar import Sample, pack_sample
 from soundvid.util.hashing import canonical_json
 
@@ -43,7 +43,8 @@ class SampleMaker:
         clip = self.clips[row]
         window = Window(clip["start_frame"], clip["frames"])
         features = [self._feature_rows(clip["record"], f.name).size(window) for f in self.context.features]
-        sizes = [location.mp4_size, location.flac_size, *features, 700]
+        sound = [location.flac_size] if self.context.recipe.sound is not None else []
+        sizes = [location.mp4_size, *sound, *features, 700]
         return sum(512 + -(-size // 512) * 512 for size in sizes)
 
     def make(self, row: int) -> tuple[bytes, Sample]:
@@ -61,7 +62,8 @@ class SampleMaker:
         index = keyframe_index(mp4)
         self.keyframes[row] = (list(index.frames), list(index.offsets))
         about = self._about(clip, record)
-        parts = {"mp4": mp4, "flac": flac, **features, "json": canonical_json(about)}
+        sound = {"flac": flac} if self.context.recipe.sound is not None else {}
+        parts = {"mp4": mp4, **sound, **features, "json": canonical_json(about)}
         return pack_sample(clip["key"], parts)
 
     def index_row(self, row: int) -> Row:
@@ -102,17 +104,22 @@ class SampleMaker:
             before = json.loads(self.context.dataset.read_member(old, "json"))
             plain = {k: v for k, v in before.items() if not isinstance(v, dict)}
             return {**plain, **own}
-        video, rate = self.context.recipe.video, self.context.recipe.sound.rate
+        video, rate = self.context.recipe.video, self.context.recipe.sample_rate
         fps, window = video.fps, Window(clip["start_frame"], clip["frames"])
         first, last = sample_at(window.start, rate, fps), sample_at(window.stop, rate, fps)
         measures = {n: clip[n] for n in MEASURES.names if n not in ("peak", "flat_frames")}
+        if rate:
+            measures["peak_dbfs"] = round(float(dbfs(clip["peak"])), 2)
+        else:
+            measures = {n: v for n, v in measures.items() if n not in SOUND_MEASURES}
         return {
             "key": clip["key"],
             "source_id": record.source_id,
             "source_sha256": record.identity.sha256,
             "start_frame": window.start,
             "frames": window.frames,
-            "fps": str(fps),
+            "fps": float(fps),
+            "fps_exact": str(fps),
             "width": video.width,
             "height": video.height,
             "start_seconds": float(window.start / fps),
@@ -121,7 +128,6 @@ class SampleMaker:
             "samples": last - first,
             "sample_rate": rate,
             **measures,
-            "peak_dbfs": round(float(dbfs(clip["peak"])), 2),
             "crop": list(self.resolved.facts[clip["record"]]["crop"]),
             **own,
         }

@@ -1,34 +1,43 @@
 """Records as files, for an orchestrator that runs the steps of a build video by video, and joins them afterwards.
 
-    <dataset>/videos.json          the listing: every video of the recipe under a key of its own
+    <dataset>/videos.json          the listing (soundvid.builder.listing)
     <dataset>/videos/<key>.json    its SourceRecord: what the file was, and how each step ended
+    <dataset>/contents.txt         sha256 and key of each record: which videos have the same content
     <dataset>/candidate/           the version that `assemble` made and `release` publishes
 
 A video's key is made from its name ([A-Za-z0-9_-]); its record says its content. What was done is not done again.
 """
 
-import hashlib
 import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundvid.builder.context import Context
-from soundvid.builder.discover import identify, listed, select
-from soundvid.builder.record import SourceRecord, settings_key, slug
+from soundvid.builder.discover import identify, select
+from soundvid.builder.listing import (
+    DAMAGE,
+    Video,
+    key_of,
+    listed_keys,
+    signature_of,
+    source_from_row,
+    source_to_row,
+)
+from soundvid.builder.record import SourceRecord
 from soundvid.builder.render import compute_features, render
 from soundvid.builder.resolve import Resolved, resolve
 from soundvid.clips.feature_rows import feature_key
 from soundvid.errors import DatasetError
-from soundvid.sources.digests import Identity, file_signature
-from soundvid.sources.model import DiscoveredSource, Origin, SidecarAudio
+from soundvid.sources.digests import Identity
 from soundvid.util.files import replace_file
 from soundvid.util.hashing import content_key
 from soundvid.util.schema import checked
@@ -36,105 +45,6 @@ from soundvid.verdict import Verdict
 
 PASSING = ("network", "rate_limit")  # failures of a download after which trying again soon can help
 SOON = 300.0  # seconds
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)  # of a record's file
-
-
-@dataclass(frozen=True)
-class Video:
-    """A video of the listing. `signature` changes whenever it has to be looked at again: file, terms or settings."""
-
-    key: str
-    source: DiscoveredSource
-    signature: str
-    partition: str  # what it is processed with: itself, or its ingest batch
-
-
-# -- the listing
-
-
-def key_of(source: DiscoveredSource) -> str:
-    """A safe name for a video: the catalogue's for one from the web, name and hash of the name for a file."""
-    if source.origin is not None and source.origin.extractor:
-        from soundvid.sources.web.ids import source_id
-
-        return source_id(source.origin.extractor, source.origin.media_id).lstrip("-")
-    return f"{slug(Path(source.name).stem)}-{hashlib.sha256(source.name.encode()).hexdigest()[:8]}"
-
-
-def list_videos(context: Context, *, batch: int | None = None) -> list[Video]:
-    """Every video of the recipe as it is now; no file is opened. With `batch`, new ones form batches of that size.
-
-    Raises DatasetError or RecipeError where there is none, or a folder is gone.
-    """
-    before = {v.key: v.partition for v in listing(context).values()}
-    videos: dict[str, Video] = {}
-    for source in listed(context):
-        key = key_of(source)
-        if key in videos:  # the same name in another folder
-            key = f"{key}-{hashlib.sha256(os.fsencode(source.path)).hexdigest()[:8]}"
-        videos[key] = Video(key, source, _signature(context, source), key)
-    if batch is None:
-        return list(videos.values())
-    batches = [p for p in before.values() if p.startswith("batch-")]
-    number = max((int(p.removeprefix("batch-")) for p in batches), default=0)
-    placed, room = [], 0
-    for video in videos.values():
-        partition = before.get(video.key, "")
-        if not partition.startswith("batch-"):
-            if room == 0:
-                number, room = number + 1, batch
-            room -= 1
-            partition = f"batch-{number:05d}"
-        placed.append(replace(video, partition=partition))
-    return placed
-
-
-def _signature(context: Context, source: DiscoveredSource) -> str:
-    file: list[Any] = []
-    if source.verdict is None:
-        try:
-            file = [*file_signature(source.path), *(file_signature(source.sidecar.path) if source.sidecar else ())]
-        except OSError as error:
-            file = [error.errno]
-    settings = settings_key(context.settings.of(source))
-    judged = [asdict(context.thresholds), [feature_key(f) for f in context.features]]
-    content = [_source_to(source), file, settings, judged]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def save_listing(context: Context, videos: Iterable[Video]) -> str:
-    """Make this the listing; returns its digest."""
-    rows = [{**vars(v), "source": _source_to(v.source)} for v in videos]
-    data = json.dumps(rows).encode()
-    path = context.dataset.folder / "videos.json"
-    if not path.is_file() or path.read_bytes() != data:
-        replace_file(path, data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def listing(context: Context) -> dict[str, Video]:
-    """The saved listing by key; empty where there is none yet."""
-    path = context.dataset.folder / "videos.json"
-    try:
-        rows = json.loads(path.read_bytes())
-        videos = [Video(r["key"], _source_from(r["source"]), r["signature"], r["partition"]) for r in rows]
-        return {checked(v).key: v for v in videos}
-    except FileNotFoundError:
-        return {}
-    except _DAMAGE as error:
-        raise DatasetError(
-            f"{path}: the listing is damaged ({type(error).__name__}: {error}); remove it and list the videos again"
-        ) from error
-
-
-def videos_of(context: Context, partition: str) -> list[Video]:
-    """The videos of a partition. Raises DatasetError where the listing has none of it."""
-    videos = [v for v in listing(context).values() if v.partition == partition]
-    if not videos:
-        raise DatasetError(
-            f"{context.recipe.name}: {partition} is not in the listing (any more): list the videos again"
-        )
-    return videos
 
 
 # -- records
@@ -147,21 +57,21 @@ def load_record(context: Context, key: str) -> SourceRecord | None:
         record = SourceRecord(
             **{
                 **row,
-                "source": _source_from(row["source"]),
+                "source": source_from_row(row["source"]),
                 "identity": _identity_from(row["identity"]),
                 "verdict": Verdict(**row["verdict"]) if row["verdict"] else None,
             }
         )
         whole = {"outcome", "code", "message", "digest", "kept"} <= {*record.clips} or not record.clips
         return checked(record) if whole and record.key == key else None
-    except _DAMAGE:
+    except DAMAGE:
         return None
 
 
 def save_record(context: Context, record: SourceRecord) -> None:
     row = {
         **vars(record),
-        "source": _source_to(record.source),
+        "source": source_to_row(record.source),
         "identity": record.identity and asdict(record.identity),
         "verdict": record.verdict and vars(record.verdict),
     }
@@ -176,12 +86,65 @@ def records_changed(context: Context) -> int:
         return 0
 
 
-def pending(context: Context, videos: Iterable[Video]) -> dict[str, str]:
+class Listed(Protocol):
+    """What `pending` has to know of a video of the listing."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def signature(self) -> str: ...
+
+
+class _Progress(NamedTuple):
+    """How far a record has come."""
+
+    signature: str
+    ended: bool  # by a verdict
+    rendered: bool
+    features: frozenset[str]
+    attempts: int
+
+
+class KnownRecords:
+    """How far each record has come, remembered from one `pending` to the next: only files that changed are opened."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[tuple[int, int, int], _Progress | None]] = {}
+
+    def look(self, context: Context) -> dict[str, _Progress | None]:
+        """By key of the records that there are; None where one is damaged."""
+        now: dict[str, tuple[tuple[int, int, int], _Progress | None]] = {}
+        folder = context.dataset.folder / "videos"
+        with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not entry.name.endswith(".json"):
+                    continue
+                try:
+                    info, key = entry.stat(), entry.name.removesuffix(".json")
+                except FileNotFoundError:  # removed at this moment
+                    continue
+                stamp = info.st_ino, info.st_size, info.st_mtime_ns
+                known = self._known.get(key)
+                now[key] = known if known and known[0] == stamp else (stamp, _progress(load_record(context, key)))
+        self._known = now
+        return {key: progress for key, (_, progress) in now.items()}
+
+
+def _progress(record: SourceRecord | None) -> _Progress | None:
+    if record is None:
+        return None
+    ended, features = record.verdict is not None, frozenset(record.features)
+    return _Progress(record.signature, ended, bool(record.clips), features, record.attempts)
+
+
+def pending(context: Context, videos: Iterable[Listed], known: KnownRecords | None = None) -> dict[str, str]:
     """Videos never processed as they are now: by key a mark that changes when they are to be tried again."""
+    records = (known or KnownRecords()).look(context)
+    features = {f.name for f in context.features}
     waiting = {}
     for video in videos:
-        record = load_record(context, video.key)
-        if record is None or not is_processed(context, video, record):
+        record = records.get(video.key)
+        if record is None or record.signature != video.signature or not _is_done(record, features):
             waiting[video.key] = f"{video.signature}-{record.attempts if record else 0}"
     return waiting
 
@@ -193,9 +156,12 @@ def is_processed(context: Context, video: Video, record: SourceRecord) -> bool:
 
 def _processed(context: Context, record: SourceRecord) -> bool:
     """Whether every step was done for a record, or none is left to do."""
-    if record.verdict is not None:
-        return True
-    return bool(record.clips) and all(f.name in record.features for f in context.features)
+    progress = _progress(record)
+    return progress is not None and _is_done(progress, {f.name for f in context.features})
+
+
+def _is_done(record: _Progress, features: set[str]) -> bool:
+    return record.ended or (record.rendered and features <= record.features)
 
 
 def reset_failed(context: Context, videos: Iterable[Video]) -> list[str]:
@@ -222,6 +188,8 @@ def discover_videos(context: Context, videos: list[Video]) -> list[SourceRecord]
         records = []
         for video, found in zip(videos, identify(context, [v.source for v in videos]), strict=True):
             old = load_record(context, video.key)
+            if found.identity is not None and (old is None or old.identity != found.identity):
+                _note_content(context, found.identity.sha256, video.key)
             record = replace(found, key=video.key, signature=video.signature, attempts=old.attempts if old else 0)
             if old is not None and old.signature == record.signature and old.identity == record.identity:
                 record = replace(record, clips=old.clips, features=old.features)
@@ -253,7 +221,7 @@ def _fetched(context: Context, videos: list[Video]) -> list[Video]:
     fresh = []
     for video in videos:
         source = now.get(video.key, video.source) if video.source.origin is not None else video.source
-        fresh.append(replace(video, source=source, signature=_signature(context, source)))
+        fresh.append(replace(video, source=source, signature=signature_of(context, source)))
     return fresh
 
 
@@ -292,7 +260,9 @@ def render_videos(context: Context, keys: Iterable[str]) -> list[SourceRecord]:
 def _twins(context: Context, records: list[SourceRecord]) -> dict[str, str]:
     """By key those records whose content another listed video stands for, with that one's name."""
     wanted = {r.identity.sha256 for r in records if r.identity is not None}
-    others = (load_record(context, key) for key in listing(context))
+    own = {r.key for r in records}
+    keys = listed_keys(context, {key for sha256, key in _contents(context, wanted) if key not in own})
+    others = (load_record(context, key) for key in sorted(keys))
     known = {r.key: r for r in others if r is not None and r.identity is not None and r.identity.sha256 in wanted}
     known |= {r.key: r for r in records}
     if len(known) == len(records) == len(wanted):
@@ -300,6 +270,36 @@ def _twins(context: Context, records: list[SourceRecord]) -> dict[str, str]:
     selection = select(context, known.values())
     verdicts = [(r, selection.verdicts.get(i)) for i, r in enumerate(selection.records)]
     return {r.key: v.message.removeprefix("the same content as ") for r, v in verdicts if v and v.code == "duplicate"}
+
+
+# contents.txt: without it every video would open the records of all others to find those with its content. A line that
+# holds no more does no harm, because the record is asked; one that a crash has lost costs a rendering and no more,
+# because copies are decided when the dataset is assembled.
+
+
+def _contents(context: Context, wanted: set[str]) -> list[tuple[str, str]]:
+    """sha256 and key of the records that had one of these contents."""
+    lines = (line.partition(" ") for line in _contents_file(context).read_text(errors="replace").splitlines())
+    return [(sha256, key) for sha256, _, key in lines if sha256 in wanted and key]
+
+
+def _note_content(context: Context, sha256: str, key: str) -> None:
+    with _contents_file(context).open("a") as file:
+        file.write(f"{sha256} {key}\n")
+
+
+def _contents_file(context: Context) -> Path:
+    path = context.dataset.folder / "contents.txt"
+    if not path.is_file():  # a dataset from before
+        keys = (p.stem for p in (context.dataset.folder / "videos").glob("*.json"))
+        save_contents(context, (r for r in (load_record(context, key) for key in keys) if r is not None))
+    return path
+
+
+def save_contents(context: Context, records: Iterable[SourceRecord]) -> None:
+    """Write contents.txt anew. Only while nobody else renders."""
+    lines = [f"{r.identity.sha256} {r.key}\n" for r in records if r.identity is not None]
+    replace_file(context.dataset.folder / "contents.txt", "".join(lines).encode())
 
 
 def _ended(outcome: str, code: str, message: str) -> dict[str, Any]:
@@ -372,34 +372,6 @@ def _must(context: Context, key: str) -> SourceRecord:
 
 
 # -- as files
-
-
-def _source_to(source: DiscoveredSource) -> dict[str, Any]:
-    # Not by asdict, which copies every value deeply: that was the most of a sensor's look at a thousand videos.
-    return {
-        **vars(source),
-        "path": str(source.path),
-        "sidecar": source.sidecar and {**vars(source.sidecar), "path": str(source.sidecar.path)},
-        "origin": source.origin and vars(source.origin),
-        "verdict": source.verdict and vars(source.verdict),
-    }
-
-
-def _source_from(row: dict[str, Any]) -> DiscoveredSource:
-    return DiscoveredSource(
-        **{
-            **row,
-            "path": Path(row["path"]),
-            "sidecar": _sidecar_from(row["sidecar"]),
-            "origin": Origin(**row["origin"]) if row["origin"] else None,
-            "verdict": Verdict(**row["verdict"]) if row["verdict"] else None,
-            "spans": tuple((a, b, c) for a, b, c in row["spans"]),
-        }
-    )
-
-
-def _sidecar_from(row: dict[str, Any] | None) -> SidecarAudio | None:
-    return None if row is None else SidecarAudio(**{**row, "path": Path(row["path"])})
 
 
 def _identity_from(row: dict[str, Any] | None) -> Identity | None:

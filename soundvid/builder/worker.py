@@ -37,7 +37,7 @@ def work(task: Task, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]
     except OSError as error:
         # It may go away between any two of the times that it is opened.
         if isinstance(error, FileNotFoundError) and isinstance(task, RenderTask) and not task.path.exists():
-            return {"end": "failed", "code": "vanished", "message": "the file is no longer there"}
+            return {"end": "failed", "code": "vanished", "message": "the file went away while it was read"}
         return {"end": "failed", "code": "io", "message": f"reading it failed: {error.strerror or error}"}
     except Exception as error:  # a defect of ours or of a library: this source's row says so, the others go on
         return {"end": "failed", "code": "internal", "message": f"{type(error).__name__}: {error}"}

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from soundvid._version import __version__
-from soundvid.cli import datasets, demo, evaluate, generate, sources, train, ui
+from soundvid.cli import datasets, demo, evaluate, generate, remote, sources, train, ui, view
 from soundvid.errors import SoundvidError
 
 
@@ -33,7 +33,15 @@ COMMANDS: dict[str, Any] = {
     "build": datasets.build,
     "list": datasets.list_,
     "show": datasets.show,
+    "view": view.view,
     "verify": datasets.verify,
+    "diff": remote.diff,
+    "publish": remote.publish,
+    "pull": remote.pull,
+    "export": remote.export,
+    "gc": remote.gc,
+    "delete": remote.delete,
+    "rename": remote.rename,
     "repack": datasets.repack,
     "recipe": datasets.recipe,
     "sources": sources.app,
@@ -41,15 +49,16 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate.evaluate,
     "report": generate.report,
     "generate": generate.generate,
+    "play": view.play,
 }
 ORDER = list(COMMANDS)
 for _name, _command in COMMANDS.items():
     if isinstance(_command, typer.Typer):
         for _each in _command.registered_commands:
-            _each.callback = ui.with_local_paths(_each.callback)  # type: ignore[arg-type]
+            _each.callback = ui.with_quiet(ui.with_local_paths(_each.callback))  # type: ignore[arg-type]
         app.add_typer(_command, name=_name)
     else:
-        app.command(name=_name, cls=ui.Command)(ui.with_local_paths(_command))
+        app.command(name=_name, cls=ui.Command)(ui.with_quiet(ui.with_local_paths(_command)))
 
 
 def _print_version(wanted: bool) -> None:

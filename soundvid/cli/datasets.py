@@ -11,14 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from soundvid.cli import ui
-from soundvid.cli.ui import STORE, JsonOption, NameArgument, RecipeArgument, StoreOption, WorkersOption
+from soundvid.cli.ui import STORE, FromOption, JsonOption, NameArgument, RecipeArgument, StoreOption, WorkersOption
 from soundvid.errors import DatasetError, RecipeError
 
 CHANGES = {
     "first": "first version",
     "minor": "samples were added",
     "major": "samples were removed, changed or moved to another split",
-    "patch": "the same samples; shards, ledger or recipe changed",
+    "patch": "the same samples; their shards, the recipe or the list of what was left out changed",
     "none": "nothing changed: this version already matches the sources and the recipe",
 }
 
@@ -48,7 +48,7 @@ def run_build(
             ui.say("nothing was changed")
             raise typer.Exit(1) from error
         result = run(True, True)  # the sources were synced just now
-    ui.err.print(f"[bold]{result.dataset} {result.version}[/] ({CHANGES[result.change]})")
+    ui.say(f"{result.dataset} {result.version} ({CHANGES[result.change]})")
     sources, clips = result.sources, result.clips
     ui.say(
         f"  sources  {sources['kept']} kept, {sources['rejected']} rejected, {sources['failed']} failed"
@@ -78,6 +78,9 @@ def build(
     offline: Annotated[
         bool, typer.Option("--offline", help="Use the videos that are already in the store; do not download any.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Make nothing: tell what would be built, what it needs, and what goes.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Bring a dataset up to date with its videos; writes a new version if anything changed.
@@ -93,9 +96,48 @@ def build(
             f"{recipe}: this is a source, not a recipe; run 'soundvid build RECIPE --source {recipe}', where RECIPE is "
             f"a YAML file or one of {', '.join(built_in())}"
         )
+    if dry_run:
+        _dry_run(load(recipe, source, name=name), store, workers, as_json)
+        return
     result = run_build(load(recipe, source, name=name), store, workers, keep_work, offline, yes)
     if as_json:
         ui.answer(result.to_dict())
+
+
+def _dry_run(recipe: Any, store: Path, workers: int | None, as_json: bool) -> None:
+    """Print what a build would do."""
+    from soundvid.builder.build import plan_build
+    from soundvid.util.files import size_text
+
+    with ui.interruptible("stopped"), ui.ConsoleProgress() as progress:
+        plan = plan_build(recipe, store=store, workers=workers, progress=progress)
+    if as_json:
+        ui.answer(plan.to_dict())
+        return
+    after = f"after version {plan.newest}" if plan.newest else "its first version"
+    ui.result(f"{plan.dataset}: {after}; nothing was made (--dry-run)")
+    if recipe.web_sources:
+        ui.result("  addresses  are not asked: of their videos those that the store holds count")
+    seconds = ui.duration(plan.new_source_seconds)
+    ui.result(f"  sources    {plan.new_sources} new ({seconds}), {plan.reused_sources} known, "
+              f"{len(plan.rejected_sources)} rejected")  # fmt: skip
+    for name, why in plan.rejected_sources.items():
+        ui.result(f"             rejected {name}: {why}")
+    new = f"about {plan.new_clips} new (the recipe's rules may reject some)" if plan.new_clips else "none new"
+    ui.result(f"  clips      {new}, {plan.reused_clips} kept as they are")
+    if plan.new_clips:
+        ui.result(
+            f"  disk       about {size_text(plan.new_bytes)} of new shards; about {size_text(plan.peak_bytes)} "
+            f"while it runs, {size_text(plan.free_bytes)} are free"
+        )
+        known = plan.seconds is not None
+        time = f"about {ui.duration(plan.seconds or 0)}, at the speed of earlier builds in this store"
+        ui.result(f"  time       {time if known else 'unknown: nothing was built in this store with so many workers'}")
+    if plan.gone_samples or plan.gone_sources:
+        few = ", ".join(plan.gone_sources[:5]) + (", ..." if len(plan.gone_sources) > 5 else "")
+        ui.result(f"  goes       {plan.gone_samples} samples" + (f", of sources that are gone: {few}" if few else ""))
+    if plan.peak_bytes > plan.free_bytes:
+        ui.warn("the disk is too small for it")
 
 
 def _is_source(text: str) -> bool:
@@ -104,12 +146,21 @@ def _is_source(text: str) -> bool:
     return "://" in text or path.is_dir() or (path.is_file() and path.suffix not in (".yaml", ".yml", ".json"))
 
 
-def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
-    """List the datasets of a store and their versions."""
+def list_(store: StoreOption = STORE, source: FromOption = None, as_json: JsonOption = False) -> None:
+    """List the datasets of a store and their versions, or with --from those that are published at an address."""
     from soundvid.store.dataset import datasets
 
-    rows = []
-    for dataset in datasets(store):
+    rows: list[dict[str, Any]] = []
+    if source is not None:
+        from soundvid.store.published import open_published
+
+        published: Any = open_published(source)
+        for number, entry in published.storage.versions.versions.items():
+            rows.append(
+                {"dataset": published.name, "version": number, **entry.model_dump(exclude={"files", "part_of"})}
+            )
+        rows.sort(key=lambda row: tuple(map(int, row["version"].split("."))))
+    for dataset in datasets(store) if source is None else ():
         for release in dataset.releases():
             try:
                 manifest = release.manifest
@@ -148,19 +199,6 @@ def list_(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     ui.out.print(table)
 
 
-def _find(store: Path, name: str) -> Any:
-    """The dataset and the version that `NAME[@VERSION]` means. Raises DatasetError that says which store was read."""
-    from soundvid.store.dataset import datasets, find
-
-    store = store.absolute()
-    try:
-        return find(store, name)
-    except DatasetError as error:
-        if name.partition("@")[0] in {d.name for d in datasets(store)}:
-            raise
-        raise DatasetError(f"{error}; --store or SOUNDVID_STORE names another store") from error
-
-
 def show(
     name: NameArgument,
     store: StoreOption = STORE,
@@ -170,7 +208,9 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a version contains: counts per subject, splits, shards, and why sources were left out."""
-    _, release = _find(store, name)
+    from soundvid.store.dataset import find
+
+    _, release = find(store, name)
     manifest = release.manifest
     if as_json:
         ui.answer({**manifest, "path": str(release.folder)})
@@ -212,14 +252,15 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a version: hashes, tar files, index, ledger and splits.
+    """Check a version: hashes, tar files, tables and splits.
 
     Where something is wrong it names every problem and exits with status 1.
     """
+    from soundvid.store.dataset import find
     from soundvid.store.verify import WORST
     from soundvid.store.verify import verify as run
 
-    dataset, release = _find(store, name)
+    dataset, release = find(store, name)
     with ui.interruptible("stopped; nothing was changed"), ui.ConsoleProgress() as progress:
         progress.phase("verifying", release.manifest["counts"]["samples"], "samples")
         result = run(dataset, release, decode=decode, on_sample=progress.step)
@@ -249,8 +290,9 @@ def repack(
 ) -> None:
     """Merge the small shards that many updates leave into large ones: a PATCH version with the same samples."""
     from soundvid.builder.repack import repack as run
+    from soundvid.store.dataset import find
 
-    dataset, _ = _find(store, name)
+    dataset, _ = find(store, name)
     with ui.interruptible("stopped; the dataset is unchanged"), ui.ConsoleProgress() as progress:
         progress.phase("merging shards", None)
         release, change = run(dataset, max_megabytes)
@@ -322,5 +364,6 @@ def _check(file: Path) -> None:
     ui.result(
         f"{file}: valid; dataset {loaded.name}, {len(loaded.sources)} sources, {clips.plan} clips"
         + ("" if clips.plan == "spans" else f" of {clips.seconds:g} s")
-        + f", {video.width}x{video.height} at {video.fps} fps, {loaded.sound.rate} Hz"
+        + f", {video.width}x{video.height} at {video.fps} fps, "
+        + (f"{loaded.sample_rate} Hz" if loaded.sample_rate else "no sound")
     )

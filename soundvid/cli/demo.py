@@ -8,6 +8,8 @@ import typer
 
 from soundvid.cli import datasets, ui
 from soundvid.cli.ui import WorkersOption
+from soundvid.errors import SoundvidError
+from soundvid.util.extras import install_hint
 
 CLIPS = 4  # evaluated: enough to show a table, and quick
 # No validation, preview or checkpoint before the end: the training lasts a few seconds.
@@ -19,16 +21,33 @@ def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Folder for the sample videos and the store.")] = Path(
         "demo"
     ),
-    seconds: Annotated[int, typer.Option("--seconds", min=20, max=60, help="Length of each sample video.")] = 24,
+    seconds: Annotated[
+        int, typer.Option("--seconds", min=20, max=600, help="Length of each sample video, at most 60.")
+    ] = 24,
     workers: WorkersOption = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="End with a training, or with the dataset.")] = True,
     train_seconds: Annotated[int, typer.Option("--train-seconds", min=1, help="Length of the training.")] = 20,
+    faces: Annotated[
+        int | None,
+        typer.Option(
+            "--faces",
+            min=1,
+            max=4,
+            help="Only draw so many persons who move their heads and mouths, --seconds each (there at most 600), for "
+            "the recipe face-poke.",
+        ),
+    ] = None,
 ) -> None:
     """Try everything: sample videos, a dataset, a short training, a generated video.
 
     It draws sample videos, downloads them from a server on loopback, builds and verifies a dataset, trains on it for a
     few seconds, evaluates the run, generates a video, and writes a report of the dataset and one of the run.
     """
+    if faces is not None:
+        _draw_faces(folder / "faces", faces, seconds)
+        return
+    if seconds > 60:
+        raise SoundvidError(f"--seconds {seconds}: the sample videos last 60 s at most (--faces: 600)")
     from soundvid.demo import SOURCES, make_sources
     from soundvid.demo.serve import served
     from soundvid.recipe.model import load
@@ -54,16 +73,31 @@ def demo(
         print(f"and the run's page: {page.absolute().as_uri()}")
 
 
+def _draw_faces(folder: Path, persons: int, seconds: int) -> None:
+    from soundvid.demo.faces import make_faces
+
+    with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
+        progress.phase("drawing faces", persons)
+
+        def drawn(name: str, share: float) -> None:
+            if share < 1:
+                progress.progress(name, share)
+            else:
+                progress.source(name, "kept", "")
+                progress.step()
+
+        paths = make_faces(folder, persons=persons, seconds=seconds, progress=drawn)
+    for path in paths:
+        print(path)
+
+
 def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
     """Train `tiny` for `seconds`, evaluate it, generate one video and write the run's page; returns the page's path.
 
     None where torch is not installed. A run of the same version that is there already is left as it is.
     """
     if find_spec("torch") is None or find_spec("safetensors") is None:
-        ui.say(
-            "no training in this demo: torch and safetensors are not installed; run pip install 'soundvid[train]', "
-            "or in a clone pip install -e '.[train]'"
-        )
+        ui.say(f"no training in this demo: torch and safetensors are not installed; {install_hint('train')}")
         return None
     from soundvid.runs.page import write_page
 

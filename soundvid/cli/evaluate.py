@@ -42,7 +42,13 @@ def evaluate(
     from soundvid.runs.open import choose_device
 
     with ui.interruptible("stopped; nothing was written"), ui.ConsoleProgress() as progress:
-        progress.phase("measuring", None, "clips")
+        progress.phase("opening the run", None)
+
+        def update(done: int, total: int) -> None:
+            if not progress.is_counting:
+                progress.phase("measuring", total, "clips")
+            progress.update(done, total)
+
         found = evaluate_run(
             run,
             split,
@@ -51,7 +57,7 @@ def evaluate(
             clips=clips,
             batch=batch,
             device=str(choose_device(device)),
-            progress=progress.update,
+            progress=update,
             fall_back=True,
         )
     if as_json:

@@ -18,10 +18,12 @@ TYPES: dict[Kind, Any] = {
     "video": Path | None,
     "file": Path | None,
     "box": str | None,
+    "pokes": list[str] | None,
     "integer": int | None,
+    "number": float | None,
     "flag": bool,
 }
-METAVARS: dict[Kind, str] = {"box": "X,Y,W,H"}
+METAVARS: dict[Kind, str] = {"box": "X,Y,W,H", "pokes": "X,Y,DX,DY"}
 
 
 def summaries() -> str:
@@ -48,7 +50,7 @@ def with_options(command: Callable[..., None], options: Callable[[SystemSpec], S
 
     def call(**values: Any) -> None:
         chosen = {name: values.pop(name) for name in takers}
-        used = {name: value for name, value in chosen.items() if value is not None and value is not False}
+        used = {name: value for name, value in chosen.items() if value not in (None, False, [])}
         command(**values, given=used)
 
     parameters: list[inspect.Parameter] = []

@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +10,14 @@ from rich.markup import escape
 
 from soundvid.cli import systems, ui
 from soundvid.cli.ui import JsonOption, RecipeArgument, StoreOption
-from soundvid.errors import SoundvidError
+from soundvid.util.extras import need
 
 INTERRUPTED = "stopped at once; the same command with --resume goes on from the last checkpoint, or starts anew"
 
 
 def need_torch() -> None:
     """Raise SoundvidError, one line, where what training needs is not installed."""
-    missing = [name for name in ("torch", "safetensors") if find_spec(name) is None]
-    if missing:
-        raise SoundvidError(f"{' and '.join(missing)} is needed for this: pip install 'soundvid[train]'")
+    need("train", "torch", "safetensors")
 
 
 def make_callback(progress: ui.ConsoleProgress) -> Any:
@@ -63,6 +60,9 @@ def _train(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Steps of the whole run.")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0, help="Stop, with a checkpoint, after.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Clips a step, on each device.")] = None,
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Of a system of several stages, this one alone; by default all.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or start it.")] = False,
     values: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the preset; repeatable.")
@@ -102,6 +102,7 @@ def _train(
         device=device,
         workers=workers,
         minutes=minutes,
+        stage=stage,
     )
     with ui.interruptible(INTERRUPTED), ui.ConsoleProgress() as progress:
         try:

@@ -4,6 +4,7 @@ Results go to stdout. Progress, notes and errors go to stderr.
 """
 
 import functools
+import inspect
 import json
 import re
 import sys
@@ -78,6 +79,15 @@ def complete_dataset(ctx: typer.Context, incomplete: str) -> list[str]:
 StoreOption = Annotated[
     Path, typer.Option("--store", envvar="SOUNDVID_STORE", help="The store: the folder with datasets and sources.")
 ]
+FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        envvar="SOUNDVID_FROM",
+        metavar="URL",
+        help="Where the dataset is published, instead of a store: a folder, s3://, gs://, az://, https:// or hf://.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, max=256, help="Worker processes; by default one per core.")
@@ -121,6 +131,35 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
 
 
+class _Quiet:
+    """Whether the command that runs was called with --quiet: then only warnings, errors and results are printed."""
+
+    on = False
+
+
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings, errors and the result only.")]
+
+
+def with_quiet(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the option --quiet."""
+
+    @functools.wraps(command)
+    def called(*, quiet: bool = False, **given: Any) -> Any:
+        before, _Quiet.on = _Quiet.on, quiet
+        try:
+            return command(**given)
+        finally:
+            _Quiet.on = before
+
+    signature = inspect.signature(command)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [p.replace(kind=keyword) for p in signature.parameters.values()]
+    parameters.append(inspect.Parameter("quiet", keyword, default=False, annotation=QuietOption))
+    setattr(called, "__signature__", signature.replace(parameters=parameters))  # noqa: B010  what Typer reads
+    called.__annotations__ = {**command.__annotations__, "quiet": QuietOption}
+    return called
+
+
 def with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, which refuses addresses and impossible names wherever it takes a path."""
 
@@ -139,8 +178,9 @@ def with_local_paths(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def say(text: str) -> None:
-    """Print a sentence for the person at the terminal, on stderr."""
-    err.print(escape(text), soft_wrap=True)
+    """Print a sentence for the person at the terminal, on stderr; not with --quiet."""
+    if not _Quiet.on:
+        err.print(escape(text), soft_wrap=True)
 
 
 def warn(text: str) -> None:
@@ -204,6 +244,7 @@ class ConsoleProgress(ProgressCallback):
         self, console: Console = err, *, interval: float = 10.0, max_lines: int | None = None, see_also: str = ""
     ) -> None:
         self.console, self.interval, self.max_lines, self.see_also = console, interval, max_lines, see_also
+        self.quiet = _Quiet.on
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -214,7 +255,7 @@ class ConsoleProgress(ProgressCallback):
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=self.quiet or not console.is_terminal,
         )
         self._bar: TaskID | None = None
         self._items: dict[str, tuple[TaskID, str]] = {}  # a source in work: its bar, and what a line says of it
@@ -228,7 +269,7 @@ class ConsoleProgress(ProgressCallback):
 
     def __enter__(self) -> "ConsoleProgress":
         self._bars.start()
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and not self.quiet:
             # A thread, because a callback may not come for minutes.
             self._thread = threading.Thread(target=self._print_now_and_then, daemon=True)
             self._thread.start()
@@ -256,8 +297,9 @@ class ConsoleProgress(ProgressCallback):
         return f"{', '.join(parts)} ({duration(time.monotonic() - self._began)} so far)"
 
     def print(self, markup: str) -> None:
-        """Print a line of Rich markup above the bars."""
-        self.console.print(markup, soft_wrap=True)
+        """Print a line of Rich markup above the bars; not with --quiet."""
+        if not self.quiet:
+            self.console.print(markup, soft_wrap=True)
 
     # Callbacks of a sync and of a build.
 
@@ -274,6 +316,11 @@ class ConsoleProgress(ProgressCallback):
     def step(self) -> None:
         with self._counting:  # several threads that read files call this
             self.update(self._done + 1)
+
+    @property
+    def is_counting(self) -> bool:
+        """Whether the phase has a total."""
+        return self._total is not None
 
     def update(self, done: float, total: float | None = None, note: str | None = None) -> None:
         """`done` of the phase's steps are done; `total` and `note` replace the phase's where they are given."""
@@ -310,5 +357,8 @@ class ConsoleProgress(ProgressCallback):
         elif self._lines == self.max_lines + 1:
             self.print(escape(f"... and more: {self.see_also}"))
 
+    def note(self, message: str) -> None:
+        self.print(escape(message))
+
     def warn(self, message: str) -> None:
-        self.print(f"[yellow]warning[/] {escape(message)}")
+        self.console.print(f"[yellow]warning[/] {escape(message)}", soft_wrap=True)

@@ -27,7 +27,8 @@ PART_FORMAT = 1
 
 @dataclass(frozen=True)
 class MediaLocation:
-    """Where a rendered clip's MP4 and FLAC lie. `sha256` of both, one after the other; None: not known."""
+    """Where a rendered clip's MP4 and FLAC (of size 0: it has no sound) lie. `sha256` of both, one after the other;
+    None: not known."""
 
     path: Path
     mp4_offset: int

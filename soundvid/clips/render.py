@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from soundvid.clips.crop.registry import find as find_area
+from soundvid.clips.denoise.base import SampleReader
 from soundvid.clips.denoise.registry import open_sound
 from soundvid.clips.part import MediaWriter, Part, PartClip
 from soundvid.clips.plan import PlanSettings, TimeSplit, gap_windows, plan_windows, split_of_window, split_parts
@@ -24,18 +26,20 @@ from soundvid.media.colour import HDR, PRIMARIES, TRANSFERS
 from soundvid.media.encode import encode_clip, encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, crop_area
+from soundvid.media.interlace import FieldOrder, Vote, clip_order
 from soundvid.media.luma import luma_statistics
 from soundvid.media.probe import SoundTrack, Source, probe, probe_sound
 from soundvid.media.sidecar import align, check_length
 from soundvid.media.sound_decoder import full_scale_leaps
 from soundvid.media.sound_track import choose_track
-from soundvid.media.video_reader import VideoReader
+from soundvid.media.video_reader import GridFrame, VideoReader
 from soundvid.quality.rules import Thresholds, judge
 from soundvid.recipe.model import NoiseFile
 from soundvid.sources.digests import FileSignature, file_signature
 from soundvid.verdict import Verdict
 
 MAX_CLIP_BYTES = 512 << 20  # pictures of one clip in memory
+LOOKS_PER_SECOND = 2  # at pictures that may be made of fields
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,12 @@ class _Shown:
     misframed: bool
     luma: float
     flat: bool
+    vote: Vote | None = None  # what it is made of, where it was looked at
+
+
+def _shown(picture: GridFrame, late: Fraction) -> _Shown:
+    mean, flat = luma_statistics(picture.frame)
+    return _Shown(picture.frame, picture.serial, late, picture.damaged, picture.misframed, mean, flat)
 
 
 class _Heartbeat:
@@ -84,33 +94,45 @@ class _Heartbeat:
 class _Renderer:
     """Makes the clips of one source in ascending order, decoding it once.
 
-    `heard` is where its sound is: the source itself, or the file beside it. `facts` is what was found out on the way.
+    `heard` is where its sound is: the source itself, or the file beside it; None: clips have no sound. `facts` is what
+    was found out on the way.
     """
 
     def __init__(
-        self, source: Source, heard: Source | SoundTrack, task: RenderTask, heartbeat: Callable[[], None]
+        self, source: Source, heard: Source | SoundTrack | None, task: RenderTask, heartbeat: Callable[[], None]
     ) -> None:
         self.source, self.task = source, task
         self.video, self.sound_settings = task.render.video, task.render.sound
-        self.fps, self.rate = self.video.fps, self.sound_settings.rate
+        self.fps, self.rate = self.video.fps, self.sound_settings.rate if self.sound_settings is not None else 0
         self.area = find_area(self.video, source, heartbeat)
         self.facts = dict(self.area.facts)
         self.framing = Framing(self.video.width, self.video.height, self.area.box)
         self.facts["crop"] = list(crop_area(self.framing, source.video.geometry))
         self.heartbeat = heartbeat
-        self.pictures = self._reader()
-        self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
-        self.facts |= noise
+        self.pictures = self._reader(source)
+        self.every = max(1, floor(self.fps / LOOKS_PER_SECOND))
+        # Readers of clips that are made of fields in a source whose first pictures are whole, by the fields' order.
+        self.fields: dict[FieldOrder, VideoReader] = {}
+        self.sound: SampleReader | None = None
+        if heard is not None and self.sound_settings is not None:
+            self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
+            self.facts |= noise
         self.ring: dict[int, _Shown] = {}
         self.last: tuple[int, _Shown] | None = None
 
     def close(self) -> None:
-        self.pictures.close()
-        self.sound.close()
+        self._close_pictures()
+        if self.sound is not None:
+            self.sound.close()
 
-    def _reader(self) -> VideoReader:
+    def _close_pictures(self) -> None:
+        for reader in (self.pictures, *self.fields.values()):
+            reader.close()
+        self.fields.clear()
+
+    def _reader(self, source: Source) -> VideoReader:
         return VideoReader(
-            self.source,
+            source,
             self.fps,
             self.framing,
             self.heartbeat,
@@ -124,21 +146,37 @@ class _Renderer:
             return
         box = self.area.at(float(window.start / self.fps), float(window.stop / self.fps))
         if box != self.framing.box:
-            self.pictures.close()
+            self._close_pictures()
             self.framing = Framing(self.video.width, self.video.height, box)
-            self.pictures, self.last = self._reader(), None
+            self.pictures, self.last = self._reader(self.source), None
             self.ring.clear()
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
         late = slot / self.fps - picture.time
+        vote = self.pictures.look() if slot % self.every == 0 else None
         if self.last is not None and self.last[0] == picture.serial:
             before = self.last[1]
-            return replace(before, late=late)
-        mean, flat = luma_statistics(picture.frame)
-        shown = _Shown(picture.frame, picture.serial, late, picture.damaged, picture.misframed, mean, flat)
+            return replace(before, late=late, vote=vote)
+        shown = replace(_shown(picture, late), vote=vote)
         self.last = (picture.serial, shown)
         return shown
+
+    def _deinterlaced(self, window: Window, order: FieldOrder) -> list[_Shown]:
+        """The pictures of a window that is made of fields. Windows may overlap, and a reader never goes back."""
+        reader = self.fields.get(order)
+        if reader is None or reader.latest > window.start:
+            if reader is not None:
+                reader.close()
+            video = replace(self.source.video, field_order=order)
+            reader = self.fields[order] = self._reader(replace(self.source, video=video))
+        found: list[_Shown] = []
+        for slot in range(window.start, window.stop):
+            picture = reader.at(slot)
+            late = slot / self.fps - picture.time
+            again = bool(found) and found[-1].serial == picture.serial
+            found.append(replace(found[-1], late=late) if again else _shown(picture, late))
+        return found
 
     def _gather(self, window: Window) -> list[_Shown]:
         for slot in [s for s in self.ring if s < window.start]:
@@ -151,9 +189,10 @@ class _Renderer:
     def make(self, window: Window, writer: MediaWriter) -> PartClip:
         """Measure one window and, where the thresholds keep it, encode it into `writer`."""
         shown = self._gather(window)
-        first, last = window.samples(self.rate, self.fps)
-        stretch = self.sound.read(first, last)
-        sound = to_int16(stretch.samples)
+        order = clip_order(s.vote for s in shown)
+        if order != "progressive":
+            shown = self._deinterlaced(window, order)
+        sound, heard = self._hear(window)
         serials = [s.serial for s in shown]
         pairs = list(zip(serials, serials[1:], strict=False))
         measures: dict[str, Any] = {
@@ -161,12 +200,7 @@ class _Renderer:
             "damaged_frames": sum(s.damaged for s in shown),
             "misframed_frames": sum(s.misframed for s in shown),
             "flat_frames": sum(s.flat for s in shown),
-            "missing_samples": stretch.missing,
-            "peak": int(np.abs(sound.astype(np.int32)).max(initial=0)),
-            "mix_loss_db": stretch.mix_loss,
-            "sound_steps": stretch.steps,
-            "damaged_samples": stretch.damaged,
-            "sound_leaps": full_scale_leaps(stretch.samples, self.rate),
+            **heard,
             "duplicated_frames": sum(a == b for a, b in pairs),
             "dropped_frames": sum(max(0, b - a - 1) for a, b in pairs),
             "luma": round(sum(s.luma for s in shown) / len(shown), 2),
@@ -181,8 +215,23 @@ class _Renderer:
             preset=self.video.preset,
             keyframe_every=self.video.keyframe_every,
         )
-        media = writer.add(mp4, encode_flac(sound, self.rate))
+        media = writer.add(mp4, encode_flac(sound, self.rate) if sound is not None else b"")
         return PartClip(window.start, window.frames, measures=measures, media=media)
+
+    def _hear(self, window: Window) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """The sound of a window (int16) and what is measured of it; None and nothing where clips have none."""
+        if self.sound is None:
+            return None, {}
+        stretch = self.sound.read(*window.samples(self.rate, self.fps))
+        sound = to_int16(stretch.samples)
+        return sound, {
+            "missing_samples": stretch.missing,
+            "peak": int(np.abs(sound.astype(np.int32)).max(initial=0)),
+            "mix_loss_db": stretch.mix_loss,
+            "sound_steps": stretch.steps,
+            "damaged_samples": stretch.damaged,
+            "sound_leaps": full_scale_leaps(stretch.samples, self.rate),
+        }
 
 
 def _media_facts(source: Source, fps: Fraction) -> dict[str, Any]:
@@ -220,8 +269,10 @@ def _sound_facts(source: Source | SoundTrack) -> dict[str, Any]:
 
 def _find_sound(
     source: Source, task: RenderTask, facts: dict[str, Any], heartbeat: Callable[[], None]
-) -> Source | SoundTrack:
-    """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock."""
+) -> Source | SoundTrack | None:
+    """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock; None: not wanted."""
+    if task.render.sound is None:
+        return None
     if task.sound is None:
         source, track = choose_track(source, task.render.sound.track, heartbeat)
         facts |= {**_sound_facts(source), **track}
@@ -260,7 +311,7 @@ def _clips(
     if task.render.video.hdr == "refuse" and source.video.transfer in HDR:
         raise MediaError("hdr", f"is HDR ({TRANSFERS[source.video.transfer]}); video.hdr: tone_map converts it")
     heard = _find_sound(source, task, facts, heartbeat)
-    if heard.sound is None:
+    if heard is not None and heard.sound is None:
         why = "its sound track has a codec unknown to this FFmpeg" if source.sound_streams else "has no sound track"
         raise MediaError("no_sound", why)
     windows = plan_windows(source, task.source_id, fps, task.plan)
@@ -366,7 +417,7 @@ def _check_unchanged(task: RenderTask) -> None:
             raise MediaError("vanished", "the file went away while it was read") from error
         if before is None or tuple(now) != tuple(before):
             raise MediaError("changed", "the file changed while it was read: it is taken again in the next build")
-    denoise = task.render.sound.denoise
+    denoise = task.render.sound.denoise if task.render.sound is not None else None
     if denoise is not None and isinstance(denoise.profile, NoiseFile):
         try:
             same = file_sha256(Path(denoise.profile.file)) == task.render.noise_sha256

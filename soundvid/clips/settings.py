@@ -20,7 +20,7 @@ from soundvid.sources.model import DiscoveredSource
 from soundvid.util.config import Strict
 from soundvid.util.hashing import content_key
 
-RENDER_VERSION = 3  # raise it when the same source and settings give other bytes
+RENDER_VERSION = 4  # raise it when the same source and settings give other bytes
 _MOTION = {"motion_share", "motion_in"}  # mean something where the crop is found from motion
 _FACE = {"face_choice", "face_lost", "face_margin"}  # where it is found from landmarks
 
@@ -36,7 +36,7 @@ class RenderSettings(Strict):
 
     version: int = RENDER_VERSION
     video: Video
-    sound: Sound
+    sound: Sound | None  # None: pictures alone
     noise_sha256: str | None = None  # of the recipe's recording of noise
     denoise_library: str | None = None  # name and version of a library that decides the samples, too
     has_sidecar: bool = False  # the sound is in a file of its own
@@ -45,7 +45,7 @@ class RenderSettings(Strict):
     @property
     def key(self) -> str:
         """16 hexadecimal digits: the same for the same bytes."""
-        sound = self.sound.model_dump(mode="json")
+        sound: dict[str, Any] = self.sound.model_dump(mode="json") if self.sound is not None else {}
         if self.noise_sha256 is not None:  # the recording's content counts, not where it lies
             sound["denoise"]["profile"] = self.noise_sha256
         video = self.video.model_dump(mode="json", exclude=settings_of_other_crops(self.video))
@@ -71,7 +71,7 @@ class RecipeSettings:
         if recipe.video.crop in ("lips", "face"):
             for name in ("blazeface", "facemesh"):
                 weights.find(name)
-        denoise = recipe.sound.denoise
+        denoise = recipe.sound.denoise if recipe.sound is not None else None
         noise = denoise.profile if denoise is not None else None
         self.noise_sha256 = file_sha256(Path(noise.file)) if isinstance(noise, NoiseFile) else None
         self.spans: dict[str, list[tuple[float, float]]] = {}

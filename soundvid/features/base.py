@@ -28,7 +28,7 @@ class FeatureOptions(Strict):
 
 @dataclass(frozen=True)
 class ClipFormat:
-    """What all stored clips of a recipe have in common: frames and samples per second, pixels of a picture."""
+    """What all stored clips of a recipe have in common: frames and samples per second (0: no sound), pixels."""
 
     fps: Fraction
     sample_rate: int

@@ -12,7 +12,8 @@ unbiased estimator of the log spectrum, as SPTK's `mcep`). That is convex; a few
 Speech is made again from an excitation, windows of which are multiplied by D (minimum phase; what SPTK's MLSA filter
 approximates in time) and overlapped. With the sound's own excitation the same rows give the same sound. Where nothing
 is known of it, a pulse train with noise is a start whose phases Griffin and Lim's algorithm (D. Griffin and J. Lim,
-1984; with momentum: N. Perraudin et al., 2013) fits to the envelopes.
+1984; with momentum: N. Perraudin et al., 2013) fits to the envelopes; what its sound's envelopes still differ by is
+then filtered away, a few times.
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ CHUNK = 1024  # rows that are analysed at a time
 STEPS = 30  # of Newton's method, at most; it takes about 15
 ITERATIONS, MOMENTUM = 120, 0.99  # of Griffin and Lim's algorithm
 CORRECTED = (40, 50, 60, 70, 80)  # of them: after these the envelopes that are asked for are corrected
+FILTERED = 8  # times that the result's own envelopes are then filtered into those asked for
 FLOOR = 1e-9  # power of a sample that is added, -90 dB: digital silence has a spectrum, too
 MCD = 10 * np.sqrt(2) / np.log(10)  # dB of a distance between mel-cepstra
 
@@ -193,7 +195,12 @@ class MelCepstrum(Feature):
                 size = np.abs(self.envelope(wanted)) * scale
             now = self.spectra(sound)
             guess, before = now + MOMENTUM * (now - before), now
-        return self.overlap_add(size * guess / np.maximum(np.abs(guess), 1e-12)).astype(np.float32)
+        sound = self.overlap_add(size * guess / np.maximum(np.abs(guess), 1e-12))
+        for _ in range(FILTERED if iterations else 0):
+            # Without phase: a filter of minimum phase, applied again and again, would smear the pulses.
+            missing = np.abs(self.envelope(rows - self.analyse(sound)))
+            sound = self.overlap_add(self.spectra(sound) * missing)
+        return sound.astype(np.float32)
 
     def excitation_of(self, sound: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """What is left of sound (`N`,) at the feature's rate without its envelope: complex128 (R, bins), flat."""

@@ -78,7 +78,7 @@ class OpticalFlow(Feature):
 
         small = [cv2.resize(picture, self.size, interpolation=cv2.INTER_AREA) for picture in luma]
         place = {number: k for k, number in enumerate(numbers)}
-        flow = _estimator(self.estimator)
+        flow = make_estimator(self.estimator)
         stretch = np.array([luma.shape[2] / self.size[0], luma.shape[1] / self.size[1]], np.float64)
         rows = np.zeros((len(indices), *self.row_shape), np.float32)
         for row, index in enumerate(indices):
@@ -101,7 +101,7 @@ class OpticalFlow(Feature):
         return Panel("line", f"flow, {self.units}", self.units, labels=tuple(self.facts()["columns"]))
 
 
-def _estimator(name: Estimator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def make_estimator(name: Estimator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """What gives the flow (float32, `H W 2`: x, y in pixels) between two luma pictures (uint8, `H W`)."""
     import cv2 as typed
 

@@ -18,6 +18,7 @@ FEATURES = {
     "wav2lip_mel": "soundvid.features.mel:Wav2LipMel",
     "log_mel": "soundvid.features.log_mel:LogMel",
     "optical_flow": "soundvid.features.optical_flow:OpticalFlow",
+    "flow_field": "soundvid.features.flow_field:FlowField",
     "lip_dct": "soundvid.features.lip_dct:LipDct",
     "mel_cepstrum": "soundvid.features.mel_cepstrum:MelCepstrum",
 }

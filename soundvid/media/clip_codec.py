@@ -36,13 +36,13 @@ def decode_flac(flac: bytes) -> tuple[np.ndarray, int]:
 
 
 def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rate: int = 96_000) -> bytes:
-    """One mp4 of a clip's H.264 (copied, not encoded again) and its sound as AAC; both start at 0.
+    """One mp4 of a clip's H.264 (copied, not encoded again) and its sound as AAC, if it has any; both start at 0.
 
     The encoder's priming stands in the edit list, so players skip it and sound stays with its pictures. With
     `seconds` only the pictures shown before it are kept, and the sound up to there. Same input, same bytes.
     """
     cpu.level()
-    sound, rate = decode_flac(flac)
+    sound, rate = decode_flac(flac) if flac else (np.zeros(0, np.int16), 0)
     if seconds is not None:
         sound = sound[: round(seconds * rate)]
     target = io.BytesIO()
@@ -52,12 +52,7 @@ def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rat
     ):
         pictures = source.streams.video[0]
         video = container.add_stream_from_template(pictures)
-        audio = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout="mono")
-        # FFmpeg's default coder searches twice as long for a difference nobody hears on a page.
-        audio.codec_context.options = {"aac_coder": "fast"}
-        audio.codec_context.bit_rate = bit_rate
-        audio.codec_context.thread_count = 1
-        audio.codec_context.flags |= av.codec.context.Flags.bitexact
+        audio = _aac(container, rate, bit_rate) if rate else None
         for packet in source.demux(pictures):
             if packet.pts is None or packet.time_base is None:
                 continue  # demux's empty packet at the end
@@ -66,10 +61,21 @@ def with_sound(mp4: bytes, flac: bytes, *, seconds: float | None = None, bit_rat
             packet.stream = video
             container.mux(packet)
         # The muxer interleaves by time whatever order packets come in.
-        for frame in _blocks(sound, rate, audio.rate):
-            container.mux(audio.encode(frame))
-        container.mux(audio.encode(None))
+        if audio is not None:
+            for frame in _blocks(sound, rate, audio.rate):
+                container.mux(audio.encode(frame))
+            container.mux(audio.encode(None))
     return target.getvalue()
+
+
+def _aac(container: av.container.OutputContainer, rate: int, bit_rate: int) -> av.AudioStream:
+    audio = container.add_stream("aac", rate=rate if rate in AAC_RATES else 48000, layout="mono")
+    # FFmpeg's default coder searches twice as long for a difference nobody hears on a page.
+    audio.codec_context.options = {"aac_coder": "fast"}
+    audio.codec_context.bit_rate = bit_rate
+    audio.codec_context.thread_count = 1
+    audio.codec_context.flags |= av.codec.context.Flags.bitexact
+    return audio
 
 
 def _blocks(sound: np.ndarray, rate: int, wanted: int) -> list[av.AudioFrame]:
@@ -92,6 +98,7 @@ class RemoteClip:
     read: Read  # read(offset, size): bytes of the mp4 file
     moov_offset: int  # see KeyframeIndex
     moov_size: int
+    whole_groups: bool = False  # read groups of pictures whole, each for itself: they are kept for the next time
 
 
 def decode_rgb(mp4: bytes | RemoteClip, indices: Sequence[int], *, height: int | None = None) -> np.ndarray:
@@ -114,8 +121,6 @@ def decode_crops(
     counts with the area it covers of a new one (OpenCV's INTER_AREA; at 256 -> 64 the mean of 4x4 pixels). The crop
     is made in RGB: in yuv420p, as stored, a box could only begin at even pixels. Reads and raises as `decode_rgb`.
     """
-    import cv2
-
     x, y, width, height = box
     reformatter = VideoReformatter()
     out = np.empty((len(indices), *size, 3), np.uint8)
@@ -128,6 +133,8 @@ def decode_crops(
         if (height, width) == size:
             out[first] = crop
         else:
+            import cv2  # 150 MB that reading clips at their stored size does not need
+
             cv2.resize(crop, size[::-1], dst=out[first], interpolation=cv2.INTER_AREA)
         for other in others:
             out[other] = out[first]
@@ -159,38 +166,74 @@ def _pictures(mp4: bytes | RemoteClip, indices: Sequence[int]) -> Iterator[tuple
     if missing:
         raise IndexError(f"picture {missing[0]} of a clip of {len(order)}")
     asked = set(indices)
+    groups: list[_Group] = []
+    for first, stop in pairwise([*table.keyframes, len(table.times)]):
+        wanted = [i for i in range(first, stop) if order[table.times[i]] in asked]
+        if wanted:
+            groups.append(_Group(table, first, stop, wanted[-1] + 1, {order[table.times[i]] for i in wanted}))
+    whole_groups = isinstance(mp4, RemoteClip) and mp4.whole_groups
     context = av.CodecContext.create("h264", "r")
     context.extradata = table.extradata
     context.thread_count = 1  # pictures come out as they go in
-    for first, stop in pairwise([*table.keyframes, len(table.times)]):
-        wanted = {order[time] for time in table.times[first:stop]} & asked
-        if not wanted:
-            continue
-        for packet in _group(read, table, first, stop):
+    for group, data in _read_groups(read, groups, whole_groups):
+        wanted_now = set(group.wanted)
+        for packet in group.packets(data):
             for frame in context.decode(packet):
                 index = order.get(frame.pts, -1) if frame.pts is not None else -1
-                if index in wanted:
-                    wanted.discard(index)
+                if index in wanted_now:
+                    wanted_now.discard(index)
                     yield index, frame
-            if not wanted:
+            if not wanted_now:
                 break
-        if wanted:
-            raise ValueError(f"picture {min(wanted)} cannot be decoded")
+        if wanted_now:
+            raise ValueError(f"picture {min(wanted_now)} cannot be decoded")
         context.flush_buffers()
 
 
-def _group(read: Read, table: PacketTable, first: int, stop: int) -> Iterator[av.Packet | None]:
-    """The packets [first, stop) of a clip, read at once, and the end of them."""
-    offsets, sizes = table.offsets[first:stop], table.sizes[first:stop]
-    begin, end = min(offsets), max(map(sum, zip(offsets, sizes, strict=True)))
-    data = read(begin, end - begin)
-    if len(data) < end - begin:
-        raise ValueError("the mp4 file is cut off")
-    for offset, size, time in zip(offsets, sizes, table.times[first:stop], strict=True):
-        packet = av.Packet(data[offset - begin : offset - begin + size])
-        packet.pts = time
-        yield packet
-    yield None
+@dataclass(frozen=True)
+class _Group:
+    """Packets [first, stop) of a clip, of which [first, last) are needed for the wanted pictures."""
+
+    table: PacketTable
+    first: int
+    stop: int
+    last: int
+    wanted: set[int]
+
+    def range(self, whole: bool) -> tuple[int, int]:
+        """First byte, and the byte behind the last."""
+        stop = self.stop if whole else self.last
+        offsets, sizes = self.table.offsets[self.first : stop], self.table.sizes[self.first : stop]
+        return min(offsets), max(map(sum, zip(offsets, sizes, strict=True)))
+
+    def packets(self, data: bytes) -> Iterator[av.Packet | None]:
+        """The needed packets, whose bytes begin where `data` begins, and the end of them."""
+        begin, _ = self.range(False)
+        span = slice(self.first, self.last)
+        for offset, size, time in zip(
+            self.table.offsets[span], self.table.sizes[span], self.table.times[span], strict=True
+        ):
+            packet = av.Packet(data[offset - begin : offset - begin + size])
+            packet.pts = time
+            yield packet
+        yield None
+
+
+def _read_groups(read: Read, groups: list[_Group], whole: bool) -> Iterator[tuple[_Group, bytes]]:
+    """Each group with its bytes. What lies side by side is read at once; with `whole`, each whole group for itself."""
+    waiting: list[_Group] = []
+    for number, group in enumerate(groups):
+        waiting.append(group)
+        following = groups[number + 1].range(whole)[0] if number + 1 < len(groups) else None
+        if not whole and following == group.range(whole)[1]:
+            continue
+        begin, end = waiting[0].range(whole)[0], group.range(whole)[1]
+        data = read(begin, end - begin)
+        if len(data) < end - begin:
+            raise ValueError("the mp4 file is cut off")
+        for each in waiting:
+            yield each, data[each.range(whole)[0] - begin :]
+        waiting = []
 
 
 def _slice(data: bytes, offset: int, size: int) -> bytes:
@@ -216,12 +259,14 @@ def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame, height: int | None
 
 
 def decode_clip(mp4: bytes, flac: bytes) -> tuple[int, int, int, int, int]:
-    """Decode a stored clip whole: (width, height, frames, samples, samples a second)."""
+    """Decode a stored clip whole: (width, height, frames, samples, samples a second); no `flac`: no sound, 0 and 0."""
     cpu.level()
     width = height = frames = samples = rate = 0
     with av.open(io.BytesIO(mp4), "r") as container:
         for picture in container.decode(video=0):
             width, height, frames = picture.width, picture.height, frames + 1
+    if not flac:
+        return width, height, frames, 0, 0
     with av.open(io.BytesIO(flac), "r") as container:
         for block in container.decode(audio=0):
             samples, rate = samples + block.samples, block.sample_rate

@@ -14,6 +14,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from soundvid.media import cpu
+from soundvid.media.mp4_index import moov_first
 
 BT709 = 1  # ITU-T H.273: matrix, primaries and transfer
 LIMITED = 1  # AVCOL_RANGE_MPEG: luma 16..235
@@ -32,7 +33,8 @@ def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, pre
     """Encode pictures (yuv420p, BT.709, limited range) as an H.264 mp4 without a sound track.
 
     Defaults of the recipes follow what was measured for training: short GOPs and no B-frames make random
-    access cheap, `fastdecode` makes every epoch cheaper. The same frames give the same bytes.
+    access cheap, `fastdecode` makes every epoch cheaper. The table of pictures (moov) comes first, so that one read
+    gets it. The same frames give the same bytes.
     """
     cpu.level()
     buffer = io.BytesIO()
@@ -58,7 +60,7 @@ def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, pre
             frame.pts, frame.time_base, frame.pict_type = index, step, PictureType.NONE
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return buffer.getvalue()
+    return moov_first(buffer.getvalue())
 
 
 def to_int16(sound: np.ndarray) -> np.ndarray:

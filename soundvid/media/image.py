@@ -9,7 +9,8 @@ import numpy as np
 from soundvid.errors import SoundvidError
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import UPRIGHT, Framing
-from soundvid.media.orientation import exif_orientation, heif_orientation, is_tiled_heif, turned
+from soundvid.media.heif import heif_orientation, is_tiled, read_grid, read_tiles
+from soundvid.media.orientation import exif_orientation, turned
 from soundvid.media.probe import probe
 from soundvid.media.video_reader import VideoReader
 
@@ -50,11 +51,24 @@ def read_full_image(path: Path) -> np.ndarray:
                 f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit"
             )
         return _decode(path)
-    if head[4:8] == b"ftyp" and length <= LARGEST and head[8:12] in _HEIF and is_tiled_heif(path.read_bytes()):
-        raise SoundvidError(
-            f"{path}: is a HEIC photograph in tiles, which are not put together; convert it to JPEG or PNG"
-        )
+    if head[4:8] == b"ftyp" and length <= LARGEST and head[8:12] in _HEIF:
+        data = path.read_bytes()
+        if is_tiled(data):
+            return _tiled(path, data)
     return _first_picture(path)
+
+
+def _tiled(path: Path, data: bytes) -> np.ndarray:
+    """A HEIC photograph of tiles: uint8 `H W 3` RGB."""
+    grid = read_grid(data)
+    if grid is None or grid.width * grid.height > MOST_PIXELS:
+        why = "broken" if grid is None else f"larger than {MOST_PIXELS >> 20} megapixels"
+        raise SoundvidError(f"{path}: is a HEIC photograph in tiles and {why}; convert it to JPEG or PNG")
+    try:
+        picture = read_tiles(path, grid)
+    except MediaError as error:
+        raise SoundvidError(f"{path}: {error.message}; convert it to JPEG or PNG") from error
+    return np.ascontiguousarray(turned(picture, heif_orientation(data) or UPRIGHT))
 
 
 def _decode(path: Path) -> np.ndarray:

@@ -1,13 +1,15 @@
 """Interlaced pictures: whether a source is made of fields, and what becomes of them.
 
 A stream may be marked as interlaced and hold whole pictures (25p in 50i), or hold two fields in each picture and not
-say so. `FieldDetector` therefore looks at the first pictures. Where something moves, neighbouring lines of a picture of
-two fields come from two moments: they differ more than every other line does (combs). And a field is as far in time
+say so. `FieldDetector` therefore looks at a source's first pictures; where these are whole, a few pictures of each clip
+are looked at too (`look`, `clip_order`), for what begins later. Where something moves, neighbouring lines of a picture
+of two fields come from two moments: they differ more than every other line does (combs). And a field is as far in time
 from its partner in the picture as from one field of the picture before, which tells the order; lines of whole pictures
 fit best with their own.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from typing import Literal, cast
 
@@ -22,6 +24,7 @@ LONGEST = 250  # where something does
 ENOUGH = 4  # pictures that have to show fields
 ENOUGH_WHOLE = 3  # pictures that have to be whole, where nothing says otherwise
 COLUMNS = 64  # of a picture that are looked at
+FEWER_COLUMNS = 32  # of those that are looked at in clips of a source whose first pictures are whole
 MOVES = 12.0  # squared grey levels by which lines must differ, on average, where something moves
 FIELDS, WHOLE = 0.4, 0.6  # ratio of the two misfits below which there are fields, above which there are not
 CHANGED = 10.0  # grey levels by which a place must differ from the picture before to be looked at for combs
@@ -30,8 +33,31 @@ RATES = (Fraction(49, 2), Fraction(61, 2))  # pictures a second at which there i
 TALLEST, WHOLE_HEIGHT = 1088, 720  # lines: no interlaced video has more, and none has 720
 _MARKED = (2, 3, 4, 5)  # AVFieldOrder: not progressive
 
+Vote = Literal["progressive", "top", "bottom", "combed"]
 Timed = tuple[Fraction, av.VideoFrame]
 Shown = tuple[Fraction, av.VideoFrame, Geometry]
+
+
+def may_hold_fields(rate: Fraction, height: int) -> bool:
+    """Whether there is interlaced video of `rate` pictures a second and `height` lines."""
+    return RATES[0] <= rate <= RATES[1] and height <= TALLEST and height != WHOLE_HEIGHT
+
+
+def look(before: av.VideoFrame, now: av.VideoFrame) -> Vote | None:
+    """What a picture is made of, beside the one before it; None: too little moves to tell."""
+    one, other = _lines(before, FEWER_COLUMNS), _lines(now, FEWER_COLUMNS)
+    return _vote(one, other) if one.shape == other.shape else None
+
+
+def clip_order(votes: Iterable[Vote | None]) -> FieldOrder:
+    """What a clip is made of by what `look` says of some of its pictures: progressive unless two of them show fields,
+    or the only one that tells, and a quarter of those that tell (film on interlaced video, 3:2 pulldown, has fields in
+    two pictures of five)."""
+    found = Counter(vote for vote in votes if vote is not None)
+    fields = found.total() - found["progressive"]
+    if fields < min(2, found.total()) or 3 * fields < found["progressive"] or not fields:
+        return "progressive"
+    return "bottom" if found["bottom"] > found["top"] else "top"
 
 
 class FieldDetector:
@@ -48,8 +74,7 @@ class FieldDetector:
         """Look at the next picture; whether that is enough."""
         self.marked = self.marked or bool(frame.interlaced_frame)
         self.times.append(time)
-        plausible = RATES[0] <= self.rate <= RATES[1] and frame.height <= TALLEST and frame.height != WHOLE_HEIGHT
-        if not self.marked and not plausible:
+        if not self.marked and not may_hold_fields(self.rate, frame.height):
             return True
         lines = _lines(frame)
         if self._before is not None and self._before.shape == lines.shape:
@@ -92,8 +117,8 @@ class FieldDetector:
         return typical
 
 
-def _lines(frame: av.VideoFrame) -> np.ndarray:
-    """`COLUMNS` columns of a picture's luma: float32 `H W`, of grey levels of 8 bits."""
+def _lines(frame: av.VideoFrame, columns: int = COLUMNS) -> np.ndarray:
+    """Some columns of a picture's luma: float32 `H W`, of grey levels of 8 bits."""
     component = frame.format.components[0]
     planar = len(frame.format.components) in (1, 3) and not frame.format.is_rgb and frame.format.is_planar
     if not planar or component.bits > 16 or frame.format.name.endswith("be"):
@@ -103,12 +128,12 @@ def _lines(frame: av.VideoFrame) -> np.ndarray:
     deep = component.bits > 8
     values = np.frombuffer(memoryview(plane), np.uint16 if deep else np.uint8)
     values = values.reshape(plane.height, plane.line_size // (2 if deep else 1))[:, : plane.width]
-    step = max(1, plane.width // COLUMNS)
+    step = max(1, plane.width // columns)
     height = plane.height - plane.height % 2
     return values[:height, step // 2 :: step].astype(np.float32) / (1 << component.bits - 8)
 
 
-def _vote(before: np.ndarray, now: np.ndarray) -> str | None:
+def _vote(before: np.ndarray, now: np.ndarray) -> Vote | None:
     """What a picture is made of, from its lines and those of the picture before; None: too little moves to tell."""
 
     def misfit(inner: np.ndarray, outer: np.ndarray, first: int) -> float:

@@ -67,6 +67,38 @@ def find_moov(read: Read, size: int) -> tuple[int, int]:
     raise ValueError("not a whole mp4 file: it has no moov box")
 
 
+def moov_first(mp4: bytes) -> bytes:
+    """The same file with its `moov` box before the pictures, so that who reads from the start can begin to play.
+
+    FFmpeg's own way (faststart) needs a file that it can open a second time.
+    """
+    offset, size = find_moov(lambda start, count: mp4[start : start + count], len(mp4))
+    head = _box_header(mp4[:16], len(mp4))[0]  # ftyp stays the first
+    if offset == head:
+        return mp4
+    moov = bytearray(mp4[offset : offset + size])
+    for kind, width in ((b"stco", "I"), (b"co64", "Q")):
+        for place in _places(moov, 8, len(moov), kind):
+            (count,) = struct.unpack_from(">I", moov, place + 12)
+            entries = struct.unpack_from(f">{count}{width}", moov, place + 16)
+            moved = [e + size if e < offset else e for e in entries]
+            struct.pack_into(f">{count}{width}", moov, place + 16, *moved)
+    return mp4[:head] + bytes(moov) + mp4[head:offset] + mp4[offset + size :]
+
+
+def _places(data: bytes | bytearray, start: int, stop: int, wanted: bytes) -> Iterator[int]:
+    """Where boxes of a kind begin, also those inside the boxes that lead to tables of samples."""
+    while start + 8 <= stop:
+        size, kind, header = _box_header(bytes(data[start : start + 16]), stop - start)
+        if size < header:
+            raise ValueError(_DAMAGED)
+        if kind == wanted:
+            yield start
+        elif kind in (b"trak", b"mdia", b"minf", b"stbl"):
+            yield from _places(data, start + header, start + size, wanted)
+        start += size
+
+
 def keyframe_index(mp4: bytes) -> KeyframeIndex:
     """The keyframes of a stored clip. Raises ValueError where `mp4` is not a whole H.264 mp4 file.
 

@@ -14,13 +14,16 @@ from typing import Any, cast
 import av
 
 from soundvid.media.clock import sample_at
-from soundvid.media.container import SEEKABLE, first_picture, no_heartbeat, open_stream
+from soundvid.media.container import SEEKABLE, no_heartbeat, open_stream
 from soundvid.media.container_crop import read_margins
 from soundvid.media.geometry import Framing
 from soundvid.media.interlace import FieldDetector
 from soundvid.media.partial_file import NeedFullDownload, Spans, merged
-from soundvid.media.probe import Source, Stamps, Streams, all_stamps, assemble, describe
-from soundvid.media.sound_reader import SoundReader, seek_sound
+from soundvid.media.picture_times import first_picture
+from soundvid.media.probe import Source, Streams, assemble, describe
+from soundvid.media.sound_reader import SoundReader
+from soundvid.media.sound_section import seek_sound
+from soundvid.media.stamps import Stamps, all_stamps
 from soundvid.media.video_reader import VideoReader
 
 MARGIN = 2.0  # seconds read on both sides of a span: more than any seek of `VideoReader` and `SoundReader` needs

@@ -5,11 +5,11 @@ what the file holds and not on what its header promises: one real file says it l
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from itertools import pairwise
-from math import ceil, floor
+from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,21 +21,16 @@ from soundvid.media.container import (
     DAMAGED_HEAD,
     LIBRARY_ERRORS,
     SEEKABLE,
-    EncoderLag,
     Join,
     choose_streams,
     decode_safely,
-    first_picture,
     frame_time,
-    has_picture,
     is_cover,
-    joined,
     mp4_header,
     no_heartbeat,
     only_sound,
     open_media,
     part_head,
-    states_decoding_times,
 )
 from soundvid.media.container_crop import read_margins
 from soundvid.media.errors import MediaError
@@ -43,11 +38,22 @@ from soundvid.media.geometry import NO_MARGINS, Geometry, Margins
 from soundvid.media.interlace import FieldDetector, FieldOrder
 from soundvid.media.mp4_edits import WHOLE, Edits
 from soundvid.media.orientation import orientation_of
+from soundvid.media.picture_times import decoding_delay, first_picture, states_decoding_times
+from soundvid.media.stamps import (
+    GAP_LEAST,
+    GAP_MOST,
+    LEAP,
+    Distances,
+    Stamps,
+    all_stamps,
+    distance_of,
+    find_joins,
+    leap_back,
+    most_reordered,
+    stretches_of,
+)
 
-# A picture stays for so many times its neighbours' distance, and for so many seconds at least and at most: where the
-# next one comes later, the recording has a gap.
-LEAP = 20
-GAP_LEAST, GAP_MOST = Fraction(1), Fraction(60)
+MATROSKA = "matroska,webm"
 PACE = 1  # seconds of sound from which the pace of its time stamps can be seen
 
 
@@ -74,6 +80,7 @@ class VideoInfo:
     transfer: int = UNSPECIFIED  # transfer characteristics and primaries, numbers of ITU-T H.273
     primaries: int = UNSPECIFIED
     decoding_times: bool = False  # its packets say when they are decoded, and nothing when a picture is shown
+    delay: int = 0  # with decoding_times: pictures that are decoded before the first one is shown
     field_order: FieldOrder = "progressive"  # what its pictures are made of, as far as could be seen
 
     @property
@@ -102,6 +109,8 @@ class SoundInfo:
     channels: int
     streams: int
     untimed: bool = False  # its time stamps are wrong: from the first one on, samples are counted
+    # Of a Matroska track: (ticks, pairs of packets that follow each other whose stamps are so far apart).
+    distances: tuple[tuple[int, int], ...] = field(default=(), compare=False)  # a part does not know all of them
 
 
 @dataclass(frozen=True)
@@ -194,53 +203,6 @@ def _last_end(container: av.container.InputContainer, index: int, heartbeat: Cal
     return None if last is None else last * (stream.time_base or Fraction(1, 1000))
 
 
-@dataclass
-class Stamps:
-    """Time stamps of pictures that follow each other in a file, in decoding order."""
-
-    times: list[int]
-    keys: list[int]  # those of keyframes
-    length: int = 0  # of the last picture
-    missing: int = 0  # pictures that have none
-    presented: int = 0  # pictures whose time of presentation is stated apart from that of decoding
-
-    def add(self, packet: Any, lag: EncoderLag | None = None) -> None:
-        """Take note of a packet; with `lag` its time of decoding is what counts."""
-        stamp = packet.pts if lag is None else packet.dts
-        if packet.size == 0 or packet.is_discard or (lag is not None and not has_picture(packet)):
-            return
-        if lag is not None and stamp is not None:
-            stamp = lag.removed(packet, stamp)
-        if stamp is None:
-            self.missing += 1
-            return
-        if packet.is_keyframe:
-            self.keys.append(stamp)
-        if not self.times or stamp > max(self.times[-32:]):
-            self.length = packet.duration or 0
-        if lag is None and stamp != packet.dts:
-            self.presented += 1
-        self.times.append(stamp)
-
-
-def all_stamps(
-    container: av.container.InputContainer,
-    video: av.VideoStream,
-    heartbeat: Callable[[], None] = no_heartbeat,
-    joins: Sequence[Join] = (),
-) -> Stamps:
-    """The stamps of every picture from where `container` stands to its end."""
-    lag = EncoderLag(container, video) if states_decoding_times(container, video) else None
-    stamps = Stamps([], [])
-    try:
-        for packet in joined(container.demux(video), joins):
-            heartbeat()
-            stamps.add(packet, lag)
-    except LIBRARY_ERRORS:
-        pass  # a file cut off in the middle: what was read before the cut is what there is
-    return stamps
-
-
 @dataclass(frozen=True)
 class Streams:
     """What a container's header says of the streams that are used."""
@@ -259,6 +221,7 @@ class Streams:
     sound: SoundInfo | None
     decoding_times: bool  # the container says when packets are decoded, and not when their pictures are shown
     reordered: bool  # pictures may be decoded in another order than they are shown
+    delay: int = 0  # as in VideoInfo
 
 
 def describe(container: av.container.InputContainer) -> Streams:
@@ -288,6 +251,12 @@ def describe(container: av.container.InputContainer) -> Streams:
     )
 
 
+def stated_duration(path: Path) -> Fraction | None:
+    """Seconds that a file's header states; None where it states none. Raises MediaError where it cannot be opened."""
+    with open_media(path) as container:
+        return None if container.duration is None else Fraction(container.duration, 1_000_000)
+
+
 def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
     """Read a file's streams and time stamps. `heartbeat` is called now and then.
 
@@ -304,17 +273,30 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
                 raise MediaError("not_media", DAMAGED_HEAD) from error
         streams = describe(container)
         edits = _edits(path, container, streams)
+        sounds = Distances(streams.sound.index) if streams.sound and streams.container == MATROSKA else None
         if edits is None:
-            stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat)
+            video = cast(av.VideoStream, container.streams[streams.index])
+            stamps = all_stamps(container, video, heartbeat, sound=sounds)
     if edits is not None:
         return _probe_edited(path, streams, edits, heartbeat)
-    if streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat):
+    coarse = streams.container == "gxf"  # stamps of sound are rounded to fields of a picture
+    wrong = (
+        streams.container == "avi" and streams.sound is not None and _has_wrong_stamps(path, streams.sound, heartbeat)
+    )
+    if streams.sound is not None and (coarse or wrong):
         streams = replace(streams, sound=replace(streams.sound, untimed=True))
-    joins = _find_joins(path, streams, stamps, heartbeat)
+    if sounds is not None and streams.sound is not None:
+        streams = replace(streams, sound=replace(streams.sound, distances=tuple(sorted(sounds.found.items()))))
+    indices = [streams.index] + ([streams.sound.index] if streams.sound else [])
+    joins = find_joins(path, indices, stamps, streams.tick, streams.nominal, heartbeat)
     if joins:
         with open_media(path) as container:
             stamps = all_stamps(container, cast(av.VideoStream, container.streams[streams.index]), heartbeat, joins)
     streams = replace(streams, decoding_times=_decoding_times(streams, [stamps]))
+    if streams.decoding_times:
+        with open_media(path) as container:
+            delay = decoding_delay(container, container.streams[streams.index], streams.nominal)
+        streams, stamps = replace(streams, delay=delay), stamps.delayed(delay, streams.nominal / streams.tick)
     fields = FieldDetector(1 / streams.nominal, streams.fields)
     zero, first = first_picture(
         lambda: open_media(path),
@@ -323,6 +305,7 @@ def probe(path: Path, heartbeat: Callable[[], None] = no_heartbeat) -> Source:
         heartbeat,
         fields,
         decoding_times=streams.decoding_times,
+        delay=streams.delay,
     )
     with path.open("rb") as file:
         margins = read_margins(file, streams.container, streams.place)
@@ -390,79 +373,6 @@ def _decoding_times(streams: Streams, runs: list[Stamps]) -> bool:
     return ascending and (streams.decoding_times or (streams.reordered and not any(run.presented for run in runs)))
 
 
-def _find_joins(path: Path, streams: Streams, stamps: Stamps, heartbeat: Callable[[], None]) -> tuple[Join, ...]:
-    """Where the pictures' clock starts again, as in files joined end to end and between the cells of a DVD.
-
-    The pictures of what follows are shown from where those before it end. Pictures and sound start again a few packets
-    apart; the first of them marks the place.
-    """
-    if _leap_back(stamps.times, 1 / streams.tick) is None:
-        return ()
-    shown = sorted(set(stamps.times))
-    back = _most_reordered(_distance([b - a for a, b in pairwise(shown)], streams))
-    if _leap_back(stamps.times, back / streams.tick) is None:
-        return ()
-    wanted = [streams.index] + ([streams.sound.index] if streams.sound else [])
-    highest: dict[int, Fraction] = {}
-    part_of = dict.fromkeys(wanted, 0)
-    places = [0]
-    spans: list[list[Fraction]] = []  # of each part's pictures: first and last time
-    with open_media(path) as container:
-        try:
-            for packet in container.demux([container.streams[i] for i in wanted]):
-                heartbeat()
-                index, stamp = packet.stream.index, packet.pts if packet.pts is not None else packet.dts
-                if not packet.size or stamp is None or packet.time_base is None:
-                    continue
-                time = stamp * packet.time_base
-                if time < highest.get(index, time) - back and packet.pos is not None:
-                    if part_of[index] == len(places) - 1:
-                        places.append(packet.pos)
-                    else:
-                        places[-1] = min(places[-1], packet.pos)
-                    part_of[index] = len(places) - 1
-                    highest[index] = time
-                highest[index] = max(time, highest.get(index, time))
-                if index == streams.index:
-                    while len(spans) <= part_of[index]:
-                        spans.append([])
-                    span = spans[part_of[index]]
-                    span[:] = [min(time, *span), max(time, *span)] if span else [time, time]
-        except LIBRARY_ERRORS:
-            pass
-    joins: list[Join] = []
-    end: Fraction | None = None
-    for place, span in zip(places, spans, strict=False):
-        if not span:  # only the sound starts again there
-            continue
-        start = span[0] if end is None else end + streams.nominal
-        if end is not None:
-            joins.append(Join(place, start - span[0], start))
-        end = start + span[1] - span[0]
-    return tuple(joins)
-
-
-def _distance(gaps: list[int], streams: Streams) -> Fraction:
-    """Seconds between pictures, the median of `gaps` (ticks) that are not gaps in the recording."""
-    near = sorted(gap for gap in gaps if gap * streams.tick <= GAP_MOST)
-    return near[len(near) // 2] * streams.tick if near else streams.nominal
-
-
-def _most_reordered(distance: Fraction) -> Fraction:
-    """Seconds by which a picture may come before an earlier one in the file: no codec reorders more."""
-    return max(Fraction(1), LEAP * distance)
-
-
-def _leap_back(times: list[int], back: Fraction) -> int | None:
-    """The latest stamp before the first one that is more than `back` ticks earlier; None where there is none."""
-    limit, highest = floor(back), times[0] if times else 0
-    for stamp in times:
-        if highest - stamp > limit:
-            return highest
-        highest = max(highest, stamp)
-    return None
-
-
 def assemble(
     path: Path,
     streams: Streams,
@@ -483,7 +393,7 @@ def assemble(
     seen = [sorted({t for t in run.times if t >= earliest}) for run in runs]
     shown = sorted(set().union(*seen)) or [half_up(zero / tick)]
     gaps = sorted(b - a for run in seen for a, b in pairwise(run))
-    distance = _distance(gaps, streams)
+    distance = distance_of(gaps, tick, streams.nominal)
     typical = streams.nominal if missing else distance
     stated = runs[-1].length * tick
     end = shown[-1] * tick + (stated if 0 < stated <= 10 * typical else typical)
@@ -494,11 +404,11 @@ def assemble(
     # A keyframe is shown after its time of decoding; damage is over by then.
     late = 2 * typical if decoding_times and streams.reordered else Fraction(0)
     most_gap = min(max(GAP_LEAST, LEAP * distance), GAP_MOST)
-    parts = _stretches(shown, tick, most_gap, end, [j.start for j in joins]) if len(runs) == 1 else []
+    parts = stretches_of(shown, tick, most_gap, end, [j.start for j in joins]) if len(runs) == 1 else []
     if parts and 0 < parts[0][0] - zero <= most_gap:  # the first picture may have no stamp of its own
         parts[0] = (zero, parts[0][1])
     for run in runs:
-        latest = _leap_back(run.times, _most_reordered(distance) / tick)
+        latest = leap_back(run.times, most_reordered(distance) / tick)
         if latest is not None:
             where = float((latest - shown[0]) * tick)
             raise MediaError("broken_times", f"its time stamps start again after {where:.1f} s: remux it")
@@ -527,6 +437,7 @@ def assemble(
             transfer=_stated(int(first.color_trc), streams.colours.transfer),
             primaries=_stated(int(first.color_primaries), streams.colours.primaries),
             decoding_times=decoding_times,
+            delay=streams.delay,
             field_order=fields.field_order,
         ),
         sound=streams.sound,
@@ -568,32 +479,9 @@ def source_of(facts: dict[str, Any], path: Path) -> Source:
     video["orientation"] = tuple(video["orientation"])
     video["margins"] = tuple(video.get("margins", NO_MARGINS))
     stretches = tuple((Fraction(a), Fraction(b)) for a, b in facts.get("stretches", ()))
-    sound = SoundInfo(**facts["sound"]) if facts["sound"] else None
+    sound = None
+    if facts["sound"]:
+        distances = tuple((d, n) for d, n in facts["sound"].get("distances", ()))
+        sound = SoundInfo(**facts["sound"] | {"distances": distances})
     parts = {"video": VideoInfo(**video), "sound": sound, "stretches": stretches, "joins": (), "edits": None}
     return Source(path=path, **{**typed(Source, facts), **parts})
-
-
-def _stretches(
-    shown: list[int], tick: Fraction, most_gap: Fraction, end: Fraction, borders: list[Fraction]
-) -> list[tuple[Fraction, Fraction]]:
-    """The parts in which pictures (stamps `shown`, ascending, the last until `end` s) follow each other by `most_gap` s
-    or less, cut at `borders` too: seconds on the file's axis. A picture alone is none, unless there is no other.
-
-    Raises MediaError (`broken_times`) where no two pictures lie together.
-    """
-    limit, starts = floor(most_gap / tick), {round(border / tick) for border in borders}
-    first = [0, *(i for i in range(1, len(shown)) if shown[i] - shown[i - 1] > limit or shown[i] in starts)]
-    parts = []
-    for begin, stop in zip(first, [*first[1:], len(shown)], strict=True):
-        if stop - begin > 1 or len(shown) == 1:
-            # A picture is shown as long as the one before it.
-            length = (shown[stop - 1] - shown[stop - 2]) * tick if stop < len(shown) else Fraction(0)
-            parts.append((shown[begin] * tick, shown[stop - 1] * tick + length if length else end))
-    if not parts:
-        span = float((shown[-1] - shown[0]) * tick)
-        raise MediaError(
-            "broken_times",
-            f"its time stamps leap: {len(shown)} pictures are spread over {span:.0f} s, each more than "
-            f"{float(most_gap):.0f} s from the next",
-        )
-    return parts

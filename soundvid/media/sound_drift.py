@@ -3,12 +3,17 @@
 A recorder that stamps by another clock than the one that drives its converter drifts, from 0.01 % to some per cent.
 Laying blocks down where the stamps say would leave a gap or an overlap between any two of them, each a click. A drift
 is told from gaps, and from stamps that are merely rounded, by a straight line through the stamps of 1.5 s.
+
+A drift that is slower than rounded stamps can show in that time moves their middle: sound follows it a little at a time
+(`creep_goal`). Where a track creeps from its first block to its last (`has_drift`), it is decoded from the start, so
+that no two decoders have to agree on where it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
-from math import ceil
+from math import ceil, floor
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +25,10 @@ UNCERTAIN = 0.0001  # seconds
 SLIP = 0.004  # seconds: a larger step between two blocks is a gap or an overlap, and stays one
 MOST_STRETCH = 0.025  # of a block's length
 TAPS = 32  # samples of the interpolation's window (Hann)
+CREEP = 0.25  # of the unit of time stamps: how far their middle may be from where the sound is
+CREEP_STRETCH = 0.001  # of a block's length, where sound follows it
+LEAST_CREEP = Fraction(1, 5000)  # seconds from the first block to the last one, beside what rounding does: a drift
+SHORT_BLOCK = Fraction(1, 200)  # seconds: of shorter blocks, rounded stamps do not show the length
 
 Item = TypeVar("Item")
 
@@ -88,6 +97,34 @@ def drift_line(
     if np.abs(y - level - slope * (x - middle)).max() > unit + UNCERTAIN * rate:
         return None
     return line
+
+
+def creep_goal(coming: Sequence[float], place: float, unit: float) -> int | None:
+    """Where sound belongs that is laid down at `place`, if the stamps of the coming blocks lie about another place.
+
+    `coming` are their offsets, rounded to `unit` samples; all in samples. None: they lie about `place`, or are not
+    merely rounded.
+    """
+    low, high = min(coming), max(coming)
+    middle = (low + high) / 2
+    if high - low > 1.5 * unit or not CREEP * unit < abs(middle - place) <= 2 * unit:
+        return None
+    return floor(middle + 0.5)
+
+
+def has_drift(distances: Mapping[int, int], tick: Fraction, block: Fraction) -> bool:
+    """Whether the stamps of a track run at another pace than its blocks of `block` seconds.
+
+    `distances`: how many pairs of packets that follow each other have stamps so many ticks (of `tick` s) apart. What
+    lies farther from a block's length is a gap and no drift.
+    """
+    near = max(2 * tick, Fraction(1, 500))
+    usual = {d: n for d, n in distances.items() if abs(d * tick - block) <= near}
+    gaps = sum(distances.values()) - sum(usual.values())
+    if block < SHORT_BLOCK or gaps > sum(distances.values()) / 5:
+        return False
+    crept = sum((n * (d * tick - block) for d, n in usual.items()), Fraction(0))
+    return abs(crept) > LEAST_CREEP + Fraction(3, 2) * (1 + gaps) * tick
 
 
 def with_next(items: Iterator[Item]) -> Iterator[tuple[Item, Item | None]]:

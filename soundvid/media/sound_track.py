@@ -64,7 +64,7 @@ def choose_track(
             if not order:
                 there = ", ".join(s.language or "no language" for s in tracks)
                 raise MediaError("no_track", f"no sound track of it is in '{track}' (there are: {there}; sound.track)")
-        infos = [_info(s, len(tracks)) for s in order]
+        infos = [source.sound if s.index == source.sound.index else _info(s, len(tracks)) for s in order]
         numbers = {s.index: n for n, s in enumerate(tracks, 1)}
     chosen = infos[0]
     if len(infos) > 1 and part_head(source.path) is None:

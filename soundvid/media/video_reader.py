@@ -15,11 +15,12 @@ from typing import Any
 import av
 
 from soundvid.media.clock import HALF, first_slot, half_up
-from soundvid.media.container import no_heartbeat, open_media, timed_pictures
+from soundvid.media.container import no_heartbeat, open_media
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry, shrink
-from soundvid.media.interlace import deinterlaced
+from soundvid.media.interlace import Vote, deinterlaced, look, may_hold_fields
 from soundvid.media.orientation import orientation_of
+from soundvid.media.picture_times import timed_pictures
 from soundvid.media.probe import Source
 from soundvid.media.scaler import Scaler
 
@@ -123,6 +124,11 @@ class VideoReader:
     ) -> None:
         self.source, self.fps, self.heartbeat, self.nearest = source, fps, heartbeat, nearest
         self.deinterlace = deinterlace and source.video.field_order != "progressive"
+        self._watches = (
+            deinterlace
+            and not self.deinterlace
+            and (source.video.interlaced or may_hold_fields(1 / source.video.step, source.video.height))
+        )
         self.scaler = Scaler(framing, source.video.geometry, source.video.colours)
         self._geometries = _Geometries(source)
         self.damage: list[tuple[Fraction | None, str]] = []
@@ -138,6 +144,7 @@ class VideoReader:
         self._near = floor(self.JUMP * fps) - 1  # grid frames behind `_next_slot` to which no jump can be worth it
         self._pull()
         self._scaled: GridFrame | None = None
+        self.latest = 0  # the grid frame that was asked for last
 
     def close(self) -> None:
         self._container.close()
@@ -161,6 +168,7 @@ class VideoReader:
             self.heartbeat,
             self._geometries.follow(self._stream.codec_context),
             decoding_times=info.decoding_times,
+            delay=info.delay,
             joins=self.source.joins,
             edits=self.source.edits.pictures if self.source.edits else (),
         ):
@@ -229,6 +237,7 @@ class VideoReader:
 
     def at(self, slot: int) -> GridFrame:
         """What grid frame `slot` shows; `slot` never goes back from call to call. Raises MediaError (`undecodable`)."""
+        self.latest = slot
         if self._next is not None and self._next_slot <= slot:
             self._jump(slot)
         while self._is_due(slot):
@@ -241,6 +250,13 @@ class VideoReader:
             picture, misframed = self.scaler(frame, geometry or self._geometries.of(frame))
             self._scaled = GridFrame(picture, time, serial, self._is_damaged(time), misframed)
         return self._scaled
+
+    def look(self) -> Vote | None:
+        """What the decoded picture that `at` showed last is made of, beside the one that follows it; None: too little
+        moves to tell, or there is nothing to find out."""
+        if not self._watches or self._now is None or self._next is None:
+            return None
+        return look(self._now[2], self._next[2])
 
     def _is_damaged(self, time: Fraction) -> bool:
         """Damage stays in the picture until the next keyframe; behind the last one, until the end."""

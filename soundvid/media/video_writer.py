@@ -8,6 +8,7 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import av
 import numpy as np
@@ -33,7 +34,10 @@ class VideoWriter:
     def __init__(
         self, path: Path, fps: Fraction, size: tuple[int, int], rate: int, channels: int, *, crf: int = 18
     ) -> None:
-        """`size` is (width, height), both even; `rate` in Hz; `channels` 1 or 2. Raises OSError if it cannot write."""
+        """`size` is (width, height), both even; `rate` in Hz; `channels` 1 or 2, or 0: no sound track.
+
+        Raises OSError if it cannot write.
+        """
         cpu.level()
         self.path, self.fps, self.size, self.rate, self.channels = path, fps, size, rate, channels
         self.part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
@@ -56,12 +60,14 @@ class VideoWriter:
         video.codec_context.thread_count = 1
         video.codec_context.time_base = 1 / self.fps
         tag_bt709(video)
-        layout = "mono" if self.channels == 1 else "stereo"
-        audio = self._container.add_stream("aac", rate=sound_rate(self.rate), layout=layout)
-        audio.codec_context.bit_rate = BIT_RATE * self.channels
-        audio.codec_context.thread_count = 1
-        self._video, self._audio, self._layout = video, audio, layout
-        self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=audio.rate, frame_size=_BLOCK)
+        self._video, self._audio = video, cast(av.AudioStream | None, None)
+        if self.channels:
+            layout = "mono" if self.channels == 1 else "stereo"
+            audio = self._container.add_stream("aac", rate=sound_rate(self.rate), layout=layout)
+            audio.codec_context.bit_rate = BIT_RATE * self.channels
+            audio.codec_context.thread_count = 1
+            self._audio, self._layout = audio, layout
+            self._resampler = av.AudioResampler(format="fltp", layout=layout, rate=audio.rate, frame_size=_BLOCK)
         self._scaler = VideoReformatter()
         self._sent = 0  # samples at the encoder's rate
 
@@ -83,7 +89,7 @@ class VideoWriter:
 
     def sound(self, samples: np.ndarray) -> None:
         """The next samples: float32 (`channels`, `N`) in [-1, 1] at `rate`."""
-        if not samples.shape[1]:
+        if not samples.shape[1] or self._audio is None:
             return
         whole = np.ascontiguousarray(np.clip(samples, -1.0, 1.0), np.float32)
         block = av.AudioFrame.from_ndarray(whole, format="fltp", layout=self._layout)
@@ -92,6 +98,7 @@ class VideoWriter:
         self._encode(self._resampler.resample(block))
 
     def _encode(self, blocks: list[av.AudioFrame]) -> None:
+        assert self._audio is not None
         for block in blocks:
             block.pts, block.time_base = self._sent, Fraction(1, self._audio.rate)
             self._sent += block.samples
@@ -105,8 +112,9 @@ class VideoWriter:
     ) -> None:
         try:
             if kind is None:
-                self._encode(self._resampler.resample(None) if self.samples else [])
-                self._container.mux(self._audio.encode(None))
+                if self._audio is not None:
+                    self._encode(self._resampler.resample(None) if self.samples else [])
+                    self._container.mux(self._audio.encode(None))
                 self._container.mux(self._video.encode(None))
                 self._container.close()
                 os.replace(self.part, self.path)

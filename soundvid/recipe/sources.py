@@ -54,7 +54,9 @@ class FolderSource(Strict):
     folder: LocalPath = Field(description="path; relative ones count from the recipe's folder")
     subject: Subject | None = None
     licence: str = Field("unstated", max_length=200, description="the terms under which these videos may be used")
-    include: list[str] = Field(["*"], description="file name patterns that are taken")
+    include: list[str] = Field(
+        ["*"], description="file name patterns that are taken; * leaves out texts, subtitles and unfinished downloads"
+    )
     exclude: list[str] = Field([], description="file name patterns that are left alone")
     condition: Condition | None = None
     sound_file: str | None = Field(

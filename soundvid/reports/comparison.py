@@ -41,13 +41,14 @@ def side_by_side(real: np.ndarray, made: np.ndarray) -> np.ndarray:
     return np.concatenate(halves, axis=1)
 
 
-def video_bytes(frames: list[np.ndarray], sound: np.ndarray, rate: int, fps: Fraction) -> bytes:
-    """Pictures and sound (int16 `N`) as the bytes of an mp4."""
+def video_bytes(frames: list[np.ndarray], sound: np.ndarray | None, rate: int, fps: Fraction) -> bytes:
+    """Pictures and sound (int16 `N`; None: without) as the bytes of an mp4."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pair.mp4"
         height, width = frames[0].shape[:2]
-        with VideoWriter(path, fps, (width, height), rate, 1, crf=23) as movie:
+        with VideoWriter(path, fps, (width, height), rate, 0 if sound is None else 1, crf=23) as movie:
             for frame in frames:
                 movie.picture(frame)
-            movie.sound(sound.astype(np.float32)[None] / 32768)
+            if sound is not None:
+                movie.sound(sound.astype(np.float32)[None] / 32768)
         return path.read_bytes()

@@ -7,7 +7,7 @@ import base64
 import io
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, reduce
@@ -34,6 +34,7 @@ NEW_CARDS = 4  # of them drawn by one build, unless it brought more new subjects
 FIGURE = "1"  # raised when the figure's HTML changes: older figures are then not taken over
 SHEET_WIDTH = 1200  # pixels of the contact sheet; it is shown at about 800, so fine screens have enough
 COLUMNS, ROWS = 800, 144  # pixels of the spectrogram
+THUMBNAILS, THUMBNAIL_HEIGHT, THUMBNAIL_WAVE = 3, 120, 160  # pictures, their rows of pixels, columns of the waveform
 RANGE_DB = 70.0  # between the darkest and the brightest colour
 TOP_HZ = 16000.0
 VIDEO_BYTES = 560_000  # of one clip on the page; longer ones play their beginning
@@ -67,9 +68,9 @@ class Figure:
 
     sheet: str  # data URI
     cells: int
-    wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100
-    spectrogram: str  # data URI
-    video: str  # data URI
+    wave: str  # `d` of an SVG path in a box of 0..COLUMNS x -100..100; empty: the clip has no sound
+    spectrogram: str  # data URI; empty: the clip has no sound
+    video: str  # data URI, or an address
     poster: str  # data URI
     width: int  # pixels of the video
     height: int
@@ -81,38 +82,51 @@ class Figure:
     lanes: Sequence[Lane] = ()  # features beside the spectrogram
 
 
-def figure(mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = ()) -> Figure:
-    """All pictures of a clip of `frames` pictures that lasts `seconds`."""
+def figure(
+    mp4: bytes, flac: bytes, frames: int, seconds: float, lanes: Sequence[Lane] = (), *, video: str | None = None
+) -> Figure:
+    """All pictures of a clip of `frames` pictures that lasts `seconds`; no `flac`: it has no sound.
+
+    The clip is inside the figure, cut after VIDEO_BYTES, unless `video` is an address where it can be played.
+    """
     first = decode_rgb(mp4, [0])[0]
     height, width = first.shape[:2]
     cells = min(sheet_cells(width / height), frames)
     cell = SHEET_WIDTH // cells // 2 * 2
     pictures = decode_rgb(mp4, sheet_frames(frames, cells), height=max(2, round(cell * height / width / 2) * 2))
-    sound, rate = decode_flac(flac)
-    plays = seconds if len(mp4) <= VIDEO_BYTES else seconds * VIDEO_BYTES / len(mp4)
-    playing = with_sound(mp4, flac, seconds=None if plays == seconds else plays)
+    sound, rate = decode_flac(flac) if flac else (np.zeros(0, np.int16), 0)
+    plays = seconds if video or len(mp4) <= VIDEO_BYTES else seconds * VIDEO_BYTES / len(mp4)
+    if video is None:
+        video = data_uri("video/mp4", with_sound(mp4, flac, seconds=None if plays == seconds else plays))
     peak = float(np.abs(sound.astype(np.int32)).max(initial=0)) / 32768
     shrink = ceil(max(height, width) / 640)
     return Figure(
         sheet=data_uri("image/jpeg", encode_jpeg(np.concatenate(list(pictures), axis=1), 4)),
         cells=cells,
-        wave=waveform(sound),
-        spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))),
-        video=data_uri("video/mp4", playing),
+        wave=waveform(sound) if rate else "",
+        spectrogram=data_uri("image/png", png(spectrogram(sound, rate), magma(256))) if rate else "",
+        video=video,
         poster=data_uri("image/jpeg", encode_jpeg(np.ascontiguousarray(first[::shrink, ::shrink]), 4)),
         width=width,
         height=height,
         seconds=seconds,
         plays_seconds=plays,
-        peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent",
+        peak=f"{decibel(20 * log10(peak))} dB" if peak else "silent" if rate else "",
         times=time_ticks(seconds),
-        pitches=pitch_ticks(rate),
+        pitches=pitch_ticks(rate) if rate else [],
         lanes=lanes,
     )
 
 
 def feature_lanes(dataset: Dataset, manifest: dict[str, Any], row: Row) -> list[Lane]:
     """A lane for each feature of a clip as its panel describes it; the spectrogram has its own."""
+    return stored_lanes(
+        manifest, row, lambda name: np.load(io.BytesIO(dataset.read_member(row, name)), allow_pickle=False)
+    )
+
+
+def stored_lanes(manifest: dict[str, Any], row: Row, read: Callable[[str], np.ndarray]) -> list[Lane]:
+    """The same where `read` gives the stored rows of a feature."""
     from soundvid.features import registry
     from soundvid.features.base import ClipFormat
 
@@ -123,7 +137,7 @@ def feature_lanes(dataset: Dataset, manifest: dict[str, Any], row: Row) -> list[
             continue
         cls = registry.get(name)
         feature = cls(cls.Options.model_validate(manifest["recipe"]["features"].get(name) or {}), shape)
-        values = np.load(io.BytesIO(dataset.read_member(row, name)), allow_pickle=False).astype(np.float64)
+        values = read(name).astype(np.float64)
         lanes.append(feature_lane(name, feature.panel(), values.reshape(len(values), -1)))
     return lanes
 
@@ -154,6 +168,20 @@ def feature_lane(name: str, panel: Panel, values: np.ndarray) -> Lane:
     return Lane(name, f"{panel.axis}, {low:.3g} to {high:.3g}", None, curves)
 
 
+def thumbnail(row: Row, mp4: bytes, flac: bytes) -> tuple[str, int, str]:
+    """A clip at a glance: a few pictures side by side (data URI), how many, and its waveform as an SVG path.
+
+    The pictures are those at which decoding can begin, near the middles of as many stretches. The path lies in a box of
+    0..THUMBNAIL_WAVE x -100..100; without `flac` it is empty.
+    """
+    starts = row["keyframes"] or [0]
+    wanted = [(2 * i + 1) * row["frames"] // (2 * THUMBNAILS) for i in range(THUMBNAILS)]
+    pictures = decode_rgb(mp4, sorted({min(starts, key=lambda s: abs(s - w)) for w in wanted}), height=THUMBNAIL_HEIGHT)
+    strip = np.concatenate(list(pictures), axis=1)
+    wave = waveform(decode_flac(flac)[0], THUMBNAIL_WAVE) if flac else ""
+    return data_uri("image/jpeg", encode_jpeg(strip, 5)), len(pictures), wave
+
+
 def sheet_cells(aspect: float) -> int:
     """Pictures of a contact sheet, so that wide and tall clips both give a strip of good height."""
     return 8 if aspect > 1.2 else 10 if aspect < 0.8 else 9
@@ -164,20 +192,20 @@ def sheet_frames(frames: int, cells: int) -> list[int]:
     return [(2 * i + 1) * frames // (2 * cells) for i in range(cells)]
 
 
-def waveform(sound: np.ndarray) -> str:
-    """Outline of int16 sound (`N` samples) as an SVG path: lowest and highest sample of each column.
+def waveform(sound: np.ndarray, width: int = COLUMNS) -> str:
+    """Outline of int16 sound (`N` samples) as an SVG path: lowest and highest sample of each of `width` columns.
 
-    Scaled so that the peak touches the edge; column c holds the samples of [c, c + 1) / COLUMNS of the clip.
+    Scaled so that the peak touches the edge; column c holds the samples of [c, c + 1) / `width` of the clip.
     """
-    columns = min(COLUMNS, len(sound))
+    columns = min(width, len(sound))
     if not columns or not (peak := np.abs(sound.astype(np.int32)).max()):
-        return f"M0 -0.5H{COLUMNS}V0.5H0Z"
+        return f"M0 -0.5H{width}V0.5H0Z"
     edges = np.arange(columns) * len(sound) // columns
     scale = 100 / peak
     # Up is negative in SVG. Half a unit at least, so that silence is a line and not nothing.
     high = np.minimum(-np.maximum.reduceat(sound, edges) * scale, -0.5).round(1).tolist()
     low = np.maximum(-np.minimum.reduceat(sound, edges) * scale, 0.5).round(1).tolist()
-    step = COLUMNS / columns
+    step = width / columns
     xs = [round(c * step, 1) for c in range(columns + 1)]
     # Each column is a step from its left to its right edge.
     upper = "".join(f"V{y:g}H{x:g}" for y, x in zip(high, xs[1:], strict=True))
@@ -294,7 +322,7 @@ def cards(
     moved = spread(packed, max(0, NEW_CARDS - len(chosen) - len(stay)), Counter())
     result = []
     for row in [*chosen, *moved]:
-        mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
+        mp4, flac = (dataset.read_member(row, m) if f"{m}_offset" in row else b"" for m in ("mp4", "flac"))
         drawing = figure(mp4, flac, row["frames"], row["seconds"], feature_lanes(dataset, manifest, row))
         result.append({"row": row, "new": previous is not None and row in chosen, "figure": drawing})
     for row in stay:

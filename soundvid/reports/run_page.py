@@ -8,7 +8,7 @@ run and writes the file.
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,10 @@ from typing import Any, Literal
 from markupsafe import Markup
 
 from soundvid.errors import SoundvidError
-from soundvid.metrics.table import Evaluation, Table, number
+from soundvid.metrics.table import Evaluation
 from soundvid.recipe.model import built_in
 from soundvid.reports.curves import Chart, chart, read
+from soundvid.reports.measures import headline, measures
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text
 from soundvid.store.dataset import SPLITS, Release, find
 from soundvid.training.checkpoint import read_state
@@ -36,7 +37,6 @@ GROUPS = (
     (r"loss", "Losses"),
     (r"^lr$|learning", "Learning rate"),
 )
-DISTANCES = {"lower": 1.0, "higher": -1.0}
 USES = {"train": "training", "validation": "choosing the best checkpoint"}
 
 
@@ -114,6 +114,7 @@ def run_page(run: PageRun, sections: Sequence[Section] = ()) -> bytes:
         under=under(run),
         tiles=tiles(run),
         warnings=warnings(run),
+        headline=headline(run.evaluations),
         rows=ROWS,
         sections=list(sections),
         tables=[measures(t) for e in run.evaluations for t in e.tables],
@@ -125,38 +126,6 @@ def run_page(run: PageRun, sections: Sequence[Section] = ()) -> bytes:
         commands=commands(run),
     )  # fmt: skip
     return text.encode("utf-8", "replace")
-
-
-# -- metrics
-
-
-def measures(table: Table) -> dict[str, Any]:
-    """A table on its side, as there are many measures and few rows: measures down, what was measured across."""
-    lines = []
-    for measure in table.columns:
-        given = {i: m for i, row in enumerate(table.rows) for m in row.measures if m.name == measure.name}
-        best = _best_of(table, measure.name)
-        cells = [(given[i].text() if i in given else "—", i in given and i == best) for i in range(len(table.rows))]
-        counts = sorted({(m.n, m.sources) for m in given.values() if m.value is not None})
-        base = "; ".join(f"{n} of {sources}" if sources else str(n) for n, sources in counts)
-        lines.append({"name": measure.label, "definition": measure.definition, "cells": cells, "n": base or "0"})
-    heads = [row.name + (f", {row.condition}" if row.condition else "") for row in table.rows]
-    return {"title": table.title, "heads": heads, "lines": lines, "notes": list(table.notes)}
-
-
-def _best_of(table: Table, name: str) -> int | None:
-    """The row whose value is best among systems and baselines; None where better has no direction."""
-    found = []
-    for i, row in enumerate(table.rows):
-        for m in row.measures:
-            if m.name == name and m.value is not None and m.better and row.kind in ("system", "baseline"):
-                distance = (
-                    DISTANCES[m.better] * m.value if m.better in DISTANCES else abs(m.value - (m.better == "one"))
-                )
-                found.append((distance, i, number(m.value)))
-    found.sort()
-    # What reads alike is alike.
-    return found[0][1] if len(found) > 1 and found[0][2] != found[1][2] else None
 
 
 # -- what it was trained on
@@ -209,7 +178,7 @@ def _listed(names: Sequence[str]) -> str:
 
 def verdict(run: PageRun) -> str:
     """How long it was trained, and what that makes of it."""
-    spent, steps = trained_seconds(run), last_step(run)
+    spent, steps = trained_seconds(run.lines("train")), last_step(run)
     if not steps:
         return "Not trained yet: there is not one step in its log."
     batch = int(run.config.config.get("batch", 1)) * processes(run)
@@ -258,7 +227,7 @@ def tiles(run: PageRun) -> list[tuple[str, str]]:
     """The big numbers."""
     lines = run.lines("train")
     found = [(f"{last_step(run):,}", "steps")]
-    found.append((hours_text(trained_seconds(run)), "of training steps"))
+    found.append((hours_text(trained_seconds(run.lines("train"))), "of training steps"))
     train = next((s for s in data(run)["splits"] if s["name"] == run.config.splits.get("train", "train")), None)
     if train:
         found.append((f"{train['clips']:,}", f"clips to learn from, {span_text(train['seconds'])}"))
@@ -290,10 +259,10 @@ def warnings(run: PageRun) -> list[str]:
     return found
 
 
-def trained_seconds(run: PageRun) -> float:
-    """Seconds spent in steps, waiting for data included, validation and saving not."""
+def trained_seconds(lines: Iterable[dict[str, Any]]) -> float:
+    """Seconds spent in steps by the log's lines of training, waiting for data included, validation and saving not."""
     total, before = 0.0, 0
-    for line in run.lines("train"):
+    for line in lines:
         total += (line["step"] - before) * (line.get("step_seconds") or 0.0)
         before = line["step"]
     return total

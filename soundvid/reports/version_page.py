@@ -24,6 +24,7 @@ from soundvid.recipe.sources import place_of
 from soundvid.reports.figures import FIGURE, Row, cards, decibel
 from soundvid.store.dataset import SPLITS, Dataset, Release
 from soundvid.store.schema import count_by
+from soundvid.util.files import size_text
 
 ROWS = 200  # rows of a table
 MAPS = 40  # sources whose preparation is shown, a picture each
@@ -108,7 +109,7 @@ def change(manifest: dict[str, Any], ledger: pa.Table, previous: Release | None)
             "first": "The first version.",
             "major": "Clips were removed, made anew or moved to another split.",
             "minor": "Clips were only added; every older one stayed as it was.",
-            "patch": "Every clip stayed as it was; the packing, the recipe or the ledger changed.",
+            "patch": "Every clip stayed as it was; the packing, the recipe or the list of what was left out changed.",
         }.get(manifest["change"], manifest["change"]),
         "parts": [
             ("videos", ended["source", "new"], ended["source", "reused"]),
@@ -133,7 +134,7 @@ def quality(samples: pa.Table) -> list[tuple[str, str]]:
         ("worst timing error", f"{1000 * errors[-1]:.1f} ms" if len(errors) else "—"),
         ("clips with duplicated frames", having("duplicated_frames")),
         ("clips with dropped frames", having("dropped_frames")),
-        ("clips that lack some sound", having("missing_samples")),
+        *([("clips that lack some sound", having("missing_samples"))] if _sum(samples, "samples") else []),
         ("clips with damaged frames", having("damaged_frames")),
     ]
 
@@ -284,14 +285,6 @@ def environment() -> Environment:
         size=size_text, span=span_text, when=_when, hours=hours_text, decibel=decibel, big=count_text, csp=_csp_hash
     )
     return made
-
-
-def size_text(count: int | None) -> str:
-    value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value /= 1000
-        del units[0]
-    return f"{value:.0f} {units[0]}" if value >= 100 or units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def span_text(seconds: float | None) -> str:

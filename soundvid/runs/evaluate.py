@@ -12,6 +12,7 @@ from soundvid.metrics.table import Evaluation
 from soundvid.models import weights
 from soundvid.runs.open import Which, open_run
 from soundvid.runs.registry import get
+from soundvid.store.dataset import SPLITS
 from soundvid.store.load import EmptySplit
 from soundvid.systems.spec import EvaluationOptions
 from soundvid.training.run import OpenRun
@@ -38,6 +39,8 @@ def evaluate_run(
     that is empty, and the first table says so. Raises SoundvidError with one line where there is no run, no checkpoint,
     or the split is empty.
     """
+    if split not in SPLITS:  # `all` would measure what the run learnt from
+        raise SoundvidError(f"{path}: '{split}' is no split; there are {', '.join(SPLITS)}")
     features, without, notes = networks(require, device)
     run = open_run(path, which, device=device)
     chosen = first_split(run) if fall_back and split == "test" else split

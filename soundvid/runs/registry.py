@@ -10,6 +10,7 @@ SYSTEMS = {
     "sound_to_video": "soundvid.systems.sound_to_video",
     "lip_sync": "soundvid.systems.lip_sync",
     "deep_relational": "soundvid.systems.deep_relational",
+    "ipoke": "soundvid.systems.ipoke",
 }  # name -> package with a `spec`
 
 

@@ -52,6 +52,7 @@ class Request:
     workers: int | None = None
     minutes: float | None = None
     usual_preset: str | None = None  # the recipe's, for a new run that was asked for none
+    stage: str | None = None  # of a system of several: this one alone; those it needs have been trained
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def train(request: Request, callback: TrainingCallback | None = None) -> list[Tr
 def _stages(
     spec: SystemSpec, request: Request, device: torch.device, rank: int, world: int, callback: TrainingCallback
 ) -> list[TrainedStage]:
-    plans = _plans(spec, request, world)
+    if request.stage is not None:
+        spec.stage(request.stage)
+    plans = [p for p in _plans(spec, request, world) if request.stage in (None, p.stage.name)]
     # A slow process must not take what the first one writes for an older run.
     distributed.limit(max(plan.config.process_timeout for plan in plans))
     distributed.barrier()

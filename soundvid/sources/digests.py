@@ -72,8 +72,8 @@ class Digests:
     the device and inode numbers that older versions wrote after the two.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, remember: bool = True) -> None:
+        self.path, self.remember = path, remember  # whether new ones are written
         self._known: dict[str, Identity] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -104,7 +104,7 @@ class Digests:
             for p, i in results.items()
             if isinstance(i, Identity) and self._known.get(printable(str(p))) is not i
         }
-        if fresh:
+        if fresh and self.remember:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 for name, identity in fresh.items():

@@ -52,7 +52,7 @@ def check_manifest(manifest: Mapping[str, Any], samples: pa.Table, ledger: pa.Ta
 
 def check_recipe(recipe: Mapping[str, Any], samples: pa.Table, problem: Problem) -> None:
     """Whether the index agrees with the recipe, and its columns with each other."""
-    video, rate = recipe["video"], recipe["sound"]["rate"]
+    video, rate = recipe["video"], recipe["sound"]["rate"] if recipe["sound"] is not None else 0
     fps = Fraction(video["fps"])
     for name, value in (("fps_exact", video["fps"]), ("width", video["width"]), ("height", video["height"]),
                         ("sample_rate", rate), ("fps", float(fps))):  # fmt: skip

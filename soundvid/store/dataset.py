@@ -171,12 +171,12 @@ def pointer(storage: LocalStorage) -> tuple[str | None, str | None]:
 
 
 class Dataset:
-    """One dataset's folder in a store."""
+    """One dataset's folder in a store; with a `storage`, published data below an address, which can only be read."""
 
-    def __init__(self, store: Path, name: str) -> None:
+    def __init__(self, store: Path, name: str, storage: Any = None) -> None:
         self.name = name
-        self.folder = store / "datasets" / name
-        self.storage = LocalStorage(self.folder)
+        self.folder = store if storage else store / "datasets" / name
+        self.storage: LocalStorage = storage or LocalStorage(self.folder)
         self.shards = self.storage.path("shards")
         self.versions = self.storage.path("versions")
         self.work = self.folder / "work"
@@ -216,9 +216,12 @@ class Dataset:
         """Whether nobody else renders sources; while it is held, nobody begins to."""
         return self.storage.exclusive_lock("work.lock")
 
-    def clean(self, *, work: bool = True) -> None:
-        """Remove what killed builds left half done; with `work` also in the work folder. Only under the lock."""
-        self.storage.remove_unfinished("shards", "versions", *(["work"] if work else []))
+    def clean(self, *, work: bool = True, keep_parts: bool = False) -> None:
+        """Remove what killed builds left half done; with `work` also in the work folder. Only under the lock.
+
+        `keep_parts`: shards that were fetched in part stay, because the rest of them is about to be.
+        """
+        self.storage.remove_unfinished("shards", "versions", *(["work"] if work else []), keep_parts=keep_parts)
         releases = self.releases()
         if releases and pointer(self.storage)[0] != releases[-1].name:
             self._point_to(releases[-1])  # a kill came between a version and its pointer
@@ -314,11 +317,15 @@ def datasets(store: str | Path) -> list[Dataset]:
 
 
 def find(store: str | Path, name: str) -> tuple[Dataset, Release]:
-    """What `NAME` or `NAME@VERSION` means in a store. Raises DatasetError, naming what there is."""
+    """What `NAME` or `NAME@VERSION` means in a store. Raises DatasetError, naming the store and what there is."""
     base, _, version = name.partition("@")
+    store = local_store(store)
     there = datasets(store)
     dataset = next((d for d in there if d.name == base), None)
     if dataset is None:
         known = ", ".join(d.name for d in there) or "none"
-        raise DatasetError(f"{store}: there is no dataset '{base}' in this store (there: {known})")
+        raise DatasetError(
+            f"{store}: there is no dataset '{base}' in this store (there: {known}); --store or SOUNDVID_STORE names "
+            "another store"
+        )
     return dataset, dataset.release(version or None)

@@ -6,13 +6,15 @@ are wanted, only their bytes are read. The index stays an Arrow table: millions 
 Workers may be forked or spawned: files are opened where they are read. The streaming form is plain WebDataset.
 """
 
+import copy
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,7 @@ from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_flac
 from soundvid.media.mp4_index import find_moov
 from soundvid.store.dataset import SPLITS, Dataset, Release, find
 from soundvid.store.schema import MEMBERS, count_by, member_columns
+from soundvid.store.storage import LocalStorage
 
 _RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
 
@@ -52,6 +55,29 @@ class Clip:
     sound: np.ndarray | None  # int16 `S`, mono
     facts: dict[str, Any] = field(repr=False)  # its row of samples.parquet
     features: dict[str, np.ndarray] = field(default_factory=dict, repr=False)  # those asked for: float32, rows first
+    html: Callable[[], str] | None = field(default=None, repr=False, compare=False)  # how a notebook shows it
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return float(self.facts["fps"])
+
+    @property
+    def rate(self) -> int:
+        """Samples of sound a second."""
+        return int(self.facts["sample_rate"])
+
+    def __repr__(self) -> str:
+        facts, arrays = self.facts, {"frames": self.frames, "spectrogram": self.spectrogram, "sound": self.sound}
+        shapes = [f"{n} {a.dtype} {' x '.join(map(str, a.shape))}" for n, a in {**arrays, **self.features}.items()
+                  if a is not None]  # fmt: skip
+        return f"<clip {self.key}: {facts['seconds']:g} s at {self.fps:g} fps; {', '.join(shapes)}>"
+
+    def _repr_html_(self) -> str | None:
+        return self.html() if self.html else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "html": None}  # worker processes send clips, not the dataset they can be drawn from
 
 
 @dataclass(frozen=True)
@@ -118,23 +144,37 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 class Clips(Sequence[Clip]):
-    """The clips of one split of a version, or of some of its subjects: `clips[i]` is clip i as it is stored.
+    """The clips of one split of a version (`all`: of every split), or of some of its subjects.
+
+    `clips[i]` is clip i as it is stored, `clips["KEY"]` that of a key, `clips[2:9]` a part of them; with `sound` clips
+    come with their sound. `DataLoader(clips.torch(), ...)` trains on them.
 
     `table` holds their rows of samples.parquet, `rows[i]` is one of them as a dict. Raises DatasetError, one line,
     where the split, the shards or a feature are not there.
     """
 
-    def __init__(self, dataset: Dataset, release: Release, split: str, subjects: Sequence[str] | None = None) -> None:
-        self.name, self.version, self.split = dataset.name, release.name, split
+    html: Callable[["Clips", int | None], str] | None = None  # what a notebook shows of a clip (None: of all)
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        release: Release,
+        split: str,
+        subjects: Sequence[str] | None = None,
+        *,
+        sound: bool = False,
+    ) -> None:
+        split = "val" if split == "validation" else split
+        self.name, self.version, self.split, self.with_sound = dataset.name, release.name, split, sound
         self.store = dataset.folder.parent.parent
         self.folder = dataset.shards
         self.manifest = release.manifest
         self.subjects = list(subjects) if subjects else None
         where = f"{self.name}@{self.version}"
-        if split not in SPLITS:
-            raise DatasetError(f"{where}: '{split}' is no split; there are {', '.join(SPLITS)}")
+        if split not in (*SPLITS, "all"):
+            raise DatasetError(f"{where}: '{split}' is no split; there are {', '.join(SPLITS)} and all")
         index = release.samples
-        table = index.filter(pc.equal(index.column("split"), split))
+        table = index if split == "all" else index.filter(pc.equal(index.column("split"), split))
         if not len(table):
             sizes = dict(count_by(index, ["split"]))
             there = ", ".join(f"{s} {sizes[s]}" for s in SPLITS if s in sizes)
@@ -145,6 +185,7 @@ class Clips(Sequence[Clip]):
                 if subject not in known:
                     raise EmptySplit(f"{where}: no clip of '{subject}' in '{split}' (there: {', '.join(known)})")
             table = table.filter(pc.is_in(table.column("subject"), value_set=pa.array(self.subjects)))
+        self.is_part = bool(self.subjects)  # of what the shards hold
         self.rows = Rows(table)
         self._members = member_columns(table.schema)
         for shard in self._shards():
@@ -153,6 +194,7 @@ class Clips(Sequence[Clip]):
                     f"{self.folder / shard}: the shard is missing; 'soundvid verify {where}' tells what else is"
                 )
         self._reader = dataset.storage.reader("shards")
+        self.is_remote = not isinstance(dataset.storage, LocalStorage)
 
     def __repr__(self) -> str:
         return f"<{self.name}@{self.version} {self.split}: {len(self)} clips>"
@@ -160,10 +202,34 @@ class Clips(Sequence[Clip]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Clip:  # type: ignore[override]
+    @overload
+    def __getitem__(self, index: int | str) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Clips": ...
+    def __getitem__(self, index: int | str | slice) -> "Clip | Clips":
+        if isinstance(index, slice):
+            part = copy.copy(self)
+            part.rows = Rows(self.table.take(pa.array(range(len(self))[index], pa.int64())))
+            part.is_part = True
+            return part
+        if isinstance(index, str):
+            place = pc.index(self.table.column("key"), index).as_py()
+            if place < 0:
+                raise KeyError(f"there is no clip {index} in {self.name}@{self.version} '{self.split}'")
+            return self.read(place, sound=self.with_sound)
         if not -len(self) <= index < len(self):
             raise IndexError(f"clip {index} of {len(self)}")
-        return self.read(index % len(self))
+        return self.read(index % len(self), sound=self.with_sound)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Clip]:
+        """What torch's DataLoader asks for; its own way to make batches of clips is refused with what to do."""
+        from torch.utils.data._utils.collate import default_collate_fn_map
+
+        default_collate_fn_map.setdefault(Clip, _refuse_to_collate)
+        return [self[int(i)] for i in indices]
+
+    def _repr_html_(self) -> str | None:
+        return self.html(self, None) if self.html else None
 
     @property
     def table(self) -> pa.Table:
@@ -177,14 +243,19 @@ class Clips(Sequence[Clip]):
     def _shards(self) -> list[str]:
         return self.table.column("shard").unique().to_pylist()
 
-    @cached_property
-    def fps(self) -> Fraction:
+    @property
+    def fps(self) -> float:
         """Frames a second of the first clip; all of a version have the same."""
+        return float(self.fps_exact)
+
+    @cached_property
+    def fps_exact(self) -> Fraction:
+        """The same without rounding, such as 30000/1001."""
         return Fraction(self.rows[0]["fps_exact"])
 
     @cached_property
     def rate(self) -> int:
-        """Samples of sound a second."""
+        """Samples of sound a second; 0: the clips have no sound."""
         return int(self.rows[0]["sample_rate"])
 
     @cached_property
@@ -196,6 +267,11 @@ class Clips(Sequence[Clip]):
     def features(self) -> list[str]:
         """Names of the features that the version holds."""
         return [name for name in self._members if name not in MEMBERS]
+
+    @property
+    def has_sound(self) -> bool:
+        """Whether the clips have sound: not where the recipe says `sound: null`."""
+        return "flac" in self._members
 
     def read(
         self,
@@ -228,18 +304,34 @@ class Clips(Sequence[Clip]):
             self._sound(row) if sound else None,
             row,
             {name: self._rows_of(row, name) for name in features},
+            partial(self.html, self, index) if self.html else None,
         )
 
     def _pictures(self, row: Mapping[str, Any], numbers: np.ndarray) -> bytes | RemoteClip:
         """What pictures `numbers` are decoded from: the mp4, or where few are wanted only their groups' bytes."""
-        if 2 * len(numbers) > row["frames"]:
+        whole_groups = getattr(self._reader, "caches", False)
+        if 2 * len(numbers) > row["frames"] and not self.is_remote:
             return self._member(row, "mp4")
         offset, size = self._place(row, "mp4")
+        parts: dict[int, bytes] = {}  # by their beginning
 
         def read(start: int, count: int) -> bytes:
-            return self._read(row, offset + start, max(0, min(count, size - start)))
+            count = max(0, min(count, size - start))
+            for begin, data in parts.items():
+                if begin <= start and start + count <= begin + len(data):
+                    return data[start - begin :][:count]
+            return self._read(row, offset + start, count)
 
-        return RemoteClip(read, *find_moov(read, size))
+        def read_header(start: int, count: int) -> bytes:
+            if start < len(parts[0]):
+                return parts[0][start : start + count]
+            parts[start] = self._read(row, offset + start, size - start)  # clips of old: `moov` behind the pictures
+            return parts[start][:count]
+
+        if self.is_remote and row["keyframe_offsets"]:
+            parts[0] = self._read(row, offset, min(size, row["keyframe_offsets"][0]))
+            return RemoteClip(read, *find_moov(read_header, size), whole_groups)
+        return RemoteClip(read, *find_moov(read, size), whole_groups)
 
     def spectrogram(self, index: int) -> np.ndarray:
         """float32 `N bins`: magnitudes of the sound of each picture."""
@@ -277,6 +369,11 @@ class Clips(Sequence[Clip]):
     def _place(self, row: Mapping[str, Any], name: str) -> tuple[int, int]:
         """Where a member lies in its shard: offset and size in bytes. Raises DatasetError where there is none."""
         offset, size = row.get(f"{name}_offset"), row.get(f"{name}_size")
+        if name == "flac" and not self.has_sound:
+            raise DatasetError(
+                f"{self.name}@{self.version}: its clips have no sound (sound: null in its recipe); build a dataset "
+                "with sound, and train on that"
+            )
         if offset is None or size is None or name not in self._members:
             raise DatasetError(
                 f"{self.name}@{self.version}: clip {row['key']} has no {name}; build the dataset with it (features: "
@@ -300,21 +397,25 @@ class Clips(Sequence[Clip]):
         where = f"{self.folder / row['shard']}: clip {row['key']}: its {member} cannot be read ({error})"
         return DatasetError(f"{where}; 'soundvid verify {self.name}@{self.version}' tells what else is damaged")
 
-    def torch(self, augment: Augment | None = None) -> "TorchClips":
+    def to_table(self) -> pa.Table:
+        """The clips' rows of samples.parquet, as an Arrow table."""
+        return self.table
+
+    def torch(self, augment: Augment | None = None, *, sound: bool = False) -> "TorchClips":
         """These clips as a map-style dataset for `torch.utils.data.DataLoader`; see TorchClips."""
-        return TorchClips(self, augment)
+        return TorchClips(self, augment, sound=sound or self.with_sound)
 
     def stream(self, **options: Any) -> Any:
         """The split as `webdataset.WebDataset`, in the order of its shards; `options` are its own.
 
-        Of chosen subjects only their clips come. Workers share the shards out among themselves: with fewer shards than
-        workers the others stay idle, as each clip comes once in any case.
+        Of chosen subjects, or of a slice, only their clips come. Workers share the shards out among themselves: with
+        fewer shards than workers the others stay idle, as each clip comes once in any case.
         """
         import webdataset
 
         options = {"shardshuffle": False, "empty_check": False, **options}
         stream = webdataset.WebDataset([str(p) for p in self.shard_paths], **options)
-        if self.subjects:
+        if self.is_part:
             stream = stream.select(_KeyIn(frozenset(self.table.column("key").to_pylist())))
         return stream
 
@@ -322,16 +423,17 @@ class Clips(Sequence[Clip]):
 class TorchClips:
     """Clips as torch's DataLoader takes them: index, or (epoch, index), -> a dict of tensors.
 
-    `frames` uint8 `T H W 3`, `numbers` int64 `T`, `spectrogram` float32 `N bins`, `index` int64. Clips of one recipe
-    have one length, so batches stack. Pictures stay uint8: a quarter of the bytes to move to a device.
+    `frames` uint8 `T H W 3`, `numbers` int64 `T`, `spectrogram` float32 `N bins`, `index` int64, and with `sound` the
+    whole clip's samples as `sound`, int16 `S`. Clips of one recipe have one length, so batches stack. Pictures stay
+    uint8: a quarter of the bytes to move to a device.
 
     `(epoch, index)` gives exactly the view that `augment` has for them. A plain index gives a new view each time,
     drawn with torch's random numbers as torch's own transforms do: other ones in every epoch, also with persistent
     workers, and the same ones again after `torch.manual_seed` with the same number of workers.
     """
 
-    def __init__(self, clips: Clips, augment: Augment | None = None) -> None:
-        self.clips, self.augment = clips, augment
+    def __init__(self, clips: Clips, augment: Augment | None = None, *, sound: bool = False) -> None:
+        self.clips, self.augment, self.with_sound = clips, augment, sound
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -347,10 +449,14 @@ class TorchClips:
             row = self.clips.rows[index]
             random = self.augment.random(index, epoch)
             view = self.augment.view(row["frames"], row["width"], row["height"], random)
-        clip = self.clips.read(index, view)
-        found = {"frames": clip.frames, "numbers": clip.numbers, "spectrogram": clip.spectrogram}
+        clip = self.clips.read(index, view, sound=self.with_sound)
+        found = {"frames": clip.frames, "numbers": clip.numbers, "spectrogram": clip.spectrogram, "sound": clip.sound}
         tensors = {k: torch.from_numpy(v) for k, v in found.items() if v is not None}
         return {**tensors, "index": torch.tensor(index)}
+
+
+def _refuse_to_collate(batch: Any, **_: Any) -> None:
+    raise TypeError("a batch is made of tensors: DataLoader(clips.torch(), ...) gives them, or pass a collate_fn")
 
 
 @dataclass(frozen=True)
@@ -370,7 +476,24 @@ def load(
     *,
     store: str | Path = "store",
     subjects: Sequence[str] | None = None,
+    sound: bool = False,
+    cache: str | Path | None = None,
+    cache_bytes: int = 10 << 30,
 ) -> Clips:
-    """One split of `NAME` (or `NAME@VERSION`) in a store, for random access."""
-    dataset, release = find(store, f"{name}@{version}" if version else name)
-    return Clips(dataset, release, split, subjects)
+    """One split of `NAME` (or `NAME@VERSION`) in a store, for random access; see `soundvid.load`."""
+    address = next((str(text) for text in (name, store) if "://" in str(text)), None)
+    if address is None:
+        dataset, release = find(store, f"{name}@{version}" if version else name)
+        return Clips(dataset, release, split, subjects, sound=sound)
+    from soundvid.store.cache import DiskCache
+    from soundvid.store.published import open_release
+
+    folder = cache or os.environ.get("SOUNDVID_CACHE")
+    wanted, _, number = ("", "", "") if address == name else name.partition("@")
+    dataset, release = open_release(
+        address,
+        wanted or None,
+        version or number or None,
+        cache=DiskCache(Path(folder).expanduser(), cache_bytes) if folder else None,
+    )
+    return Clips(dataset, release, split, subjects, sound=sound)

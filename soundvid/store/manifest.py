@@ -115,7 +115,7 @@ class _Recipe(_Read):
     sources: list[Annotated[dict[str, Any], AfterValidator(_source)]]
     clips: _Clips
     video: _Video
-    sound: _Sound
+    sound: _Sound | None  # null: clips have no sound
     features: dict[str, dict[str, Any] | None]
     splits: _Splits
     shards: _Shards

@@ -79,6 +79,8 @@ MEASURES = pa.schema(
         ("luma", pa.float64()),
     ]
 )
+# Of these, null where clips have no sound (`sound: null` in the recipe).
+SOUND_MEASURES = ("missing_samples", "peak", "mix_loss_db", "sound_steps", "damaged_samples", "sound_leaps")
 VERDICT = [
     ("outcome", pa.string()),  # kept | rejected | failed
     ("stage", pa.string()),  # fetch | find | read | render | pack
@@ -126,9 +128,10 @@ MEMBERS = {
 }
 
 
-def samples_schema(features: Sequence[str]) -> pa.Schema:
-    """The columns of samples.parquet for a recipe with these features."""
-    members = [(f"{m}_{what}", pa.int64()) for m in ("mp4", "flac", *features, "json") for what in ("offset", "size")]
+def samples_schema(features: Sequence[str], *, sound: bool = True) -> pa.Schema:
+    """The columns of samples.parquet for a recipe with these features, and with or without sound."""
+    media = ("mp4", "flac") if sound else ("mp4",)
+    members = [(f"{m}_{what}", pa.int64()) for m in (*media, *features, "json") for what in ("offset", "size")]
     return pa.schema(
         [
             ("key", pa.string()),
@@ -186,7 +189,7 @@ def upgraded_samples(table: pa.Table) -> pa.Table:
         empty = [p for p in ("spectrogram",) if table.column(f"{p}_offset").null_count == len(table)]
         table = table.drop_columns([f"{p}_{what}" for p in empty for what in ("offset", "size")])
     features = [p for p in member_columns(table.schema) if p not in MEMBERS]
-    return conformed(table, samples_schema(features))
+    return conformed(table, samples_schema(features, sound="flac_offset" in table.column_names))
 
 
 def upgraded_ledger(table: pa.Table) -> pa.Table:
@@ -197,9 +200,10 @@ def upgraded_ledger(table: pa.Table) -> pa.Table:
 _TEXTS = ("key", "split", "shard", "sha256", "source_id", "source_sha256", "subject", "source_group", "fps_exact")
 _RANGES = {  # least and largest value, both possible
     **dict.fromkeys(("start_frame", "first_sample"), (0, 1 << 53)),
-    **dict.fromkeys(("frames", "samples"), (1, 1 << 40)),
+    "frames": (1, 1 << 40),
     **dict.fromkeys(("width", "height"), (1, 1 << 16)),
-    "sample_rate": (1, 1 << 20),
+    "samples": (0, 1 << 40),  # 0, as the rate: clips without sound
+    "sample_rate": (0, 1 << 20),
 }
 _SHARD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 _KEY = r"^[^./\x00-\x20\x7f]{1,200}$"
@@ -227,6 +231,14 @@ def checked_samples(table: pa.Table) -> pa.Table:
     for value in table.column("fps_exact").unique().to_pylist():
         if not re.fullmatch(r"[0-9]{1,9}(/[0-9]{1,9})?", value) or not 0 < Fraction(value) <= 10_000:
             raise ValueError(f"fps_exact: {value!r:.200} is no number of frames a second")
+    least = 1 if "flac_offset" in table.column_names else 0
+    for name in ("samples", "sample_rate"):
+        found = pc.min_max(table.column(name)).as_py()
+        if len(table) and (found["min"] < least or (not least and found["max"] > 0)):
+            said = "has" if least else "has no"
+            raise ValueError(
+                f"{name}: {found['min'] if least else found['max']}, and the index {said} column flac_offset"
+            )
     places = [n for n in table.column_names if n.endswith(("_offset", "_size"))]
     for name, (low, high) in {**dict.fromkeys(places, (0, 1 << 53)), **_RANGES}.items():
         found = pc.min_max(table.column(name)).as_py()
@@ -292,7 +304,7 @@ def without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
     spans = [{**s, "source": _name(s["source"]) if os.path.isabs(s["source"]) else s["source"]}
              for s in recipe["clips"].get("spans") or []]  # fmt: skip
     shown = {**recipe, "sources": sources, "clips": {**recipe["clips"], "spans": spans}}
-    denoise = recipe["sound"].get("denoise")
+    denoise = (recipe["sound"] or {}).get("denoise")
     if denoise and isinstance(denoise.get("profile"), dict):
         profile = {"file": _name(denoise["profile"]["file"])}
         shown["sound"] = {**recipe["sound"], "denoise": {**denoise, "profile": profile}}
@@ -331,7 +343,7 @@ def count_by(table: pa.Table, columns: list[str]) -> list[tuple[Any, ...]]:
 
 
 def subjects(ledger: pa.Table) -> list[dict[str, Any]]:
-    """Videos, seconds, clips and frames of each subject (kept ones): table 1 of the papers."""
+    """Videos, seconds, clips and frames of each subject (kept ones)."""
     kept = ledger.filter(pc.equal(ledger.column("outcome"), "kept"))
     rows: dict[str, dict[str, Any]] = {}
     for kind, total, number, measure in (

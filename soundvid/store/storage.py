@@ -176,12 +176,13 @@ class LocalStorage:
         if (self.root / prefix).is_dir():
             sync_to_disk(self.root / prefix)
 
-    def remove_unfinished(self, *prefixes: str) -> None:
-        """Remove what killed processes left half written."""
+    def remove_unfinished(self, *prefixes: str, keep_parts: bool = False) -> None:
+        """Remove what killed processes left half written; with `keep_parts` not files that end in .part."""
         for prefix in prefixes:
             folder = self.root / prefix
             for path in folder.glob(".*") if folder.is_dir() else ():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if not (keep_parts and path.suffix == ".part"):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _read_part(handle: int, offset: int, size: int) -> bytes:

@@ -29,6 +29,21 @@ def open_sound(path: Path) -> SoundTrack:
         raise SoundvidError(f"{path}: the sound cannot be read ({error.strerror or error})") from error
 
 
+def sound_peak(path: Path, rate: int = 16000) -> float:
+    """The largest sample of a file's sound, mixed to mono at `rate` Hz: 0 to 1. Raises SoundvidError."""
+    reader, peak, seconds = SoundReader(open_sound(path), rate), 0.0, 10
+    try:
+        start = 0
+        while reader.end is None or start < reader.end:
+            samples = reader.read(start, start + seconds * rate).samples
+            peak, start = max(peak, float(np.abs(samples).max(initial=0))), start + seconds * rate
+    except MediaError as error:
+        raise SoundvidError(f"{path}: {error.message}") from error
+    finally:
+        reader.close()
+    return peak
+
+
 class SoundInput:
     """A sound file read twice in parallel: as a model takes it (mono, at its rate), and as it goes into the video."""
 

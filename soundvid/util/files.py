@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import re
 import socket
@@ -71,6 +72,13 @@ def sync_to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def write_all(file: io.FileIO, data: bytes) -> None:
+    """Write to an unbuffered file, which may take less at a time: on a disk that is almost full, for instance."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file, with its folder, by one rename: readers see the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,3 +137,12 @@ def try_exclusive_lock(path: Path) -> Iterator[bool]:
         yield alone
     finally:
         os.close(handle)
+
+
+def size_text(count: int | None) -> str:
+    """Bytes to read: `560 kB`, `1.2 GB`."""
+    value, units = float(count or 0), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:.0f} {units[0]}" if value >= 100 or units[0] == "B" else f"{value:.1f} {units[0]}"

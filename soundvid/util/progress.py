@@ -16,6 +16,9 @@ class ProgressCallback:
     def source(self, name: str, outcome: str, message: str) -> None:
         """A source is done: its outcome (a state of the catalogue, or a class of failure) and why."""
 
+    def note(self, message: str) -> None:
+        """Something that the user may want to know, in one line."""
+
     def warn(self, message: str) -> None:
         """A warning for the user, in one line."""
 

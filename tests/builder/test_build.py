@@ -149,7 +149,7 @@ def test_versions_say_what_kind_of_change_they_are(toys, tmp_path):
     assert (added.version, added.change, added.new_sources) == ("1.1.0", "minor", 1)
     assert {s["path"] for s in first.shards} < {s["path"] for s in added.shards}
 
-    (videos / "notes.txt").write_text("not a video")
+    (videos / "notes.mov").write_text("not a video")
     noted = build(toy_recipe(videos), store=store)
     assert (noted.version, noted.change, noted.samples) == ("1.1.1", "patch", added.samples)
 

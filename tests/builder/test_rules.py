@@ -10,7 +10,8 @@ import pytest
 from soundvid.builder.build import build
 from soundvid.builder.candidate import assemble, release
 from soundvid.builder.context import Context
-from soundvid.builder.state import compute_feature, discover_videos, list_videos, render_videos, save_listing
+from soundvid.builder.listing import list_videos, save_listing
+from soundvid.builder.state import compute_feature, discover_videos, render_videos
 from soundvid.quality.rules import RULES, Thresholds, judge
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset

@@ -12,17 +12,10 @@ from soundvid.builder.candidate import CHECKS, assemble, check, release, remove_
 from soundvid.builder.candidate import load as load_candidate
 from soundvid.builder.context import Context
 from soundvid.builder.discover import discover
+from soundvid.builder.listing import list_videos, listing, save_listing
 from soundvid.builder.render import compute_features, render
 from soundvid.builder.resolve import feature_folder, part_folder
-from soundvid.builder.state import (
-    compute_feature,
-    discover_videos,
-    list_videos,
-    listing,
-    pending,
-    render_videos,
-    save_listing,
-)
+from soundvid.builder.state import compute_feature, discover_videos, pending, render_videos
 from soundvid.errors import DatasetError
 from soundvid.recipe.model import Training
 from soundvid.store.dataset import Dataset

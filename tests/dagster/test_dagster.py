@@ -175,7 +175,7 @@ def test_a_corrupted_shard_stops_the_release_and_is_named(toys, tmp_path, instan
     checks = {e.check_name: e for e in final.get_asset_check_evaluations()}
     assert not checks["hashes"].passed
     assert shard.name in checks["hashes"].description
-    assert [c for c in checks if not checks[c].passed] == ["hashes"]
+    assert [c for c in checks if not checks[c].passed] == ["hashes", "counts_agree"]
     assert final.asset_materializations_for_node("toy__shards")
     assert not final.asset_materializations_for_node("toy__release")
     alone = bench.make("release")  # in a run of its own no check stands before it
@@ -189,7 +189,7 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
     first = bench.tick()
     assert "materialise source_catalogue" in str(first.skip_reason)
-    assert len(first.dynamic_partitions_requests[0].partition_keys) == 2
+    assert len(bench.partitions()) == 2
     assert bench.make("source_catalogue").success
     asked = bench.tick(first.cursor)
     assert sorted(r.partition_key for r in asked.run_requests) == sorted(bench.partitions())
@@ -204,7 +204,23 @@ def test_the_sensor_waits_for_the_first_click_then_asks_once_for_each_video(toys
     (videos / "toy1.mp4").unlink()
     changed = bench.tick(calm.cursor)
     assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy0"]
-    assert [k.split("-")[0] for k in changed.dynamic_partitions_requests[0].partition_keys] == ["toy1"]
+    assert [k.split("-")[0] for k in bench.partitions()] == ["toy0"]
+
+
+def test_a_tick_that_was_lost_is_made_up_for(toys, tmp_path, instance):
+    """A tick that deletes a partition and crashes before its result is stored: the removal is reported by the next."""
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    cursor = bench.tick().cursor
+    assert not bench.tick(cursor).asset_events
+    (videos / "toy1.mp4").unlink()
+    assert len(bench.tick(cursor).asset_events) == 1  # lost
+    assert len(bench.partitions()) == 1
+    (event,) = bench.tick(cursor).asset_events
+    assert event.metadata["videos"].value == 1
+    instance.report_runless_asset_event(event)
+    assert not bench.tick(cursor).asset_events
 
 
 def test_what_was_taken_away_and_put_back_or_changed_and_changed_back_is_processed_again(tmp_path, instance):
@@ -293,18 +309,18 @@ def test_what_was_asked_for_and_did_not_run_is_asked_for_again_and_the_sensor_sa
 def test_the_weekly_retry_reaches_a_video_whose_file_has_not_changed(toys, tmp_path, instance):
     from dataclasses import replace
 
-    from soundvid.builder import state
+    from soundvid.builder import listing, state
     from soundvid.verdict import Verdict
 
     bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4")), tmp_path / "s", instance)
     assert bench.make("source_catalogue").success
     (partition,) = bench.partitions()
     work = bench.resources["store"].context(bench.recipe)
-    record = state.discover_videos(work, state.videos_of(work, partition))[0]
+    record = state.discover_videos(work, listing.videos_of(work, partition))[0]
     state.save_record(work, replace(record, verdict=Verdict("failed", "render", "memory", "not enough", True)))
     calm = bench.tick()
     assert "nothing new" in str(calm.skip_reason)
-    assert state.reset_failed(work, state.listing(work).values()) == [partition]
+    assert state.reset_failed(work, listing.listing(work).values()) == [partition]
     assert [r.partition_key for r in bench.tick(calm.cursor).run_requests] == [partition]
 
 
@@ -468,6 +484,153 @@ def test_batches_are_processed_as_one_and_told_in_a_table(toys, tmp_path, instan
     assert last(instance, "shards").metadata["kept videos"].value == 2
     shutil.copy(toys / "toy3.mp4", videos / "toy3.mp4")
     assert [r.partition_key for r in bench.tick().run_requests] == ["batch-00002"]
+
+
+def test_a_tick_with_nothing_new_opens_no_record_and_parses_no_listing(toys, tmp_path, instance, monkeypatch):
+    from pipelines import sensors
+
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert all(r.success for r in bench.everything())
+    records = tmp_path / "s" / "datasets" / "toy" / "videos"
+    os.utime(records, (1e9, 1e9))  # what changed a moment ago may change again with the same time
+    cursor = bench.tick().cursor
+    again = Bench(bench.recipe, tmp_path / "s", instance)  # another process, which remembers nothing
+
+    with monkeypatch.context() as patch:
+        for module, name in ((sensors, "pending"), (sensors.listing, "list_videos"), (sensors, "_under_way")):
+            patch.setattr(module, name, lambda *_, **__: pytest.fail("it was looked at"))
+        for _ in range(3):
+            told = again.tick(cursor)
+            assert told.skip_reason.skip_message == "2 videos, nothing new"
+            cursor = told.cursor
+    state = ("sources", "listing", 1, ["a", "b"], True)
+    for others in (("x", *state[1:]), (state[0], "x", *state[2:]), (*state[:2], 2, *state[3:]),
+                   (*state[:3], ["a"], True), (*state[:4], False)):  # fmt: skip
+        assert sensors._state(*others) != sensors._state(*state)
+    assert sensors._state(None, *state[1:]) == ""  # nothing is ever calm where that cannot be told
+    copy(toys, videos, "toy2.mp4")
+    os.utime(videos / "toy0.mp4", (1, 1))
+    next(records.glob("toy1*.json")).unlink()
+    (records.parent / "videos.json").unlink()
+    instance.delete_dynamic_partition("videos__toy", bench.partitions()[0])
+    told = again.tick(cursor)
+    assert sorted(r.partition_key.split("-")[0] for r in told.run_requests) == ["toy0", "toy1", "toy2"]
+    assert len(bench.partitions()) == 3
+
+
+def test_thousands_of_partitions_come_and_go_in_chunks_and_none_is_forgotten(tmp_path, instance, monkeypatch):
+    from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+
+    from assets import catalogue
+    from pipelines import sensors
+
+    monkeypatch.setattr(sensors, "MOST_PARTITIONS", 5)
+    monkeypatch.setattr(catalogue, "CHUNK", 2)
+    sizes: list[int] = []
+    add = SqlEventLogStorage.add_dynamic_partitions
+    monkeypatch.setattr(
+        SqlEventLogStorage,
+        "add_dynamic_partitions",
+        lambda self, name, keys: sizes.append(len(keys)) or add(self, name, keys),
+    )
+    videos = tmp_path / "v"
+    videos.mkdir()
+    for number in range(12):
+        (videos / f"page{number:02d}.mp4").write_text(f"<html>{number}")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance, batches={"toy": 0})
+    instance.add_dynamic_partitions("videos__other", ["page"])
+    sizes.clear()
+    cursor, counts, texts = None, [], []
+    for _ in range(4):
+        told = bench.tick(cursor)
+        cursor = told.cursor
+        counts.append(len(bench.partitions()))
+        texts.append(str(told.skip_reason.skip_message))
+    assert counts == [5, 10, 12, 12]
+    assert sizes == [2, 2, 1, 2, 2, 1, 2]
+    assert "; 7 partitions are left to be added or deleted by the next ticks" in texts[0]
+    assert "; 2 partitions are left" in texts[1] and "left" not in texts[2] + texts[3]
+    for number in range(11):
+        (videos / f"page{number:02d}.mp4").unlink()
+    counts = []
+    for _ in range(4):
+        cursor = bench.tick(cursor).cursor
+        counts.append(len(bench.partitions()))
+    assert counts == [7, 2, 1, 1]
+    assert list(instance.get_dynamic_partitions("videos__other")) == ["page"]
+    for number in range(20, 27):
+        (videos / f"page{number}.mp4").write_text(f"<html>{number}")
+    (videos / "page11.mp4").unlink()
+    assert bench.make("source_catalogue").success  # a run, and so without a cap
+    assert len(bench.partitions()) == 7 and not any(p.startswith("page11") for p in bench.partitions())
+
+
+def test_a_folder_of_many_videos_launches_few_runs_a_tick_and_leaves_room_for_others(tmp_path, instance):
+    from pipelines import sensors
+
+    videos = tmp_path / "v"
+    videos.mkdir()
+    for number in range(35):
+        (videos / f"page{number:02d}.mp4").write_text(f"<html>{number}")
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance, batches={"toy": 0})
+    assert bench.make("source_catalogue").success
+    cursor, asked = None, []
+    for expected in (sensors.MOST_LAUNCHES, sensors.MOST_UNDER_WAY - sensors.MOST_LAUNCHES, 0):
+        told = bench.tick(cursor)
+        cursor = told.cursor
+        assert len(told.run_requests or []) == expected
+        asked += told.run_requests or []
+        for request in told.run_requests or []:  # as the daemon queues them
+            keys = frozenset(request.asset_selection)
+            tags = {"dagster/run_key": request.run_key, "dagster/partition": request.partition_key}
+            status = dg.DagsterRunStatus.STARTED
+            instance.add_run(dg.DagsterRun(job_name="x", tags=tags, status=status, asset_selection=keys))
+    assert len({r.partition_key for r in asked}) == sensors.MOST_UNDER_WAY
+    assert [int(r.tags["dagster/priority"]) for r in asked] == [-n for n in range(len(asked))]
+    assert str(told.skip_reason.skip_message).startswith(
+        "35 videos; 35 partitions wait: 20 queued or under way, 15 later"
+    )
+
+
+def test_larger_recipes_are_made_in_batches_and_small_batches_are_merged(tmp_path, instance, monkeypatch):
+    from pipelines import partitions
+
+    monkeypatch.setattr(partitions, "ALONE", 2)
+    monkeypatch.setattr(partitions, "BATCH", 12)
+    videos = tmp_path / "v"
+    for seed in range(2):
+        toy_video(videos / f"a{seed}.mp4", seconds=1.5, seed=seed, size=(64, 64))
+    bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    cursor = None
+
+    def work_off() -> list[str]:
+        nonlocal cursor
+        told = bench.tick(cursor)
+        cursor = told.cursor
+        done = bench.launch(told)
+        assert all(r.success for r in done)
+        return [r.dagster_run.tags["dagster/partition"] for r in done]
+
+    assert [p.split("-")[0] for p in work_off()] == ["a0", "a1"]
+    toy_video(videos / "b.mp4", seconds=1.5, seed=2, size=(64, 64))
+    assert work_off() == ["batch-00001"]
+    for number in range(2, 9):
+        (videos / f"page{number}.mp4").write_text(f"<html>{number}")
+        assert work_off() == [f"batch-{number:05d}"]
+    assert bench.make("shards", "release").success
+    before = Dataset(tmp_path / "s", "toy").release()
+    assert work_off() == []  # it sees that nothing waits, and that there are many small batches
+    assert work_off() == ["batch-00009"]
+    assert [p.split("-")[1] for p in bench.partitions()[2:]] == ["00009"]
+    assert work_off() == work_off() == []
+    assert bench.make("shards", "release").success
+    assert Dataset(tmp_path / "s", "toy").release().name == before.name
+    assert {r["source_name"] for r in before.samples.to_pylist()} == {"a0.mp4", "a1.mp4", "b.mp4"}
+    (videos / "b.mp4").unlink()
+    assert work_off() == []
+    assert [p.split("-")[1] for p in bench.partitions()[2:]] == ["00009"]
 
 
 def test_a_project_file_with_a_typo_is_one_line(tmp_path):

@@ -12,10 +12,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from pipelines.sensors import MOST_LAUNCHES
 from soundvid.store.dataset import Dataset
 from tests.builder.test_build import assert_whole
 from tests.conftest import toy_video
-from tests.helpers.dagster_world import STEPS, Live
+from tests.helpers.dagster_world import STEPS, Live, begin
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def live(tmp_path_factory):
     world = Live(tmp_path_factory.mktemp("live"))
     for seed in range(2):
         toy_video(world.home / "videos" / f"toy{seed}.mp4", seed=seed)
+    world.add("many", each=True)
     world.start(background=True)
     yield world
     if world.process is not None and world.process.poll() is None:
@@ -231,6 +233,41 @@ def test_killed_in_the_middle_it_goes_on_after_a_new_start_and_does_nothing_twic
     assert all(not info.active_run_ids and not info.pending_run_ids for info in pools.values()), pools
     assert not list(work.glob("long*/.media.*"))
     assert_whole(live.home / "store")
+
+
+def test_a_folder_of_many_videos_holds_up_no_other_recipe(live):
+    """225 new videos, each a run of its own, and then one of another recipe: its version is out before most of them."""
+    if not live.versions():
+        live.begin()
+        live.wait(live.versions)
+    live.wait(live.settled)
+    before, folder = live.versions(), live.home / "many"
+    for number in range(225):
+        (folder / f"page{number:03d}.mp4").write_text(f"<html>{number}")
+    begin(live.url, "many")
+
+    def asked() -> int:
+        return sum(r.tags.get("soundvid/recipe") == "many" for r in live.runs())
+
+    live.wait(asked)
+    toy_video(live.home / ".late.mp4", seed=4)
+    (live.home / ".late.mp4").rename(live.home / "videos" / "late.mp4")
+    live.wait(lambda: len(live.versions()) > len(before))
+    with live.instance() as instance:
+        waiting = 225 - len(instance.get_materialized_partitions(dg.AssetKey(["many", STEPS[-1]])))
+        assert len(instance.get_dynamic_partitions("videos__many")) == 225
+        states = [s for s in instance.all_instigator_state() if s.instigator_name == "new_videos__many"]
+        ticks = [t for s in states for t in instance.get_ticks(s.instigator_origin_id, s.selector_id)]
+    print(f"when the other recipe's version was out, {waiting} of 225 videos waited, {225 - asked()} not asked for yet")
+    assert waiting > 150
+    assert max(len(tick.run_ids) for tick in ticks) <= MOST_LAUNCHES
+    assert any("225 partitions wait" in str(tick.skip_reason) or tick.run_ids for tick in ticks)
+    for path in folder.iterdir():
+        path.unlink()  # an empty folder is taken for a disk that is not mounted: nothing more is asked for
+    with live.instance() as instance:
+        for run in instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])):
+            instance.report_run_canceled(run)
+    live.wait(live.settled)
 
 
 def test_it_ends_cleanly_when_it_is_asked_and_refuses_a_second_one(live):

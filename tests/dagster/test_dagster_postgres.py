@@ -1,14 +1,5 @@
 """Dagster's records in Postgres, as a team keeps them: one real server, one whole version."""
 
-import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
-import time
-from pathlib import Path
-
 import dagster as dg
 import pytest
 import yaml
@@ -17,57 +8,16 @@ from soundvid.store.dataset import Dataset
 from tests.builder.test_build import assert_whole, copy
 from tests.conftest import toy_recipe
 from tests.helpers.dagster_world import CODE, Bench
-
-
-def program(name: str) -> str:
-    places = [shutil.which(name), *sorted(map(str, Path("/usr/lib/postgresql").glob(f"*/bin/{name}")))]
-    found = next((p for p in places if p), None)
-    if found is None:
-        pytest.skip(f"no Postgres on this machine ({name})")
-    return found
+from tests.helpers.postgres import NoPostgres, running
 
 
 @pytest.fixture(scope="module")
 def postgres():
-    """A server on loopback with a data folder of its own; root runs it as somebody else, as Postgres asks."""
-    pytest.importorskip("dagster_postgres")
-    user = None
-    if os.getuid() == 0:
-        user = next((u for u in ("postgres", "nobody") if u in {p.pw_name for p in pwd.getpwall()}), None)
-        if user is None:
-            pytest.skip("Postgres refuses to run as root, and there is nobody else here")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as name:
-        folder = Path(name)
-        if user is not None:
-            shutil.chown(folder, user)
-        options = {"user": user, "cwd": "/", "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        made = subprocess.run(
-            [program("initdb"), "-D", str(folder / "data"), "-A", "trust", "-U", "dagster", "--no-sync"], **options
-        )
-        if made.returncode:
-            pytest.skip(f"Postgres cannot be started here: {made.stderr.strip()[-200:]}")
-        server = subprocess.Popen(
-            [program("postgres"), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", name], **options
-        )
-        try:
-            import psycopg2
-
-            for _ in range(300):
-                try:
-                    psycopg2.connect(host="127.0.0.1", port=port, user="dagster", dbname="postgres").close()
-                    break
-                except psycopg2.OperationalError:
-                    if server.poll() is not None:
-                        pytest.skip(f"Postgres cannot be started here: {server.stderr.read()[-200:]}")
-                    time.sleep(0.1)
-            yield port
-        finally:
-            server.terminate()
-            server.wait(30)
-            server.stderr.close()
+    try:
+        with running() as server:
+            yield server.port
+    except NoPostgres as error:
+        pytest.skip(str(error))
 
 
 def test_a_version_with_dagsters_records_in_postgres(postgres, toys, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from assets.resources import Runs
 from pipelines.definitions import build_defs
 from pipelines.project import Project
+from soundvid.recipe.model import Training
 from tests.builder.test_build import copy
 from tests.conftest import toy_recipe
 from tests.helpers.dagster_world import Bench
@@ -45,8 +46,7 @@ def metadata(bench: Bench, asset: str) -> dict:
 
 
 def test_a_checkpoint_and_its_report_are_assets(bench):
-    values = [*SMALL, *QUIET, "steps=3"]
-    done = make(bench, "checkpoint", preset="tiny", minutes=5.0, values=values)
+    done = make(bench, "checkpoint", preset="tiny", steps=3, minutes=5.0, values=[*SMALL, *QUIET])
     assert done.success
     told = metadata(bench, "checkpoint")
     assert told["steps"] == 3 and told["trained_on"] == "toy@1.0.0" and told["loss"] > 0
@@ -70,12 +70,47 @@ def test_a_checkpoint_and_its_report_are_assets(bench):
     assert (run / "report.html").is_file()
 
 
+def failure(done: dg.ExecuteInProcessResult, asset: str) -> str:
+    """The description of a step's dg.Failure."""
+    assert not done.success
+    data = done.failure_data_for_node(f"toy__{asset}")
+    assert data is not None and data.user_failure_data is not None, data
+    assert "Traceback" not in data.user_failure_data.description
+    return data.user_failure_data.description
+
+
 def test_what_is_wrong_is_one_line_and_the_server_lives(bench):
-    done = make(bench, "metric_report")
-    assert not done.success
-    failure = done.failure_data_for_node("toy__metric_report")
-    assert failure is not None and "no run to measure" in str(failure.error)
-    done = make(bench, "checkpoint", preset="large")
-    assert not done.success
-    logged = [e.user_message for e in bench.instance.all_logs(done.run_id)]
-    assert any("preset large: there is none of this name; presets: paper_ja" in line for line in logged)
+    assert "no run to measure" in failure(make(bench, "metric_report"), "metric_report")
+    assert "clips: 0 are asked for" in failure(make(bench, "metric_report", clips=0, run_folder="x"), "metric_report")
+    line = failure(make(bench, "metric_report", run_folder=str(bench.store)), "metric_report")
+    assert str(bench.store) in line and "\n" not in line
+    line = failure(make(bench, "checkpoint", system="lip_sync", preset="paper_ja"), "checkpoint")
+    assert line.startswith("preset: lip_sync has no paper_ja; it has ")
+    assert failure(make(bench, "checkpoint", steps=0), "checkpoint").startswith("steps: 0 is no length of a training")
+    line = failure(make(bench, "checkpoint", values=["stepz=3"]), "checkpoint")
+    assert line.startswith("--set stepz: there is no such field; did you mean steps?")
+
+
+def test_the_launchpad_offers_what_there_is_and_its_defaults_are_what_happens(tmp_path):
+    recipe = toy_recipe(tmp_path).model_copy(update={"training": Training(system="lip_sync", set={"steps": 7})})
+    job = build_defs([recipe], Project(train_minutes=33)).resolve_implicit_global_asset_job_def()
+    usual = dg.validate_run_config(job, {})["ops"]
+    assert usual["toy__checkpoint"]["config"] == {
+        "system": "lip_sync", "preset": "recommended", "steps": 7, "minutes": 33.0, "values": []
+    }  # fmt: skip
+    assert usual["toy__metric_report"]["config"] == {"split": "auto", "clips": 48, "run_folder": ""}
+    for asset, wrong in (
+        ("checkpoint", {"preset": "large"}),
+        ("checkpoint", {"system": "wav2lip"}),
+        ("checkpoint", {"steps": "many"}),
+        ("metric_report", {"split": "tset"}),
+    ):  # refused by the launchpad, before anything runs
+        with pytest.raises(dg.DagsterInvalidConfigError, match=next(iter(wrong))):
+            dg.validate_run_config(job, {"ops": {f"toy__{asset}": {"config": wrong}}})
+
+
+def test_a_recipe_that_trains_with_what_there_is_not_is_a_broken_recipe(tmp_path):
+    recipe = toy_recipe(tmp_path).model_copy(update={"training": Training(preset="large")})
+    with pytest.warns(UserWarning, match=r"training.preset large: sound_to_video has none of this name; presets: "):
+        defs = build_defs([recipe], Project())
+    assert [k.to_user_string() for k in defs.resolve_asset_graph().get_all_asset_keys()] == ["toy/broken_recipe"]

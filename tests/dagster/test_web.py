@@ -17,7 +17,7 @@ import pytest
 from starlette.applications import Starlette
 
 from pipelines.project import Project
-from pipelines.web import Guard, page_routes
+from pipelines.web import UiGuard, page_routes
 
 HERE = "127.0.0.1:3000"
 CODE = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ LINK = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate", "sec_fetch
     ],
 )
 def test_the_guard_passes_the_ui_and_refuses_pages_of_others(request_, passes):
-    answer = ask(Guard(answering, ["dagster.example.org"]), **request_)
+    answer = ask(UiGuard(answering, ["dagster.example.org"]), **request_)
     assert (answer["status"], answer["body"] == b"here") == ((200, True) if passes else (403, False))
     if passes:
         assert answer["headers"]["x-frame-options"] == "SAMEORIGIN"
@@ -109,7 +109,7 @@ def test_the_guard_passes_the_ui_and_refuses_pages_of_others(request_, passes):
     ],
 )
 def test_the_guard_closes_websockets_of_others_before_they_open(headers, passes):
-    answer = ask(Guard(answering), "/graphql", kind="websocket", **headers)
+    answer = ask(UiGuard(answering), "/graphql", kind="websocket", **headers)
     assert answer["type"] == ("websocket.accept" if passes else "websocket.close")
 
 
@@ -165,7 +165,7 @@ def test_the_login_of_the_docs_lets_in_who_has_the_password_and_still_nobody_els
         f"{user} daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
         f"http {{ access_log off; {temporary}\n{text}\n}}\n"
     )
-    server = uvicorn.Server(uvicorn.Config(Guard(answering, [name]), port=inner, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(UiGuard(answering, [name]), port=inner, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     proxy = subprocess.Popen([nginx, "-c", str(tmp_path / "nginx.conf"), "-e", str(tmp_path / "error.log")])

@@ -98,14 +98,8 @@ HEIC = ("libx265", {"x265-params": "log-level=none:keyint=1", "crf": "4"}, b"hvc
 AVIF = ("libsvtav1", {"preset": "10", "crf": "10"}, b"av01", b"av1C", b"avif")
 
 
-def heif(
-    picture: np.ndarray, properties: Sequence[bytes], exif: bytes | None = None, coding: tuple[Any, ...] = HEIC
-) -> bytes:
-    """A HEIC or AVIF file with one picture (uint8 `H W 3` RGB) and boxes (`irot`, `imir`) that turn it.
-
-    `exif` (from its TIFF header on) is put in as an item of its own.
-    """
-    codec, options, item, config_box, brand = coding
+def _coded(picture: np.ndarray, codec: str, options: dict[str, str]) -> tuple[bytes, bytes]:
+    """The decoder's configuration and the data of a picture (uint8 `H W 3` RGB)."""
     with av.open(buffer := io.BytesIO(), "w", format="mp4") as container:
         stream = container.add_stream(codec, 25, options=options)
         stream.width, stream.height, stream.pix_fmt = picture.shape[1], picture.shape[0], "yuv420p"
@@ -115,22 +109,56 @@ def heif(
             container.mux(packet)
     with av.open(io.BytesIO(buffer.getvalue())) as container:
         stream = container.streams.video[0]
-        config, data = bytes(stream.codec_context.extradata or b""), bytes(next(container.demux(stream)))
+        return bytes(stream.codec_context.extradata or b""), bytes(next(container.demux(stream)))
+
+
+def heif(
+    picture: np.ndarray,
+    properties: Sequence[bytes],
+    exif: bytes | None = None,
+    coding: tuple[Any, ...] = HEIC,
+    tile: int = 0,
+) -> bytes:
+    """A HEIC or AVIF file with one picture (uint8 `H W 3` RGB) and boxes (`irot`, `imir`) that turn it.
+
+    `exif` (from its TIFF header on) is put in as an item of its own. `tile`: the picture is a grid of tiles of so many
+    pixels a side; the last ones repeat its edges.
+    """
+    codec, options, item, config_box, brand = coding
+    height, width = picture.shape[:2]
 
     def box(kind: bytes, content: bytes, version: int | None = None) -> bytes:
         full = b"" if version is None else bytes([version, 0, 0, 0])
         return struct.pack(">I4s", 8 + len(full) + len(content), kind) + full + content
 
-    items = [(1, item, data)]
+    references = b""
+    side = (tile, tile) if tile else (width, height)
+    if tile:
+        rows, columns = -(-height // tile), -(-width // tile)
+        whole = np.pad(picture, ((0, rows * tile - height), (0, columns * tile - width), (0, 0)), mode="edge")
+        places = [(r * tile, c * tile) for r in range(rows) for c in range(columns)]
+        coded = [_coded(whole[y : y + tile, x : x + tile], codec, options) for y, x in places]
+        config = coded[0][0]
+        numbers = range(3, 3 + len(coded))
+        items = [(1, b"grid", struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, width, height))]
+        items += [(n, item, data) for n, (_, data) in zip(numbers, coded, strict=True)]
+        references += box(b"dimg", struct.pack(f">HH{len(coded)}H", 1, len(coded), *numbers))
+    else:
+        config, data = _coded(picture, codec, options)
+        items = [(1, item, data)]
     if exif is not None:
         items.append((2, b"Exif", bytes(4) + exif))
+        references += box(b"cdsc", struct.pack(">HHH", 2, 1, 1))
     entries = b"".join(box(b"infe", struct.pack(">HH4s", n, 0, kind) + b"\0", 2) for n, kind, _ in items)
-    sizes = box(b"ispe", struct.pack(">II", picture.shape[1], picture.shape[0]), 0)
+    sizes = box(b"ispe", struct.pack(">II", width, height), 0) + box(b"ispe", struct.pack(">II", *side), 0)
     depth = box(b"pixi", b"\3\x08\x08\x08", 0)
     known = box(b"ipco", box(config_box, config) + sizes + depth + b"".join(properties))
     # What turns a picture is essential (the highest bit).
-    used = bytes([1, 2, 3, *(0x80 | n for n in range(4, 4 + len(properties)))])
-    chosen = box(b"ipma", struct.pack(">IHB", 1, 1, len(used)) + used, 0)
+    used = bytes([2, 4, *(0x80 | n for n in range(5, 5 + len(properties)))])
+    used = used if tile else b"\1" + used
+    tiles = [n for n, kind, _ in items if tile and kind == item]
+    chosen = struct.pack(">IHB", 1 + len(tiles), 1, len(used)) + used
+    chosen = box(b"ipma", chosen + b"".join(struct.pack(">HBBBB", n, 3, 1, 3, 4) for n in tiles), 0)
     head = box(b"ftyp", brand + b"\0\0\0\0mif1" + brand)
 
     def meta(first: int) -> bytes:
@@ -141,8 +169,8 @@ def heif(
         inside = box(b"hdlr", bytes(4) + b"pict" + bytes(13), 0) + box(b"pitm", struct.pack(">H", 1), 0)
         inside += box(b"iloc", b"\x44\0" + struct.pack(">H", len(items)) + places, 0)
         inside += box(b"iinf", struct.pack(">H", len(items)) + entries, 0) + box(b"iprp", known + chosen)
-        if exif is not None:
-            inside += box(b"iref", box(b"cdsc", struct.pack(">HHH", 2, 1, 1)), 0)
+        if references:
+            inside += box(b"iref", references, 0)
         return box(b"meta", inside, 0)
 
     before = len(head) + len(meta(0)) + 8

@@ -57,8 +57,7 @@ class Bench:
         return results
 
     def partitions(self) -> list[str]:
-        kinds = [f"{k}__{self.recipe.name}" for k in ("videos", "batches")]
-        return [p for kind in kinds for p in self.instance.get_dynamic_partitions(kind)]
+        return list(self.instance.get_dynamic_partitions(f"videos__{self.recipe.name}"))
 
     def everything(self) -> list[dg.ExecuteInProcessResult]:
         """What one click does: list, each partition, then shards and release."""
@@ -67,7 +66,7 @@ class Bench:
         return [*results, self.make("shards", "release")]
 
     def tick(self, cursor: str | None = None) -> dg.SensorResult:
-        """One look of the sensor; partitions are added and deleted as the daemon would."""
+        """One look of the sensor, which adds and deletes partitions."""
         context = dg.build_sensor_context(
             instance=self.instance, cursor=cursor, definitions=self.defs, resources=self.resources
         )
@@ -75,12 +74,6 @@ class Bench:
         told = sensor(context)
         if not isinstance(told, dg.SensorResult):
             return dg.SensorResult(skip_reason=told, cursor=cursor)
-        for change in told.dynamic_partitions_requests or []:
-            if isinstance(change, dg.AddDynamicPartitionsRequest):
-                self.instance.add_dynamic_partitions(change.partitions_def_name, list(change.partition_keys))
-            else:
-                for key in change.partition_keys:
-                    self.instance.delete_dynamic_partition(change.partitions_def_name, key)
         return told
 
 
@@ -92,20 +85,27 @@ class Live:
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
         (home / "recipes").mkdir(parents=True)
-        (home / "videos").mkdir()
-        recipe = {
-            "name": self.name,
-            "sources": [{"folder": "../videos", "licence": "own"}],
-            "clips": {"seconds": 1.0},
-            "video": {"width": 64, "height": 64},
-            "splits": {"ratios": {"train": 1.0}},
-        }
-        (home / "recipes" / "toy.yaml").write_text(yaml.safe_dump(recipe))
         (home / "soundvid.yaml").write_text("tick_seconds: 2\ntraining: false\n")
+        self.add(self.name, folder="videos")
         settings = yaml.safe_load((CODE / "pipelines" / "dagster.yaml").read_text())
         settings["run_monitoring"] |= {"poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 4}
         (home / "dagster").mkdir()
         (home / "dagster" / "dagster.yaml").write_text(yaml.safe_dump(settings))
+
+    def add(self, name: str, *, folder: str = "", each: bool = False) -> None:
+        """One more recipe, before the start; with `each` every video is a partition of its own, however many."""
+        (self.home / (folder or name)).mkdir()
+        recipe = {
+            "name": name,
+            "sources": [{"folder": f"../{folder or name}", "licence": "own"}],
+            "clips": {"seconds": 1.0},
+            "video": {"width": 64, "height": 64},
+            "splits": {"ratios": {"train": 1.0}},
+        }
+        (self.home / "recipes" / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+        if each:
+            with (self.home / "soundvid.yaml").open("a") as file:
+                file.write(f"batches: {{{name}: 0}}\n")
 
     def start(self, *, background: bool = False) -> None:
         """Start it and wait for its address; in the background as a script's `&` does, with INT ignored."""

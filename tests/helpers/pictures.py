@@ -3,6 +3,7 @@
 Pictures carry their number (benchmarks.flashclick), hold a disc, or a chart of colours.
 """
 
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -85,6 +86,27 @@ def write_segments(
                     packet.stream = stream
                     container.mux(packet)
     return path
+
+
+def with_clap(mp4: bytes, size: tuple[int, int], margins: tuple[int, int, int, int]) -> bytes:
+    """An MP4 file with a `clap` box (ISO/IEC 14496-12) in its first sample entry; `moov` is its last box."""
+    (width, height), (left, top, right, bottom) = size, margins
+    right_of, down_of = left - right, top - bottom  # of the aperture's middle from the picture's, in half pixels
+    clap = struct.pack(
+        ">I4sIIIIiIiI", 40, b"clap", width - left - right, 1, height - top - bottom, 1, right_of, 2, down_of, 2
+    )
+    place, stop = mp4.index(b"moov") - 4, 0
+    data = bytearray(mp4)
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", None):
+        if kind is not None:
+            place = data.index(kind, place) - 4
+        else:
+            place += 16  # the first entry of stsd
+        length = int.from_bytes(data[place : place + 4], "big")
+        data[place : place + 4] = (length + len(clap)).to_bytes(4, "big")
+        stop = place + length
+    data[stop:stop] = clap
+    return bytes(data)
 
 
 def shown(path: Path, framing: Framing, fps: Fraction = Fraction(30), count: int | None = None) -> list[GridFrame]:

@@ -10,7 +10,7 @@ import pytest
 
 from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_rgb
 from soundvid.media.encode import encode_clip, write_video
-from soundvid.media.mp4_index import keyframe_index
+from soundvid.media.mp4_index import keyframe_index, moov_first
 
 FRAMES = 50
 
@@ -58,7 +58,26 @@ def test_the_keyframe_index_is_what_ffmpeg_finds(clip):
     assert len(keys) == 4
     assert index.stop == packets[-1].pos + packets[-1].size
     moov = clip[index.moov_offset : index.moov_offset + index.moov_size]
-    assert moov[4:8] == b"moov" and index.moov_offset + index.moov_size == len(clip)
+    assert moov[4:8] == b"moov" and index.moov_offset + index.moov_size < index.offsets[0]
+
+
+def test_the_table_of_pictures_can_be_put_first_and_every_packet_stays(tmp_path):
+    """Also where there are two tracks and B-frames; a file that has it first stays what it is."""
+    target = io.BytesIO()
+    with av.open(io.BytesIO(with_b_frames(tmp_path / "b.mp4"))) as a, av.open(target, "w", format="mp4") as b:
+        streams = [b.add_stream_from_template(s) for s in a.streams]
+        for packet in a.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                b.mux(packet)
+    behind = target.getvalue()
+    with av.open(io.BytesIO(behind)) as container:
+        before = [(p.pts, p.dts, bytes(p)) for p in container.demux() if p.size]
+    first = moov_first(behind)
+    assert first.index(b"moov") < first.index(b"mdat") and behind.index(b"mdat") < behind.index(b"moov")
+    with av.open(io.BytesIO(first)) as container:
+        assert [(p.pts, p.dts, bytes(p)) for p in container.demux() if p.size] == before
+    assert moov_first(first) == first and len(first) == len(behind)
 
 
 def test_ranges_hold_the_groups_of_the_wanted_pictures(clip):
@@ -94,13 +113,22 @@ def test_a_remote_clip_gives_the_same_pictures_from_the_bytes_they_need(clip, in
     box, size = (8, 4, 48, 48), (24, 24)
     np.testing.assert_array_equal(decode_crops(remote, indices, box, size), decode_crops(clip, indices, box, size))
     assert asked[0] == (index.moov_offset, index.moov_size)
-    needed = sum(size for _, size in index.ranges(indices))
-    assert sum(size for _, size in asked[1:]) == needed
+    # From the keyframe before each wanted picture to that picture, and not a byte more.
+    with av.open(io.BytesIO(clip)) as container:
+        packets = [p for p in container.demux(video=0) if p.size]
+    needed = {n for i in indices for n in range(max(k for k in index.frames if k <= i), i + 1)}
+    assert sum(size for _, size in asked[1:]) == sum(packets[n].size for n in needed)
+    asked.clear()
+    remote = RemoteClip(read, index.moov_offset, index.moov_size, whole_groups=True)
+    np.testing.assert_array_equal(decode_crops(remote, indices, box, size), decode_crops(clip, indices, box, size))
+    groups = {max(k for k in range(4) if index.frames[k] <= i) for i in indices}
+    ends = (*index.offsets[1:], index.stop)
+    assert asked[1:] == [(index.offsets[k], ends[k] - index.offsets[k]) for k in sorted(groups)]
 
 
 def test_damaged_files_are_told_and_never_read_as_pictures(clip):
     index = keyframe_index(clip)
-    moov = clip[index.moov_offset :]
+    moov = clip[index.moov_offset :][: index.moov_size]
     with pytest.raises(ValueError, match="no moov box"):
         keyframe_index(clip[: index.moov_offset])
     with pytest.raises(ValueError, match="no moov box"):
@@ -112,7 +140,7 @@ def test_damaged_files_are_told_and_never_read_as_pictures(clip):
 def test_a_table_damaged_anywhere_raises_value_error_and_nothing_else(clip):
     index = keyframe_index(clip)
     refused = 0
-    for place in range(index.moov_offset + 8, len(clip) - 4):
+    for place in range(index.moov_offset + 8, index.moov_offset + index.moov_size - 4):
         try:
             keyframe_index(clip[:place] + b"\xff\xff\xff\xff" + clip[place + 4 :])
         except ValueError:

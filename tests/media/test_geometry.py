@@ -1,6 +1,5 @@
 """Every picture shows the box that was asked for, whatever its size, pixel aspect, turn and container crop."""
 
-import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from benchmarks.reference import run
 from soundvid.media.geometry import Framing
 from soundvid.media.probe import probe
-from tests.helpers.pictures import Segment, disc, luma, numbered, numbers, roundness, shown, write_segments
+from tests.helpers.pictures import Segment, disc, luma, numbered, numbers, roundness, shown, with_clap, write_segments
 
 CENTRE, BOX = Framing(120, 120), Framing(120, 120, (40, 0, 240, 240))
 
@@ -63,27 +62,6 @@ def cropped_by_its_container(path: Path, codec: str, aspect: Fraction = Fraction
     plain.write_bytes(with_clap(plain.read_bytes(), PADDED, MARGINS))
     run(ffmpeg.input(str(plain)).output(str(path), c="copy"))
     return inner
-
-
-def with_clap(mp4: bytes, size: tuple[int, int], margins: tuple[int, int, int, int]) -> bytes:
-    """An MP4 file with a `clap` box (ISO/IEC 14496-12) in its first sample entry; `moov` is its last box."""
-    (width, height), (left, top, right, bottom) = size, margins
-    right_of, down_of = left - right, top - bottom  # of the aperture's middle from the picture's, in half pixels
-    clap = struct.pack(
-        ">I4sIIIIiIiI", 40, b"clap", width - left - right, 1, height - top - bottom, 1, right_of, 2, down_of, 2
-    )
-    place, stop = mp4.index(b"moov") - 4, 0
-    data = bytearray(mp4)
-    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", None):
-        if kind is not None:
-            place = data.index(kind, place) - 4
-        else:
-            place += 16  # the first entry of stsd
-        length = int.from_bytes(data[place : place + 4], "big")
-        data[place : place + 4] = (length + len(clap)).to_bytes(4, "big")
-        stop = place + length
-    data[stop:stop] = clap
-    return bytes(data)
 
 
 @pytest.mark.parametrize(

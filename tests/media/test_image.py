@@ -84,13 +84,29 @@ def test_heif_is_turned_by_its_properties_and_not_again_by_exif(tmp_path, coding
         assert is_like(read_full_image(path), turned(quarters(), EXIF[orientation])), orientation
 
 
-def test_a_photograph_in_tiles_is_refused_and_not_shown_as_one_tile(tmp_path):
-    whole = heif(quarters(), [])
-    (tmp_path / "whole.heic").write_bytes(whole)
-    assert is_like(read_full_image(tmp_path / "whole.heic"), quarters())
-    (tmp_path / "tiles.heic").write_bytes(whole.replace(b"hvc1", b"grid", 1))
-    with pytest.raises(SoundvidError, match="in tiles"):
-        read_full_image(tmp_path / "tiles.heic")
+@pytest.mark.parametrize("tile", [64, 32])
+def test_a_photograph_in_tiles_is_put_together_and_turned(tmp_path, tile):
+    """As iPhones write them; the last tiles reach beyond the picture's edges."""
+    picture = np.concatenate([quarters(), quarters()[:, :14] // 2], axis=1)[:60]
+    for orientation, boxes in PROPERTIES.items():
+        path = tmp_path / f"{orientation}.heic"
+        path.write_bytes(heif(picture, boxes, tiff_orientation(orientation) if boxes else None, tile=tile))
+        assert is_like(read_full_image(path), turned(picture, EXIF[orientation])), orientation
+
+
+def test_a_photograph_whose_tiles_are_not_all_there_is_refused_in_one_line(tmp_path):
+    whole = heif(quarters(), [], tile=32)
+    broken = {
+        "grid.heic": (heif(quarters(), []).replace(b"hvc1", b"grid", 1), "in tiles and broken"),
+        "item.heic": (whole.replace(struct.pack(">H4s", 0, b"hvc1"), struct.pack(">H4s", 0, b"xxxx"), 1), "not in the"),
+        "cut.heic": (whole[:-200], "tile"),
+        "few.heic": (whole.replace(bytes([0, 0, 1, 2, 0, 96]), bytes([0, 0, 1, 1, 0, 96])), "in tiles and broken"),
+    }
+    for name, (data, message) in broken.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(SoundvidError, match=message) as caught:
+            read_full_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
 
 
 def test_exif_that_is_cut_off_says_nothing():

@@ -10,10 +10,13 @@ import ffmpeg
 import numpy as np
 import pytest
 
+import soundvid
 from benchmarks.reference import run
+from soundvid.builder.build import build
 from soundvid.media.geometry import Framing
 from soundvid.media.probe import probe
 from soundvid.media.video_reader import GridFrame, VideoReader
+from soundvid.recipe.model import Recipe
 from tests.helpers.bitstream import field_coded
 from tests.helpers.pictures import luma, shown
 
@@ -59,10 +62,18 @@ def woven(order: str, *, whole: bool = False, size: tuple[int, int] = SIZE) -> l
 
 def write_fields(path: Path, order: str, coding: dict, *, whole: bool = False, size: tuple[int, int] = SIZE) -> Path:
     """25 pictures a second, see `woven`."""
-    raw = b"".join(p.tobytes() for p in woven(order, whole=whole, size=size))
+    return write_pictures(path, woven(order, whole=whole, size=size), order, coding)
+
+
+def write_pictures(path: Path, pictures: list[np.ndarray], order: str, coding: dict, *, sounding: bool = False) -> Path:
+    """25 pictures a second; `sounding`: with noise beside them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = b"".join(p.tobytes() for p in pictures)
+    size = pictures[0].shape[::-1]
     source = ffmpeg.input("pipe:0", f="rawvideo", pix_fmt="gray", s=f"{size[0]}x{size[1]}", framerate=25)
     marked = source.filter("setfield", order) if "flags" in coding else source.filter("setfield", "prog")
-    run(ffmpeg.output(marked, str(path), **{"pix_fmt": "yuv420p", **coding}), stdin=bytes(raw))
+    hiss = [ffmpeg.input("anoisesrc=a=0.1", f="lavfi", t=len(pictures) / 25)] if sounding else []
+    run(ffmpeg.output(marked, *hiss, str(path), **{"pix_fmt": "yuv420p", **coding}), stdin=bytes(raw))
     return path
 
 
@@ -125,6 +136,37 @@ def test_fields_that_are_coded_each_for_itself(tmp_path, name, order, packets):
     pictures = shown(path, Framing(*size), Fraction(50), 2 * COUNT - 1)
     assert places(pictures) == pytest.approx(range(2 * COUNT - 1), abs=0.2)
     assert not any(p.damaged for p in pictures)
+
+
+@pytest.mark.parametrize("coding", ["unmarked", "unmarked-mpeg4", "mpeg2"])
+def test_fields_that_begin_later_are_found_in_the_clips_that_have_them(tmp_path, coding):
+    """A film, and after it a studio: the first pictures say nothing of the later ones."""
+    name, options = CODINGS[coding]
+    film, studio = woven("bff", whole=True), woven("bff")
+    pictures = [*film, *film, *studio, *studio]
+    if coding == "unmarked-mpeg4":
+        pictures = [film[0]] * 20 + pictures[20:]  # and nothing moves at first
+    path = write_pictures(tmp_path / "v" / name, pictures, "bff", options, sounding=True)
+    assert (probe(path).video.field_order == "progressive") == coding.startswith("unmarked")
+    settings = {"width": SIZE[0], "height": SIZE[1], "fps": 25, "crf": 12}
+    recipe = {"name": "later", "sources": [{"folder": str(path)}], "splits": {"ratios": {"train": 1}}}
+    built = []
+    for only, plan in enumerate(
+        (
+            {"plan": "consecutive", "seconds": 1.0},
+            {"plan": "spans", "spans": [{"source": path.name, "start": 3, "stop": 4}]},
+        )
+    ):
+        store = tmp_path / f"store{only}"
+        build(Recipe.model_validate({**recipe, "clips": plan, "video": settings}), store=store, workers=1)
+        clips = soundvid.load("later", split="train", store=str(store))
+        found = sorted((clips.read(i) for i in range(len(clips))), key=lambda clip: clip.key)
+        built.append([clip.frames for clip in found])
+    assert len(built[0]) == 4
+    for second, frames in enumerate(built[0]):
+        combed = [combs(frame.mean(axis=-1)) for frame in frames]
+        assert max(combed) < 1 if second != 2 else True  # where the studio begins, bwdif sees both
+    np.testing.assert_array_equal(built[0][3], built[1][0])
 
 
 @pytest.mark.parametrize("coding", ["mpeg2", "mbaff", "prores"])

@@ -1,7 +1,9 @@
 """Sound as recorders and broadcasters leave it: damaged packets, several tracks, ambisonics, opposite phase, drift."""
 
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from scipy.signal import butter, sosfiltfilt
 from soundvid.builder.build import build
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe
+from soundvid.media.sound_blocks import SoundSpan
 from soundvid.media.sound_decoder import full_scale_leaps
-from soundvid.media.sound_drift import drift_line
+from soundvid.media.sound_drift import drift_line, has_drift
 from soundvid.media.sound_mix import mix_weights
-from soundvid.media.sound_reader import SoundReader, SoundSpan
+from soundvid.media.sound_reader import SoundReader
 from soundvid.media.sound_track import choose_track
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
@@ -196,9 +199,10 @@ def test_commentary_comes_after_the_film_and_silence_everywhere_is_the_first_tra
 
 def errors_ms(samples: np.ndarray, rate: int) -> list[float]:
     """How far pieces of 0.1 s of noise(seed 0) are from where they belong."""
-    truth, reach, length = noise(SECONDS + 1, rate=rate), rate // 100, rate // 10
+    seconds = len(samples) // rate
+    truth, reach, length = noise(seconds + 1, rate=rate), rate // 100, rate // 10
     found = []
-    for start in range(rate // 4, (SECONDS - 1) * rate, rate // 5):
+    for start in range(rate // 4, (seconds - 1) * rate, rate // 5):
         match = np.correlate(truth[start - reach : start + length + reach], samples[start : start + length], "valid")
         best = int(match[1:-1].argmax()) + 1
         before, top, after = match[best - 1 : best + 2]
@@ -233,6 +237,41 @@ def test_sound_whose_clock_drifts_is_in_time_and_without_clicks(tmp_path, codec,
     steady = write_file(tmp_path / f"s.{container}", [Track(noise(SECONDS + 1), codec)])
     floor = highest_click(read(steady, 44100).samples, 44100)
     assert highest_click(heard.samples, 44100) < max(floor + 6, -60)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "factor"),
+    [
+        ("pcm_s16le", "mkv", 0.9995),
+        ("aac", "mkv", 1.0003),
+        ("aac", "flv", 1.0007),
+        ("aac", "mp4", 0.9998),
+        ("mp3", "mkv", 0.9995),
+    ],
+)
+def test_a_clock_that_drifts_too_slowly_for_its_stamps_is_followed_too(tmp_path, codec, container, factor):
+    """Stamps of a millisecond show it only over many seconds; the sections of sound have to agree where they meet."""
+    seconds = 14
+    heard = SoundReader(
+        probe(write_file(tmp_path / f"d.{container}", [Track(noise(seconds), codec)], drift=factor)), 44100
+    ).read(0, (seconds - 1) * 44100)
+    assert max(map(abs, errors_ms(heard.samples, 44100))) < 0.6
+    assert heard.steps == 0
+    assert highest_click(heard.samples, 44100) < -60
+
+
+def test_creeping_stamps_are_told_from_rounded_ones_and_from_gaps():
+    tick, block = Fraction(1, 1000), Fraction(1024, 44100)
+
+    def distances(speed: Fraction, gap: int = 0) -> Counter[int]:
+        stamps = [round(k * block * speed / tick) + (gap if k > 900 else 0) for k in range(3000)]
+        return Counter(b - a for a, b in pairwise(stamps))
+
+    assert not has_drift(distances(Fraction(1)), tick, block)
+    assert not has_drift(distances(Fraction(1), gap=700), tick, block)
+    assert has_drift(distances(Fraction(10001, 10000)), tick, block)
+    assert has_drift(distances(Fraction(9995, 10000), gap=700), tick, block)
+    assert not has_drift(distances(Fraction(2)), tick, block)  # blocks of another length than was thought
 
 
 def test_stamps_that_are_only_rounded_are_no_drift():

@@ -51,6 +51,39 @@ def test_pictures_of_files_that_time_decoding_alone_are_with_their_sound(tmp_pat
     assert sound_error(path, [(t, t) for t in (0.3, 1.5, 3.2)]) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("reordered.asf", X264B),
+        ("adaptive.asf", {"c:v": "libx264", "bf": 3}),  # the encoder may need more pictures than it does
+        ("in-turn.asf", {**X264B, "bf": 0}),
+        ("mpeg2.asf", {"c:v": "mpeg2video", "bf": 2, "q:v": 3}),
+        ("mpeg4.asf", {**MPEG4, "bf": 2}),
+        ("wmv.asf", {"c:v": "wmv2", "q:v": 3, "c:a": "wmav2"}),
+        ("reordered.nut", {**X264B, **PCM}),
+        ("reordered.3gp", X264B),
+        ("reordered.flv", X264B),
+        ("reordered.m2ts", {**X264B, "c:a": "ac3"}),
+        ("mpeg2.wtv", {"c:v": "mpeg2video", "bf": 2, "q:v": 3, "c:a": "mp2"}),
+        ("mpeg1.mpg", {"c:v": "mpeg1video", "bf": 2, "q:v": 3, "c:a": "mp2"}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_pictures_are_with_their_sound_whatever_the_decoder_holds_back(tmp_path, name, options):
+    """ASF stamps H.264 and MPEG-2 by when they are decoded: a picture is shown when later ones were."""
+    path = encode(tmp_path / name, 3, **options)
+    assert numbers(probe(path), range(90)) == list(range(90))
+    assert sound_error(path, [(t, t) for t in (0.3, 1.5, 2.4)]) < 0.05
+
+
+def test_sound_of_gxf_is_counted_and_not_placed_by_its_stamps(tmp_path):
+    """They are rounded to a fiftieth of a second."""
+    size = {"r": 25, "s": "720x576", "c:v": "mpeg2video", "bf": 2, "q:v": 5, "c:a": "pcm_s16le"}
+    path = encode(tmp_path / "a.gxf", 3, **size)
+    assert (probe(path).zero, probe(path).sound.untimed) == (0, True)
+    assert sound_error(path, [(t, t) for t in (0.3, 1.5, 2.4)]) < 0.05
+
+
 @pytest.mark.parametrize(("kind", "codec"), [("m4v", "mpeg4"), ("h264", "libx264"), ("m2v", "mpeg2video")])
 def test_pictures_without_a_container_keep_their_turn(tmp_path, kind, codec):
     path = encode(tmp_path / f"raw.{kind}", 2, an=None, bf=2, **{"c:v": codec, "q:v": 3})

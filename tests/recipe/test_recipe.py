@@ -39,11 +39,12 @@ def test_a_good_recipe_and_its_defaults(tmp_path):
         ("seconds: 4.0", "secnds: 4.0", 5, ["clips.secnds", "did you mean 'seconds'?", "clips_per_second"]),
         ("plan: random", "plan: randm", 6, ["clips.plan", "'random', 'consecutive' or 'spans'", "randm"]),
         ("seconds: 4.0", "max_timing_error: .inf", 5, ["clips.max_timing_error", "finite"]),
+        ("fps: 30000/1001", "crop: center", 8, ["video.crop", "did you mean 'centre'?"]),
         ("fps: 30000/1001", "fps: fast", 8, ["video.fps", "30000/1001", "fast"]),
         ("train: 0.9", "trian: 0.9", 10, ["splits.ratios", "'train', 'val' or 'test'"]),
         ("seconds: 4.0", "seconds: -1", 5, ["clips.seconds", "greater than 0"]),
         ("folder: videos", "foldr: videos", 3, ["foldr", "did you mean 'folder'?"]),
-        ("name: mine", "name: My Data!", 1, ["name", "pattern"]),
+        ("name: mine", "name: My Data!", 1, ["name: ", "such as my-data"]),
         ("sources:\n  - folder: videos\n", "", 1, ["'sources' is missing"]),
         ("fps: 30000/1001", "fps: 30\n  crop: [1, 2]", 9, ["video.crop"]),
         ("plan: random", "plan: random\n  spans: [{source: a.mp4, start: 1, stop: 0.5}]", 7, ["before it starts"]),
@@ -101,7 +102,7 @@ def test_what_yaml_allows_and_a_recipe_does_not_is_one_line_at_once(tmp_path, ol
 
 def test_a_recipe_under_another_name(tmp_path):
     assert load("hand", name="mine").name == "mine"
-    with pytest.raises(RecipeError, match="name: string should match pattern"):
+    with pytest.raises(RecipeError, match="name: a name has small letters, digits, - and _, such as not-a-name"):
         load("hand", name="not a name")
 
 

@@ -26,7 +26,9 @@ from soundvid.media.probe import probe_sound
 from soundvid.media.sound_reader import SoundReader
 from soundvid.metrics.table import Evaluation, Measure, Row, Table
 from soundvid.reports import curves
-from soundvid.reports.run_page import measures, run_page, verdict
+from soundvid.reports.measures import headline, measures
+from soundvid.reports.run_page import run_page, verdict
+from soundvid.runs.generate import expectations
 from soundvid.runs.open import open_run
 from soundvid.runs.page import load_page, write_page
 from soundvid.store.load import load
@@ -131,6 +133,22 @@ def test_generate_with_a_trained_run(run, tmp_path):
         assert video.frames == 51
     heard = SoundReader(probe_sound(target), RATE).read(0, 2 * RATE).samples
     assert int(np.argmax(np.abs(heard) > 0.3)) / RATE == pytest.approx(0.8, abs=0.001)
+
+
+def test_generate_says_what_one_should_expect(run, tmp_path):
+    """A few seconds of training, a silent sound, a picture unlike the training's: each a line."""
+    opened = open_run(run, device="cpu")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "quiet.wav", np.full(RATE, 0.01), RATE)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)
+    notes = expectations(opened, {"image": tmp_path / "noise.png", "sound": tmp_path / "silent.wav"})
+    for words in ("was trained for", "it is silent", "unlike the pictures"):
+        assert any(words in note for note in notes), words
+    known = opened.clips("train").read(0).frames[0]
+    cv2.imwrite(str(tmp_path / "known.png"), np.ascontiguousarray(known[..., ::-1]))
+    (only,) = expectations(opened, {"image": tmp_path / "known.png", "sound": tmp_path / "quiet.wav"})
+    assert "was trained for" in only
 
 
 def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
@@ -301,7 +319,7 @@ def test_a_run_that_has_hardly_begun_has_a_page(run, tmp_path):
     text = " ".join(seen.text.split())
     assert "Not trained yet" in text
     assert "no checkpoint yet" in text
-    assert "not evaluated yet" in text
+    assert "Not measured yet" in text and "soundvid evaluate" in text
     assert seen.count("video") == 0
 
 
@@ -333,6 +351,29 @@ def test_the_better_row_is_marked_by_the_measures_direction():
     assert table("one", 0.4, 0.9, 1.0) == [False, True, False]
     assert table("lower", 1.0001, 1.0002, 0.0) == [False, False, False]  # what reads alike is alike
     assert table("", 1.0, 2.0, 3.0) == [False, False, False]
+
+
+def evaluation(*rows: Row, sources: int = 6) -> Evaluation:
+    return Evaluation("test", 30, sources, [Table("t", rows)], {"dataset": "d", "version": "1.0.0", "step": 9})
+
+
+def test_the_first_screen_says_how_good_it_is_and_against_what():
+    def measured(name, kind, value, low=None, high=None, better="higher"):
+        return Row(name, kind, [Measure("ssim", value, "", low, high, 30, 6, better)])
+
+    weak, strong = measured("mean", "baseline", 0.1, 0.05, 0.15), measured("copy", "baseline", 0.5, 0.45, 0.55)
+    cases = [(0.7, 0.6, 0.8, "better"), (0.52, 0.4, 0.6, "no clear difference"), (0.3, 0.2, 0.4, "worse")]
+    for value, low, high, words in [*cases, (0.7, None, None, "better (without an interval)")]:
+        said = headline([evaluation(measured("system", "system", value, low, high), weak, strong)])
+        (line,) = said["lines"]
+        assert (line["outcome"], line["against"], line["words"]) == (words, "copy", "structural similarity (SSIM) ↑")
+        assert said["basis"].startswith("Measured on 30 clips of 6 videos of “test” of d@1.0.0")
+    assert headline([]) is None
+    # Nearest to one is best, also from above; a measure that a baseline lacks is compared with nothing.
+    ratio = [measured(n, k, v, better="one") for n, k, v in (("s", "system", 1.2), ("b", "baseline", 0.9))]
+    assert headline([evaluation(*ratio)])["lines"][0]["outcome"].startswith("worse")
+    alone = headline([evaluation(measured("system", "system", 0.3), sources=2)])
+    assert alone["lines"] == [] and "no baseline" in alone["verdict"] and "So few videos" in alone["basis"]
 
 
 # -- curves

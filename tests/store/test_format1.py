@@ -39,7 +39,12 @@ def test_it_verifies_and_loads():
     clips = soundvid.load("toy", store=STORE)
     clip = clips.read(1, sound=True)
     assert clip.frames.shape == (30, 64, 64, 3) and clip.sound.shape == (8000,)
-    assert clip.spectrogram.shape == (30, 133) and clips.fps == Fraction(30) and clips.rate == 8000
+    assert (
+        clip.spectrogram.shape == (30, 133)
+        and clips.fps == 30.0
+        and clips.fps_exact == Fraction(30)
+        and clips.rate == 8000
+    )
 
 
 def test_a_version_without_features_has_no_columns_of_them(tmp_path):

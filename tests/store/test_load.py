@@ -1,10 +1,14 @@
 """Random access to a version's clips."""
 
+import base64
+import html
 import io
 import json
 import multiprocessing
 import pickle
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -18,10 +22,11 @@ import soundvid
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import decode_flac, decode_rgb
-from soundvid.store.dataset import Dataset
+from soundvid.store.dataset import Dataset, find
 from soundvid.store.load import Augment, Clips, View
 from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
 from tests.conftest import toy_recipe
+from tests.helpers.html import Page
 from tests.helpers.tamper import sign
 
 
@@ -48,6 +53,73 @@ def test_a_clip_is_what_its_members_hold(clips):
     assert clips[-1].key == clips[len(clips) - 1].key
     with pytest.raises(IndexError):
         clips[len(clips)]
+
+
+def test_clips_by_key_by_slice_of_every_split_and_with_sound(store, tmp_path):
+    """As a sequence of Python: keys, slices, negative steps; `all` and `validation` are names of splits."""
+    clips = soundvid.load("toy", split="all", store=store, sound=True)
+    table = find(store, "toy")[1].samples
+    assert clips.table.column("key").to_pylist() == table.column("key").to_pylist()
+    clip = clips[5]
+    assert clips[clip.key].key == clip.key and np.array_equal(clips[clip.key].sound, clips.sound(5))
+    part = clips[2:9:3]
+    assert [c.key for c in part] == [clips[i].key for i in (2, 5, 8)] and part[clip.key].key == clip.key
+    assert [s["__key__"] for s in clips[:3].stream()] == [clips[i].key for i in range(3)]
+    assert clips[::-1][0].key == clips[-1].key and len(clips[50:]) == 0
+    with pytest.raises(KeyError, match=r"no clip none in toy@1\.0\.0 'all'"):
+        clips["none"]
+    with pytest.raises(DatasetError, match="the split 'val' is empty"):
+        soundvid.load("toy", split="validation", store=store)
+    assert (clips.fps, clips.fps_exact, clip.fps, clip.rate) == (30.0, 30, 30.0, 44100)
+    assert "1 s at 30 fps; frames uint8 30 x 64 x 64 x 3, spectrogram float32 30 x 735, sound int16" in repr(clip)
+
+
+def test_a_data_loader_gets_tensors_or_says_which_call_gives_them(clips):
+    from torch.utils.data import DataLoader
+
+    with pytest.raises(TypeError, match=r"DataLoader\(clips\.torch\(\)"):
+        next(iter(DataLoader(clips, batch_size=2)))
+    assert [c.index for c in next(iter(DataLoader(clips, batch_size=2, collate_fn=list)))] == [0, 1]
+    batch = next(iter(DataLoader(clips.torch(sound=True), batch_size=2)))
+    assert batch["sound"].shape == (2, 44100) and np.array_equal(batch["sound"][1], clips.sound(1))
+    assert "sound" not in clips.torch()[0]
+
+
+def test_clips_show_themselves_in_a_notebook(store):
+    """A clip with its figure and a video that holds sound; a sheet of twelve. Nothing is fetched, nothing escapes."""
+    clips = soundvid.load("toy", store=store)
+    page = html.unescape(Page(clips[0]._repr_html_().encode()).tags[0][1]["srcdoc"])
+    inside = Page(page.encode())
+    assert inside.count("div", "lane") == 3 and clips[0].key in inside.text
+    ((_, source),) = [t for t in inside.tags if t[0] == "source"]
+    with av.open(io.BytesIO(base64.b64decode(source["src"].partition(",")[2]))) as video:
+        assert [s.type for s in video.streams] == ["video", "audio"]
+    sheet = Page(clips._repr_html_().encode())
+    assert sheet.count("img") == sheet.count("svg") == 12 and "24 clips" in sheet.text
+    for _, attributes in (*inside.tags, *sheet.tags):
+        assert all((attributes.get(n) or "data:").startswith("data:") for n in ("src", "href", "poster"))
+    assert pickle.loads(pickle.dumps(clips[0]))._repr_html_() is None  # sent alone, without its dataset
+
+
+def test_loading_needs_no_library_that_only_building_needs(store):
+    """Reading clips, their sound and features: without OpenCV, SciPy, yt-dlp and torch, which may not be installed."""
+    heavy = ["cv2", "scipy", "yt_dlp", "torch", "soundfile", "webdataset", "jinja2", "rich"]
+    code = f"""
+import sys, soundvid
+clips = soundvid.load("toy", split="all", sound=True, store={str(store)!r})
+assert clips[3].frames.shape == (30, 64, 64, 3) and len(clips[3].sound) == 44100 and clips.spectrogram(2).any()
+print(*(name for name in {heavy!r} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
+def test_the_store_of_the_environment(store, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="SOUNDVID_STORE"):
+        soundvid.load("toy")
+    monkeypatch.setenv("SOUNDVID_STORE", str(store))
+    assert len(soundvid.load("toy")) == 24 and soundvid.verify("toy").ok
 
 
 def test_a_view_has_the_pictures_and_pixels_it_names(clips):

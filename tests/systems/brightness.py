@@ -34,7 +34,7 @@ class BrightnessExamples(Examples):
 
     def __init__(self, config, clips, purpose):
         self.clips = clips
-        self.facts = {"fps": str(clips.fps)}
+        self.facts = {"fps": str(clips.fps_exact)}
 
     def __len__(self):
         return len(self.clips)

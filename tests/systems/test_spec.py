@@ -110,7 +110,7 @@ def test_the_command_line_follows_the_specs(run, toys, tmp_path):
     assert RunFolder(tmp_path / "run").config().config["start"] == 3
 
 
-@pytest.mark.parametrize("name", ["sound_to_video", "lip_sync", "deep_relational"])
+@pytest.mark.parametrize("name", ["sound_to_video", "lip_sync", "deep_relational", "ipoke"])
 def test_a_spec_names_the_presets_that_each_stage_has(name):
     """The names stand in the spec because help texts must not load configs."""
     spec = registry.get(name)

@@ -106,7 +106,9 @@ class FaceCrop(_FaceCrop):
     part = "face"
 
 
-def look(source: Source, heartbeat: Callable[[], None] = no_heartbeat) -> tuple[list[Track], list[float], float]:
+def look(
+    source: Source, heartbeat: Callable[[], None] = no_heartbeat, rate: Fraction = LOOKS
+) -> tuple[list[Track], list[float], float]:
     """The faces of a source, the times of the pictures that were looked at, and how much smaller these were made.
 
     Landmarks are in pixels of the picture as displayed times that scale.
@@ -114,18 +116,18 @@ def look(source: Source, heartbeat: Callable[[], None] = no_heartbeat) -> tuple[
     width, height = source.displayed
     scale = min(1.0, LONGEST / max(width, height))
     small = tuple(max(SMALLEST_CROP, int(side * scale) & ~1) for side in (width, height))
-    slots = [n for first, stop in usable_slots(source, LOOKS) for n in range(first, stop)] or [0]
+    slots = [n for first, stop in usable_slots(source, rate) for n in range(first, stop)] or [0]
     finder = FaceFinder()
     tracks: list[Track] = []
     framing = Framing(small[0], small[1], (0, 0, width, height))
-    with closing(VideoReader(source, LOOKS, framing, heartbeat)) as pictures:
+    with closing(VideoReader(source, rate, framing, heartbeat)) as pictures:
         for number, slot in enumerate(slots):
             frame = pictures.at(slot).frame
             picture = frame.to_ndarray(format="rgb24", src_colorspace="ITU709", src_color_range="MPEG")
             for face in finder.faces(picture):
                 follow(tracks, number, face)
             heartbeat()
-    return tracks, [float(slot / LOOKS) for slot in slots], small[0] / width
+    return tracks, [float(slot / rate) for slot in slots], small[0] / width
 
 
 def follow(tracks: list[Track], number: int, face: Face) -> None:

@@ -14,8 +14,10 @@ import numpy as np
 
 from soundvid.errors import RecipeError
 from soundvid.media.clock import half_up
-from soundvid.media.sound_reader import SoundReader, SoundSpan
+from soundvid.media.sound_blocks import SoundSpan
+from soundvid.media.sound_reader import SoundReader
 from soundvid.recipe.model import Denoise
+from soundvid.util.extras import install_hint
 
 
 class SampleReader(Protocol):
@@ -31,8 +33,8 @@ class SampleReader(Protocol):
 def not_installed(library: str) -> RecipeError:
     """What to raise where a method's library is missing."""
     return RecipeError(
-        f"sound.denoise.method: the library {library} is not installed; run \"pip install 'soundvid[denoise]'\" "
-        "or set the method to spectral_gating"
+        f"sound.denoise.method: the library {library} is not installed; {install_hint('denoise')}, or set the method "
+        "to spectral_gating"
     )
 
 

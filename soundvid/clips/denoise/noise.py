@@ -98,7 +98,7 @@ def noise_of(make: Callable[[], SoundReader], duration: Fraction, options: Denoi
 def read_noise(path: Path, make: Callable[[], SoundReader]) -> np.ndarray:
     """The noise recording `path` at the rate of the sounds that `make` opens, a minute of it at most."""
     with closing(make()) as pattern:
-        rate, channel = pattern.rate, pattern.channel
+        rate, channel = pattern.rate, pattern.shared.channel
     try:
         alone = probe_sound(path)
     except MediaError as error:

@@ -51,10 +51,12 @@ class RequiredRanges:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "RequiredRanges":
-        """Plans other than spans, splits by time, motion crops and noise reduction need the whole video."""
+        """Plans other than spans, splits by time, motion crops, noise reduction and no sound need the whole video."""
         clips = recipe.clips
-        whole = recipe.splits.by == "time" or recipe.video.crop == "motion" or recipe.sound.denoise is not None
-        only_spans = clips.plan == "spans" and not whole and recipe.download.ranges and recipe.sound.track == "auto"
+        by_whole = recipe.splits.by == "time" or recipe.video.crop == "motion"
+        sound = recipe.sound
+        parts = sound is not None and sound.denoise is None and sound.track == "auto" and not by_whole
+        only_spans = clips.plan == "spans" and parts and recipe.download.ranges
         return cls(only_spans, tuple((s.source, s.start, s.stop) for s in clips.spans) if only_spans else ())
 
     def stored(self) -> dict[str, Any]:

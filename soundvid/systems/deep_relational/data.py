@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 1024  # of the training clips, from which the principal components are taken
 MOST_ROWS = 20000  # of speech, for its mean and deviation
+MOST_KEPT = 1 << 29  # bytes of a split's features that are kept in memory
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Statistics:
 class RelationExamples(Examples):
     """Moments of clips. An example has
 
-    `pictures` float32 (P, D) DCT rows of consecutive pictures, `speech` (S, M) mel-cepstra, both with the context that
-    the taps reach (at a clip's ends its first or last row again); `place` (R,) and `row` int64 (R,): where the
-    example's R moments lie among them; `picture_mean` (D,) and `speech_mean` (M,), what is subtracted.
+    `pictures` float32 (P, D) DCT rows of consecutive pictures (of training clips `projected` (P, K), these along the
+    principal components), `speech` (S, M) mel-cepstra, both with the context that the taps reach (at a clip's ends its
+    first or last row again); `place` (R,) and `row` int64 (R,): where the
+    example's R moments lie among them; where features are relative to a source, `picture_mean` (D,) and `speech_mean`
+    (M,): what is subtracted.
     """
 
     def __init__(self, config: "Config", clips: Clips, purpose: Purpose) -> None:
@@ -85,7 +88,7 @@ class RelationExamples(Examples):
                 )
         video = recipe["video"]
         self.facts: dict[str, Any] = {
-            "fps": str(clips.fps),
+            "fps": str(clips.fps_exact),
             "rate": clips.rate,
             "width": video["width"],
             "height": video["height"],
@@ -94,8 +97,9 @@ class RelationExamples(Examples):
             "mel_cepstrum": recipe["features"]["mel_cepstrum"],
         }
         self.form = Form.of(self.facts)
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.frames = min(config.frames, min(clips.table.column("frames").to_pylist()))
-        self.rows = min(config.rows, floor(self.frames * self.form.speech.rate / clips.fps))
+        self.rows = min(config.rows, floor(self.frames * self.form.speech.rate / clips.fps_exact))
         if purpose == "train":
             self.facts["components"] = len(self.statistics.basis)
 
@@ -108,11 +112,20 @@ class RelationExamples(Examples):
     def means(self) -> "SourceMeans":
         return SourceMeans(self.clips)
 
-    def mean_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """What is subtracted from a clip's rows: float32 (D,) and (M,)."""
-        if self.config.relative_to == "training":
-            return self.statistics.picture_mean, self.statistics.speech_mean
-        return self.means.of(index)
+    def rows_of(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """A clip's pictures and mel-cepstra (S, M), float32. Small datasets are kept in memory.
+
+        Pictures are DCT rows (P, D), of training clips what the principal components have of them (P, K).
+        """
+        found = self._kept.get(index)
+        if found is None:
+            pictures, speech = self.clips.feature(index, "lip_dct"), self.clips.feature(index, "mel_cepstrum")
+            if self.purpose == "train":
+                pictures = pictures @ self.statistics.basis.T
+            found = pictures.astype(np.float32, copy=False), speech.astype(np.float32, copy=False)
+            if len(self.clips) * (found[0].nbytes + found[1].nbytes) < MOST_KEPT:
+                self._kept[index] = found
+        return found
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -145,7 +158,7 @@ class RelationExamples(Examples):
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         config, form = self.config, self.form
         random = np.random.default_rng([config.seed, 0 if self.purpose == "validation" else 1 + epoch, index])
-        pictures, speech = self.clips.feature(index, "lip_dct"), self.clips.feature(index, "mel_cepstrum")
+        pictures, speech = self.rows_of(index)
         first = int(random.integers(len(pictures) - self.frames + 1))
         low = int(np.ceil(form.row(np.array(first - 0.5))))
         whole = floor(self.frames * form.speech.rate / form.fps)
@@ -158,15 +171,15 @@ class RelationExamples(Examples):
         before, behind = np.ceil(reach * float(form.fps)) + 1, np.ceil(reach * float(form.speech.rate)) + 1
         shown = np.arange(first - int(before), first + self.frames + int(before))
         heard = np.arange(low - int(behind), low + whole + int(behind))
-        mean, level = self.mean_of(index)
-        return {
-            "pictures": pictures[shown.clip(0, len(pictures) - 1)],
+        found = {
+            "projected" if self.purpose == "train" else "pictures": pictures[shown.clip(0, len(pictures) - 1)],
             "speech": speech[heard.clip(0, len(speech) - 1)],
             "place": (form.place(moments) - shown[0]).astype(np.float32),
             "row": moments - heard[0],
-            "picture_mean": mean,
-            "speech_mean": level,
         }
+        if config.relative_to == "source":
+            found["picture_mean"], found["speech_mean"] = self.means.of(index)
+        return found
 
 
 class SourceMeans:

@@ -10,11 +10,12 @@ Layers x, h_1, ..., h_L, y form a chain, so those with an even number are indepe
 Gibbs sampling in two blocks is exact for any L.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Z_RANGE = (-4.0, 2.0)  # of log variances of standardised features: deviations from 0.14 to 2.7
+LARGEST_Z = 2.0  # log variance of standardised features: a deviation of 2.7
 
 
 class DeepRelationalModel(nn.Module):
@@ -23,7 +24,14 @@ class DeepRelationalModel(nn.Module):
     x is float `N X`, y `N Y`, h a list of L hidden layers, each `N J_l` with values in {0, 1} or means in [0, 1].
     """
 
-    def __init__(self, x: int, y: int, hidden: tuple[int, ...] = (100, 100), dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        x: int,
+        y: int,
+        hidden: tuple[int, ...] = (100, 100),
+        dropout: float = 0.0,
+        least_variance: float = float(np.exp(-4)),
+    ) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("hidden: a deep relational model has at least one hidden layer")
@@ -34,7 +42,7 @@ class DeepRelationalModel(nn.Module):
         self.w = nn.ParameterList(
             0.1 / (i + o) ** 0.5 * torch.randn(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        self.dropout = dropout
+        self.dropout, self.smallest_z = dropout, float(np.log(least_variance))
 
     @property
     def layers(self) -> int:
@@ -44,7 +52,10 @@ class DeepRelationalModel(nn.Module):
     @property
     def variances(self) -> tuple[Tensor, Tensor]:
         """sx^2 `X` and sy^2 `Y`."""
-        return self.zx.clamp(*Z_RANGE).exp(), self.zy.clamp(*Z_RANGE).exp()
+        return self._variance(self.zx), self._variance(self.zy)
+
+    def _variance(self, z: Tensor) -> Tensor:
+        return z.clamp(self.smallest_z, LARGEST_Z).exp()
 
     # -- the distribution
 

@@ -75,7 +75,8 @@ def sections(run: PageRun) -> list[Section]:
             "energy",
             "Energy",
             "Learning by likelihood",
-            "The mean energy of the data less that of the model's samples: 0 where samples are like the data.",
+            "The mean energy of the data less that of the samples that block Gibbs draws from it: 0 where the model's "
+            "samples are like the data; below 0, the further they stray, the less likely the model holds them.",
             Markup(template.energy()),
         ),
     ]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the linear regression, as a share of the number of moments
 HELD_OUT = 5  # every fifth training clip chooses among them
 GAIN_EVERY, MOST_GAIN = 10, 4.0  # steps between measures of the global variance; and its largest correction
-LINEAR_CLIPS = 400  # training clips that the linear regression is fitted on, at most
+LINEAR_CLIPS, MOST_DRAWS = 400, 4  # training clips that the linear regression is fitted on, at most; of one clip
 
 
 class Relation(System):
@@ -90,12 +90,43 @@ class Relation(System):
 
     def visible(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The visible layers x and y of a batch's moments, under each other: `B*R X` and `B*R Y`, float32."""
-        with torch.autocast(batch["pictures"].device.type, enabled=False):
-            shown = self.components(batch["pictures"].float(), batch["picture_mean"][:, None].float())
-            heard = self.standardised(batch["speech"].float(), batch["speech_mean"][:, None].float())
+        with torch.autocast(batch["speech"].device.type, enabled=False):
+            # Without means of its own (relative_to: training) an example is relative to the training clips' means.
+            means = [
+                batch[name][:, None].float() if name in batch else self.tensors[name]
+                for name in ("picture_mean", "speech_mean")
+            ]
+            if "projected" in batch:
+                projected = batch["projected"].float() - means[0] @ self.tensors["basis"].T
+                shown = projected / self.tensors["deviation"]
+            else:
+                shown = self.components(batch["pictures"].float(), means[0])
+            heard = self.standardised(batch["speech"].float(), means[1])
             x = self.x_at(shown, batch["place"].float())
             y = self.y_at(heard, batch["row"].float())
         return x.flatten(0, 1), y.flatten(0, 1)
+
+    def to_speech(self, x: Tensor) -> Tensor:
+        """Visible layer y, `N Y`, of visible layer x, `N X`."""
+        raise NotImplementedError
+
+    def to_lips(self, y: Tensor) -> Tensor:
+        """Visible layer x, `N X`, of visible layer y, `N Y`."""
+        raise NotImplementedError
+
+    def follow_gains(self, x: Tensor, y: Tensor, step: int) -> None:
+        """Follow how much less than the real features the predicted ones vary, over training moments."""
+        if not self.config.variance or step % GAIN_EVERY:
+            return
+        self.eval()
+        with torch.no_grad():
+            pairs = {"speech_gain": (self.to_speech(x), y), "picture_gain": (self.to_lips(y), x)}
+        self.train()
+        share = min(0.95, (1 + step / GAIN_EVERY) / (10 + step / GAIN_EVERY))
+        for name, (made, real) in pairs.items():
+            deviations = [centre(side, self.config.taps).std(0).clamp(min=1e-6) for side in (real, made)]
+            now = (deviations[0] / deviations[1]).clamp(1, MOST_GAIN) ** self.config.variance
+            self.tensors = {**self.tensors, name: share * self.tensors[name] + (1 - share) * now}
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
@@ -171,12 +202,14 @@ class BaselineSystem(Relation):
     def prepare(self, examples: Examples) -> None:
         super().prepare(examples)
         every = max(1, len(examples) // LINEAR_CLIPS)
+        draws = min(MOST_DRAWS, -(-LINEAR_CLIPS // len(examples)))  # of a clip's moments, where there are few clips
         clips = [
-            self.visible({k: torch.from_numpy(np.asarray(v))[None] for k, v in examples.example(i, 0).items()})
+            self.visible({k: torch.from_numpy(np.asarray(v))[None] for k, v in examples.example(i, draw).items()})
             for i in range(0, len(examples), every)
+            for draw in range(draws)
         ]
         x, y = (torch.cat([c[side] for c in clips]).double() for side in (0, 1))
-        held = torch.cat([torch.full((len(c[0]),), i % HELD_OUT == 0) for i, c in enumerate(clips)])
+        held = torch.cat([torch.full((len(c[0]),), i // draws % HELD_OUT == 0) for i, c in enumerate(clips)])
         if held.all():
             held = torch.arange(len(held)) % HELD_OUT == 0
         weights = {"linear_to_speech": fitted(x, y, held), "linear_to_lips": fitted(y, x, held)}
@@ -200,6 +233,7 @@ class BaselineSystem(Relation):
         lips = (self.to_lips(self.noisy(y)) - x).square().mean()
         self.update("to_speech", speech)
         self.update("to_lips", lips)
+        self.follow_gains(x, y, step)
         return {"loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach()}
 
     def validation_step(self, batch: Batch) -> Metrics:
@@ -209,22 +243,32 @@ class BaselineSystem(Relation):
         return {**own, **{f"linear_{name}": value for name, value in linear.items()}}
 
 
-def ridge_weights(into: Tensor, out: Tensor, strength: float) -> Tensor:
-    """Weights (1 + X, Y), the constant first, of `out` from `into` with the penalty strength * N * |w|^2."""
+def _products(into: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
     ones = torch.cat([into.new_ones(len(into), 1), into], 1)
-    penalty = strength * len(into) * torch.eye(ones.shape[1], dtype=into.dtype)
+    return ones.T @ ones, ones.T @ out
+
+
+def _solved(squares: Tensor, products: Tensor, count: int, strength: float) -> Tensor:
+    """Ridge regression with the penalty strength * count * |w|^2, the constant apart."""
+    penalty = strength * count * torch.eye(len(squares), dtype=squares.dtype)
     penalty[0, 0] = 1e-9
-    return torch.linalg.solve(ones.T @ ones + penalty, ones.T @ out)
+    return torch.linalg.solve(squares + penalty, products)
 
 
 def fitted(into: Tensor, out: Tensor, held: Tensor) -> Tensor:
-    """`ridge_weights` with the strength that predicts the moments in `held` (bool) best from the others."""
+    """Weights (1 + X, Y), the constant first, of ridge regression of `out` from `into`.
+
+    Its strength is the one that predicts the moments in `held` (bool) best from the others.
+    """
+    apart, rest = _products(into[held], out[held]), _products(into[~held], out[~held])
+    count = int((~held).sum())
 
     def error(strength: float) -> float:
-        weights = ridge_weights(into[~held], out[~held], strength)
+        weights = _solved(*rest, count, strength)
         return float((into[held] @ weights[1:] + weights[0] - out[held]).square().sum())
 
-    return ridge_weights(into, out, min(RIDGES, key=error))
+    best = min(RIDGES, key=error)
+    return _solved(apart[0] + rest[0], apart[1] + rest[1], len(into), best)
 
 
 class _ModelSystem(Relation):
@@ -242,7 +286,8 @@ class _ModelSystem(Relation):
                     f"{run.folder.path}: stage '{name}' was trained with another {wrong[0]} ({theirs[wrong[0]]}, here "
                     f"{config.shared[wrong[0]]}); name another folder for another run"
                 )
-        self.networks = {"model": DeepRelationalModel(self.x, self.y, config.hidden, config.dropout)}
+        model = DeepRelationalModel(self.x, self.y, config.hidden, config.dropout, config.least_variance)
+        self.networks = {"model": model}
         self.call = dict(self.networks)
         self.optimizers = {"model": self.adam(self.networks["model"])}
 
@@ -333,8 +378,7 @@ class FineTuningSystem(_ModelSystem):
         speech = (self.to_speech(self.noisy(x)) - y).square().mean()
         lips = (self.to_lips(self.noisy(y)) - x).square().mean()
         gradient = self.update("model", speech + lips, clip=10.0)
-        if self.config.variance and step % GAIN_EVERY == 0:
-            self._measure_gains(x, y, step)
+        self.follow_gains(x, y, step)
         return {
             "loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach(), "gradient": gradient,
         }  # fmt: skip
@@ -342,15 +386,3 @@ class FineTuningSystem(_ModelSystem):
     def validation_step(self, batch: Batch) -> Metrics:
         x, y = self.visible(batch)
         return errors(self, batch, self.to_speech(x), self.to_lips(y))
-
-    def _measure_gains(self, x: Tensor, y: Tensor, step: int) -> None:
-        """Follow how much less than the real features the predicted ones vary, over training moments."""
-        self.eval()
-        with torch.no_grad():
-            pairs = {"speech_gain": (self.to_speech(x), y), "picture_gain": (self.to_lips(y), x)}
-        self.train()
-        share = min(0.95, (1 + step / GAIN_EVERY) / (10 + step / GAIN_EVERY))
-        for name, (made, real) in pairs.items():
-            deviations = [centre(side, self.config.taps).std(0).clamp(min=1e-6) for side in (real, made)]
-            now = (deviations[0] / deviations[1]).clamp(1, MOST_GAIN) ** self.config.variance
-            self.tensors = {**self.tensors, name: share * self.tensors[name] + (1 - share) * now}

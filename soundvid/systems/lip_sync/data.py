@@ -230,7 +230,7 @@ class _Windows(Examples):
         self.cache = ClipCache(clips, cache_megabytes=cache_megabytes)
         self.purpose, self.seed, self.visits = purpose, seed, visits
         video = clips.manifest["recipe"]["video"]
-        self.facts = {"fps": str(clips.fps), "crop": video["crop"]}
+        self.facts = {"fps": str(clips.fps_exact), "crop": video["crop"]}
         if video["crop"] == "motion":  # generating looks for the box of a film as the build did
             self.facts |= {"motion_share": video["motion_share"], "motion_in": video["motion_in"]}
 

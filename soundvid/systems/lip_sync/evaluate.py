@@ -104,7 +104,7 @@ def evaluate(
     chosen = [k * len(split_clips) // count for k in range(count)]
     rows = [split_clips.rows[i] for i in chosen]
     few = {chosen[k] for k in _spread(rows)}
-    spectrogram = Spectrogram(split_clips.rate, split_clips.fps)
+    spectrogram = Spectrogram(split_clips.rate, split_clips.fps_exact)
     accumulators: dict[tuple[bool, str], MetricAccumulator] = {}
     scorer = _expert_scorer(run)
     for number, (index, example) in enumerate(zip(chosen, examples(run, split, chosen), strict=True)):
@@ -115,7 +115,7 @@ def evaluate(
         for only_few in (False, True) if index in few else (False,):
             key = (only_few, example.condition)
             if key not in accumulators:
-                accumulators[key] = MetricAccumulator(KINDS, fps=float(split_clips.fps), region=lower_half, seed=seed)
+                accumulators[key] = MetricAccumulator(KINDS, fps=split_clips.fps, region=lower_half, seed=seed)
             accumulators[key].add(name, example.real, made, spectrogram=sound)
         if scorer is not None:
             scorer.add(example, Mel(), seed)

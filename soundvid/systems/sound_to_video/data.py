@@ -34,7 +34,7 @@ class SoundToVideoExamples(Examples):
                 "another system on it (--system lip_sync), or build it with one (features.spectrogram in the recipe)"
             )
         features = clips.manifest["recipe"]["features"].get("spectrogram") or {}
-        self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps)}
+        self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps_exact)}
         # For sound that is no clip: how its spectrogram is made, and how many rows the encoder was trained on.
         self.facts |= {"window": features.get("window", "rectangular"), "length": self.length}
 
@@ -63,7 +63,7 @@ class SoundToVideoExamples(Examples):
             "spectrogram": self.clips.spectrogram(index)[begin : begin + self.length],
         }
         if clip.sound is not None:
-            rate, fps = self.clips.rate, self.clips.fps
+            rate, fps = self.clips.rate, self.clips.fps_exact
             found["sound"] = clip.sound[: int(len(numbers) * rate / fps)]
         return found
 

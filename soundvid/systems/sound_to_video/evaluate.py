@@ -68,7 +68,7 @@ class CentreClips:
 
     @property
     def fps(self) -> Fraction:
-        return self.clips.fps
+        return self.clips.fps_exact
 
     def __len__(self) -> int:
         return len(self.clips) if self.most is None else min(self.most, len(self.clips))

@@ -24,7 +24,20 @@ from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.store.load import load as load_clips  # noqa: E402
 from soundvid.systems.deep_relational.config import FINE_TUNING  # noqa: E402
 from soundvid.systems.deep_relational.data import Form, RelationExamples, principal  # noqa: E402
-from soundvid.systems.deep_relational.evaluate import BEFORE, LIMIT, LINEAR, MEAN, RANDOM, TUNED, evaluate  # noqa: E402
+from soundvid.systems.deep_relational.evaluate import (  # noqa: E402
+    BANDS,
+    BEFORE,
+    LIMIT,
+    LINEAR,
+    MEAN,
+    PLAIN,
+    RANDOM,
+    TUNED,
+    band_levels,
+    evaluate,
+    measure_speech,
+    methods,
+)
 from soundvid.systems.deep_relational.generate import Translator  # noqa: E402
 from soundvid.systems.deep_relational.system import interpolated  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
@@ -83,7 +96,7 @@ def run(store):
 def test_a_moment_of_speech_and_its_picture_are_the_same_moment(store):
     """Rows and pictures are laid on one time axis: the interpolated picture number is linear in the row's time."""
     clips = load_clips("lips-speech", None, "train", store=store)
-    examples = RelationExamples(FINE_TUNING["tiny"], clips, "train")
+    examples = RelationExamples(FINE_TUNING["tiny"], clips, "validation")
     form = Form.of(examples.facts)
     assert form.place(form.row(np.arange(5.0))) == pytest.approx(np.arange(5.0))
     assert (form.row(0) + 0.5) / 200 == pytest.approx(0.5 / 30)  # the middle of picture 0, in seconds
@@ -152,6 +165,67 @@ def test_every_method_is_measured_in_both_directions_and_fine_tuning_helps(run):
     assert "bootstrap over clips" in lips.notes[0]  # one source
     gaps = [line["energy_gap"] for line in RunFolder(run / "likelihood").log() if line["kind"] == "train"]
     assert len(gaps) > 5 and np.isfinite(gaps).all()
+
+
+def test_the_bands_of_mel_cepstra_are_where_their_envelope_is(store):
+    clips = load_clips("lips-speech", None, "test", store=store)
+    form = Form.of(RelationExamples(FINE_TUNING["tiny"], clips, "validation").facts).speech
+    speech = clips.feature(1, "mel_cepstrum")
+    levels = np.log(np.abs(form.envelope(speech)))  # at linear frequencies
+    for band in range(BANDS):
+        middle = (band + 0.5) * np.pi / BANDS
+        there = np.array([np.interp(middle, form.warped, row) for row in levels])
+        assert np.abs(band_levels(speech)[:, band] - there).max() < 0.2  # between two bins; levels span 10
+    mean = np.broadcast_to(speech.mean(0), speech.shape)
+    same, still, halved = (measure_speech(speech, made, mean) for made in (speech, mean, mean + (speech - mean) / 2))
+    assert same["band_correlation"] == pytest.approx(1) and halved["band_correlation"] == pytest.approx(1, abs=1e-4)
+    assert still["band_correlation"] == still["level_correlation"] == 0
+    assert halved["variance_ratio"] / halved["variance_ratio_of"] == pytest.approx(0.25, abs=1e-4)
+
+
+def test_variance_is_restored_to_both_networks_alike(store, tmp_path):
+    """Of what is missing of the variance a named share, as it is on training clips; never less than was predicted."""
+    values = ("steps=31", "variance=1.0", "hidden=[6]", "validate_every=40", "rows=32")
+    train.train(train.Request("deep_relational", tmp_path / "run", "lips-speech", store, preset="tiny", values=values,
+                              device="cpu", workers=0))  # fmt: skip
+    opened = open_run(tmp_path / "run", "last")
+    found = methods(opened)
+    assert list(found) == [TUNED, PLAIN, BEFORE, RANDOM, LINEAR]
+    clips = opened.clips("train")
+    rows, system = clips.feature(0, "lip_dct"), opened.system
+    mean, level = (system.tensors[name].numpy() for name in ("picture_mean", "speech_mean"))
+    restored, predicted = (found[name].speech(rows, mean, 200, level).var(0) for name in (TUNED, PLAIN))
+    gain = system.tensors["speech_gain"].numpy()
+    np.testing.assert_allclose(restored, predicted * gain**2, rtol=1e-3, atol=1e-8)
+    assert gain.min() >= 1 and gain.max() > 1.5
+    assert opened.earlier["baselines"].system.tensors["picture_gain"].max() > 1.5
+
+
+def test_training_examples_hold_the_same_visible_layers_as_others(run, store):
+    """They are projected on the principal components beforehand, which is only faster."""
+    clips, system = load_clips("lips-speech", None, "train", store=store), open_run(run).system
+    examples = RelationExamples(system.config, clips, "train")
+    example = {k: torch.from_numpy(np.asarray(v))[None] for k, v in examples.example(2, 5).items()}
+    shown = np.round(example["place"][0].numpy() + 0.0).astype(int)
+    x, y = system.visible(example)
+    assert "pictures" not in example and x.shape[0] == y.shape[0] == len(shown)
+    rows = torch.from_numpy(clips.feature(2, "lip_dct"))
+    mean = system.tensors["picture_mean"]
+    known = system.components(rows, mean)
+    whole = system.components(rows[:1], mean)  # where the context reaches beyond the clip its end is repeated
+    found = (example["projected"][0] - mean @ system.tensors["basis"].T) / system.tensors["deviation"]
+    for row in found:
+        assert min((known - row).abs().amax(1).min(), (whole - row).abs().max()) < 1e-2
+
+
+def test_an_example_is_relative_to_training_or_to_its_source(store):
+    """Validation clips are not compared with their own mean where the training's is what is subtracted."""
+    clips = load_clips("lips-speech", None, "test", store=store)
+    tiny = FINE_TUNING["tiny"]
+    assert "picture_mean" not in RelationExamples(tiny, clips, "validation").example(0, 0)
+    own = RelationExamples(tiny.model_copy(update={"relative_to": "source"}), clips, "validation").example(0, 0)
+    others = [clips.feature(i, "lip_dct").mean(0) for i in range(1, len(clips))]  # one source
+    np.testing.assert_allclose(own["picture_mean"], np.mean(others, 0), atol=1e-4)
 
 
 def readout(store):

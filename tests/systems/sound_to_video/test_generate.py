@@ -314,7 +314,7 @@ def test_mistakes_are_told_in_one_line_and_nothing_is_left(tmp_path):
         ({"image": tmp_path / "empty"}, "empty"),
         ({"image": tmp_path}, "folder"),
         ({"image": sound}, "only sound"),
-        ({"sound": tmp_path / "absent.wav"}, "no longer there"),
+        ({"sound": tmp_path / "absent.wav"}, "there is no such file"),
         ({"sound": text}, "not a sound file"),
         ({"sound": image}, "sound"),
         ({"sound": tmp_path / "empty"}, "empty"),

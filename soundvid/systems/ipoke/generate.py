@@ -1,0 +1,195 @@
+"""A picture and swipes on it into videos: `sample` gives the frames, `generate` writes them side by side.
+
+from soundvid.runs.open import open_run
+from soundvid.systems.ipoke.generate import sample
+
+run = open_run("runs/faces")                           # the last stage, with the two before it
+frames = sample(run.system, picture, [(120, 160, 0, 12)], count=4)   # uint8 `4 1+T H W 3`
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from soundvid.errors import SoundvidError
+from soundvid.media.image import read_full_image, square
+from soundvid.media.video_writer import VideoWriter
+from soundvid.systems.ipoke.networks import composed
+from soundvid.systems.ipoke.pokes import Pokes
+from soundvid.systems.ipoke.system import MotionSystem
+from soundvid.systems.spec import Generated, check_target
+
+if TYPE_CHECKING:
+    from soundvid.training.run import OpenRun
+
+MOST = 512  # pixels a side of what is written; a larger picture is made smaller
+MOST_POKES = 64
+Poke = tuple[float, float, float, float]  # x, y, dx, dy in pixels
+
+
+def sample(
+    system: MotionSystem,
+    image: np.ndarray,
+    pokes: Sequence[Poke],
+    count: int = 1,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    still: np.ndarray | None = None,
+) -> np.ndarray:
+    """`count` videos of one picture and its pokes: uint8 `count 1+T H W 3`, frame 0 is the picture itself.
+
+    `system` is the opened last stage of a run (`open_run(path).system`), `image` a square picture, uint8 `H H 3` RGB of
+    any size, whose size the frames have: the form `warp` moves its own pixels, `spade` is enlarged. `pokes` are swipes
+    from pixel (x, y) of the image by (dx, dy) pixels, right and down; without any the picture may move as it likes.
+    `temperature` scales the noise: 0 gives one and the same video each time. `generator` is of the CPU, so that a seed
+    gives the same noise on every device. Where `still` (bool `H H`) is true, the picture stays as it is, with a soft
+    edge. Raises SoundvidError with one line for pokes that lie outside or are no numbers.
+    """
+    return np.stack(list(_samples(system, image, pokes, count, temperature, generator, still)))
+
+
+def _samples(
+    system: MotionSystem,
+    image: np.ndarray,
+    pokes: Sequence[Poke],
+    count: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    still: np.ndarray | None,
+) -> Iterator[np.ndarray]:
+    """The videos of `sample`, one after the other: memory for one is enough."""
+    side = image.shape[0]
+    if image.ndim != 3 or image.shape != (side, side, 3) or image.dtype != np.uint8:
+        raise ValueError(f"an image is uint8 H H 3, not {image.dtype} {image.shape}")
+    size, device = system.config.size, system.device
+    check_pokes(pokes, side)
+    scaled = np.array(pokes, np.float32).reshape(-1, 4) * (size / side)
+    scaled[:, :2] -= (1 - size / side) / 2  # the middle of pixel x is at x
+    poke = torch.from_numpy(Pokes(scaled.clip(-size, size)).field(size, size)).to(device)
+    small = _tensor(image if side == size else square(image, size), device)
+    noise = torch.randn(system.noise_shape(count), generator=generator) * temperature
+    with torch.inference_mode():
+        codes = system.sampled(small.expand(count, -1, -1, -1), poke.expand(count, -1, -1, -1), noise.to(device))
+        whole, mask = _tensor(image, device), _soft(still, device)
+        for code in codes:
+            made = _rendered(system, code[None], small, whole)
+            if mask is not None:
+                made = made * (1 - mask) + whole * mask
+            frames = torch.cat([whole, made])
+            if not bool(frames.isfinite().all()):
+                raise SoundvidError("the networks give no numbers: the run has diverged; use another checkpoint")
+            yield ((frames / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _rendered(system: MotionSystem, code: Tensor, small: Tensor, whole: Tensor) -> Tensor:
+    """Pictures `T 3 H H` in [-1, 1] of one code, at the size of `whole`."""
+    if whole.shape == small.shape or system.video.decoder.form == "spade":
+        made = system.decoded(code, small)[0]
+        if made.shape[-1] != whole.shape[-1]:
+            made = functional.interpolate(made, whole.shape[-2:], mode="bicubic")
+        return made
+    raw = system.video.decoder.raw(system.raw_code(code), small, system.config.frames)[0]
+    # Frame by frame: at full size all of them together would need much memory.
+    sized = (functional.interpolate(r[None], whole.shape[-2:], mode="bilinear") for r in raw)
+    return torch.cat([composed(r[None], whole)[0] for r in sized])
+
+
+def _tensor(image: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 `H W 3` -> float `1 3 H W` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device)[None].float() / 127.5 - 1
+
+
+def _soft(still: np.ndarray | None, device: torch.device) -> Tensor | None:
+    """A mask with edges of about a fiftieth of its side, `1 1 H W`."""
+    if still is None or not still.any():
+        return None
+    import cv2
+
+    blurred = cv2.GaussianBlur(still.astype(np.float32), (0, 0), max(0.5, len(still) / 100))
+    return torch.from_numpy(np.maximum(blurred, still.astype(np.float32)))[None, None].to(device)
+
+
+def check_pokes(pokes: Sequence[Poke], side: int) -> None:
+    """Raise SoundvidError for pokes that begin outside a square of `side` pixels or are no numbers."""
+    if len(pokes) > MOST_POKES:
+        raise SoundvidError(f"{len(pokes)} pokes: {MOST_POKES} are allowed")
+    for x, y, dx, dy in pokes:
+        if not all(np.isfinite(v) for v in (x, y, dx, dy)):
+            raise SoundvidError(f"--poke {x:g},{y:g},{dx:g},{dy:g}: these are no numbers")
+        if not (0 <= x < side and 0 <= y < side):
+            raise SoundvidError(
+                f"--poke {x:g},{y:g},{dx:g},{dy:g}: begins outside of the square of {side} pixels a side that moves; "
+                "give a place inside, or another --box"
+            )
+
+
+def square_of(picture: np.ndarray, box: tuple[int, int, int, int] | None) -> tuple[np.ndarray, int, int]:
+    """The square of a picture (uint8 `H W 3`) that moves, and its left and top edge. Raises SoundvidError."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    x, y = (width - side) // 2, (height - side) // 2
+    if box is not None:
+        x, y, wide, high = box
+        if wide != high or wide < 16 or x < 0 or y < 0 or x + wide > width or y + high > height:
+            raise SoundvidError(
+                f"--box {x},{y},{wide},{high}: give a square of at least 16 pixels inside of the picture ({width}x"
+                f"{height})"
+            )
+        side = wide
+    return np.ascontiguousarray(picture[y : y + side, x : x + side]), x, y
+
+
+def generate(
+    run: "OpenRun",
+    target: Path,
+    *,
+    image: Path,
+    poke: Sequence[Poke] = (),
+    samples: int = 1,
+    temperature: float = 1.0,
+    seed: int = 0,
+    box: tuple[int, int, int, int] | None = None,
+    progress: Callable[[float, float | None], None] = lambda done, total: None,
+) -> Generated:
+    """Write `target` (mp4): `samples` videos of the picture and its pokes, side by side.
+
+    `poke` are swipes (x, y, dx, dy) in pixels of the whole picture. Raises SoundvidError with one line.
+    """
+    check_target(target, ("video",), [image])
+    begin = time.monotonic()
+    system: Any = run.system
+    if not isinstance(system, MotionSystem):
+        raise SoundvidError(f"{run.folder.path}: stage '{run.config.stage}' generates nothing; the stage motion does")
+    if temperature < 0 or not np.isfinite(temperature):
+        raise SoundvidError(f"--temperature {temperature:g}: give a number of at least 0")
+    moved, left, top = square_of(read_full_image(image), box)
+    pokes = [(x - left, y - top, dx, dy) for x, y, dx, dy in poke]
+    check_pokes(pokes, len(moved))
+    side = min(MOST, len(moved))
+    side -= side % 2
+    share = side / len(moved)
+    shown = moved if side == len(moved) else square(moved, side)
+    at = [(min(x * share, side - 1), min(y * share, side - 1), dx * share, dy * share) for x, y, dx, dy in pokes]
+    generator = torch.Generator().manual_seed(seed)
+    videos = []
+    for number, video in enumerate(_samples(system, shown, at, samples, temperature, generator, None)):
+        videos.append(video)
+        progress(number + 1, samples)
+    fps = Fraction(run.config.data["fps"])
+    notes = [] if poke else [f"{image}: no --poke was given: it moves as it likes"]
+    try:
+        with VideoWriter(target, fps, (samples * side, side), 0, 0) as writer:
+            for frames in zip(*videos, strict=True):
+                writer.picture(np.concatenate(frames, axis=1))
+    except OSError as error:
+        raise SoundvidError(f"{target}: cannot be written ({error.strerror or error})") from error
+    count = 1 + system.config.frames
+    wall = time.monotonic() - begin
+    return Generated(target, float(count / fps), wall, count, samples * side, side, 0, tuple(notes))

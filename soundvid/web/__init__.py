@@ -1,0 +1,1 @@
+"""Pages that soundvid serves to this machine's browser (extra `web`: starlette and uvicorn)."""

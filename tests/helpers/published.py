@@ -1,0 +1,116 @@
+"""Servers on loopback for published data: moto's S3, and a static web server with ranges and faults on request."""
+
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+SECRET = "planted-secret-4711-abcdefgh"
+BUCKET = "bucket-1"
+
+
+@contextmanager
+def s3_server(monkeypatch) -> Iterator[str]:
+    """The address of an empty bucket of moto's S3 server; the environment says where it is, as for the real one."""
+    import logging
+
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").disabled = True  # a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+                "AWS_ACCESS_KEY_ID": "AKIDPLANTED", "AWS_SECRET_ACCESS_KEY": SECRET}  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket=BUCKET)
+    try:
+        yield f"s3://{BUCKET}/data/toy"
+    finally:
+        server.stop()
+
+
+class StaticServer:
+    """A folder over HTTP with ranges. `faults` maps a path to what becomes of its next answers, one after the other:
+
+    a status (with Retry-After: 0), "cut" (half of the body), "flip" (one wrong byte), or "swap" (another file's bytes).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: dict[str, list[int | str]] = defaultdict(list)
+        self.sent: dict[str, int] = defaultdict(int)  # bytes of bodies by path
+        self.asked: list[tuple[str, str, str]] = []  # method, path, Range
+        self.authorisation: set[str] = set()
+        self.on_request: Callable[[str], None] = lambda path: None
+        self.lock = threading.Lock()
+
+    def __enter__(self) -> "StaticServer":
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *given: object) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                server.answer(self)
+
+            do_GET = do_HEAD
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        path = request.path.partition("?")[0].lstrip("/")
+        wanted = request.headers.get("Range", "")
+        with self.lock:
+            self.asked.append((request.command, path, wanted))
+            self.authorisation.add(request.headers.get("Authorization", ""))
+            fault = self.faults[path].pop(0) if self.faults[path] and request.command == "GET" else None
+        self.on_request(path)
+        file = self.folder / path
+        if isinstance(fault, int) or not file.is_file():
+            request.send_response(fault if isinstance(fault, int) else 404)
+            request.send_header("Retry-After", "0")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        data = file.read_bytes()
+        if fault == "swap":
+            data = bytes(reversed(data))
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
+        body = data[int(match[1]) : int(match[2]) + 1 if match[2] else None] if match else data
+        if fault == "flip":
+            body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
+        request.send_response(206 if match else 200)
+        if match:
+            request.send_header("Content-Range", f"bytes {match[1]}-{int(match[1]) + len(body) - 1}/{len(data)}")
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        if request.command == "HEAD":
+            return
+        shown = body[: len(body) // 2] if fault == "cut" else body
+        with self.lock:
+            self.sent[path] += len(shown)
+        try:
+            request.wfile.write(shown)
+        except OSError:
+            return
+        if fault == "cut":
+            request.close_connection = True

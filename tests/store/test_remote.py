@@ -1,0 +1,774 @@
+"""Publishing, pulling and loading from addresses, with real servers on loopback and every fault they can have."""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import soundvid
+from soundvid.builder.build import build
+from soundvid.errors import DatasetError
+from soundvid.store.dataset import Dataset
+from soundvid.store.load import View
+from soundvid.store.verify import verify
+from tests.conftest import run, toy_recipe, toy_video
+from tests.helpers.published import SECRET, StaticServer, s3_server
+from tests.helpers.tamper import copied, edit_json, sign
+
+
+def small(videos: Path, **changes):
+    fields = {
+        "sources": [{"folder": str(videos), "licence": "CC0-1.0"}],
+        "clips": {"seconds": 0.5},
+        "video": {"width": 32, "height": 32},
+        "sound": {"rate": 8000},
+        "splits": {"ratios": {"train": 1.0}, "pins": {"toy1.mp4": "test"}},
+    }
+    return toy_recipe(videos, **(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A store with a dataset of two versions, 1.0.0 and 1.1.0, in two splits."""
+    folder = tmp_path_factory.mktemp("built")
+    for i in range(2):
+        toy_video(folder / "v" / f"toy{i}.mp4", seconds=2.0, seed=i, size=(64, 64))
+    build(small(folder / "v"), store=folder / "s", workers=1)
+    toy_video(folder / "v" / "toy2.mp4", seconds=1.5, seed=2, size=(64, 64))
+    build(small(folder / "v"), store=folder / "s", workers=1)
+    return folder / "s"
+
+
+@pytest.fixture(scope="module")
+def tree(built, tmp_path_factory) -> Path:
+    """Both versions, published in a folder; not to be written to."""
+    folder = tmp_path_factory.mktemp("published") / "toy"
+    for version in ("1.0.0", "1.1.0"):
+        soundvid.publish(f"toy@{version}", str(folder), store=built)
+    return folder
+
+
+@pytest.fixture
+def server(tree, tmp_path):
+    """A web server of a copy of the published folder."""
+    shutil.copytree(tree, tmp_path / "www")
+    with StaticServer(tmp_path / "www") as server:
+        yield server
+
+
+def is_valid(store: Path, name: str = "toy", version: str | None = None, decode: bool = False) -> bool:
+    dataset = Dataset(store, name)
+    result = verify(dataset, dataset.release(version), decode=decode)
+    assert result.ok, result.problems
+    return True
+
+
+def shards(store: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((store / "datasets/toy/shards").glob("*.tar"))}
+
+
+def data_names(tree: Path) -> dict[str, str]:
+    """Published name by the name in a store."""
+    stated = json.loads((tree / "versions.json").read_text())["shards"]
+    return {f"{n.partition('-')[0]}-{s['sha256'][:16]}.tar": n for n, s in stated.items()}
+
+
+# -- publish and pull
+
+
+def test_a_pulled_version_is_the_published_one_byte_for_byte(built, tree, tmp_path):
+    done = soundvid.pull("toy", str(tree), store=tmp_path)
+    assert done.version == "1.1.0" and done.moved_shards == done.shards == 3
+    assert shards(tmp_path) == shards(built)
+    for version in ("1.1.0",):
+        a, b = (s / "datasets/toy/versions" / version for s in (built, tmp_path))
+        assert {p.name: p.read_bytes() for p in a.iterdir()} == {p.name: p.read_bytes() for p in b.iterdir()}
+    assert is_valid(tmp_path, decode=True)
+    assert soundvid.pull("toy@1.0.0", str(tree), store=tmp_path).moved_bytes == 0
+    assert is_valid(tmp_path, version="1.0.0")
+    assert (tmp_path / "datasets/toy/latest").read_text().startswith("1.1.0 ")
+
+
+def test_a_minor_version_moves_its_new_shards_only(built, tmp_path):
+    first = soundvid.publish("toy@1.0.0", str(tmp_path / "t"), store=built)
+    names = sorted(p.name for p in (tmp_path / "t/data").iterdir())
+    second = soundvid.publish("toy@1.1.0", str(tmp_path / "t"), store=built)
+    old, new = ({s.file: s.bytes for s in Dataset(built, "toy").release(v).shards} for v in ("1.0.0", "1.1.0"))
+    added = {f: b for f, b in new.items() if f not in old}
+    assert first.moved_bytes == sum(old.values()) and second.moved_bytes == sum(added.values())
+    assert names == ["test-00000.tar", "train-00000.tar"]
+    assert sorted(p.name for p in (tmp_path / "t/data").iterdir()) == [*names, "train-00001.tar"]
+    assert soundvid.pull("toy@1.0.0", str(tmp_path / "t"), store=tmp_path / "s").moved_bytes == sum(old.values())
+    assert soundvid.pull("toy", str(tmp_path / "t"), store=tmp_path / "s").moved_bytes == sum(added.values())
+    assert soundvid.publish("toy", str(tmp_path / "t"), store=built).moved_bytes == 0
+
+
+def test_a_bucket_holds_what_a_folder_holds_and_keeps_its_secrets(built, tree, tmp_path, monkeypatch):
+    with s3_server(monkeypatch) as url:
+        assert run("publish", "toy@1.0.0", "--to", url, "--store", built)[0] == 0
+        status, out, err = run("publish", "toy", "--to", url, "--store", built, "--json")
+        assert status == 0 and json.loads(out)["moved_shards"] == 1
+        status, out, _ = run("list", "--from", url, "--json")
+        assert [v["version"] for v in json.loads(out)["versions"]] == ["1.0.0", "1.1.0"]
+        assert run("pull", "toy", "--from", url, "--to", tmp_path / "s")[0] == 0
+        assert shards(tmp_path / "s") == shards(built) and is_valid(tmp_path / "s")
+        clips = soundvid.load(url, split="test")
+        own = soundvid.load("toy", split="test", store=built)
+        assert np.array_equal(clips[1].frames, own[1].frames) and len(clips) == len(own)
+        status, _, wrong = run("pull", "toy", "--from", url.replace("bucket-1", "bucket-2"), "--to", tmp_path / "x")
+        assert status == 1 and len(wrong.splitlines()) == 1
+        from soundvid.store.objects import open_objects
+
+        stored = b"".join(open_objects(url).read(key) for key in open_objects(url).keys(""))
+        assert SECRET.encode() not in stored and b"AKIDPLANTED" not in stored
+        assert SECRET not in out + err + wrong and "AKIDPLANTED" not in out + err + wrong
+        assert str(built).encode() not in stored
+
+
+def test_two_publishers_at_once_leave_two_whole_versions(built, tmp_path, monkeypatch):
+    """Both give names, send shards and write versions.json; nothing of either is lost, in a folder and in a bucket."""
+    with s3_server(monkeypatch) as url:
+        for where in (url, str(tmp_path / "t")):
+            with ThreadPoolExecutor(4) as pool:
+                jobs = [pool.submit(soundvid.publish, f"toy@{v}", where, store=built) for v in ("1.0.0", "1.1.0") * 2]
+                assert [job.result().dataset for job in jobs] == ["toy"] * 4
+            store = tmp_path / hashlib.sha256(where.encode()).hexdigest()[:8]
+            for version in ("1.0.0", "1.1.0"):
+                soundvid.pull(f"toy@{version}", where, store=store)
+                assert is_valid(store, version=version)
+    root = json.loads((tmp_path / "t/manifest.json").read_text())
+    assert root["version"] == "1.1.0"
+
+
+def test_a_number_means_one_content_for_ever(built, tmp_path):
+    soundvid.publish("toy@1.0.0", str(tmp_path / "t"), store=built)
+    other = copied(built / "datasets/toy", tmp_path / "other")
+    for version in ("1.0.0", "1.1.0"):
+        edit_json(other / "versions" / version / "manifest.json", lambda m: m["warnings"].append("another"))
+    sign(other)
+    before = {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()}
+    with pytest.raises(DatasetError, match=r"another version 1\.0\.0 of toy is published there"):
+        soundvid.publish("toy@1.0.0", str(tmp_path / "t"), store=tmp_path / "other")
+    assert {p: p.read_bytes() for p in (tmp_path / "t").rglob("*") if p.is_file()} == before
+    soundvid.pull("toy@1.0.0", str(tmp_path / "t"), store=tmp_path / "s")
+    with pytest.raises(DatasetError, match=r"the store has another version 1\.0\.0"):
+        soundvid.pull("toy@1.0.0", str(tmp_path / "t"), store=tmp_path / "other")
+    (tmp_path / "named").mkdir()
+    shutil.copytree(tmp_path / "t", tmp_path / "u")
+    edit_json(tmp_path / "u/versions.json", lambda v: v.update(dataset="hand"))
+    with pytest.raises(DatasetError, match="an address holds one dataset"):
+        soundvid.publish("toy", str(tmp_path / "u"), store=built)
+    with pytest.raises(DatasetError, match="is 'hand', not 'toy'"):
+        soundvid.pull("toy", str(tmp_path / "u"), store=tmp_path / "s")
+
+
+# -- faults
+
+
+def test_a_server_in_trouble_is_asked_again(server, built, tmp_path):
+    for path in ("versions.json", "data/train-00000.tar", "data/test-00000.tar"):
+        server.faults[path] = [503, 500, "cut"]
+    server.faults["data/train-00001.tar"] = ["cut", "cut", "cut"]
+    done = soundvid.pull("toy", server.url, store=tmp_path / "s")
+    assert shards(tmp_path / "s") == shards(built) and is_valid(tmp_path / "s")
+    assert done.moved_bytes == sum(len(b) for b in shards(built).values())
+    resumed = [r for m, p, r in server.asked if p == "data/train-00001.tar" and m == "GET"]
+    assert len(resumed) == 4 and resumed[0] == "" and all(r.startswith("bytes=") for r in resumed[1:])
+
+
+@pytest.mark.parametrize("fault", ["flip", "swap"])
+def test_wrong_bytes_make_no_version_and_a_retry_does(server, built, tmp_path, fault):
+    server.faults["data/train-00000.tar"] = [fault]
+    with pytest.raises(DatasetError, match=r"data/train-00000\.tar: not the bytes that were published"):
+        soundvid.pull("toy", server.url, store=tmp_path / "s")
+    assert Dataset(tmp_path / "s", "toy").releases() == []
+    soundvid.pull("toy", server.url, store=tmp_path / "s")
+    assert shards(tmp_path / "s") == shards(built) and is_valid(tmp_path / "s")
+
+
+def test_what_stays_wrong_on_the_server_is_refused_by_name_and_published_anew(server, built, tmp_path):
+    folder = server.folder
+    good = (folder / "data/train-00000.tar").read_bytes()
+    (folder / "data/train-00000.tar").write_bytes((folder / "data/train-00001.tar").read_bytes())  # swapped
+    with pytest.raises(DatasetError, match=r"train-00000\.tar: "):
+        soundvid.pull("toy", server.url, store=tmp_path / "s")
+    (folder / "data/train-00000.tar").write_bytes(good[:-700])  # truncated
+    with pytest.raises(DatasetError, match=r"train-00000\.tar: .*ended too early"):
+        soundvid.pull("toy", server.url, store=tmp_path / "s")
+    (folder / "data/train-00000.tar").write_bytes(good[:5000] + b"x" + good[5001:])
+    assert soundvid.publish("toy", str(folder), store=built).moved_shards == 0  # as long as it should be
+    assert soundvid.publish("toy", str(folder), store=built, check=True).moved_shards == 1
+    soundvid.pull("toy", server.url, store=tmp_path / "s")
+    assert is_valid(tmp_path / "s")
+    for file in ("manifest.json", "samples.parquet", "ledger.parquet"):
+        (path,) = folder.glob(f"versions/1.1.0-*/{file}")
+        data = path.read_bytes()
+        path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+        with pytest.raises(DatasetError, match=rf"{file}: not the file that was published"):
+            soundvid.pull("toy", server.url, store=tmp_path / "new")
+        path.write_bytes(data)
+    (folder / "versions.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"versions\.json: damaged"):
+        soundvid.pull("toy", server.url, store=tmp_path / "new")
+    assert Dataset(tmp_path / "new", "toy").releases() == []
+
+
+def test_damage_of_the_store_is_not_published(built, tmp_path):
+    dataset = copied(built / "datasets/toy", tmp_path / "s")
+    shard = next((dataset / "shards").glob("train-*.tar"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:2000] + bytes([whole[2000] ^ 1]) + whole[2001:])
+    with pytest.raises(DatasetError, match=rf"{shard.name}: its bytes are not what was built"):
+        soundvid.publish("toy", str(tmp_path / "t"), store=tmp_path / "s")
+    with pytest.raises(DatasetError, match="no dataset is published"):
+        soundvid.load(f"file://{tmp_path / 't'}")
+    shard.write_bytes(whole)
+    soundvid.publish("toy", str(tmp_path / "t"), store=tmp_path / "s")
+    soundvid.pull("toy", str(tmp_path / "t"), store=tmp_path / "back")
+    assert is_valid(tmp_path / "back")
+
+
+def limited(megabytes: float) -> str:
+    """Python code before a command: no file of this process grows above so many bytes (as on a full disk)."""
+    return f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); n = {int(megabytes * 1e6)}; " \
+           "resource.setrlimit(resource.RLIMIT_FSIZE, (n, n)); "  # fmt: skip
+
+
+COMMAND = "import sys; from soundvid.cli.app import run; sys.exit(run(sys.argv[1:]))"
+
+
+def test_a_full_disk_is_one_line_and_the_next_try_goes_on(tree, built, tmp_path):
+    limit = min(len(b) for b in shards(built).values()) / 1e6 / 2
+    pull = ["pull", "toy", "--from", str(tree), "--to", str(tmp_path / "s")]
+    publish = ["publish", "toy", "--to", str(tmp_path / "t"), "--store", str(built)]
+    for command in (pull, publish):
+        done = subprocess.run(
+            [sys.executable, "-c", limited(limit) + COMMAND, *command], capture_output=True, text=True
+        )
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert "past the size that is allowed" in done.stderr or "File too large" in done.stderr
+    assert Dataset(tmp_path / "s", "toy").releases() == [] and not list((tmp_path / "t").rglob("*.tar"))
+    assert run(*pull)[0] == 0 and run(*publish)[0] == 0
+    assert is_valid(tmp_path / "s")
+    soundvid.pull("toy", str(tmp_path / "t"), store=tmp_path / "u")
+    assert is_valid(tmp_path / "u")
+
+
+def test_a_kill_at_any_moment_leaves_no_half_version(server, built, tmp_path):
+    """Processes that publish and pull are killed at random requests; then the same commands finish the work."""
+    draw, killed = random.Random(16), 0
+    for turn in range(6):
+        store, at, seen = tmp_path / f"s{turn}", draw.randrange(2, 12), []
+        command = [sys.executable, "-c", COMMAND, "pull", "toy", "--from", server.url, "--to", str(store)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+        def strike(path: str, process=process, at=at, seen=seen) -> None:
+            seen.append(path)
+            if len(seen) == at:
+                process.send_signal(signal.SIGKILL)
+
+        server.on_request = strike
+        server.faults["data/train-00000.tar"] = ["cut"] * 3  # more requests, and parts to go on from
+        killed += process.wait() == -signal.SIGKILL
+        server.on_request = lambda path: None
+        server.faults.clear()
+        releases = Dataset(store, "toy").releases()
+        assert releases == [] or is_valid(store)
+        soundvid.pull("toy", server.url, store=store)
+        assert is_valid(store) and shards(store) == shards(built)
+        assert not [p for p in (store / "datasets/toy/shards").iterdir() if p.name.startswith(".")]
+    assert killed >= 3
+
+
+def test_a_publisher_that_is_killed_leaves_what_readers_do_not_see(built, tmp_path):
+    draw, killed = random.Random(17), 0
+    for turn in range(4):
+        folder = tmp_path / f"t{turn}"
+        code = (
+            "import os, sys, signal; from soundvid.store import objects\n"
+            f"left = [{draw.randrange(1, 9)}]\n"
+            "def counted(method):\n"
+            "    def call(*given):\n"
+            "        left[0] -= 1\n"
+            "        if not left[0]: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "        return method(*given)\n"
+            "    return call\n"
+            "for name in ('put', 'swap'):\n"
+            "    setattr(objects.FolderObjects, name, counted(getattr(objects.FolderObjects, name)))\n"
+        ) + COMMAND
+        command = [sys.executable, "-c", code, "publish", "toy", "--to", str(folder), "--store", str(built)]
+        killed += subprocess.run(command, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+        status, _, err = run("pull", "toy", "--from", folder, "--to", tmp_path / f"early{turn}")
+        assert is_valid(tmp_path / f"early{turn}") if status == 0 else "no dataset is published there" in err
+        soundvid.publish("toy", str(folder), store=built)
+        soundvid.pull("toy", str(folder), store=tmp_path / f"s{turn}")
+        assert is_valid(tmp_path / f"s{turn}")
+        assert json.loads((folder / "manifest.json").read_text())["version"] == "1.1.0"
+    assert killed >= 3
+
+
+# -- what a stranger's data may not do
+
+
+def forged(tree: Path, folder: Path, change_tar=None, change_rows=None) -> Path:
+    """A copy of the published data whose sums all fit, with a changed shard or index."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(tree, folder)
+    versions = json.loads((folder / "versions.json").read_text())
+    (place,) = folder.glob("versions/1.1.0-*")
+    manifest = json.loads((place / "manifest.json").read_text())
+    table = pq.ParquetFile(place / "samples.parquet").read()
+    rows = table.to_pylist()
+    shard = manifest["shards"][0]
+    name = data_names(tree)[shard["file"]]
+    if change_tar is not None:
+        change_tar(folder / "data" / name)
+        data = (folder / "data" / name).read_bytes()
+        digest, old = hashlib.sha256(data).hexdigest(), shard["file"]
+        shard |= {"sha256": digest, "bytes": len(data), "file": f"{shard['split']}-{digest[:16]}.tar"}
+        versions["shards"][name] = {"sha256": digest, "bytes": len(data)}
+        for row in rows:
+            row["shard"] = shard["file"] if row["shard"] == old else row["shard"]
+    if change_rows is not None:
+        change_rows(rows, shard)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), place / "samples.parquet")
+    manifest["tables"]["samples.parquet"] = hashlib.sha256((place / "samples.parquet").read_bytes()).hexdigest()
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    files = versions["versions"]["1.1.0"]["files"]
+    for file in files:
+        files[file] = hashlib.sha256((place / file).read_bytes()).hexdigest()
+    from soundvid.store.published import Versions
+
+    checked = Versions.model_validate(versions)
+    place.rename(folder / checked.folder("1.1.0"))
+    del checked.versions["1.0.0"]
+    (folder / "versions.json").write_bytes(checked.to_bytes())
+    return folder
+
+
+def member(kind: str):
+    """Append a member to a tar, or change the name of its first one."""
+
+    def change(path: Path) -> None:
+        if kind == "duplicate":
+            data = bytearray(path.read_bytes())
+            with tarfile.open(path) as archive:
+                infos = archive.getmembers()
+            first, second = infos[0], infos[1]
+            header = tarfile.TarInfo(first.name)
+            header.size, header.mode = second.size, 0o644
+            data[second.offset : second.offset + 512] = header.tobuf(tarfile.USTAR_FORMAT)
+            path.write_bytes(data)
+            return
+        info = tarfile.TarInfo({"dots": "../../evil.mp4", "absolute": "/etc/evil.mp4"}.get(kind, "evil.mp4"))
+        if kind in ("link", "symlink"):
+            info.type, info.linkname = (tarfile.LNKTYPE if kind == "link" else tarfile.SYMTYPE), "/etc/passwd"
+        if kind == "device":
+            info.type, info.devmajor, info.devminor = tarfile.CHRTYPE, 1, 3
+        data = path.read_bytes()[:-1024]
+        path.write_bytes(data + info.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+
+    return change
+
+
+@pytest.mark.parametrize("kind", ["dots", "absolute", "link", "symlink", "device", "duplicate"])
+def test_a_tar_with_what_soundvid_does_not_write_is_refused(tree, tmp_path, kind):
+    folder = forged(tree, tmp_path / "t", change_tar=member(kind))
+    with pytest.raises(DatasetError, match=r"data/t\w+-\d{5}\.tar: refused: "):
+        soundvid.pull("toy", str(folder), store=tmp_path / "s")
+    assert Dataset(tmp_path / "s", "toy").releases() == []
+    assert not list(tmp_path.rglob("evil*"))
+
+
+def shift(column: str, value):
+    def change(rows, shard) -> None:
+        row = next(r for r in rows if r["shard"] == shard["file"])
+        row[column] = value(row, shard)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("sample_offset", lambda r, s: s["bytes"], "lies outside"),
+        ("sample_offset", lambda r, s: -512, "-512"),
+        ("sample_offset", lambda r, s: r["sample_offset"] + 512, "overlap|outside"),
+        ("sample_size", lambda r, s: 1 << 50, "lies outside|does not lie"),
+        ("mp4_offset", lambda r, s: r["sample_offset"] + r["sample_size"], "lies outside its sample"),
+        ("flac_size", lambda r, s: -1, "-1"),
+        ("flac_offset", lambda r, s: 0 if r["sample_offset"] else s["bytes"], "lies outside its sample"),
+        ("shard", lambda r, s: "../../../etc/passwd", "not the name of a shard"),
+        ("shard", lambda r, s: "train-0123456789abcdef.tar", "which the manifest does not list"),
+    ],
+)
+def test_places_outside_a_shard_are_refused(tree, tmp_path, column, value, told):
+    folder = forged(tree, tmp_path / "t", change_rows=shift(column, value))
+    for use in (
+        lambda: soundvid.pull("toy", str(folder), store=tmp_path / "s"),
+        lambda: soundvid.load(f"file://{folder}"),
+        lambda: soundvid.pull("toy", str(folder), store=tmp_path / "s", split="train"),
+    ):
+        with pytest.raises(DatasetError, match=told) as error:
+            use()
+        assert "samples.parquet" in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "s").exists() or Dataset(tmp_path / "s", "toy").releases() == []
+
+
+def test_a_manifest_points_nowhere_outside(tree, tmp_path):
+    shutil.copytree(tree, tmp_path / "t")
+    path = tmp_path / "t/versions.json"
+    whole = path.read_text()
+    for change in (
+        lambda v: v.update(dataset="../../evil"),
+        lambda v: v["versions"].update({"../1.2.0": v["versions"]["1.1.0"]}),
+        lambda v: v["shards"].update({"../../evil.tar": v["shards"]["train-00000.tar"]}),
+        lambda v: v["versions"]["1.1.0"]["files"].update({"../../evil": "0" * 64}),
+        lambda v: v["shards"]["train-00000.tar"].update(bytes=-1),
+    ):
+        value = json.loads(whole)
+        change(value)
+        path.write_text(json.dumps(value))
+        with pytest.raises(DatasetError, match=r"versions\.json: damaged"):
+            soundvid.pull("toy", str(tmp_path / "t"), store=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+# -- a part of a version
+
+
+def test_a_split_costs_its_own_bytes_and_says_what_it_is_a_part_of(server, built, tmp_path):
+    done = soundvid.pull("toy", server.url, store=tmp_path, split="test")
+    samples = soundvid.load("toy", split="test", store=built).table
+    assert done.dataset == "toy-test" and done.moved_bytes == sum(samples["sample_size"].to_pylist())
+    assert sum(b for p, b in server.sent.items() if p.startswith("data/")) == done.moved_bytes
+    assert is_valid(tmp_path, "toy-test", decode=True)
+    part = soundvid.load("toy-test", split="test", store=tmp_path)
+    assert part.table["key"].to_pylist() == samples["key"].to_pylist()
+    assert part.manifest["part_of"] == {
+        "dataset": "toy", "version": "1.1.0", "split": "test", "where": None, "samples": 6,
+        "manifest": hashlib.sha256((built / "datasets/toy/versions/1.1.0/manifest.json").read_bytes()).hexdigest(),
+    }  # fmt: skip
+    assert soundvid.pull("toy", server.url, store=tmp_path, split="test").moved_bytes == 0
+
+
+def test_a_condition_selects_samples_and_can_do_nothing_else(server, built, tmp_path):
+    pytest.importorskip("duckdb")
+    table = Dataset(built, "toy").release().samples
+    middle = sorted(table["peak_dbfs"].to_pylist())[len(table) // 2]
+    where = f"peak_dbfs > {middle} and subject = 'toy' and fps > 25"
+    status, out, _ = run(
+        "pull", "toy", "--from", server.url, "--to", tmp_path, "--where", where, "--json", "--name", "p"
+    )
+    assert status == 0 and json.loads(out)["dataset"] == "p" and is_valid(tmp_path, "p", decode=True)
+    wanted = {r["key"]: r["sample_size"] for r in table.to_pylist() if r["peak_dbfs"] > middle}
+    assert set(Dataset(tmp_path, "p").release().samples["key"].to_pylist()) == set(wanted)
+    assert json.loads(out)["moved_bytes"] == sum(wanted.values()) and 0 < len(wanted) < len(table)
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    for bad in (
+        "nonsense > 1",
+        "1 = 1); select (1",
+        f"key in (select a from read_csv('{tmp_path}/secret.csv'))",
+        "peak_dbfs > 99",
+    ):
+        status, _, err = run("pull", "toy", "--from", server.url, "--to", tmp_path / "x", "--where", bad)
+        assert status == 1 and len(err.splitlines()) == 1 and bad in err, err
+    status, _, err = run("pull", "toy", "--from", server.url, "--to", tmp_path, "--split", "test", "--name", "p")
+    assert status == 1 and "is another dataset" in err
+
+
+def test_wrong_bytes_of_a_sample_are_refused(server, tmp_path):
+    server.faults["data/test-00000.tar"] = [503, "flip"]
+    with pytest.raises(DatasetError, match=r"data/test-00000\.tar: the bytes of .* are not what was published"):
+        soundvid.pull("toy", server.url, store=tmp_path, split="test")
+    assert Dataset(tmp_path, "toy-test").releases() == []
+    soundvid.pull("toy", server.url, store=tmp_path, split="test")
+    assert is_valid(tmp_path, "toy-test")
+
+
+# -- loading
+
+
+def test_a_clip_at_an_address_is_the_clip_in_the_store(server, built):
+    own, far = (soundvid.load(n, store=s) for n, s in (("toy", built), (server.url, "unused")))
+    assert len(own) == len(far) and far.features == own.features and far.to_table().equals(own.to_table())
+    assert soundvid.load("toy@1.0.0", store=server.url).version == "1.0.0"
+    for i in (0, len(own) - 1):
+        a, b = own.read(i, sound=True), far.read(i, sound=True)
+        assert all(np.array_equal(getattr(a, n), getattr(b, n)) for n in ("frames", "spectrogram", "sound"))
+    assert far.manifest == own.manifest
+    server.faults["data/train-00000.tar"] = [500, 503, "cut"]
+    assert np.array_equal(far.read(1).frames, own.read(1).frames)
+
+
+def test_a_few_pictures_cost_their_packets_and_the_table_of_pictures(server, built):
+    own, far = (soundvid.load(n, store=s) for n, s in (("toy", built), (server.url, "unused")))
+    row = own.rows[0]
+    server.sent.clear()
+    view = View([1, 3], (0, 0, 32, 32), (32, 32))
+    assert np.array_equal(far.read(0, view, spectrogram=False).frames, own.read(0, view, spectrogram=False).frames)
+    from soundvid.media.mp4_index import find_moov, packet_table
+
+    mp4 = own.member(0, "mp4")
+    moov = find_moov(lambda at, n: mp4[at : at + n], len(mp4))
+    table = packet_table(mp4[moov[0] : sum(moov)])
+    pictures = table.offsets[3] + table.sizes[3] - table.offsets[0]
+    (sent,) = {p: b for p, b in server.sent.items() if b}.values()
+    assert sent <= pictures + moov[1] + row["keyframe_offsets"][0] + 64
+    assert len([1 for method, *_ in server.asked if method == "GET"]) <= 3 + 3  # three for the version
+
+
+def test_the_cache_is_bounded_shared_and_never_serves_a_damaged_byte(server, built, tmp_path):
+    own = soundvid.load("toy", store=built)
+    total = 60_000
+    far = soundvid.load(server.url, cache=tmp_path / "c", cache_bytes=total)
+
+    def read_all() -> int:
+        server.sent.clear()
+        for i in range(len(far)):
+            assert np.array_equal(far.read(i).frames, own.read(i).frames)
+        return sum(server.sent.values())
+
+    def stored() -> list[Path]:
+        return [p for p in (tmp_path / "c").rglob("*") if p.is_file() and not p.name.startswith(".")]
+
+    cold = read_all()
+    assert 0 < sum(p.stat().st_size for p in stored()) <= total
+    far = soundvid.load(server.url, cache=tmp_path / "d")
+    assert read_all() == cold and read_all() == 0
+    again = soundvid.load(server.url, cache=tmp_path / "d")
+    server.sent.clear()
+    assert np.array_equal(again.read(0).frames, own.read(0).frames)
+    assert not any(p.startswith("data/") for p in server.sent)
+    for path in (tmp_path / "d").rglob("*"):
+        if path.is_file() and path.stat().st_size:
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.write_bytes(data)
+    assert read_all() == cold
+    with ThreadPoolExecutor(4) as pool:  # several at once, in the small one
+        far = soundvid.load(server.url, cache=tmp_path / "c", cache_bytes=total)
+        list(pool.map(far.read, list(range(len(far))) * 3))
+    assert sum(p.stat().st_size for p in stored()) <= total
+
+
+def batches(loader) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in loader]
+
+
+def test_ranks_and_workers_share_an_epoch_without_overlap(server, built):
+    pytest.importorskip("torch")
+    from soundvid.store.loader import ClipLoader
+
+    clips = soundvid.load(server.url)
+    count, world = len(clips), 3
+    ranks = [[i for b in batches(ClipLoader(clips, 2, rank=r, world=world, seed=5)) for i in b] for r in range(world)]
+    assert {len(r) for r in ranks} == {count // world}
+    assert len({i for r in ranks for i in r}) == count // world * world
+    own = soundvid.load("toy", store=built)
+    for workers in (0, 2):
+        loader = ClipLoader(own, 2, rank=1, world=world, seed=5, workers=workers)
+        assert [i for b in batches(loader) for i in b] == ranks[1] and len(loader) == len(batches(loader))
+    first = ClipLoader(own, 2, seed=5)
+    epochs = [batches(first), batches(first)]
+    assert epochs[0] != epochs[1]
+    assert all(sorted(i for batch in epoch for i in batch) == list(range(count)) for epoch in epochs)
+
+
+def test_an_interrupted_epoch_goes_on_at_the_next_batch(built):
+    pytest.importorskip("torch")
+    from soundvid.store.load import Augment
+    from soundvid.store.loader import ClipLoader
+
+    clips = soundvid.load("toy", store=built)
+
+    def run_on(loader, most=99):
+        found = []
+        for batch in loader:
+            found.append((batch["index"].tolist(), batch["frames"].numpy().tobytes()))
+            if len(found) == most:
+                break
+        return found
+
+    options = {"augment": Augment(frames=4, size=8), "seed": 3}
+    whole, broken, resumed = (ClipLoader(clips, 2, workers=w, **options) for w in (0, 2, 0))
+    expected = run_on(whole) + run_on(whole)
+    start = run_on(broken, most=2)
+    resumed.load_state_dict(json.loads(json.dumps(broken.state_dict())) | {"order": broken.state_dict()["order"]})
+    assert start + run_on(resumed) + run_on(resumed) == expected
+    with pytest.raises(DatasetError, match="the saved state is of order"):
+        ClipLoader(clips, 3, **options).load_state_dict(broken.state_dict())
+
+
+def test_datasets_are_mixed_by_weight(built):
+    pytest.importorskip("torch")
+    from soundvid.store.loader import ClipLoader, Order
+
+    a, b = (soundvid.load("toy", split=s, store=built) for s in ("train", "test"))
+    loader = ClipLoader([a, b], 4, weights=[1, 3], length=16, seed=1)
+    seen = [d for batch in loader for d in batch["dataset"].tolist()]
+    assert seen.count(1) == 12 and seen.count(0) == 4
+    order = Order(sizes=(len(a), len(b)), batch=4, weights=(1, 3), length=16, seed=1)
+    third = [p for e in range(8) for p in order.places(e) if p[0] == 1]
+    turns = [{i for d, t, i in third if t == turn} for turn in range(12 * 8 // len(b))]
+    assert all(turn == set(range(len(b))) for turn in turns)  # none comes again before all have come
+    steady = Order(sizes=(4, 4), batch=2, weights=(3, 1), length=8, shuffle=False)
+    assert [d for d, _, _ in steady.places(0)] == [0, 0, 1, 0, 0, 0, 1, 0]
+    for wrong in ({"batch": 0}, {"rank": 2, "world": 2}, {"weights": (1.0,)}, {"world": 50, "rank": 0}):
+        with pytest.raises(DatasetError):
+            Order(**{"sizes": (4, 4), "batch": 2} | wrong)
+
+
+# -- list, diff, gc, delete, rename, export
+
+
+def test_diff_says_what_changed(built, tree, tmp_path):
+    status, out, _ = run("diff", "toy@1.0.0", "toy@1.1.0", "--store", built, "--json")
+    found = json.loads(out)
+    assert status == 0 and len(found["added"]) == 2 and all(k.startswith("toy2-") for k in found["added"])
+    assert found["removed"] == found["moved"] == found["changed"] == [] and found["recipe"] == {}
+    assert json.loads(run("diff", "toy@1.0.0", "toy@1.1.0", "--from", tree, "--json")[1]) == found
+    videos = built.parent / "v"
+    pins = {"ratios": {"train": 1.0}, "pins": {"toy0.mp4": "test"}}
+    build(small(videos, splits=pins, video={"width": 32, "height": 32, "crf": 40}), store=tmp_path, workers=1)
+    shutil.copytree(built / "datasets/toy", tmp_path / "datasets/old")
+    for folder in (tmp_path / "datasets/old/versions").iterdir():
+        edit_json(folder / "manifest.json", lambda m: m.update(dataset="old"))
+    sign(tmp_path / "datasets/old")
+    found = json.loads(run("diff", "old", "toy", "--store", tmp_path, "--pixels", "--json")[1])
+    assert {m[1:] for m in map(tuple, found["moved"])} == {("train", "test"), ("test", "train")}
+    assert len(found["changed"]) == 6 and found["recipe"]["video.crf"][1] == 40
+    apart = found["pixels"][found["changed"][0]]
+    assert apart["sound_max"] == 0 and 0 < apart["pictures_mean"] < 40 and apart["frames_a"] == 15
+    assert "video.crf" in run("diff", "old", "toy", "--store", tmp_path)[1]
+
+
+def test_gc_removes_what_no_version_names_and_asks_first(built, tmp_path):
+    copied(built / "datasets/toy", tmp_path / "s")
+    tree = tmp_path / "t"
+    for version in ("1.0.0", "1.1.0"):
+        soundvid.publish(f"toy@{version}", str(tree), store=built)
+    place = ["--store", tmp_path / "s"], ["--from", tree]
+
+    def files() -> set[Path]:
+        return set(tmp_path.rglob("*.tar"))
+
+    for where in place:
+        before = files()
+        status, _, err = run("gc", "toy", *where)
+        assert status == 0 and "0 files" in err
+        assert run("delete", "toy@1.1.0", *where)[0] == 1  # nobody is there to answer
+        assert run("delete", "toy@1.1.0", "--yes", *where)[0] == 0
+        assert files() == before
+        assert run("gc", "toy", *where)[0] == 1 and run("gc", "toy", "--dry-run", *where)[0] == 0
+        assert files() == before
+        assert run("gc", "toy", "--yes", *where)[0] == 0
+        (gone,) = before - files()
+        assert gone.name in ("train-00001.tar", *os.listdir(built / "datasets/toy/shards"))
+    assert is_valid(tmp_path / "s") and Dataset(tmp_path / "s", "toy").release().name == "1.0.0"
+    assert json.loads((tree / "manifest.json").read_text())["version"] == "1.0.0"
+    soundvid.publish("toy", str(tree), store=built)  # a name is given once
+    assert sorted(p.name for p in (tree / "data").iterdir()) == ["test-00000.tar", "train-00000.tar", "train-00002.tar"]
+    soundvid.pull("toy", str(tree), store=tmp_path / "u")
+    assert is_valid(tmp_path / "u")
+
+
+def test_a_dataset_gets_another_name_whole(built, tmp_path):
+    copied(built / "datasets/toy", tmp_path)
+    before = shards(tmp_path)
+    status, _, err = run("rename", "toy", "Toy 2", "--store", tmp_path)
+    assert status == 1 and len(err.splitlines()) == 1
+    assert run("rename", "toy", "drums", "--store", tmp_path)[0] == 0
+    assert not (tmp_path / "datasets/toy").exists()
+    assert is_valid(tmp_path, "drums") and is_valid(tmp_path, "drums", "1.0.0")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "datasets/drums/shards").iterdir()} == before
+
+
+def test_exported_videos_have_their_sound_in_its_place(tmp_path):
+    """Pictures carry their number and the sound says when it is from: both are where they are in the source."""
+    from soundvid.media.probe import probe
+    from tests.helpers.timing import encode, numbers, sound_error
+
+    encode(tmp_path / "v/film.mp4", 6.0)
+    spans = [{"source": "film.mp4", "start": s, "stop": s + 2} for s in (0.5, 3.2)]
+    recipe = {"clips": {"plan": "spans", "spans": spans}, "video": {"width": 180, "height": 180}}
+    build(toy_recipe(tmp_path / "v", **recipe), store=tmp_path / "s", workers=1)
+    status, out, _ = run("export", "toy", "--to", tmp_path / "e", "--store", tmp_path / "s", "--json")
+    assert status == 0 and json.loads(out)["clips"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "e/train/metadata.jsonl").read_text().splitlines()]
+    assert len(lines) == 2 and len(list((tmp_path / "e/train").glob("*.mp4"))) == 2
+    for line in lines:
+        path, first = tmp_path / "e/train" / line["file_name"], round(line["start_seconds"] * 30)
+        assert path.with_suffix(".txt").read_text() == line["caption"] + "\n" == "toy\n"
+        assert path.read_bytes().index(b"moov") < path.read_bytes().index(b"mdat")
+        assert numbers(probe(path), [0, 1, 29, 59]) == [first, first + 1, first + 29, first + 59]
+        assert sound_error(path, [(t, line["start_seconds"] + t) for t in (0.1, 1.0, 1.5)]) < 0.05
+    status, _, err = run("export", "toy", "--to", tmp_path / "e", "--store", tmp_path / "s")
+    assert status == 1 and "is there already" in err
+
+
+# -- Hugging Face
+
+
+def test_a_version_on_the_hub_is_one_commit_and_another_commit_is_noticed(built, tmp_path, monkeypatch):
+    """Against a server that speaks the Hub's API for files, uploads in commits, and commits on a known parent."""
+    pytest.importorskip("huggingface_hub")
+    from tests.helpers.hub import TOKEN, FakeHub
+
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+        def somebody_else() -> None:
+            hub.files["notes.txt"] = b"mine"
+            hub.commits += 1
+
+        hub.before_commit = [lambda: None, somebody_else]  # between reading versions.json and the version's commit
+        assert run("publish", "toy@1.0.0", "--to", "hf://me/toy", "--store", built)[0] == 0
+        assert hub.refused == 1 and hub.files["notes.txt"] == b"mine"
+        before, seen = hub.commits, []
+        hub.before_commit = [lambda: seen.append("1.1.0" in json.loads(hub.files["versions.json"])["versions"])] * 9
+        status, out, err = run("publish", "toy", "--to", "hf://me/toy", "--store", built, "--json")
+        assert status == 0 and json.loads(out)["moved_shards"] == 1 and TOKEN not in out + err
+        # Names; the version with its shards and tables; the files for other programs.
+        assert hub.commits - before == 3 and seen == [False, False, True]
+        assert run("pull", "toy", "--from", "hf://me/toy", "--to", tmp_path)[0] == 0
+        assert is_valid(tmp_path) and shards(tmp_path) == shards(built)
+        assert len(soundvid.load("hf://me/toy", split="test")) > 0
+        assert TOKEN.encode() not in b"".join(hub.files.values())
+        assert run("delete", "toy@1.1.0", "--from", "hf://me/toy", "--yes")[0] == 0
+        assert run("gc", "toy", "--from", "hf://me/toy", "--yes")[0] == 0
+        assert sorted(n for n in hub.files if n.startswith("data/")) == ["data/test-00000.tar", "data/train-00000.tar"]
+        monkeypatch.setenv("HF_TOKEN", "hf_wrong-token-0815-abcdefgh")
+        status, _, err = run("pull", "toy", "--from", "hf://me/toy", "--to", tmp_path / "x")
+        assert status == 1 and "401" in err and "hf_wrong" not in err
+
+
+def test_processes_that_used_a_bucket_end_well(tree, tmp_path, monkeypatch):
+    """obstore ended some processes with SIGABRT where its asynchronous calls were used; these are not."""
+    code = (
+        "import sys, soundvid; from concurrent.futures import ThreadPoolExecutor\n"
+        "clips = soundvid.load(sys.argv[1])\n"
+        "with ThreadPoolExecutor(4) as pool: print(sum(len(c.frames) for c in pool.map(clips.read, range(4))))\n"
+    )
+    with s3_server(monkeypatch) as url:
+        from soundvid.store.objects import open_objects
+
+        bucket = open_objects(url)
+        for path in sorted(p for p in tree.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            bucket.put(path.relative_to(tree).as_posix(), [path.read_bytes()])
+        for _ in range(4):
+            done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True)
+            assert (done.returncode, done.stdout) == (0, "60\n"), done.stderr

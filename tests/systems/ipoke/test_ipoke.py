@@ -1,0 +1,223 @@
+"""System 3 from drawn faces to a file: built without sound, trained in three stages, resumed, measured, swiped."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from soundvid.builder.build import build  # noqa: E402
+from soundvid.demo import faces  # noqa: E402
+from soundvid.errors import SoundvidError  # noqa: E402
+from soundvid.recipe.model import Recipe, load  # noqa: E402
+from soundvid.runs import train  # noqa: E402
+from soundvid.runs.generate import parse_poke  # noqa: E402
+from soundvid.runs.open import open_run  # noqa: E402
+from soundvid.runs.page import write_page  # noqa: E402
+from soundvid.store.load import load as load_clips  # noqa: E402
+from soundvid.systems.ipoke.config import VIDEO  # noqa: E402
+from soundvid.systems.ipoke.data import PokeExamples  # noqa: E402
+from soundvid.systems.ipoke.evaluate import warped  # noqa: E402
+from soundvid.systems.ipoke.generate import sample  # noqa: E402
+from tests.conftest import run as cli  # noqa: E402
+from tests.helpers.training import contents  # noqa: E402
+from tests.helpers.waiting import wait_for  # noqa: E402
+
+FORMS = ("video.decoder=warp", "video.decoder_channels=[16, 16, 16]", "video.adversarial_weight=0", "encoder=flow",
+         "video.flow_weight=1", "video.decoded=3", "motion.form=matching", "motion.tune_condition=true")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("faces")
+    paths = faces.make_faces(folder / "videos", persons=2, seconds=6)
+    assert [p.name for p in paths] == ["anna.mp4", "boris.mp4"]
+    recipe = load("face-poke", [str(folder / "videos")]).model_dump(mode="json")
+    recipe["video"] |= {"crop": "centre"}
+    recipe["splits"] |= {"guard_seconds": 0.2}
+    recipe["clips"] |= {"seconds": 0.8}
+    build(Recipe.model_validate(recipe), store=folder / "store", workers=1)
+    return folder / "store"
+
+
+def request(store: Path, out: Path, *values: str, **changes) -> train.Request:
+    given = {"preset": "tiny", "values": values, "device": "cpu", "workers": 0, **changes}
+    return train.Request("ipoke", out, "face-poke", store, **given)
+
+
+@pytest.fixture(scope="module", params=["paper", "recommended"])
+def run(request, store, tmp_path_factory) -> Path:
+    """All three stages by one command, in the paper's form and in ours."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("run") / request.param
+    train.train(globals()["request"](store, folder, *(FORMS if request.param == "recommended" else ())))
+    return folder
+
+
+def test_drawn_faces_move_as_it_is_said():
+    """The nose of a person is where `landmarks` says: optical flow between pictures finds the same motion."""
+    shown = list(faces.frames("chidi", 2))
+    where = faces.landmarks("chidi", 2)["nose"]
+    moved = np.linalg.norm(where[10:] - where[:-10], axis=1)
+    k = int(moved.argmax())
+    assert moved[k] > 4 and shown[0].shape == (256, 256, 3)
+    first, second = (cv2.cvtColor(shown[n], cv2.COLOR_RGB2GRAY) for n in (k, k + 10))
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
+    x, y = np.rint(where[k]).astype(int)
+    found = np.median(flow[y - 6 : y + 7, x - 6 : x + 7].reshape(-1, 2), axis=0)
+    assert np.linalg.norm(found - (where[k + 10] - where[k])) < 1.5
+    ground = np.abs(first.astype(int) - second)[:40, :20]  # what is behind them stands still
+    assert ground.max() == 0
+
+
+def test_examples_are_a_function_of_seed_epoch_and_index(store):
+    clips = load_clips("face-poke", None, "train", store=store)
+    config = VIDEO["tiny"].model_copy(update={"visits": 3, "mirror": True, "zero_every": 4, "size": 64})
+    made = [PokeExamples(config, clips, "train") for _ in range(2)]
+    assert len(made[0]) == 3 * len(clips)
+    still = 0
+    for index in range(len(made[0])):
+        one, same, later = made[0].example(index, 0), made[1].example(index, 0), made[0].example(index, 1)
+        assert all((one[name] == same[name]).all() for name in one)
+        assert any((one[name] != later[name]).any() for name in one)
+        assert one["frames"].shape == (5, 3, 64, 64) and one["frames"].dtype == np.uint8
+        assert one["poke"].shape == one["flow"].shape == (2, 64, 64)
+        if not one["flow"].any():
+            still += 1
+            assert (one["frames"] == one["frames"][:1]).all()
+    assert 0 < still < len(made[0]) / 2
+    fixed = PokeExamples(config, clips, "validation")
+    assert (fixed.example(1, 0)["frames"] == fixed.example(1, 5)["frames"]).all()
+
+
+def test_each_stage_goes_on_alone_and_ends_as_if_it_had_never_stopped(store, run, tmp_path):
+    forms = FORMS if run.name == "recommended" else ()
+    for stage in ("video", "condition", "motion"):
+        short = request(store, tmp_path / "r", *forms, "steps=2", stage=stage, resume=stage != "video")
+        (done,) = train.train(short)
+        assert (done.stage, done.outcome.step) == (stage, 2)
+        (done,) = train.train(request(store, tmp_path / "r", *forms, "steps=4", stage=stage, resume=True))
+        assert done.outcome.step == 4
+        if stage != "motion":  # its learning rate falls towards the last step, which was another
+            one, whole = (contents(r / stage / "checkpoints" / "step-000004") for r in (tmp_path / "r", run))
+            assert one.keys() == whole.keys()
+            assert all(one[n] == whole[n] for n in one if n.endswith(".safetensors"))
+
+
+def test_the_motion_needs_the_stages_before_it(store, tmp_path):
+    with pytest.raises(SoundvidError, match="the stage 'video' has to be trained first"):
+        train.train(request(store, tmp_path / "r", stage="motion"))
+    with pytest.raises(SoundvidError, match="there is no stage 'flow'"):
+        train.train(request(store, tmp_path / "r", stage="flow"))
+
+
+def test_samples_of_a_poke(run):
+    """As large as the picture, the same for a seed, one at temperature 0; what is to stay still does."""
+    system = open_run(run).system
+    image = next(faces.frames("anna", 1))[:200, :200]
+    swipe = [(100.0, 130.0, 0.0, 20.0)]
+
+    def made(count: int, **options) -> np.ndarray:
+        return sample(system, image, swipe, count, generator=torch.Generator().manual_seed(3), **options)
+
+    three = made(3)
+    assert three.shape == (3, 5, 200, 200, 3) and three.dtype == np.uint8
+    assert (three[:, 0] == image).all()
+    assert (three == made(3)).all() and (three[0] != three[1]).any()
+    cold = made(2, temperature=0.0)
+    assert (cold[0] == cold[1]).all()
+    still = np.zeros((200, 200), bool)
+    still[:, :100] = True
+    half = made(1, still=still)[0]
+    assert (half[:, :, :95] == image[None, :, :95]).all() and (half[1:, :, 120:] != image[None, :, 120:]).any()
+    several = sample(system, image, [*swipe, (60.0, 80.0, 5.0, 0.0)], 1, generator=torch.Generator().manual_seed(3))
+    assert (several != three[:1]).any()
+
+
+def test_generate_writes_samples_side_by_side(run, tmp_path):
+    picture = next(faces.frames("boris", 1))
+    wide = np.concatenate([picture[:, :40], picture, picture[:, -20:]], axis=1)  # 316 x 256
+    cv2.imwrite(str(tmp_path / "face.png"), wide[..., ::-1])
+    common = ["generate", run, "--image", tmp_path / "face.png", "--device", "cpu", "--out", tmp_path / "v.mp4"]
+    status, out, err = cli(*common, "--poke", "160,170,0,15", "--poke", "130,120,3,0", "--samples", "2", "--seed", "1")
+    assert (status, out.strip()) == (0, str(tmp_path / "v.mp4")), err
+    with av.open(str(tmp_path / "v.mp4")) as video:
+        assert not video.streams.audio
+        frames = [f.to_ndarray(format="rgb24") for f in video.decode(video=0)]
+    assert len(frames) == 5 and frames[0].shape == (256, 512, 3)
+    assert np.abs(frames[0][:, :256].astype(int) - wide[:, 30:286]).mean() < 4  # the square in the middle
+    for bad, why in (
+        ("300,10,0,5", "outside of the square"),
+        ("1,2,3", "give x,y,dx,dy"),
+        ("a,b,c,d", "give x,y,dx,dy"),
+    ):
+        status, _, err = cli(*common, "--poke", bad)
+        assert status == 1 and why in " ".join(err.split())
+    status, _, err = cli(*common, "--poke", "10,10,0,5", "--box", "0,0,64,32")
+    assert status == 1 and "give a square" in " ".join(err.split())
+    assert parse_poke("1.5,2,-3,4") == (1.5, 2.0, -3.0, 4.0)
+
+
+def test_a_drag_in_the_browser_is_a_poke(run, browser):
+    """Dragged by a mouse on the page of `soundvid play`: the poke is in the picture's pixels, the video plays."""
+    import uvicorn
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    from soundvid.web.guard import Guard
+    from soundvid.web.player import SIDE, Player, application
+    from soundvid.web.server import listen
+
+    player, asked = Player(run, device="cpu"), []
+    given = player.spec.generate
+    player.spec = replace(player.spec, generate=lambda *a, **k: (asked.append(k), given(*a, **k))[1])
+    server = uvicorn.Server(uvicorn.Config(Guard(application(player)), log_level="warning", lifespan="off"))
+    with listen(None) as socket:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+        thread.start()
+        try:
+            browser.get(f"http://127.0.0.1:{socket.getsockname()[1]}/")
+            wait_for(lambda: browser.find_elements("css selector", ".swipe"))
+            picture = browser.find_element("css selector", ".swipe")
+            drag = ActionChains(browser).move_to_element_with_offset(picture, 10, 20).click_and_hold()
+            drag.move_by_offset(6, 12).move_by_offset(6, 12).release().perform()
+            wait_for(lambda: browser.execute_script("return document.querySelector('video')?.readyState > 1"))
+            shown = browser.execute_script("return document.querySelector('.swipe').getBoundingClientRect().width")
+            ((x, y, dx, dy),) = asked[0]["poke"]
+            image = next(iter(player.images.values()))
+            scale = min(image.width, image.height) / shown
+            wanted = (image.width / 2 + 10 * scale, image.height / 2 + 20 * scale, 12 * scale, 24 * scale)
+            assert (x, y, dx, dy) == pytest.approx(wanted, abs=1.5 * scale)
+            assert asked[0]["samples"] == 2 and not browser.find_elements("id", "sound")
+            browser.find_element("id", "again").click()
+            wait_for(lambda: len(asked) == 2)
+            assert asked[1]["seed"] == 1 and asked[1]["poke"] == asked[0]["poke"]
+            sides = "const v = document.querySelector('video'); return [v.videoWidth, v.videoHeight]"
+            shape = browser.execute_script(sides)
+            assert shape[0] == 2 * shape[1]  # two samples side by side
+        finally:
+            server.should_exit = True
+            thread.join()
+            player.close()
+    assert SIDE == 256 and not player.folder.exists()
+
+
+def test_evaluation_and_page(run):
+    status, _, err = cli("evaluate", run, "--split", "val", "--clips", "3", "--json")
+    assert status == 0, err
+    page = write_page(run).read_text()
+    for part in ("Swipes and what came of them", "The video auto-encoder over training", "warped by the poke alone",
+                 "Frechet distance of histograms of motion (no network, not FVD)"):  # fmt: skip
+        assert part in page
+    assert page.count("data:video/mp4") >= 1
+
+
+def test_the_baseline_moves_the_picture_where_it_is_poked():
+    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8), (0, 0), 1.5)
+    video = warped(picture, (30, 30, 6, 0), 11)
+    assert (video[0] == picture).all() and video.shape == (11, 64, 64, 3)
+    assert (video[10][30, 36] == picture[30, 30]).all() and np.abs(video[10][:5].astype(int) - picture[:5]).max() <= 4
