@@ -167,6 +167,7 @@ def targets(evaluation) -> list[tuple[str, str, bool]]:
     rules = [
         ("lag within 1 frame of the truth", ours["lag_to_truth"], lambda v: abs(v) <= 1),
         ("audio sensitivity > 0.3", ours["audio_sensitivity"], lambda v: v > 0.3),
+        ("spacetime > 0.8, which flicker fails", ours["spacetime"], lambda v: v > 0.8),
         ("motion-energy ratio 0.5 to 1.5", ours["motion_ratio"], lambda v: 0.5 <= v <= 1.5),
         (f"L1 below copy-first-frame ({copied:.4f})", ours["l1"], lambda v: v < copied),
         ("swapped sound: lag to it within 1 frame", moved["lag_to_truth"], lambda v: abs(v) <= 1),
