@@ -229,7 +229,8 @@ def composed(raw: Tensor, image: Tensor) -> Tensor:
     rows = torch.linspace(-1, 1, height, device=raw.device) * (1 - 1 / height)
     columns = torch.linspace(-1, 1, width, device=raw.device) * (1 - 1 / width)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-    places = grid + move.permute(0, 1, 3, 4, 2)
+    # The gradient at a place that is not a number ends the process on a CPU; mask and paint stay what they are.
+    places = (grid + move.permute(0, 1, 3, 4, 2)).nan_to_num()
     source = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
     moved = functional.grid_sample(
         source, places.flatten(0, 1), mode="bilinear", padding_mode="border", align_corners=False

@@ -213,6 +213,7 @@ def _composite(planes: Tensor, image: Tensor) -> Tensor:
     x = (torch.arange(width, device=image.device) * 2 + 1) / width - 1
     here = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
     place = here + 2 * _FARTHEST * torch.tanh(flow).permute(0, 2, 3, 1)  # the picture spans 2
+    place = place.nan_to_num()  # the gradient at a place that is not a number ends the process on a CPU
     warped = F.grid_sample(image, place, mode="bilinear", padding_mode="border", align_corners=False)
     kept, moved, new = masks.softmax(1).split(1, 1)
     return kept * image + moved * warped + new * torch.tanh(content)
