@@ -70,8 +70,13 @@ class Measure:
     @property
     def label(self) -> str:
         """Name with unit and arrow: `lag difference (frames) →0`."""
+        return self.name + self.suffix
+
+    @property
+    def suffix(self) -> str:
+        """Unit and arrow, which says where better lies: ` (frames) →0`."""
         arrow = {"higher": " ↑", "lower": " ↓", "zero": " →0", "one": " →1", "real": " →real", "": ""}[self.better]
-        return self.name + (f" ({self.unit})" if self.unit else "") + arrow
+        return (f" ({self.unit})" if self.unit else "") + arrow
 
 
 @dataclass(frozen=True)

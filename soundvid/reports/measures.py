@@ -1,6 +1,6 @@
 """Measures of a run as its page shows them: how good it is and against what, and all tables on their side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from soundvid.metrics.conclusion import outcome as paired_outcome
@@ -56,13 +56,20 @@ def words_of(name: str) -> str:
 
 def label_of(measure: Measure) -> str:
     """Words, unit, and an arrow that says where better lies."""
-    arrow = {"higher": " ↑", "lower": " ↓", "zero": " →0", "one": " →1", "": ""}[measure.better]
-    return words_of(measure.name) + (f" ({measure.unit})" if measure.unit else "") + arrow
+    return words_of(measure.name) + measure.suffix
 
 
-def _distance(measure: Measure, value: float) -> float:
-    """Less is better."""
-    return _SIGN[measure.better] * value if measure.better in _SIGN else abs(value - (measure.better == "one"))
+def _distances(table: Table, name: str) -> Callable[[float], float] | None:
+    """How far a value of a measure is from the best there can be: less is better. None: better has no direction, or is
+    the real clips' value and the table has none."""
+    found = [(row, m) for row in table.rows for m in row.measures if m.name == name]
+    better = found[0][1].better if found else ""
+    if better in _SIGN:
+        return lambda value: _SIGN[better] * value
+    if better in ("zero", "one"):
+        return lambda value: abs(value - (better == "one"))
+    real = next((m.value for row, m in found if row.kind == "real" and m.value is not None), None)
+    return (lambda value: abs(value - real)) if better == "real" and real is not None else None
 
 
 def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
@@ -85,20 +92,23 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
     }
     lines = []
     for measure in system.measures if system is not None else ():
+        distance = _distances(table, measure.name)
+        if measure.value is None or distance is None:
+            continue
         rivals = [
-            (_distance(m, m.value), row.name, m)
+            (distance(m.value), row.name, m)
             for row in table.rows
             if row.kind == "baseline" and row.condition == (system.condition if system is not None else "")
             for m in row.measures
             if m.name == measure.name and m.value is not None
         ]
-        if measure.value is None or not measure.better or not rivals:
+        if not rivals:
             continue
-        distance, name, rival = min(rivals, key=lambda r: r[0])
+        beaten, name, rival = min(rivals, key=lambda r: r[0])
         if (name, measure.name) in paired:
             outcome, mark = PAIRED[paired_outcome(paired[name, measure.name])]
         else:
-            outcome, mark = _compared(measure, rival, distance)
+            outcome, mark = _compared(measure, rival, distance(measure.value) < beaten)
         unit = f" {measure.unit}" if measure.unit else ""
         lines.append(
             {
@@ -132,16 +142,14 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
     return {"verdict": verdict, "basis": basis, "said": said, "lines": lines[:SHOWN], "notes": notes}
 
 
-def _compared(measure: Measure, rival: Measure, distance: float) -> tuple[str, str]:
+def _compared(measure: Measure, rival: Measure, ahead: bool) -> tuple[str, str]:
     """What the comparison of a measure with the best baseline says, and the colour of its dot."""
-    assert measure.value is not None
     bounds = (measure.low, measure.high, rival.low, rival.high)
     if measure.low is not None and measure.high is not None:
         low, high = (rival.value if b is None else b for b in (rival.low, rival.high))
         assert low is not None and high is not None
         if measure.low <= high and low <= measure.high:
             return "no clear difference", "none"
-    ahead = _distance(measure, measure.value) < distance
     sure = "" if None not in bounds[:2] else " (without an interval)"
     return ("better" if ahead else "worse") + sure, "kept" if ahead else "failed"
 
@@ -167,10 +175,11 @@ def measures(table: Table) -> dict[str, Any]:
 def _best_of(table: Table, name: str) -> int | None:
     """The row whose value is best among systems and baselines; None where better has no direction."""
     found = []
+    distance = _distances(table, name)
     for i, row in enumerate(table.rows):
         for m in row.measures:
-            if m.name == name and m.value is not None and m.better and row.kind in ("system", "baseline"):
-                found.append((_distance(m, m.value), i, number(m.value)))
+            if m.name == name and m.value is not None and distance is not None and row.kind in ("system", "baseline"):
+                found.append((distance(m.value), i, number(m.value)))
     found.sort()
     # What reads alike is alike.
     return found[0][1] if len(found) > 1 and found[0][2] != found[1][2] else None

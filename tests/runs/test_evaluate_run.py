@@ -59,13 +59,14 @@ def evaluate(run, *options, **changes):
 def test_evaluate_measures_a_trained_run_and_leaves_its_tables_in_the_run(run):
     done = evaluate(run, "--split", "val")
     assert done.returncode == 0, done.stderr
-    for word in ("ssim", "audio_sensitivity", "copy first frame", "mean frame", "not computed: weights missing"):
+    for word in ("ssim", "audio_sensitivity", "copy first frame", "mean frame"):
         assert word in done.stdout, word
     assert "fvd: rgb_imagenet.pt (sha256 unverified) is missing" in done.stdout and "step 2" in done.stdout
     found = Evaluation.load(run / "evaluation" / "val.json")
     assert (found.split, found.clips, found.sources) == ("val", 6, 2)
     assert found.context["dataset"] == "toy" and found.context["step"] == 2 and found.context["preset"] == "tiny"
     system = found.tables[0].row("sound_to_video tiny")
+    assert system["fvd"].text() == "not computed: weights missing"  # the printed table may break the line
     assert system["ssim"].n == 6 and system["l1"].value is not None
     assert {line["row"] for line in found.per_clip} >= {"sound_to_video tiny", "copy first frame"}
     assert len(found.tables) == 3  # quality, swapped sound, and differences from the baselines
@@ -160,7 +161,7 @@ def test_a_lost_shard_of_val_is_no_empty_val_to_dagster(run, tmp_path, monkeypat
     for shard in (tmp_path / "store" / "datasets" / "toy" / "shards").glob("val-*.tar"):
         shard.unlink()
     with pytest.raises(DatasetError, match="the shard is missing"):
-        _evaluate(Mock(), {"run": str(tmp_path / "run"), "clips": 2})
+        _evaluate(Mock(), {"run": str(tmp_path / "run"), "clips": 2, "split": "auto", "page": ""})
     assert not (tmp_path / "run" / "evaluation" / "train.json").exists()
 
 

@@ -74,14 +74,14 @@ class Brightness(System):
         return {"loss": (self.loudness(batch["brightness"]) - batch["loudness"]).square().mean()}
 
 
-def generate(run, target, *, video, quiet=False, progress):
+def generate(run, target, *, video, soft=False, progress):
     with av.open(str(video)) as file:
         frames = [frame.to_ndarray(format="gray").mean() / 255 for frame in file.decode(video=0)]
     with torch.inference_mode():
         loudness = run.system.loudness(torch.tensor(frames, dtype=torch.float32)).numpy()
     fps = float(run.config.data["fps"])
     noise = np.random.default_rng(0).standard_normal(round(len(frames) * RATE / fps))
-    sound = noise * np.repeat(loudness, len(noise) // len(frames) + 1)[: len(noise)] * (0.1 if quiet else 1.0)
+    sound = noise * np.repeat(loudness, len(noise) // len(frames) + 1)[: len(noise)] * (0.1 if soft else 1.0)
     soundfile.write(target, sound, RATE)
     progress(len(noise) / RATE, len(noise) / RATE)
     return Generated(Path(target), len(noise) / RATE, wall=0.1, notes=("this is noise",))
@@ -108,7 +108,7 @@ spec = SystemSpec(
     summary="video -> noise as loud as it is bright",
     presets=("tiny",),
     stages=(Stage("brightness", lambda: PRESETS, BrightnessExamples, lambda c, facts, earlier: Brightness(c, facts)),),
-    inputs=(Option("video", "video", "what is turned into noise.", required=True), Option("quiet", "flag", "a tenth.")),
+    inputs=(Option("video", "video", "what is turned into noise.", required=True), Option("soft", "flag", "a tenth.")),
     outputs=("sound",),
     generate=generate,
     evaluate=evaluate,

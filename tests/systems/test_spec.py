@@ -66,7 +66,7 @@ def test_a_third_system_generates_what_it_makes_from_what_it_takes(run, toys, tm
     ("target", "given", "message"),
     [
         ("a.wav", {}, "needs --video"),
-        ("a.wav", {"image": "a.png"}, "--image: .* is a run of brightness, which takes --video, --quiet"),
+        ("a.wav", {"image": "a.png"}, "--image: .* is a run of brightness, which takes --video, --soft"),
         ("a.mp4", {"video": "a.mp4"}, "--out writes wav"),
     ],
 )
@@ -89,13 +89,13 @@ def test_the_command_line_follows_the_specs(run, toys, tmp_path):
 
     helps = words(call("train", "--help").stdout.replace("│", ""))
     assert "brightness: tiny" in helps and "brightness: the first slope" in helps
-    loud, quiet = tmp_path / "loud.wav", tmp_path / "quiet.wav"
-    for target, more in ((loud, []), (quiet, ["--quiet"])):
+    loud, soft = tmp_path / "loud.wav", tmp_path / "quiet.wav"
+    for target, more in ((loud, []), (soft, ["--soft"])):
         done = call("generate", run, "--video", toys / "toy0.mp4", "--out", target, "--device", "cpu", *more)
         assert done.returncode == 0 and "this is noise" in done.stderr and done.stdout.strip() == str(target), (
             done.stderr
         )
-    ratio = soundfile.read(quiet)[0].std() / soundfile.read(loud)[0].std()
+    ratio = soundfile.read(soft)[0].std() / soundfile.read(loud)[0].std()
     assert ratio == pytest.approx(0.1, rel=0.02)
     store = run.parent / "store"
     (tmp_path / "toy.yaml").write_text("name: toy\nsources: [{folder: .}]\ntraining: {system: sound_to_video}\n")
