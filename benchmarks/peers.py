@@ -249,7 +249,7 @@ def video2dataset(
     for tar in sorted((out / "shaped").glob("*.tar")):
         folder = out / "clips" / tar.stem
         with tarfile.open(tar) as file:
-            file.extractall(folder, filter="data")
+            file.extractall(folder)  # of our own run; Python 3.11.2 knows no filter
         for record in sorted(folder.glob("*.json")):
             meta = json.loads(record.read_text())
             if record.with_suffix(".mp4").exists():

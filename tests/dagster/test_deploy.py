@@ -132,9 +132,9 @@ def test_a_backup_of_records_and_store_is_restored_whole(toys, tmp_path: Path):
     shutil.rmtree(home)
 
     with tarfile.open(saved / "data.tar") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     with tarfile.open(saved / "dagster.tar") as archive:
-        archive.extractall(home, filter="data")
+        archive.extractall(home)
     assert [r.name for r in Dataset(home / "store", "toy").releases()] == ["1.0.0", "1.1.0"]
     assert_whole(home / "store")
     with instance_of(home) as instance:

@@ -238,7 +238,7 @@ def test_verify_finds_what_was_broken(built):
     restoring(samples, changed("shard", "other.tar"), "which the manifest does not list", decode=True)
     restoring(samples, changed("sha256", "0" * 64), "its bytes are not those whose sha256", decode=True)
     restoring(samples, changed("subject", "nobody"), ".json says subject 'toy', the index 'nobody'", decode=True)
-    restoring(samples, changed("fps_exact", "31"), ".json says fps '30', the index '31'", decode=True)
+    restoring(samples, changed("fps_exact", "31"), ".json says fps_exact '30', the index '31'", decode=True)
 
     def elsewhere():
         manifest["shards"][0]["file"] = "../../../etc/passwd"

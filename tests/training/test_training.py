@@ -565,7 +565,7 @@ def test_old_checkpoints_go_and_the_best_one_stays(store, tmp_path):
               "average_decay=0")  # fmt: skip
     (done,) = train.train(request(store, out, *values))
     state = RunFolder(out)
-    losses = [r["l1"] for r in state.log() if r["kind"] == "validation"]
+    losses = [r["motion_error"] for r in state.log() if r["kind"] == "validation"]
     best = losses.index(min(losses)) + 1
     kept = [p.name for p in checkpoint.checkpoints(state.checkpoints)]
     assert f"step-{best:06d}" in kept and len(kept) in (2, 3)

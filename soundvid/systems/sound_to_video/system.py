@@ -264,17 +264,17 @@ class SoundToVideo(System):
         change over time and blocks of 8 x 8 pixels, and r the ratio of their sums; mean over clips. 0 is the real
         video; a still one, or one that flickers as a whole, has about 1. L1 would pick blur: the median of all that
         may happen. `sound_correlation` is how much correlation of the motion over time is lost when the sound is that
-        of half a clip later, on the first clip of each batch. soundvid.metrics has the real measures.
+        of half a clip later. soundvid.metrics has the real measures.
         """
         image, real = pixels(batch["image"]), pixels(batch["frames"])
         count = real.shape[1]
         made = self.generate(image, batch["spectrogram"])[:, :count]
-        later = batch["spectrogram"][:1].roll(batch["spectrogram"].shape[1] // 2, 1)
-        other = self.generate(image[:1], later)[:, :count]
+        later = batch["spectrogram"].roll(batch["spectrogram"].shape[1] // 2, 1)
+        other = self.generate(image, later)[:, :count]
         steps, made_steps = real.diff(dim=1), made.diff(dim=1)
         moves, moved = energy(steps), energy(made_steps)
         right = correlation(moved, moves)
-        wrong = correlation(energy(other.diff(dim=1)), moves[:1])
+        wrong = correlation(energy(other.diff(dim=1)), moves)
         place = correlation(local_energy(made_steps, 8).flatten(1), local_energy(steps, 8).flatten(1))
         ratio = (moved.sum(1) / moves.sum(1).clamp(min=1e-6)).clamp(min=1e-6)
         return {
@@ -283,7 +283,7 @@ class SoundToVideo(System):
             "l1_of_copying": (image[:, None] - real).abs().mean() / 2,
             "motion_ratio": Ratio(moved.sum(), moves.sum()),
             "motion_correlation": right.mean(),
-            "sound_correlation": Ratio((right[:1] - wrong).sum(), torch.ones(())),
+            "sound_correlation": (right - wrong).mean(),
         }
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
