@@ -17,7 +17,7 @@ from typing import Any
 from soundvid.clips.part import MediaLocation
 from soundvid.features.base import ClipMedia, Feature
 from soundvid.media.clock import Window
-from soundvid.util.files import replace_file, storing
+from soundvid.util.files import replace_file, storing, write_all
 from soundvid.util.hashing import canonical_json, content_key
 from soundvid.util.schema import checked
 
@@ -92,31 +92,39 @@ def make_rows(
 ) -> tuple[FeatureRows, int, int]:
     """Bring a feature of one source up to date with its clips; returns the rows, how many were computed and taken over.
 
-    Raises OSError or ValueError where a clip's media cannot be read, StoreError where the store cannot be written.
+    Rows go to the disk clip by clip: a source may have thousands of clips. Raises OSError or ValueError where a clip's
+    media cannot be read, StoreError where the store cannot be written.
     """
     before = FeatureRows.read(folder)
     places: dict[str, dict[str, Any]] = {}
-    pieces: list[bytes] = []
     offset = computed = 0
-    for window, location in clips:
-        mp4, flac = location.read()
-        needed = flac if "pictures" not in feature.needs else mp4 + flac
-        digest = hashlib.sha256(needed).hexdigest()
-        old = before.places.get(_name(window))
-        if old is not None and old["input"] == digest:
-            data = before.member(window)
-        else:
-            data = feature.member(ClipMedia(window.start, window.frames, mp4=mp4, flac=flac))
-            computed += 1
-        sha256 = hashlib.sha256(data).hexdigest()
-        places[_name(window)] = {"input": digest, "offset": offset, "size": len(data), "sha256": sha256}
-        pieces.append(data)
-        offset += len(data)
-    if places != before.places or not (folder / "index.json").is_file():
-        with storing(folder.parent):
-            # The index goes last: without one that fits, the rows count as missing.
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "index.json").unlink(missing_ok=True)
-            replace_file(folder / "rows.bin", b"".join(pieces))
-            replace_file(folder / "index.json", canonical_json({"bytes": offset, "clips": places}))
+    hidden = folder / f".rows.bin.{os.getpid()}"
+    with storing(folder.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = hidden.open("wb", buffering=0)
+    try:
+        with file:
+            for window, location in clips:
+                mp4, flac = location.read()
+                needed = flac if "pictures" not in feature.needs else mp4 + flac
+                digest = hashlib.sha256(needed).hexdigest()
+                old = before.places.get(_name(window))
+                if old is not None and old["input"] == digest:
+                    data = before.member(window)
+                else:
+                    data = feature.member(ClipMedia(window.start, window.frames, mp4=mp4, flac=flac))
+                    computed += 1
+                sha256 = hashlib.sha256(data).hexdigest()
+                places[_name(window)] = {"input": digest, "offset": offset, "size": len(data), "sha256": sha256}
+                with storing(folder.parent):
+                    write_all(file, data)
+                offset += len(data)
+        if places != before.places or not (folder / "index.json").is_file():
+            with storing(folder.parent):
+                # The index goes last: without one that fits, the rows count as missing.
+                (folder / "index.json").unlink(missing_ok=True)
+                os.replace(hidden, folder / "rows.bin")
+                replace_file(folder / "index.json", canonical_json({"bytes": offset, "clips": places}))
+    finally:
+        hidden.unlink(missing_ok=True)
     return FeatureRows(folder, places), computed, len(places) - computed
