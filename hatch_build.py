@@ -1,4 +1,4 @@
-"""The README and the addresses that a wheel of soundvid carries: links that work where no file lies beside them.
+"""The README and the addresses that a wheel of soundvid carries: links that work where no file lies next to them.
 
     SOUNDVID_URL=https://example.org/team/soundvid python -m pip wheel --no-deps .
 

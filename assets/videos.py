@@ -157,7 +157,7 @@ def common_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def kinds(recipe: Recipe, own: str) -> set[str]:
-    """What the graph shows beside an asset's name: what it is made of, and what the recipe says."""
+    """What the graph shows next to an asset's name: what it is made of, and what the recipe says."""
     return {own, *recipe.kinds}
 
 

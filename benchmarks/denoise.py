@@ -143,9 +143,9 @@ def main() -> None:
         ):
             if made is not None:
                 table[name] = made
-    told = " | ".join(f"{name}" for name in methods())
+    reported = " | ".join(f"{name}" for name in methods())
     print("SI-SDR / segmental SNR / residue in pauses, dB; the mix first\n")
-    print(f"| speech | noise | input SNR | mix | {told} |")
+    print(f"| speech | noise | input SNR | mix | {reported} |")
     print("|" + "---|" * (4 + len(methods())))
     spent: dict[str, float] = dict.fromkeys(methods(), 0.0)
     for speech_name, clean in speech.items():

@@ -186,7 +186,7 @@ def killed(process: Process, recipe: Recipe, store: Path, after: int) -> bool:
 # -- comparing
 
 
-def told(store: Path, error: str) -> dict[str, Counter[tuple[Any, ...]]]:
+def recorded(store: Path, error: str) -> dict[str, Counter[tuple[Any, ...]]]:
     """What a dataset's newest version says, copies by their content alone."""
     if error:
         return {"error": Counter([(error,)])}
@@ -257,13 +257,13 @@ class History:
         if self.may_kill and self.dice.random() < 0.15:
             return  # what was killed meets the next change
         ends = {n: attempt(p, recipe, self.folder / n) for n, p in (("dagster", self.dagster), ("build", incremental))}
-        found = {name: told(self.folder / name, error) for name, error in ends.items()}
+        found = {name: recorded(self.folder / name, error) for name, error in ends.items()}
         if not fresh:
             compare("dagster against build", found["dagster"], found["build"])
             return
         store = self.folder / "fresh"
         shutil.rmtree(store, ignore_errors=True)
-        expected = told(store, attempt(incremental, recipe, store))
+        expected = recorded(store, attempt(incremental, recipe, store))
         for name in ends:
             compare(f"{name} against a fresh build", found[name], expected)
         self.comparisons += 1

@@ -1,4 +1,4 @@
-"""What Dagster costs beside the work itself: for many videos, for thousands of them known, one by one and in batches.
+"""What Dagster costs on top of the work: for many videos, for thousands that are known, one by one and in batches.
 
     python -m benchmarks.orchestration [--parts work modes sizes] [--videos 1000] [--sizes 1000 10000 40000]
         [--storages sqlite postgres] [--seconds 4] [--side 286] [--folder .cache/orchestration]

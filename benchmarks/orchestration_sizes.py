@@ -134,10 +134,10 @@ def main(folder: Path, size: int, alone: bool, pid: int) -> None:
         defs, sensor = started
         context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=defs, resources=resources)
         cpu, wall = time.process_time() + _server_cpu(pid), time.monotonic()
-        told = sensor(context)
+        evaluated = sensor(context)
         spent = time.process_time() + _server_cpu(pid) - cpu, time.monotonic() - wall
-        cursor = told.cursor
-        return *spent, told
+        cursor = evaluated.cursor
+        return *spent, evaluated
 
     def until(instance: dg.DagsterInstance, done: Callable[[], bool]) -> str:
         ticks = []
@@ -169,8 +169,8 @@ def main(folder: Path, size: int, alone: bool, pid: int) -> None:
             instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
         time.sleep(3)  # what changed a moment ago may change again with the same time
         started = start()
-        cpu, _, told = tick(instance)
-        assert "nothing new" in str(told.skip_reason), told
+        cpu, _, evaluated = tick(instance)
+        assert "nothing new" in str(evaluated.skip_reason), evaluated
         found["started"] = f"{cpu:.2f}"
         calm = [tick(instance) for _ in range(5)]
         assert all("nothing new" in str(t[2].skip_reason) for t in calm)
@@ -178,8 +178,8 @@ def main(folder: Path, size: int, alone: bool, pid: int) -> None:
         write_record(made.videos[0])
         found["record"] = f"{tick(instance)[0]:.2f}"
         (videos / "new.mp4").touch()
-        cpu, _, told = tick(instance)
-        assert len(told.run_requests) == 1
+        cpu, _, evaluated = tick(instance)
+        assert len(evaluated.run_requests) == 1
         found["added"] = f"{cpu:.2f}"
         for path in sorted(videos.iterdir())[: size // 2]:
             path.unlink()

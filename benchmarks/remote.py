@@ -1,6 +1,6 @@
-"""Publishing, pulling and reading from addresses: rates beside a plain copy, and bytes beside those that were wanted.
+"""Publishing, pulling and reading from addresses: rates compared with a plain copy, and bytes read for those wanted.
 
-Publish and pull: `--shards` shards of `--megabytes` each, into a folder and back, beside `cp` of the same files
+Publish and pull: `--shards` shards of `--megabytes` each, into a folder and back, compared with `cp` of the same files
 followed by `sync` (both ends are on the disk then), in turn. Reading: 16 pictures in a row from random places of random
 clips of `--dataset`, from the store and over HTTP on loopback (nginx where it is installed), decoded, by one process.
 The bytes that hold the pictures are those from the keyframe before the first to the last, as FFmpeg sees the packets.

@@ -41,7 +41,7 @@ from benchmarks.histories import (
     incremental,
     make_contents,
     make_recipe,
-    told,
+    recorded,
 )
 from benchmarks.meter import disk_use
 from pipelines import ui
@@ -241,7 +241,7 @@ def difference(home: Path, number: int) -> str:
         with in_this_process():
             attempt(incremental, recipe, fresh)
     try:
-        compare("dagster against a fresh build", told(home / "store", ""), told(fresh, ""))
+        compare("dagster against a fresh build", recorded(home / "store", ""), recorded(fresh, ""))
     except Different as error:
         return str(error)
     return ""

@@ -1,6 +1,6 @@
 """Alerts: a webhook and a mail when a run fails, a check of a dataset fails, or a release or a listing is stale.
 
-Off unless soundvid.yaml has a section `alerts`. What is wrong is told once for each channel, until it was well in
+Off unless soundvid.yaml has a section `alerts`. What is wrong is reported once for each channel, until it was well in
 between; what could not be delivered is tried again in the next tick. A sensor does it, so that it depends on nothing
 but the daemon; for a daemon that does not run, something outside has to look.
 
@@ -35,7 +35,7 @@ from soundvid.util.redact import redact
 
 TIMEOUT = 10.0  # seconds for a server to answer
 MOST_LINES = 20  # of one message
-WEEK = 7 * 86400.0  # seconds: older failures are not told
+WEEK = 7 * 86400.0  # seconds: older failures are not reported
 Variable = Annotated[str, Field(pattern=r"^\$[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -76,10 +76,10 @@ class Alert:
 
 @dataclass(frozen=True)
 class Cursor:
-    """What was told."""
+    """What was reported."""
 
-    since: float  # failures before are not told, in seconds since 1970
-    told: dict[str, list[str]] = field(default_factory=dict)  # keys of alerts by channel
+    since: float  # failures before are not reported, in seconds since 1970
+    reported: dict[str, list[str]] = field(default_factory=dict)  # keys of alerts by channel
 
     @classmethod
     def read(cls, text: str | None, now: float) -> "Cursor":
@@ -129,7 +129,7 @@ def _why(instance: dg.DagsterInstance, run: str) -> tuple[str, bool]:
 
 
 def failed_checks(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, warnings: bool) -> Iterator[Alert]:
-    """Checks of whole datasets whose newest execution failed; those of single videos are not told."""
+    """Checks of whole datasets whose newest execution failed; those of single videos are not reported."""
     graph = repository.asset_graph
     keys = [key for key in graph.asset_check_keys if graph.get(key.asset_key).partitions_def is None]
     for key, record in instance.event_log_storage.get_latest_asset_check_execution_by_key(keys).items():
@@ -169,7 +169,7 @@ def stale(instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, now
 def everything_wrong(
     instance: dg.DagsterInstance, repository: dg.RepositoryDefinition, alerts: Alerts, since: float, now: float
 ) -> list[Alert]:
-    """All that is wrong now. A run that a check has stopped is not told for itself where checks are told."""
+    """All that is wrong now. A run that a check has stopped is not reported for itself where checks are reported."""
     since = max(since, now - WEEK)
     checks = failed_checks(instance, repository, alerts.warnings) if alerts.failed_checks else ()
     runs = failed_runs(instance, since, by_checks=not alerts.failed_checks) if alerts.failed_runs else ()
@@ -258,19 +258,19 @@ def tell(alerts: Alerts, cursor: Cursor, wrong: list[Alert]) -> tuple[Cursor, li
     if alerts.mail is not None:
         mail = alerts.mail
         channels["mail"] = lambda new: send(mail, new, alerts.ui)
-    now_wrong, told, sent, failed = {a.key for a in wrong}, {}, [], []
+    now_wrong, reported, sent, failed = {a.key for a in wrong}, {}, [], []
     for name, deliver in channels.items():
-        before = set(cursor.told.get(name, ()))
+        before = set(cursor.reported.get(name, ()))
         new = [a for a in wrong if a.key not in before]
         try:
             if new:
                 deliver(new)
                 sent.append(f"{name}: {headline(new)}")
-            told[name] = sorted(now_wrong)
+            reported[name] = sorted(now_wrong)
         except NotDelivered as error:
             failed.append(f"{name}: {error}; it is tried again")
-            told[name] = sorted(before & now_wrong)
-    return Cursor(cursor.since, told), sent, failed
+            reported[name] = sorted(before & now_wrong)
+    return Cursor(cursor.since, reported), sent, failed
 
 
 def alert_sensor(alerts: Alerts, seconds: int) -> dg.SensorDefinition:

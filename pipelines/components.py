@@ -31,7 +31,7 @@ class ScaffoldParams(BaseModel):
 
 
 class RecipeScaffolder(Scaffolder[ScaffoldParams]):
-    """Writes defs.yaml, and beside it a copy of a built-in recipe under the component's name."""
+    """Writes defs.yaml, and next to it a copy of a built-in recipe under the component's name."""
 
     @classmethod
     def get_scaffold_params(cls) -> type[ScaffoldParams]:
@@ -62,7 +62,7 @@ class RecipeComponent(dg.Component, dg.Model, dg.Resolvable):
     """One dataset: all assets of a recipe, with checks, sensors and schedules.
 
     Attributes:
-        recipe: A YAML file beside defs.yaml, or the name of a built-in recipe.
+        recipe: A YAML file next to defs.yaml, or the name of a built-in recipe.
         sources: In place of the recipe's own sources: folders and addresses. Relative folders count from the component.
     """
 

@@ -201,7 +201,7 @@ def new_videos_sensor(
 
 
 def _state(sources: str | None, listed: str, changed: int, registered: Collection[str], begun: bool) -> str:
-    """A name for all that decides what a tick does; empty where that cannot be told."""
+    """A name for all that decides what a tick does; empty where that is not known."""
     partitions = hashlib.sha256("\n".join(sorted(registered)).encode()).hexdigest()
     return content_key([sources, listed, changed, partitions, begun]) if sources else ""
 

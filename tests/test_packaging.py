@@ -48,7 +48,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
 
 
 def test_the_readme_of_the_wheel_leads_somewhere_on_an_index_page(wheel):
-    """No link or image is relative: nothing lies beside the page of a package index. Without an address: no link."""
+    """No link or image is relative: nothing lies next to the page of a package index. Without an address: no link."""
     from hatch_build import with_links
 
     text = wheel.read(next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))).decode()

@@ -31,7 +31,7 @@ INK, WHITE, DARK = rgb("#2c2230"), rgb("#f7f4ee"), rgb("#4a1522")
 
 @dataclass(frozen=True)
 class _Look:
-    """What tells one person from another."""
+    """What distinguishes one person from another."""
 
     skin: Colour
     hair: Colour

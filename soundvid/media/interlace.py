@@ -44,7 +44,7 @@ def may_hold_fields(rate: Fraction, height: int) -> bool:
 
 
 def look(before: av.VideoFrame, now: av.VideoFrame) -> Vote | None:
-    """What a picture is made of, beside the one before it; None: too little moves to tell."""
+    """What a picture is made of, seen together with the one before it; None: too little moves to tell."""
     one, other = _lines(before, FEWER_COLUMNS), _lines(now, FEWER_COLUMNS)
     return _vote(one, other) if one.shape == other.shape else None
 

@@ -2,7 +2,7 @@
 
 A recorder that stamps by another clock than the one that drives its converter drifts, from 0.01 % to some per cent.
 Laying blocks down where the stamps say would leave a gap or an overlap between any two of them, each a click. A drift
-is told from gaps, and from stamps that are merely rounded, by a straight line through the stamps of 1.5 s.
+is distinguished from gaps, and from stamps that are merely rounded, by a straight line through the stamps of 1.5 s.
 
 A drift that is slower than rounded stamps can show in that time moves their middle: sound follows it a little at a time
 (`creep_goal`). Where a track creeps from its first block to its last (`has_drift`), it is decoded from the start, so
@@ -27,7 +27,7 @@ MOST_STRETCH = 0.025  # of a block's length
 TAPS = 32  # samples of the interpolation's window (Hann)
 CREEP = 0.25  # of the unit of time stamps: how far their middle may be from where the sound is
 CREEP_STRETCH = 0.001  # of a block's length, where sound follows it
-LEAST_CREEP = Fraction(1, 5000)  # seconds from the first block to the last one, beside what rounding does: a drift
+LEAST_CREEP = Fraction(1, 5000)  # seconds from the first block to the last one, besides what rounding does: a drift
 SHORT_BLOCK = Fraction(1, 200)  # seconds: of shorter blocks, rounded stamps do not show the length
 
 Item = TypeVar("Item")

@@ -252,8 +252,10 @@ class VideoReader:
         return self._scaled
 
     def look(self) -> Vote | None:
-        """What the decoded picture that `at` showed last is made of, beside the one that follows it; None: too little
-        moves to tell, or there is nothing to find out."""
+        """What the decoded picture that `at` showed last is made of, seen together with the one that follows it.
+
+        None: too little moves to say, or there is nothing to find out.
+        """
         if not self._watches or self._now is None or self._next is None:
             return None
         return look(self._now[2], self._next[2])

@@ -29,14 +29,14 @@ def conclude(system: Row, differences: Sequence[Row], swapped: Row | None = None
         parts = {
             "better than {}": _named(rows, "better"),
             "worse than {}": _named(rows, "worse"),
-            "not to be told from {}": _named(rows, "even"),
+            "not distinguishable from {}": _named(rows, "even"),
             "too few videos to compare it with {}": _named(rows, "unknown"),
         }
         said = "; ".join(text.format(_listed(names)) for text, names in parts.items() if names)
         found.append(f"{what}: {system[key].text()}: {said}. {_meaning(key, rows)}".rstrip())
     found += _amount(system) + _listening(swapped)
     if any(0 < m.sources < FEWEST for m in system.measures):
-        found.append(f"Measured on fewer than {FEWEST} videos: no difference here can be told from chance.")
+        found.append(f"Measured on fewer than {FEWEST} videos: no difference here can be distinguished from chance.")
     return found
 
 

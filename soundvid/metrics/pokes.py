@@ -78,7 +78,7 @@ def _histogram(fields: np.ndarray) -> np.ndarray:
 def motion_distance(real: np.ndarray, other: np.ndarray, components: int = 16) -> float:
     """FRECHET of histograms `N D` and `M D`; on up to `components` principal components of the real ones.
 
-    With few clips a distance is mostly bias: print it beside that of real clips against real ones.
+    With few clips a distance is mostly bias: print it together with that of real clips against real ones.
     """
     from soundvid.metrics.frechet import frechet_distance
 

@@ -387,7 +387,7 @@ class Recipe(Strict):
         [], exclude=True, description="addresses such as anna@example.org, and teams such as team:vision"
     )
     tags: dict[Label, Label] = Field({}, exclude=True, description="labels, such as project: claps")
-    kinds: list[Label] = Field([], exclude=True, max_length=2, description="shown beside each asset, such as mri")
+    kinds: list[Label] = Field([], exclude=True, max_length=2, description="shown next to each asset, such as mri")
 
     @model_validator(mode="before")
     @classmethod

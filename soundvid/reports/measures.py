@@ -40,7 +40,7 @@ WORDS = {
     "heard_correlation": "with a swapped sound: follows the sound it heard",
     "unheard_correlation": "with a swapped sound: follows the sound it did not hear",
     "swap_sensitivity": "with a swapped sound: prefers the one it heard",
-    "accuracy": "pairs of sound and pictures told apart",
+    "accuracy": "pairs of sound and pictures recognised",
     "preferred": "own sound preferred",
     "variance_ratio": "variance, generated over real",
     "explained": "variance explained",

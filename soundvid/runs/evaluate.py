@@ -44,7 +44,7 @@ def evaluate_run(
     features, without, notes = networks(require, device)
     run = open_run(path, which, device=device)
     chosen = first_split(run) if fall_back and split == "test" else split
-    told = [f"'{split}' is empty: these are clips of '{chosen}'"] if chosen != split else []
+    reported = [f"'{split}' is empty: these are clips of '{chosen}'"] if chosen != split else []
     split = chosen
     options = EvaluationOptions(
         clips=clips,
@@ -63,10 +63,10 @@ def evaluate_run(
         if missing is not None:
             raise SoundvidError(f"--require {metric}: not computed: {missing}")
     found.context.update(about(run, path, which))
-    told += reused_clips(run, split, which)
-    if told:
+    reported += reused_clips(run, split, which)
+    if reported:
         first, *rest = found.tables
-        found = replace(found, tables=(replace(first, notes=(*first.notes, *told)), *rest))
+        found = replace(found, tables=(replace(first, notes=(*first.notes, *reported)), *rest))
     if save:
         try:
             found.save(Path(path))

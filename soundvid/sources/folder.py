@@ -18,8 +18,8 @@ from soundvid.sources.digests import printable
 from soundvid.sources.model import DiscoveredSource, group_of
 from soundvid.sources.sidecar import find_sounds
 
-# Endings of files that lie beside videos and are none, and of downloads that are not complete. A recipe's own `include`
-# may name them all the same.
+# Endings of files that lie next to videos and are none, and of downloads that are not complete. A recipe's own
+# `include` may name them all the same.
 NOT_VIDEOS = frozenset(
     ".txt .md .rst .csv .tsv .json .jsonl .yaml .yml .xml .html .htm .pdf .doc .docx .log .nfo .url .srt .vtt .ass "
     ".sub .lrc .sha256 .md5 .py .sh .zip .tar .gz .part .partial .crdownload .download .tmp .temp .aria2 .ytdl".split()

@@ -51,7 +51,7 @@ class Objects(Protocol):
         """Write a file, whole or not at all: if `pieces` raises, nothing appears."""
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
-        """A small file and a tag that tells this state of it from others; None where there is none."""
+        """A small file and a tag that distinguishes this state of it from others; None where there is none."""
 
     def swap(self, key: str, data: bytes, tag: Any) -> bool:
         """Replace a file if it still has `tag` (None: if there is none); whether it was replaced."""

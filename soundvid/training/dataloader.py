@@ -119,10 +119,10 @@ def batches(
     try:
         yield checked()
     except RuntimeError as error:
-        told = reading_failed(str(error))
-        if told is None:
+        reported = reading_failed(str(error))
+        if reported is None:
             raise  # a fault of the code, with its traceback
-        raise SoundvidError(told) from error
+        raise SoundvidError(reported) from error
     finally:
         shutdown: Callable[[], None] | None = getattr(iterator, "_shutdown_workers", None)
         if shutdown is not None:

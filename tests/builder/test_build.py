@@ -176,9 +176,9 @@ def test_a_dataset_is_not_replaced_by_other_videos_without_a_word(toys, tmp_path
     before = sorted(p.name for p in Dataset(store, "toy").shards.iterdir())
     with pytest.raises(
         WouldShrink, match=r"12 of the 12 samples of version 1.0.0 would be gone.*--name.*--yes"
-    ) as told:
+    ) as reported:
         build(toy_recipe(there), store=store)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(reported.value)
     assert sorted(p.name for p in Dataset(store, "toy").shards.iterdir()) == before
     assert [d.name for d in datasets(store)] == ["toy"]
     namesakes = tmp_path / "namesakes"

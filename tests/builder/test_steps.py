@@ -102,9 +102,9 @@ def test_video_by_video_gives_the_same_version_as_a_build(toys, tmp_path):
     assert (version.name, change, assembled.new, assembled.reused) == ("1.0.0", "first", 3, 0)
     assert set(problems) == set(CHECKS) and not any(problems.values())
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
-    told = [[(r["kind"], r["name"], r["key"], r["outcome"], r["code"]) for r in Dataset(tmp_path / s, "toy").release()
-             .ledger.to_pylist()] for s in ("one", "two")]  # fmt: skip
-    assert sorted(told[0], key=str) == sorted(told[1], key=str)
+    ledgers = [Dataset(tmp_path / s, "toy").release().ledger.to_pylist() for s in ("one", "two")]
+    one, two = ([tuple(r[c] for c in ("kind", "name", "key", "outcome", "code")) for r in rows] for rows in ledgers)
+    assert sorted(one, key=str) == sorted(two, key=str)
 
     again, _, version, change = one_by_one(recipe, tmp_path / "two")
     assert (version.name, change, again.new, again.candidate.digest) == ("1.0.0", "none", 0, assembled.candidate.digest)

@@ -181,15 +181,15 @@ def test_a_dry_run_tells_what_a_build_then_does(toys, tmp_path):
     clips = {"seconds": 1.0, "plan": "consecutive"}
     recipe.write_text(json.dumps(toy_recipe(videos, clips=clips).model_dump(mode="json")))
     build = ("build", recipe, "--store", store)
-    told = json.loads(run(*build, "--dry-run", "--json")[1])
-    assert (told["new_sources"], told["reused_sources"], told["new_clips"]) == (4, 0, 24)
-    assert told["rejected_sources"] == {"twin.mp4": "the same content as toy0.mp4"}
-    assert told["newest"] is None and told["seconds"] is None and not store.exists()
-    assert told["new_bytes"] * 2 == told["peak_bytes"] > 0
+    reported = json.loads(run(*build, "--dry-run", "--json")[1])
+    assert (reported["new_sources"], reported["reused_sources"], reported["new_clips"]) == (4, 0, 24)
+    assert reported["rejected_sources"] == {"twin.mp4": "the same content as toy0.mp4"}
+    assert reported["newest"] is None and reported["seconds"] is None and not store.exists()
+    assert reported["new_bytes"] * 2 == reported["peak_bytes"] > 0
     status, out, err = run(*build, "--json")
     made = json.loads(out)
     assert status == 0 and made["clips"]["kept"] == 24
-    # What was refused before rendering is told as well, and what the build needs of the disk.
+    # What was refused before rendering is reported as well, and what the build needs of the disk.
     assert "rejected twin.mp4: the same content as toy0.mp4" in err and "of disk are needed while it runs" in err
     assert "notes.txt" not in err and "film.mp4.part" not in err and made["sources"]["rejected"] == 1
     (videos / "toy3.mp4").unlink()
@@ -218,7 +218,7 @@ def test_the_python_interface(store):
 @pytest.mark.parametrize("place", ["s3://bucket/data", "https://example.org/data", "file:///data", "/" + "a" * 3000])
 def test_what_is_no_path_of_this_machine_is_one_line(store, tmp_path, monkeypatch, place):
     """Wherever a command or the library takes a path; and nothing of that name is made."""
-    told, recipe = "is an address" if "://" in place else "cannot be a path", store[2]
+    reported, recipe = "is an address" if "://" in place else "cannot be a path", store[2]
     monkeypatch.chdir(tmp_path)
     commands = [
         ("list",),
@@ -233,13 +233,13 @@ def test_what_is_no_path_of_this_machine_is_one_line(store, tmp_path, monkeypatc
     for command in tried:
         status, _, err = run(*command)
         assert (status, err.count("error")) == (1, 1), command
-        assert told in err and "Traceback" not in err and len(err) < 300, command
+        assert reported in err and "Traceback" not in err and len(err) < 300, command
     monkeypatch.setenv("SOUNDVID_STORE", place)
-    assert told in run("list")[2]
+    assert reported in run("list")[2]
     calls = [lambda: soundvid.build(recipe, store=place), lambda: soundvid.verify("toy", store=place)]
     calls += [] if "://" in place else [lambda: soundvid.load("toy", store=place)]  # of an address it reads
     for call in calls:
-        with pytest.raises(SoundvidError, match=told):
+        with pytest.raises(SoundvidError, match=reported):
             call()
     assert not list(tmp_path.iterdir())
 

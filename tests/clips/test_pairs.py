@@ -116,9 +116,9 @@ def test_every_bad_pair_is_one_clear_line(tmp_path):
     wav(folder / "stereo.wav", np.stack([noise[::-1], noise * 0], axis=1))
     wav(folder / "lonely.wav", noise[::2])
     result = build(recipe(folder, splits={"ratios": {"train": 0.99, "val": 0.01}}), store=tmp_path / "s")
-    told = {name: (r["outcome"], r["code"], r["message"]) for name, r in rows(tmp_path / "s").items()}
-    assert {n for n, t in told.items() if t[0] == "kept"} == {"good.avi", "stereo.avi"}
-    assert {n: t[1] for n, t in told.items() if t[0] != "kept"} == {
+    reported = {name: (r["outcome"], r["code"], r["message"]) for name, r in rows(tmp_path / "s").items()}
+    assert {n for n, t in reported.items() if t[0] == "kept"} == {"good.avi", "stereo.avi"}
+    assert {n: t[1] for n, t in reported.items() if t[0] != "kept"} == {
         "alone.avi": "no_sound_file",
         "short.avi": "sound_length",
         "long.avi": "sound_length",
@@ -127,9 +127,11 @@ def test_every_bad_pair_is_one_clear_line(tmp_path):
         "mute.avi": "no_clip_left",
         "lonely.wav": "no_picture",
     }
-    assert told["short.avi"][2].startswith("the sound file lasts 3.00 s, the pictures 4.00 s: it is shorter by 1.00 s")
-    assert "silent" in told["mute.avi"][2]
-    assert all("\n" not in t[2] for t in told.values())
+    assert reported["short.avi"][2].startswith(
+        "the sound file lasts 3.00 s, the pictures 4.00 s: it is shorter by 1.00 s"
+    )
+    assert "silent" in reported["mute.avi"][2]
+    assert all("\n" not in t[2] for t in reported.values())
     assert any("no clip fell into val" in w for w in result.warnings)
     (channels,) = [w for w in result.warnings if "channels" in w]
     assert "good.avi has 1, stereo.avi has 2" in channels
@@ -152,9 +154,9 @@ def test_one_channel_is_taken_alone_where_the_recipe_asks_for_it(tmp_path):
     with pytest.raises(DatasetError, match="not one clip was kept"):
         build(recipe(tmp_path / "v", sound={"rate": 16000, "channel": 2}), store=tmp_path / "s2")
     ledger = pq.read_table(tmp_path / "s2" / "datasets" / "pairs" / "work" / "ledger.parquet").to_pylist()
-    told = {r["name"]: r["message"] for r in ledger if r["kind"] == "source"}
-    assert told["b.avi"] == "its sound has 1 channel(s), sound.channel asks for 2"
-    assert "silent" in told["a.avi"]
+    reported = {r["name"]: r["message"] for r in ledger if r["kind"] == "source"}
+    assert reported["b.avi"] == "its sound has 1 channel(s), sound.channel asks for 2"
+    assert "silent" in reported["a.avi"]
 
 
 def test_a_change_of_either_file_is_another_source(tmp_path):
@@ -185,8 +187,8 @@ def test_a_pattern_that_meets_videos_lets_none_of_them_vanish(tmp_path):
         film(folder / name, speaking(50), 25)
     wav(folder / "b.wav", clicks(2.0, [1.0]))
     build(recipe(folder, source={"sound_file": "{stem}.*"}), store=tmp_path / "s", workers=1)
-    told = {name: r["code"] for name, r in rows(tmp_path / "s").items()}
-    assert told == {"a.avi": "no_sound", "a.mkv": "no_sound", "b.avi": ""}
+    reported = {name: r["code"] for name, r in rows(tmp_path / "s").items()}
+    assert reported == {"a.avi": "no_sound", "a.mkv": "no_sound", "b.avi": ""}
 
 
 def test_how_a_pair_is_laid_together_may_change_without_work_for_ever(tmp_path):

@@ -214,7 +214,7 @@ def test_names_that_meet_nothing_are_told(speakers, tmp_path):
         splits={"ratios": {"train": 1.0}, "pins": {"ann-11.mp4": "test"}},
         conditions=[{"condition": "unseen", "group": "bob.mp4"}],
     )
-    told = build(slip, store=tmp_path / "s").warnings
-    assert any("pins ann-11.mp4, but no source" in w and "did you mean ann-1.mp4?" in w for w in told)
-    assert any("has a condition for bob.mp4, but no source" in w for w in told)
+    reported = build(slip, store=tmp_path / "s").warnings
+    assert any("pins ann-11.mp4, but no source" in w and "did you mean ann-1.mp4?" in w for w in reported)
+    assert any("has a condition for bob.mp4, but no source" in w for w in reported)
     assert {r["condition"] for r in Dataset(tmp_path / "s", "speakers").release().samples.to_pylist()} == {"seen"}

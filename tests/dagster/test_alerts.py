@@ -104,8 +104,8 @@ def settings(mails) -> dict:
 def tick(bench: Bench, cursor: str | None) -> tuple[str, str]:
     """One look of the sensor: its cursor, and what it says."""
     context = dg.build_sensor_context(instance=bench.instance, cursor=cursor, definitions=bench.defs)
-    told = bench.defs.get_repository_def().get_sensor_def("alerts")(context)
-    return context.cursor, told.skip_message
+    evaluated = bench.defs.get_repository_def().get_sensor_def("alerts")(context)
+    return context.cursor, evaluated.skip_message
 
 
 def test_what_goes_wrong_is_told_once_and_again_when_it_was_well_in_between(
@@ -115,8 +115,8 @@ def test_what_goes_wrong_is_told_once_and_again_when_it_was_well_in_between(
         videos = copy(toys, tmp_path / "v", "toy0.mp4")
         bench = Bench(toy_recipe(videos), tmp_path / "s", instance, alerts=settings(mails))
         assert all(r.success for r in bench.everything())
-        cursor, told = tick(bench, None)
-        assert told == "nothing is wrong" and webhook.posted == [] and mails.mails == []
+        cursor, evaluated = tick(bench, None)
+        assert evaluated == "nothing is wrong" and webhook.posted == [] and mails.mails == []
 
         shard = next(iter(Dataset(tmp_path / "s", "toy").shards.glob("*.tar")))
         whole = shard.read_bytes()
@@ -128,10 +128,10 @@ def test_what_goes_wrong_is_told_once_and_again_when_it_was_well_in_between(
 
         damage()
         webhook.status = 503
-        cursor, told = tick(bench, cursor)  # the webhook's server is down: the mail goes out all the same
-        assert "answered 503; it is tried again" in told and len(mails.mails) == 1 and webhook.posted == []
+        cursor, evaluated = tick(bench, cursor)  # the webhook's server is down: the mail goes out all the same
+        assert "answered 503; it is tried again" in evaluated and len(mails.mails) == 1 and webhook.posted == []
         webhook.status = 200
-        cursor, told = tick(bench, cursor)
+        cursor, evaluated = tick(bench, cursor)
         ((path, body),) = webhook.posted
         assert path == PATH and {a["key"] for a in body["alerts"]} == {
             "check:toy/shards:hashes",
@@ -142,13 +142,13 @@ def test_what_goes_wrong_is_told_once_and_again_when_it_was_well_in_between(
         (mail,) = mails.mails
         assert mail["To"] == "anna@example.org, team@example.org" and "toy/shards failed" in mail["Subject"]
         assert shard.name in mail.get_payload(decode=True).decode()
-        cursor, told = tick(bench, cursor)
-        assert told == "wrong now: 2" and len(webhook.posted) == len(mails.mails) == 1  # they are known
+        cursor, evaluated = tick(bench, cursor)
+        assert evaluated == "wrong now: 2" and len(webhook.posted) == len(mails.mails) == 1  # they are known
 
         shard.write_bytes(whole)
         assert bench.make("shards", "release").success
-        cursor, told = tick(bench, cursor)
-        assert told == "nothing is wrong" and len(webhook.posted) == 1
+        cursor, evaluated = tick(bench, cursor)
+        assert evaluated == "nothing is wrong" and len(webhook.posted) == 1
         damage()
         cursor, _ = tick(bench, cursor)
         assert len(webhook.posted) == len(mails.mails) == 2  # it was well in between

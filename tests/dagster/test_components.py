@@ -71,8 +71,8 @@ def test_a_recipe_is_scaffolded_as_a_component_and_is_the_same_assets_as_a_recip
     assert (made / "defs.yaml").read_text().startswith(f"type: {component}")
     assert "- folder: ../../../videos\n" in (made / "recipe.yaml").read_text()
     run(project, dg, "check", "defs")
-    told = run(project, sys.executable, "-c", PROGRAM, str(made), str(project / "home"))
-    scaffolded, same_name, typo = json.loads(told.splitlines()[-1])
+    evaluated = run(project, sys.executable, "-c", PROGRAM, str(made), str(project / "home"))
+    scaffolded, same_name, typo = json.loads(evaluated.splitlines()[-1])
     assert {"claps/source_catalogue", "claps/clips", "claps/release"} <= set(scaffolded["assets"])
     assert {"new_videos__claps", "automation__claps", "nightly__claps", "weekly__claps"} <= set(scaffolded["names"])
     assert scaffolded["broken"] == []

@@ -29,9 +29,9 @@ def instance():
         yield made
 
 
-def told(condition: dg.AutomationCondition) -> str:
+def answer(condition: dg.AutomationCondition) -> str:
     """A condition with all that it is made of."""
-    inside = ", ".join(told(child) for child in condition.children)
+    inside = ", ".join(answer(child) for child in condition.children)
     return f"{condition.get_label() or condition.name}" + (f"({inside})" if inside else "")
 
 
@@ -50,7 +50,7 @@ def graph(defs: dg.Definitions) -> str:
             for d in sorted(spec.specs_by_key[key].deps, key=lambda d: d.asset_key)
         ]
         condition = node.automation_condition
-        lines += [f"  when {told(condition)}"] if condition else []
+        lines += [f"  when {answer(condition)}"] if condition else []
         policy = spec.specs_by_key[key].freshness_policy
         lines += [f"  fresh {policy.fail_window.to_timedelta()}"] if policy else []
     for check in sorted(defs.resolve_asset_graph().asset_check_keys):
@@ -64,9 +64,9 @@ def graph(defs: dg.Definitions) -> str:
 def test_the_graph_is_what_it_was_meant_to_be(tmp_path):
     """Every key, dependency, partition, pool, check and condition; a change here is a change for everybody's graph."""
     recipes = [toy_recipe(tmp_path), recipe_of({"feed": "https://example.org/feed.xml"}, name="web-feed")]
-    told = graph(build_defs(recipes, Project(batches={"web-feed": 100})))
+    answer = graph(build_defs(recipes, Project(batches={"web-feed": 100})))
     golden = Path(__file__).with_name("dagster_graph.txt")
-    assert told == golden.read_text(), f"if this is meant, write it to {golden.name}:\n{told}"
+    assert answer == golden.read_text(), f"if this is meant, write it to {golden.name}:\n{answer}"
 
 
 def test_dagster_itself_finds_the_definitions_valid(tmp_path):
@@ -89,11 +89,11 @@ def test_one_click_makes_a_version_and_a_second_one_makes_nothing(toys, tmp_path
     assert all(r.success for r in bench.everything())
     dataset = Dataset(tmp_path / "s", "toy")
     shards = {p.name: p.stat().st_mtime_ns for p in dataset.shards.iterdir()}
-    told = last(instance, "shards").metadata
-    assert told["version"].value == "1.0.0"
-    assert (told["kept videos"].value, told["new"].value, told["reused"].value) == (2, 2, 0)
-    assert told["contact sheet"].value.startswith("![contact sheet](data:image/webp;base64,")
-    assert len(told["contact sheet"].value) < 20_500
+    answer = last(instance, "shards").metadata
+    assert answer["version"].value == "1.0.0"
+    assert (answer["kept videos"].value, answer["new"].value, answer["reused"].value) == (2, 2, 0)
+    assert answer["contact sheet"].value.startswith("![contact sheet](data:image/webp;base64,")
+    assert len(answer["contact sheet"].value) < 20_500
     assert "pictures above spectrogram" in last(instance, "spectrogram").metadata
     versions = data_versions(instance)
     assert all(r.success for r in bench.everything())
@@ -238,9 +238,9 @@ def test_what_was_taken_away_and_put_back_or_changed_and_changed_back_is_process
     def work_off(bench: Bench) -> list[str]:
         """One tick, its runs and a release; the partitions that were processed."""
         nonlocal cursor
-        told = bench.tick(cursor)
-        cursor = told.cursor
-        done = bench.launch(told)
+        answer = bench.tick(cursor)
+        cursor = answer.cursor
+        done = bench.launch(answer)
         assert all(r.success for r in [*done, bench.make("shards", "release")])
         return sorted(r.dagster_run.tags["dagster/partition"].split("-")[0] for r in done)
 
@@ -328,8 +328,8 @@ def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
     """One look of the automation: what it asks for, and its memory for the next."""
     keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
     selection = dg.AssetSelection.assets(*keys)
-    told = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor)
-    return {key.path[-1] for key in keys if told.get_num_requested(key)}, told.cursor
+    answer = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor)
+    return {key.path[-1] for key in keys if answer.get_num_requested(key)}, answer.cursor
 
 
 def test_a_video_that_ends_just_after_shards_were_made_is_not_forgotten(toys, tmp_path, instance):
@@ -377,10 +377,10 @@ def test_nothing_is_released_before_the_first_click_and_a_deleted_partition_is_p
     assert bench.make("source_catalogue").success
     assert asked(bench, cursor)[0] == {"shards", "release"}
     instance.delete_dynamic_partition("videos__toy", one)  # by hand, in the UI
-    told = bench.tick(first.cursor)
+    answer = bench.tick(first.cursor)
     assert sorted(bench.partitions()) == sorted([one, other])
-    assert "1 partitions had been deleted and are put back" in told.asset_events[0].metadata["note"].value
-    assert not any("note" in e.metadata for e in bench.tick(told.cursor).asset_events)
+    assert "1 partitions had been deleted and are put back" in answer.asset_events[0].metadata["note"].value
+    assert not any("note" in e.metadata for e in bench.tick(answer.cursor).asset_events)
 
 
 def test_ingestion_never_waits_for_training_and_releases_go_first(tmp_path, monkeypatch):
@@ -470,7 +470,7 @@ def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(fil
     assert bench.make("shards", "release").success
     assert [r.name for r in dataset.releases()] == ["1.0.0", "1.1.0"]
     rows = [r for r in dataset.release().ledger.to_pylist() if r["kind"] == "source"]
-    assert {r["outcome"] for r in rows} == {"kept"}  # rot is told, and nothing is deleted
+    assert {r["outcome"] for r in rows} == {"kept"}  # rot is answer, and nothing is deleted
 
 
 def test_batches_are_processed_as_one_and_told_in_a_table(toys, tmp_path, instance):
@@ -501,21 +501,21 @@ def test_a_tick_with_nothing_new_opens_no_record_and_parses_no_listing(toys, tmp
         for module, name in ((sensors, "pending"), (sensors.listing, "list_videos"), (sensors, "_under_way")):
             patch.setattr(module, name, lambda *_, **__: pytest.fail("it was looked at"))
         for _ in range(3):
-            told = again.tick(cursor)
-            assert told.skip_reason.skip_message == "2 videos, nothing new"
-            cursor = told.cursor
+            answer = again.tick(cursor)
+            assert answer.skip_reason.skip_message == "2 videos, nothing new"
+            cursor = answer.cursor
     state = ("sources", "listing", 1, ["a", "b"], True)
     for others in (("x", *state[1:]), (state[0], "x", *state[2:]), (*state[:2], 2, *state[3:]),
                    (*state[:3], ["a"], True), (*state[:4], False)):  # fmt: skip
         assert sensors._state(*others) != sensors._state(*state)
-    assert sensors._state(None, *state[1:]) == ""  # nothing is ever calm where that cannot be told
+    assert sensors._state(None, *state[1:]) == ""  # nothing is ever calm where that is not known
     copy(toys, videos, "toy2.mp4")
     os.utime(videos / "toy0.mp4", (1, 1))
     next(records.glob("toy1*.json")).unlink()
     (records.parent / "videos.json").unlink()
     instance.delete_dynamic_partition("videos__toy", bench.partitions()[0])
-    told = again.tick(cursor)
-    assert sorted(r.partition_key.split("-")[0] for r in told.run_requests) == ["toy0", "toy1", "toy2"]
+    answer = again.tick(cursor)
+    assert sorted(r.partition_key.split("-")[0] for r in answer.run_requests) == ["toy0", "toy1", "toy2"]
     assert len(bench.partitions()) == 3
 
 
@@ -543,10 +543,10 @@ def test_thousands_of_partitions_come_and_go_in_chunks_and_none_is_forgotten(tmp
     sizes.clear()
     cursor, counts, texts = None, [], []
     for _ in range(4):
-        told = bench.tick(cursor)
-        cursor = told.cursor
+        answer = bench.tick(cursor)
+        cursor = answer.cursor
         counts.append(len(bench.partitions()))
-        texts.append(str(told.skip_reason.skip_message))
+        texts.append(str(answer.skip_reason.skip_message))
     assert counts == [5, 10, 12, 12]
     assert sizes == [2, 2, 1, 2, 2, 1, 2]
     assert "; 7 partitions are left to be added or deleted by the next ticks" in texts[0]
@@ -577,18 +577,18 @@ def test_a_folder_of_many_videos_launches_few_runs_a_tick_and_leaves_room_for_ot
     assert bench.make("source_catalogue").success
     cursor, asked = None, []
     for expected in (sensors.MOST_LAUNCHES, sensors.MOST_UNDER_WAY - sensors.MOST_LAUNCHES, 0):
-        told = bench.tick(cursor)
-        cursor = told.cursor
-        assert len(told.run_requests or []) == expected
-        asked += told.run_requests or []
-        for request in told.run_requests or []:  # as the daemon queues them
+        answer = bench.tick(cursor)
+        cursor = answer.cursor
+        assert len(answer.run_requests or []) == expected
+        asked += answer.run_requests or []
+        for request in answer.run_requests or []:  # as the daemon queues them
             keys = frozenset(request.asset_selection)
             tags = {"dagster/run_key": request.run_key, "dagster/partition": request.partition_key}
             status = dg.DagsterRunStatus.STARTED
             instance.add_run(dg.DagsterRun(job_name="x", tags=tags, status=status, asset_selection=keys))
     assert len({r.partition_key for r in asked}) == sensors.MOST_UNDER_WAY
     assert [int(r.tags["dagster/priority"]) for r in asked] == [-n for n in range(len(asked))]
-    assert str(told.skip_reason.skip_message).startswith(
+    assert str(answer.skip_reason.skip_message).startswith(
         "35 videos; 35 partitions wait: 20 queued or under way, 15 later"
     )
 
@@ -607,9 +607,9 @@ def test_larger_recipes_are_made_in_batches_and_small_batches_are_merged(tmp_pat
 
     def work_off() -> list[str]:
         nonlocal cursor
-        told = bench.tick(cursor)
-        cursor = told.cursor
-        done = bench.launch(told)
+        answer = bench.tick(cursor)
+        cursor = answer.cursor
+        done = bench.launch(answer)
         assert all(r.success for r in done)
         return [r.dagster_run.tags["dagster/partition"] for r in done]
 
@@ -661,15 +661,15 @@ def test_a_typo_in_one_recipe_takes_only_its_own_group_down(tmp_path, monkeypatc
     groups = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
     assert groups == {"good", "typo", "no_yaml", "twin", "a_b", "a_b_broken"}
     assert dg.AssetKey(["good", "release"]) in graph.get_all_asset_keys()
-    told = {
+    answer = {
         key.path[0]: made.get_assets_def(key).metadata_by_key[key]["error"]
         for key in graph.get_all_asset_keys()
         if key.path[-1] == "broken_recipe"
     }
-    assert "typo.yaml:3: unknown field 'clip'; did you mean 'clips'?" in told["typo"]
-    assert "no-yaml.yaml:" in told["no_yaml"]
-    assert "its name good is that of another recipe" in told["twin"]
-    assert "its name a_b is that of another recipe (a-b)" in told["a_b_broken"]
+    assert "typo.yaml:3: unknown field 'clip'; did you mean 'clips'?" in answer["typo"]
+    assert "no-yaml.yaml:" in answer["no_yaml"]
+    assert "its name good is that of another recipe" in answer["twin"]
+    assert "its name a_b is that of another recipe (a-b)" in answer["a_b_broken"]
     assert {s.name for s in made.sensors or []} == {
         f"{kind}__{group}" for kind in ("automation", "new_videos") for group in ("good", "a_b")
     }

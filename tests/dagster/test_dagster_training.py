@@ -1,4 +1,4 @@
-"""checkpoint and metric_report: a training in a process of its own, told to Dagster while it goes on."""
+"""checkpoint and metric_report: a training in a process of its own, evaluated to Dagster while it goes on."""
 
 import json
 from pathlib import Path
@@ -48,10 +48,10 @@ def metadata(bench: Bench, asset: str) -> dict:
 def test_a_checkpoint_and_its_report_are_assets(bench):
     done = make(bench, "checkpoint", preset="tiny", steps=3, minutes=5.0, values=[*SMALL, *QUIET])
     assert done.success
-    told = metadata(bench, "checkpoint")
-    assert told["steps"] == 3 and told["trained_on"] == "toy@1.0.0" and told["loss"] > 0
-    assert told["input, real and generated"].startswith("![samples](data:image/webp;base64,")
-    run = Path(told["run"])
+    evaluated = metadata(bench, "checkpoint")
+    assert evaluated["steps"] == 3 and evaluated["trained_on"] == "toy@1.0.0" and evaluated["loss"] > 0
+    assert evaluated["input, real and generated"].startswith("![samples](data:image/webp;base64,")
+    run = Path(evaluated["run"])
     config = json.loads((run / "config.json").read_text())
     assert (config["version"], config["preset"]) == ("1.0.0", "tiny")
     logged = [e.user_message for e in bench.instance.all_logs(done.run_id)]
@@ -60,13 +60,15 @@ def test_a_checkpoint_and_its_report_are_assets(bench):
 
     done = make(bench, "metric_report", clips=2)
     assert done.success
-    told = metadata(bench, "metric_report")
-    assert told["clips"] == 2 and told["l1"] > 0
-    assert told["measured on"].startswith("train: the clips that the run learnt from")  # this dataset has no others
-    assert told["report"] == f"/soundvid/runs/toy/{run.name}"
+    evaluated = metadata(bench, "metric_report")
+    assert evaluated["clips"] == 2 and evaluated["l1"] > 0
+    assert evaluated["measured on"].startswith(
+        "train: the clips that the run learnt from"
+    )  # this dataset has no others
+    assert evaluated["report"] == f"/soundvid/runs/toy/{run.name}"
     (check,) = done.get_asset_check_evaluations()
     assert (check.check_name, check.passed, check.severity) == ("held_out", False, dg.AssetCheckSeverity.WARN)
-    assert any("copy first frame" in str(value) for value in told.values())
+    assert any("copy first frame" in str(value) for value in evaluated.values())
     assert (run / "report.html").is_file()
 
 

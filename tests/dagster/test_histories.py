@@ -39,11 +39,11 @@ def test_sensor_and_assets_agree_with_a_fresh_build_after_any_history(contents, 
             bench = Bench(recipe, store, instance)
             if instance.get_latest_materialization_event(dg.AssetKey([recipe.name, "source_catalogue"])) is None:
                 bench.make("source_catalogue")
-            told = bench.tick(cursor[0])
-            cursor[0] = told.cursor
-            if told.skip_reason is not None and "no videos in there" in str(told.skip_reason.skip_message):
-                raise DatasetError(str(told.skip_reason.skip_message))
-            for result in [*bench.launch(told), bench.make("shards", "release")]:
+            evaluated = bench.tick(cursor[0])
+            cursor[0] = evaluated.cursor
+            if evaluated.skip_reason is not None and "no videos in there" in str(evaluated.skip_reason.skip_message):
+                raise DatasetError(str(evaluated.skip_reason.skip_message))
+            for result in [*bench.launch(evaluated), bench.make("shards", "release")]:
                 if not result.success:
                     failed = next(e for e in result.all_events if e.is_step_failure)
                     raise DatasetError(str(failed.step_failure_data.error))

@@ -48,9 +48,9 @@ def test_old_runs_go_and_what_the_graph_shows_stays(toys, tmp_path: Path, instan
     bench = Bench(toy_recipe(videos), tmp_path / "s", instance)
     assert all(r.success for r in [*bench.everything(), *bench.everything()])
     (videos / "toy1.mp4").unlink()
-    told = bench.tick()
+    evaluated = bench.tick()
     assert bench.make("source_catalogue", "shards", "release").success
-    told = bench.tick(told.cursor)
+    evaluated = bench.tick(evaluated.cursor)
     checks = list(bench.defs.resolve_asset_graph().asset_check_keys)
     before, runs = shown(instance, checks), instance.get_run_ids()
     files = Path(instance.event_log_storage.path_for_shard("x")).parent
@@ -66,8 +66,9 @@ def test_old_runs_go_and_what_the_graph_shows_stays(toys, tmp_path: Path, instan
     assert instance.event_log_storage.fetch_materializations(dg.AssetKey(["toy", "clips"]), limit=10).records[1:] == []
     again = prune(instance, 1, now=now + 2 * 86400)
     assert (again.deleted, again.events, again.files) == (0, 0, 0)
-    told = bench.tick(told.cursor)
-    assert not told.run_requests and "nothing new" in str(told.skip_reason)  # nothing looks as if it were never made
+    evaluated = bench.tick(evaluated.cursor)
+    # Nothing looks as if it were never made.
+    assert not evaluated.run_requests and "nothing new" in str(evaluated.skip_reason)
     assert all(r.success for r in bench.everything())
     assert [r.name for r in Dataset(tmp_path / "s", "toy").releases()] == ["1.0.0", "2.0.0"]
 
@@ -96,9 +97,9 @@ def test_ticks_of_a_sensor_open_dagsters_records_once(toys, tmp_path: Path, inst
     with mock.patch.object(dg.DagsterInstance, "from_ref", side_effect=counting):
         cursor = None
         for _ in range(3):
-            told = get_external_sensor_execution(
+            evaluated = get_external_sensor_execution(
                 repository, None, instance.get_ref(), "new_videos__toy", None, None, cursor, None, None
             )
-            assert "registered" in told.skip_message
-            cursor = told.cursor
+            assert "registered" in evaluated.skip_message
+            cursor = evaluated.cursor
     assert len(opened) == 1

@@ -77,16 +77,16 @@ def test_verify_finds_rows_that_are_not_the_clips(name):
     clip = ClipMedia(0, 32, mp4=mp4, flac=flac)
     rows = np.load(io.BytesIO(feature.member(clip)), allow_pickle=False)
 
-    def told(array: np.ndarray) -> str | None:
+    def reported(array: np.ndarray) -> str | None:
         buffer = io.BytesIO()
         np.save(buffer, array, allow_pickle=False)
         return feature.check(clip, buffer.getvalue())
 
-    assert told(rows) is None
-    assert "is not that of the clip" in told(np.roll(rows, 1, axis=0))
-    assert "the recipe makes" in told(rows[:-1])
-    assert "the recipe makes" in told(rows.astype(np.float64))
-    assert "infinite or not a number" in told(np.full_like(rows, np.nan))
+    assert reported(rows) is None
+    assert "is not that of the clip" in reported(np.roll(rows, 1, axis=0))
+    assert "the recipe makes" in reported(rows[:-1])
+    assert "the recipe makes" in reported(rows.astype(np.float64))
+    assert "infinite or not a number" in reported(np.full_like(rows, np.nan))
     assert "cannot be read" in feature.check(clip, b"\x93NUMPY")
 
 

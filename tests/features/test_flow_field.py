@@ -16,7 +16,7 @@ FORMAT = ClipFormat(Fraction(25), 0, 64, 64)
 
 
 def texture(seed: int, side: int) -> np.ndarray:
-    """Smooth noise, uint8 `side side`, so that every point can be told from its neighbours."""
+    """Smooth noise, uint8 `side side`, so that every point differs from its neighbours."""
     noise = cv2.GaussianBlur(np.random.default_rng(seed).normal(0, 1, (side, side)), (0, 0), 2.5)
     return np.clip(128 + 55 * noise / noise.std(), 0, 255).astype(np.uint8)
 

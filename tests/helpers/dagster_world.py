@@ -47,10 +47,10 @@ class Bench:
             instance=self.instance, asset_selection=keys, partition_key=partition, raise_on_error=False, tags=tags
         )
 
-    def launch(self, told: dg.SensorResult) -> list[dg.ExecuteInProcessResult]:
+    def launch(self, evaluated: dg.SensorResult) -> list[dg.ExecuteInProcessResult]:
         """The runs that a tick asked for; one whose key was used before is dropped, as the daemon does."""
         results = []
-        for request in told.run_requests or []:
+        for request in evaluated.run_requests or []:
             tags = {**request.tags, RUN_KEY_TAG: str(request.run_key)}
             if not self.instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)})):
                 results.append(self.make(*STEPS, partition=request.partition_key, tags=tags))
@@ -71,10 +71,10 @@ class Bench:
             instance=self.instance, cursor=cursor, definitions=self.defs, resources=self.resources
         )
         sensor = self.defs.get_repository_def().get_sensor_def(f"new_videos__{self.recipe.name}")
-        told = sensor(context)
-        if not isinstance(told, dg.SensorResult):
-            return dg.SensorResult(skip_reason=told, cursor=cursor)
-        return told
+        evaluated = sensor(context)
+        if not isinstance(evaluated, dg.SensorResult):
+            return dg.SensorResult(skip_reason=evaluated, cursor=cursor)
+        return evaluated
 
 
 class Live:

@@ -66,7 +66,7 @@ def write_fields(path: Path, order: str, coding: dict, *, whole: bool = False, s
 
 
 def write_pictures(path: Path, pictures: list[np.ndarray], order: str, coding: dict, *, sounding: bool = False) -> Path:
-    """25 pictures a second; `sounding`: with noise beside them."""
+    """25 pictures a second; `sounding`: with noise as sound."""
     path.parent.mkdir(parents=True, exist_ok=True)
     raw = b"".join(p.tobytes() for p in pictures)
     size = pictures[0].shape[::-1]

@@ -107,14 +107,17 @@ def test_differences_are_of_the_same_clips_and_become_a_verdict(learned):
     assert [row.name for row in apart] == ["copy first frame", "ridge regression"]
     assert outcome(apart[0]["l1"]) == "better" and apart[0]["l1"].high < 0
     assert outcome(apart[1]["l1"]) == "even" and apart[1]["l1"].value == 0
-    told = " ".join(conclude(ours, apart))
-    assert "better than copy first frame; not to be told from ridge regression" in told
-    assert "no network is needed to do as well" in told
+    reported = " ".join(conclude(ours, apart))
+    assert "better than copy first frame; not distinguishable from ridge regression" in reported
+    assert "no network is needed to do as well" in reported
 
 
 def test_a_verdict_of_two_videos_says_that_it_cannot_tell():
     few = Measure("l1", 0.1, n=4, sources=2, better="lower")
     assert few.text() == "0.100 (too few videos to say)"
     spacetime = Measure("spacetime", 0.5, n=4, sources=2, better="higher")
-    told = conclude(Row("ours", "system", (few, spacetime)), [Row("flicker", "baseline", (few, spacetime))])
-    assert "too few videos to compare it with flicker" in told[0] and "no difference here can be told" in told[-1]
+    reported = conclude(Row("ours", "system", (few, spacetime)), [Row("flicker", "baseline", (few, spacetime))])
+    assert (
+        "too few videos to compare it with flicker" in reported[0]
+        and "no difference here can be distinguished" in reported[-1]
+    )

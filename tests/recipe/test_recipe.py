@@ -66,7 +66,7 @@ ALIASES = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in ra
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "told"),
+    ("old", "new", "line", "reported"),
     [
         ("seconds: 4.0", "seconds: 4.0\n  seconds: 2.0", 6, "the field 'seconds' stands twice (also in line 5)"),
         ("name: mine", "name: mine\nname: other", 2, "the field 'name' stands twice"),
@@ -90,13 +90,13 @@ ALIASES = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]\n" for i in ra
         ("name: mine", "name: " + "x" * 100_000, 1, "xxx...)"),
     ],
 )
-def test_what_yaml_allows_and_a_recipe_does_not_is_one_line_at_once(tmp_path, old, new, line, told):
+def test_what_yaml_allows_and_a_recipe_does_not_is_one_line_at_once(tmp_path, old, new, line, reported):
     assert old in GOOD
     with pytest.raises(RecipeError) as caught:
         load(write(tmp_path, GOOD.replace(old, new)))
     message = str(caught.value)
     assert "\n" not in message and len(message) < 600
-    assert told in message
+    assert reported in message
     assert line is None or f"mine.yaml:{line}:" in message
 
 

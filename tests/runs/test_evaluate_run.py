@@ -85,18 +85,18 @@ def test_fewer_clips_are_spread_over_the_split(run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("split", "which", "told"),
+    ("split", "which", "reported"),
     [
         ("train", "last", ["the run learnt from the clips of 'train'"]),
         ("val", "best", ["the best checkpoint was chosen on clips of 'val'"]),
         ("val", "last", []),
     ],
 )
-def test_clips_that_are_not_new_to_the_run_are_said_to_be_so(run, split, which, told, monkeypatch):
+def test_clips_that_are_not_new_to_the_run_are_said_to_be_so(run, split, which, reported, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     notes = evaluate_run(run, split, which=which, clips=2, save=False).tables[0].notes
     found = [n for n in notes if "learnt" in n or "chosen" in n]
-    assert [n.partition(":")[0] for n in found] == told
+    assert [n.partition(":")[0] for n in found] == reported
 
 
 def test_a_test_split_without_clips_gives_way_to_val_and_the_table_says_so(run):

@@ -284,9 +284,9 @@ def test_netrc_is_read_only_where_the_recipe_says_so(web, tmp_path, monkeypatch)
     secrets = (PLANTED[0].encode(), base64.b64encode(f"alice:{PLANTED[0]}".encode()))
     assert not any(s in everything_in(tmp_path / "b") for s in secrets)
     file.write_text(f"machine 127.0.0.1 login alice passwrd {PLANTED[0]}\n")
-    with pytest.raises(SourcesError, match="cannot be read") as told:
+    with pytest.raises(SourcesError, match="cannot be read") as reported:
         HttpClient(Download(netrc=True))
-    assert PLANTED[0] not in str(told.value)
+    assert PLANTED[0] not in str(reported.value)
 
 
 def firefox(folder, value: str) -> str:

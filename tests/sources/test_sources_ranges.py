@@ -364,7 +364,7 @@ def test_gating_and_motion_find_the_whole_video_in_place_of_a_part(long_films, t
 
 
 def test_a_part_and_a_sound_file_beside_it(long_films, tmp_path):
-    """Somebody may copy a part into a folder of videos with sound files: what it holds is cut, a hole is told."""
+    """Somebody may copy a part into a folder of videos with sound files: what it holds is cut, a hole is reported."""
     with WebServer(long_films) as web:
         sync(tmp_path / "a", spans_recipe(listing(tmp_path / "l.jsonl", (f"{web.url}/v/aac.mkv", *SPANS[1]))))
     folder = tmp_path / "v"

@@ -1,4 +1,4 @@
-"""Recipes that name addresses, lists in files, and the command line: what is accepted and what is told."""
+"""Recipes that name addresses, lists in files, and the command line: what is accepted and what is reported."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_all_kinds_of_sources_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("{adress: x}", ":3: .*exactly one of folder, url, playlist, channel, feed, search, list; it has only adress"),
         ("{folder: x, url: 'http://h/a'}", ":3: .*it names folder and url"),
@@ -43,9 +43,9 @@ def test_all_kinds_of_sources_are_read(tmp_path):
         ("just words", ":3: .*exactly one of"),
     ],
 )
-def test_a_wrong_source_is_told_with_its_line_and_the_kinds(tmp_path, line, told):
+def test_a_wrong_source_is_told_with_its_line_and_the_kinds(tmp_path, line, reported):
     (tmp_path / "r.yaml").write_text(f"name: r\nsources:\n  - {line}\n")
-    with pytest.raises(RecipeError, match=told):
+    with pytest.raises(RecipeError, match=reported):
         load(tmp_path / "r.yaml")
 
 
@@ -69,17 +69,17 @@ def test_lists_of_every_form_say_the_same(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [("name\nx\n", "l.csv:2: .*'url'"), ("url,start,stop\nhttp://h/a,3,2\n", "l.csv:2: .*start before stop"),
      ("url,start,stop\nhttp://h/a,x,2\n", "l.csv:2: .*'start' is not a time")],
 )  # fmt: skip
-def test_a_bad_row_is_told_with_its_line_and_takes_nothing_away(web, tmp_path, text, told):
+def test_a_bad_row_is_told_with_its_line_and_takes_nothing_away(web, tmp_path, text, reported):
     file = tmp_path / "l.csv"
     file.write_text(f"url\n{web.url}/v/film0.mp4\n")
     recipe = recipe_of({"list": str(file)})
     sync(tmp_path / "s", recipe)
     file.write_text(text)
-    with pytest.raises(SourcesError, match=told):
+    with pytest.raises(SourcesError, match=reported):
         sync(tmp_path / "s", recipe)
     assert [e.state for e in entries(tmp_path / "s")] == ["fetched"]
 

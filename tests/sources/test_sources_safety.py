@@ -399,7 +399,7 @@ def test_nobody_makes_a_sync_wait_for_ever(web, tmp_path, asked_for):
 
 
 def test_pauses_that_a_clock_years_ahead_recorded_are_over(web, tmp_path, monkeypatch):
-    """A machine without a battery begins in 2070 until the network has told it the time."""
+    """A machine without a battery begins in 2070 until the network gives it the time."""
     names = ["503/film0.mp4", "429/film1.mp4", "v/film2.mp4"]
     (tmp_path / "list.csv").write_text("url\n" + "\n".join(f"{web.url}/{n}" for n in names) + "\n")
     store, source = tmp_path / "store", {"list": str(tmp_path / "list.csv")}

@@ -292,7 +292,7 @@ def test_a_large_index_stays_an_arrow_table(store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "reported"),
     [
         ("shard", "../../../../etc/passwd", "is not the name of a shard"),
         ("shard", "/etc/passwd", "is not the name of a shard"),
@@ -303,7 +303,7 @@ def test_a_large_index_stays_an_arrow_table(store, tmp_path):
         ("mp4_offset", 1 << 60, "does not lie in"),
     ],
 )
-def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, value, told):
+def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, value, reported):
     folder = tmp_path / "datasets" / "toy"
     shutil.copytree(store / "datasets" / "toy", folder, ignore=shutil.ignore_patterns("work"))
     path = folder / "versions" / "1.0.0" / "samples.parquet"
@@ -317,13 +317,13 @@ def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, valu
     with pytest.raises(DatasetError, match=r"its sha256 is not that in manifest\.json"):
         soundvid.load("toy", store=tmp_path)
     sign(folder)
-    with pytest.raises(DatasetError, match=told) as error:
+    with pytest.raises(DatasetError, match=reported) as error:
         soundvid.load("toy", store=tmp_path).read(0)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "reported"),
     [
         ({"name": "toys"}, "no dataset 'toys'"),
         ({"name": "toy", "version": "9.0.0"}, "no such version; there are 1.0.0"),
@@ -332,10 +332,10 @@ def test_an_index_that_points_elsewhere_is_refused(store, tmp_path, column, valu
         ({"name": "toy", "subjects": ["sea"]}, "no clip of 'sea' in 'train' (there: "),
     ],
 )
-def test_what_is_not_there_is_one_line(store, asked, told):
+def test_what_is_not_there_is_one_line(store, asked, reported):
     with pytest.raises(DatasetError) as error:
         soundvid.load(**asked, store=store)
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert reported in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_lost_or_cut_shard_is_named(toys, tmp_path):

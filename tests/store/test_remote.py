@@ -401,7 +401,7 @@ def shift(column: str, value):
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "told"),
+    ("column", "value", "reported"),
     [
         ("sample_offset", lambda r, s: s["bytes"], "lies outside"),
         ("sample_offset", lambda r, s: -512, "-512"),
@@ -414,14 +414,14 @@ def shift(column: str, value):
         ("shard", lambda r, s: "train-0123456789abcdef.tar", "which the manifest does not list"),
     ],
 )
-def test_places_outside_a_shard_are_refused(tree, tmp_path, column, value, told):
+def test_places_outside_a_shard_are_refused(tree, tmp_path, column, value, reported):
     folder = forged(tree, tmp_path / "t", change_rows=shift(column, value))
     for use in (
         lambda: soundvid.pull("toy", str(folder), store=tmp_path / "s"),
         lambda: soundvid.load(f"file://{folder}"),
         lambda: soundvid.pull("toy", str(folder), store=tmp_path / "s", split="train"),
     ):
-        with pytest.raises(DatasetError, match=told) as error:
+        with pytest.raises(DatasetError, match=reported) as error:
             use()
         assert "samples.parquet" in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "s").exists() or Dataset(tmp_path / "s", "toy").releases() == []

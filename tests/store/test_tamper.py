@@ -1,4 +1,4 @@
-"""Some 180 tampered stores: what was falsified is told, nothing is a traceback, nothing outside the store is read.
+"""Some 180 tampered stores: what was falsified is reported, nothing is a traceback, nothing outside the store is read.
 
 One small dataset is built once; every store is a copy of it with one thing changed, by a seeded random choice. The
 commands run in this process, as `soundvid` runs them.
@@ -61,13 +61,13 @@ def problems(dataset: Path, **options) -> str:
 def use(dataset: Path, *, expect_error: bool, whole: bool = True) -> None:
     """What reads a version, or not the `whole` of it but what is quick: one line for each thing that is wrong."""
     store = dataset.parent.parent
-    told = []
+    reported = []
     commands = [("list",), ("show", "toy", "--ledger")]
     if whole:
         commands += [("show", "toy@1.0.0", "--json"), ("verify", "toy", "--decode"), ("repack", "toy")]
     for command in commands:
         status, out, err = run(*command, "--store", store)
-        told.append(status)
+        reported.append(status)
         assert status in (0, 1), (command, status, err)
         assert "\x1b" not in out + err and "Traceback" not in out + err
         if status == 1:
@@ -76,10 +76,10 @@ def use(dataset: Path, *, expect_error: bool, whole: bool = True) -> None:
             assert command[0] == "verify" or len(err.splitlines()) == 1, (command, err)
     for split in ("train", "val", "test"):
         lines = loaded(store, split).splitlines()
-        told += [1] * len(lines)
+        reported += [1] * len(lines)
         assert len(lines) <= 1, lines
     if expect_error:
-        assert any(told)
+        assert any(reported)
 
 
 def loaded(store: Path, split: str) -> str:
@@ -128,8 +128,8 @@ def test_a_falsified_column_is_told(whole, tmp_path, file, column):
     if file == "ledger" and column in ONLY_HASHED:
         assert found == ""
     else:
-        told = {"key": "not the same", "kind": "sources", "shard": "manifest does not list", "outcome": "are kept"}
-        named = (told | {"duration_seconds": "subjects"}).get(column, column)
+        reported = {"key": "not the same", "kind": "sources", "shard": "manifest does not list", "outcome": "are kept"}
+        named = (reported | {"duration_seconds": "subjects"}).get(column, column)
         assert (named if not column.endswith(places) else "does not lie") in found
     unsign(dataset)  # as if an older soundvid had written it
     use(dataset, expect_error=False, whole=column.endswith(places))

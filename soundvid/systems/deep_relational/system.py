@@ -209,10 +209,10 @@ class BaselineSystem(Relation):
             for draw in range(draws)
         ]
         x, y = (torch.cat([c[side] for c in clips]).double() for side in (0, 1))
-        held = torch.cat([torch.full((len(c[0]),), i // draws % HELD_OUT == 0) for i, c in enumerate(clips)])
-        if held.all():
-            held = torch.arange(len(held)) % HELD_OUT == 0
-        weights = {"linear_to_speech": fitted(x, y, held), "linear_to_lips": fitted(y, x, held)}
+        kept_out = torch.cat([torch.full((len(c[0]),), i // draws % HELD_OUT == 0) for i, c in enumerate(clips)])
+        if kept_out.all():
+            kept_out = torch.arange(len(kept_out)) % HELD_OUT == 0
+        weights = {"linear_to_speech": fitted(x, y, kept_out), "linear_to_lips": fitted(y, x, kept_out)}
         self.tensors = {**self.tensors, **{name: w.float().to(self.device) for name, w in weights.items()}}
 
     def to_speech(self, x: Tensor) -> Tensor:
@@ -255,17 +255,17 @@ def _solved(squares: Tensor, products: Tensor, count: int, strength: float) -> T
     return torch.linalg.solve(squares + penalty, products)
 
 
-def fitted(into: Tensor, out: Tensor, held: Tensor) -> Tensor:
+def fitted(into: Tensor, out: Tensor, kept_out: Tensor) -> Tensor:
     """Weights (1 + X, Y), the constant first, of ridge regression of `out` from `into`.
 
-    Its strength is the one that predicts the moments in `held` (bool) best from the others.
+    Its strength is the one that predicts the moments in `kept_out` (bool) best from the others.
     """
-    apart, rest = _products(into[held], out[held]), _products(into[~held], out[~held])
-    count = int((~held).sum())
+    apart, rest = _products(into[kept_out], out[kept_out]), _products(into[~kept_out], out[~kept_out])
+    count = int((~kept_out).sum())
 
     def error(strength: float) -> float:
         weights = _solved(*rest, count, strength)
-        return float((into[held] @ weights[1:] + weights[0] - out[held]).square().sum())
+        return float((into[kept_out] @ weights[1:] + weights[0] - out[kept_out]).square().sum())
 
     best = min(RIDGES, key=error)
     return _solved(apart[0] + rest[0], apart[1] + rest[1], len(into), best)

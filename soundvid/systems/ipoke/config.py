@@ -106,7 +106,7 @@ class VideoConfig(Shared):
 
 
 class ConditionConfig(Shared):
-    """Stage 2: auto-encoders of the picture, and of the poke, from which the whole flow is told."""
+    """Stage 2: auto-encoders of the picture, and of the poke, from which the whole flow is predicted."""
 
     @property
     def flows_back(self) -> tuple[int, ...]:

@@ -159,9 +159,9 @@ class VideoSystem(PokeSystem):
         fake = torch.cat([real[:, :1], made], 1)
         if config.adversarial_weight:
             metrics |= self._discriminators_step(real, fake.detach())
-            adversarial, told = self._adversarial(real, fake)
+            adversarial, reported = self._adversarial(real, fake)
             loss = loss + config.adversarial_weight * adversarial
-            metrics |= told
+            metrics |= reported
         metrics["gradient"] = self.update("autoencoder", loss, clip=10.0)
         return metrics | {"loss": loss.detach()}
 

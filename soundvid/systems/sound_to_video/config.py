@@ -110,7 +110,7 @@ class Config(Options):
     reconstruction: Literal["mean", "sum"] = Field(
         "mean",
         description="L1 as a mean over pixels, or as a sum over a clip's (mean over the batch). en (5) writes a norm, "
-        "which read as it stands is the sum; beside losses of order 1 that leaves the discriminators no say. Choice: "
+        "which read as it stands is the sum; next to losses of order 1 that leaves the discriminators no say. Choice: "
         "mean",
     )
     beta: float = Field(1.0, ge=0, description="weight of the image discriminator; both papers: 1")

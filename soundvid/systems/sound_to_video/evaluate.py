@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 # (images `B 3 H W` in [-1, 1], raw spectrogram magnitudes `B N bins`) -> frames `B N 3 H W` in [-1, 1]
 Predict = Callable[["Tensor", "Tensor"], "Tensor"]
-PAIRED_NOTE = "of the same clips; where an interval holds 0, the two cannot be told apart"
+PAIRED_NOTE = "of the same clips; where an interval holds 0, the two cannot be distinguished"
 HEARING = (baselines.FLICKER, baselines.LOUDNESS, baselines.RIDGE)  # their videos change with the sound
 
 

@@ -12,11 +12,11 @@ from soundvid.systems.ipoke.system import VideoSystem  # noqa: E402
 
 def test_without_weights_it_is_off_and_says_so(monkeypatch, tmp_path):
     monkeypatch.setenv("SOUNDVID_WEIGHTS", str(tmp_path))
-    network, told = load_perceptual(10.0)
-    assert network is None and "the perceptual loss is off" in told[0] and "vgg19" in told[0]
+    network, reported = load_perceptual(10.0)
+    assert network is None and "the perceptual loss is off" in reported[0] and "vgg19" in reported[0]
     assert load_perceptual(0.0) == (None, ())
     system = VideoSystem(VIDEO["tiny"].model_copy(update={"perceptual_weight": 10.0}), {"sequences": 4})
-    assert system.state() == {"perceptual": False} and system.warnings == told
+    assert system.state() == {"perceptual": False} and system.warnings == reported
 
 
 def test_with_weights_it_compares_pictures(monkeypatch, tmp_path):
@@ -26,8 +26,8 @@ def test_with_weights_it_compares_pictures(monkeypatch, tmp_path):
     weights = {**Perceptual().state_dict(), "classifier.0.weight": torch.zeros(2, 2)}
     assert weights["features.28.weight"].shape == (512, 512, 3, 3)
     torch.save(weights, tmp_path / "vgg19-dcbb9e9d.pth")
-    network, told = load_perceptual(10.0)
-    assert told == () and network is not None and not any(p.requires_grad for p in network.parameters())
+    network, reported = load_perceptual(10.0)
+    assert reported == () and network is not None and not any(p.requires_grad for p in network.parameters())
     picture = torch.rand(1, 3, 32, 32) * 2 - 1
     assert network(picture, picture).item() == 0 and network(picture, -picture).item() > 0
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "vgg19-dcbb9e9d.pth")
