@@ -102,7 +102,7 @@ def publish(name: str, to: str, *, store: str | Path | None = None, check: bool 
     """
     from soundvid.reports.card import published_files
     from soundvid.store.dataset import find
-    from soundvid.store.transfer import publish as run
+    from soundvid.store.publish import publish as run
 
     dataset, release = find(_store(store), name)
     return run(dataset, release, to, published_files, check=check)
@@ -122,7 +122,7 @@ def pull(
     `split` and `where` (an SQL condition over the columns of samples.parquet) select samples: only their bytes are
     read, and they become a dataset of their own, `as_name`. Raises DatasetError or StoreError.
     """
-    from soundvid.store.transfer import pull as run
+    from soundvid.store.pull import pull as run
 
     base, _, version = name.partition("@")
     return run(source, base, version or None, _store(store), split=split, where=where, as_name=as_name)

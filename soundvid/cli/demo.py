@@ -1,5 +1,6 @@
 """`soundvid demo`: everything once, on videos that soundvid draws itself; no network is needed."""
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,15 +54,7 @@ def demo(
     from soundvid.recipe.model import load
 
     with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
-        progress.phase("drawing sample videos", len(SOURCES))
-
-        def drawn(name: str, share: float) -> None:
-            if share < 1:
-                progress.progress(name, share)
-            else:
-                progress.source(name, "kept", "")
-                progress.step()
-
+        drawn = _drawing(progress, "drawing sample videos", len(SOURCES))
         videos = make_sources(folder / "videos", seconds=seconds, progress=drawn, workers=workers or 2)
     ui.say(f"{len(videos)} sample videos in {folder / 'videos'}")
     with served(load("demo", base=folder / "videos"), folder / "videos") as recipe:
@@ -73,19 +66,25 @@ def demo(
         print(f"and the run's page: {page.absolute().as_uri()}")
 
 
+def _drawing(progress: ui.ConsoleProgress, phase: str, count: int) -> Callable[[str, float], None]:
+    """Begin a phase of `count` videos; the function gets a video's name and how much of it is drawn (0 to 1)."""
+    progress.phase(phase, count)
+
+    def drawn(name: str, share: float) -> None:
+        if share < 1:
+            progress.progress(name, share)
+        else:
+            progress.source(name, "kept", "")
+            progress.step()
+
+    return drawn
+
+
 def _draw_faces(folder: Path, persons: int, seconds: int) -> None:
     from soundvid.demo.faces import make_faces
 
     with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
-        progress.phase("drawing faces", persons)
-
-        def drawn(name: str, share: float) -> None:
-            if share < 1:
-                progress.progress(name, share)
-            else:
-                progress.source(name, "kept", "")
-                progress.step()
-
+        drawn = _drawing(progress, "drawing faces", persons)
         paths = make_faces(folder, persons=persons, seconds=seconds, progress=drawn)
     for path in paths:
         print(path)

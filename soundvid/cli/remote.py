@@ -57,7 +57,7 @@ def publish(
     version.
     """
     from soundvid.reports.card import published_files
-    from soundvid.store.transfer import publish as run
+    from soundvid.store.publish import publish as run
 
     dataset, release = find_anywhere(name, store, None)
     with ui.interruptible("stopped; what was sent stays, and no version appeared"), ui.ConsoleProgress() as progress:
@@ -103,7 +103,7 @@ def pull(
     With --split or --where only the bytes of these samples are read. They become a dataset of their own, whose manifest
     says what it is a part of.
     """
-    from soundvid.store.transfer import pull as run
+    from soundvid.store.pull import pull as run
 
     base, _, version = name.partition("@")
     with ui.interruptible("stopped; what was fetched stays, and no version appeared"), ui.ConsoleProgress() as progress:

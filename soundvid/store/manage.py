@@ -12,9 +12,9 @@ import numpy as np
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import Dataset, Release, pointer
 from soundvid.store.objects import Objects, open_objects
+from soundvid.store.publish import RootFiles, write_root
 from soundvid.store.published import VERSIONS, PublishedStorage, Versions, read_versions
 from soundvid.store.storage import local_store
-from soundvid.store.transfer import RootFiles, write_root
 from soundvid.util.files import storing
 from soundvid.util.hashing import canonical_json
 

@@ -6,7 +6,6 @@ import socketserver
 import threading
 import time
 from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dagster as dg
@@ -20,6 +19,7 @@ from soundvid.store.dataset import Dataset
 from tests.builder.test_build import copy
 from tests.conftest import toy_recipe
 from tests.helpers.dagster_world import Bench
+from tests.helpers.loopback import LoopbackServer
 
 PASSWORD = "correct-horse-battery-7"
 PATH = "/services/T00/B00/secretpart"
@@ -29,24 +29,20 @@ PATH = "/services/T00/B00/secretpart"
 def webhook(monkeypatch):
     """What was posted; `status` is what it answers."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if server.status == 200:
-                server.posted.append((self.path, json.loads(body)))
-            self.send_response(server.status, f"no: {self.path}")
-            self.end_headers()
+    class Webhook(LoopbackServer):
+        def __init__(self):
+            self.posted, self.status = [], 200
 
-        def log_message(self, *arguments):
-            pass
+        def answer(self, request, body):
+            if self.status == 200:
+                self.posted.append((request.path, json.loads(body)))
+            request.send_response(self.status, f"no: {request.path}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.posted, server.status = [], 200
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HOOK", f"http://127.0.0.1:{server.server_port}{PATH}")
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Webhook() as server:
+        monkeypatch.setenv("HOOK", f"{server.url}{PATH}")
+        yield server
 
 
 @pytest.fixture

@@ -7,15 +7,16 @@ imitated.
 import base64
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote
+
+from tests.helpers.loopback import LoopbackServer
 
 TOKEN = "hf_planted-token-0815-abcdefgh"
 
 
-class FakeHub:
+class FakeHub(LoopbackServer):
     """`files` of the newest commit; `commits` counts them; `before_commit` may let somebody else commit in between."""
 
     def __init__(self) -> None:
@@ -27,33 +28,6 @@ class FakeHub:
     @property
     def head(self) -> str:
         return f"{self.commits:040x}"
-
-    def __enter__(self) -> "FakeHub":
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *given: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                hub.answer(self, b"")
-
-            do_HEAD = do_GET
-
-            def do_POST(self) -> None:
-                hub.answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
 
     def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         path = unquote(request.path.partition("?")[0])

@@ -5,8 +5,10 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.helpers.loopback import LoopbackServer
 
 SECRET = "planted-secret-4711-abcdefgh"
 BUCKET = "bucket-1"
@@ -37,7 +39,7 @@ def s3_server(monkeypatch) -> Iterator[str]:
         server.stop()
 
 
-class StaticServer:
+class StaticServer(LoopbackServer):
     """A folder over HTTP with ranges. `faults` maps a path to what becomes of its next answers, one after the other:
 
     a status (with Retry-After: 0), "cut" (half of the body), "flip" (one wrong byte), or "swap" (another file's bytes).
@@ -52,31 +54,7 @@ class StaticServer:
         self.on_request: Callable[[str], None] = lambda path: None
         self.lock = threading.Lock()
 
-    def __enter__(self) -> "StaticServer":
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *given: object) -> None:
-                pass
-
-            def do_HEAD(self) -> None:
-                server.answer(self)
-
-            do_GET = do_HEAD
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         path = request.path.partition("?")[0].lstrip("/")
         wanted = request.headers.get("Range", "")
         with self.lock:

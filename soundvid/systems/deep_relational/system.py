@@ -3,6 +3,7 @@
 All work on standardised features (`Features`), which are fitted on training clips once and kept as tensors of the run.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -106,13 +107,13 @@ class Relation(System):
             y = self.y_at(heard, batch["row"].float())
         return x.flatten(0, 1), y.flatten(0, 1)
 
+    @abstractmethod
     def to_speech(self, x: Tensor) -> Tensor:
         """Visible layer y, `N Y`, of visible layer x, `N X`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_lips(self, y: Tensor) -> Tensor:
         """Visible layer x, `N X`, of visible layer y, `N Y`."""
-        raise NotImplementedError
 
     def follow_gains(self, x: Tensor, y: Tensor, step: int) -> None:
         """Follow how much less than the real features the predicted ones vary, over training moments."""
