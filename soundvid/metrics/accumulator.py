@@ -324,13 +324,13 @@ class MetricAccumulator:
         windows = sum(map(len, real))
         if windows < motion_frechet.FEWEST:
             missing = f"needs {motion_frechet.FEWEST} windows of {motion_frechet.WINDOW} frames"
-            key, definition = motion_frechet.NAME, motion_frechet.DEFINITION
+            key, definition = motion_frechet.NAME, motion_frechet.definition()
             return [Measure(key, None, better="lower", definition=definition, missing=missing)]
         value = motion_frechet.distance(real, others)
         sources = len({c.source for c in self.clips})
         return [
             Measure(motion_frechet.NAME, value, n=len(self.clips), sources=sources, better="lower",
-                    definition=motion_frechet.DEFINITION, no_interval=True)
+                    definition=motion_frechet.definition(), no_interval=True)
         ]  # fmt: skip
 
     def _sets(self, name: str) -> list[Measure]:

@@ -20,7 +20,7 @@ import numpy as np
 from soundvid.metrics.frechet import frechet_distance
 
 FEWEST = 20  # windows: with fewer there is little but bias
-WINDOW = 24  # frames of a row; windows follow each other without gaps, a shorter rest at the end is left out
+WINDOW = 24  # frames of a row, usually; windows follow each other without gaps, a shorter rest at the end is left out
 SIDE = 128  # pixels of the longer side, at most, at which flow is estimated
 DIRECTIONS = 8
 EDGES = (0.25, 1.0, 3.0)  # percent of the picture's longer side a frame (for acceleration: a frame squared)
@@ -28,31 +28,35 @@ _BINS = 1 + DIRECTIONS * len(EDGES)  # still, and direction by speed
 DIMENSIONS = 2 * _BINS
 
 NAME = "motion_frechet"
-DEFINITION = (
-    f"Frechet distance of windows of {WINDOW} frames, each the square roots of two histograms over pixels and frames: "
-    f"the optical flow's velocity and acceleration by {DIRECTIONS} directions and by size (still below {EDGES[0]} % of "
-    f"the picture's side a frame, then up to {EDGES[1]:g} %, {EDGES[2]:g} %, and above); dense inverse search, no "
-    "trained weights; 0 where the sets are one, 4 at most by means"
-)
 
 
-def features(video: np.ndarray) -> np.ndarray:
+def definition(rows: str = f"windows of {WINDOW} frames") -> str:
+    """What the distance is, for a table; `rows` is what a row of `features` is made of."""
+    return (
+        f"Frechet distance of {rows}, each the square roots of two histograms over pixels and "
+        f"frames: the optical flow's velocity and acceleration by {DIRECTIONS} directions and by size (still below "
+        f"{EDGES[0]} % of the picture's side a frame, then up to {EDGES[1]:g} %, {EDGES[2]:g} %, and above); dense "
+        "inverse search, no trained weights; 0 where the sets are one, 4 at most by means"
+    )
+
+
+def features(video: np.ndarray, window: int = WINDOW) -> np.ndarray:
     """Histograms of motion of a video, uint8 `T H W 3` -> float64 `windows 50`, each row's halves of length 1.
 
     Raises ValueError for a video that is shorter than a window, or no such array.
     """
     if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8:
         raise ValueError(f"a video is uint8 T H W 3, not {video.dtype} {video.shape}")
-    if len(video) < WINDOW:
-        raise ValueError(f"{NAME} needs {WINDOW} frames or more, the video has {len(video)}")
+    if len(video) < window:
+        raise ValueError(f"{NAME} needs {window} frames or more, the video has {len(video)}")
     if (video == video[:1]).all():
         velocity = np.zeros((len(video) - 1, 1, 1, 2), np.float32)
     else:
         velocity = _flow(video)
     acceleration = np.diff(velocity, axis=0)
     rows = []
-    for start in range(0, len(video) - WINDOW + 1, WINDOW):
-        parts = velocity[start : start + WINDOW - 1], acceleration[start : start + WINDOW - 2]
+    for start in range(0, len(video) - window + 1, window):
+        parts = velocity[start : start + window - 1], acceleration[start : start + window - 2]
         rows.append(np.concatenate([np.sqrt(_histogram(part)) for part in parts]))
     return np.array(rows)
 

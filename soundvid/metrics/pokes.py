@@ -3,19 +3,11 @@
 All of them read optical flow and pixels and need no weights. Flow is float `H W 2`: x, y in pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-Flow = Callable[[np.ndarray, np.ndarray], np.ndarray]  # two pictures uint8 `H W 3` -> float `H W 2`
 LEAST = 1.0  # pixels: a shorter poke has hardly a direction
-SPEEDS, DIRECTIONS = 8, 8  # bins of the histograms
-CELLS = 4  # a side, in which histograms are taken
-FRECHET = (
-    "Frechet distance of histograms of motion (no network, not FVD): flow from picture to picture (velocity) and its "
-    f"change (acceleration), each a histogram of {DIRECTIONS} directions weighted by length in {CELLS}x{CELLS} cells, "
-    "principal components of the real clips; after FVMD (Liu et al., 2024), which tracks points instead"
-)
 
 
 def response(flow: np.ndarray, poke: Sequence[float], reach: int = 2) -> tuple[float, float, float]:
@@ -52,37 +44,3 @@ def still_share(real: np.ndarray, made: np.ndarray, still: float = 0.25) -> tupl
     quiet, lively = (v.astype(np.float32).std(0).mean(-1) for v in (real, made))
     low, high = np.quantile(quiet, [still, 0.9])
     return float(lively[quiet <= low].mean()), float(lively[quiet >= high].mean())
-
-
-def motion_histograms(video: np.ndarray, flow: Flow) -> np.ndarray:
-    """float64 `2 * CELLS * CELLS * DIRECTIONS`: how much moves where in which direction, and how that changes."""
-    fields = np.stack([flow(a, b) for a, b in zip(video, video[1:], strict=False)])
-    if len(fields) < 2:
-        raise ValueError(f"a video of {len(video)} pictures has no acceleration")
-    return np.concatenate([_histogram(fields), _histogram(np.diff(fields, axis=0))])
-
-
-def _histogram(fields: np.ndarray) -> np.ndarray:
-    """Mean over time of the length of vectors (`T H W 2`) by cell and direction."""
-    length = np.linalg.norm(fields, axis=-1)
-    sector = np.floor((np.arctan2(fields[..., 1], fields[..., 0]) / (2 * np.pi) + 0.5) * DIRECTIONS).astype(int)
-    sector %= DIRECTIONS
-    height, width = length.shape[1:]
-    rows, columns = np.arange(height) * CELLS // height, np.arange(width) * CELLS // width
-    cell = rows[:, None] * CELLS + columns
-    place = (cell[None] * DIRECTIONS + sector).ravel()
-    total = np.bincount(place, length.ravel(), CELLS * CELLS * DIRECTIONS)
-    return total / (length.size / CELLS**2)
-
-
-def motion_distance(real: np.ndarray, other: np.ndarray, components: int = 16) -> float:
-    """FRECHET of histograms `N D` and `M D`; on up to `components` principal components of the real ones.
-
-    With few clips a distance is mostly bias: print it together with that of real clips against real ones.
-    """
-    from soundvid.metrics.frechet import frechet_distance
-
-    middle = real.mean(0)
-    _, _, axes = np.linalg.svd(real - middle, full_matrices=False)
-    chosen = axes[: min(components, max(1, len(real) // 4))]
-    return frechet_distance((real - middle) @ chosen.T, (other - middle) @ chosen.T)

@@ -67,6 +67,7 @@ class Progress:
     done: bool = False
     flops: int | None = None  # of a step, on each device
     history: list[float] = field(default_factory=list)  # the monitored metric at each validation
+    monitor: str = ""  # its name; empty: not known, or nothing was validated yet
 
 
 def progress_of(state: dict[str, Any], where: Path) -> Progress:
@@ -356,6 +357,10 @@ class Loop:
         self.system.validated(numbers)
         value = numbers[self.system.monitor]
         progress = self.progress
+        if (
+            progress.monitor != self.system.monitor
+        ):  # a run of a version that chose by another one: values do not compare
+            progress.monitor, progress.best, progress.stale, progress.history = self.system.monitor, None, 0, []
         better = math.isfinite(value) and (progress.best is None or value < progress.best)
         progress.history.append(value)
         progress.stale = 0 if better else progress.stale + 1

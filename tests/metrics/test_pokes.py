@@ -32,21 +32,3 @@ def test_motion_where_the_real_clip_is_still():
     shaken = np.repeat(random.integers(0, 255, (6, 1, 1, 3)).astype(np.uint8), 16, 1).repeat(16, 2)
     quiet, lively = pokes.still_share(real, shaken)
     assert quiet == pytest.approx(lively)
-
-
-def test_histograms_say_where_what_moves_in_which_direction():
-    field = np.zeros((16, 16, 2))
-    field[:4, :4] = (2.0, 0.0)  # the first cell, to the right
-    found = pokes.motion_histograms(np.zeros((5, 16, 16, 3), np.uint8), lambda a, b: field)
-    velocity, acceleration = found.reshape(2, 16, 8)
-    assert velocity[0].sum() == pytest.approx(2.0) and velocity[0, 4] == pytest.approx(2.0)
-    assert velocity[1:].sum() == 0 and acceleration.sum() == 0
-    with pytest.raises(ValueError, match="no acceleration"):
-        pokes.motion_histograms(np.zeros((2, 8, 8, 3), np.uint8), lambda a, b: field)
-
-
-def test_the_distance_is_smaller_for_the_same_motion_than_for_another():
-    random = np.random.default_rng(1)
-    first, again, other = (random.normal(mean, 1, (60, 32)) ** 2 for mean in (1, 1, 1.6))
-    assert pokes.motion_distance(first, first) == pytest.approx(0, abs=1e-9)
-    assert pokes.motion_distance(first, again) < pokes.motion_distance(first, other)

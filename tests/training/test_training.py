@@ -266,6 +266,17 @@ def test_what_is_measured_on_held_out_clips_does_not_depend_on_the_batch(trained
         assert other == pytest.approx(found[0], rel=1e-4)
 
 
+def test_a_best_value_of_another_metric_does_not_count_any_more(trained, store, tmp_path):
+    """A version that chose the best checkpoint by L1 left a small number, which no other metric can reach."""
+    opened = open_run(trained, "last")
+    examples = get("sound_to_video").stage().examples(opened.system.config, opened.clips("train"), "validation")
+    loop = Loop(RunFolder(tmp_path), opened.system.config, opened.system, examples, examples,
+                device=torch.device("cpu"), workers=0)  # fmt: skip
+    loop.progress.best, loop.progress.best_step, loop.progress.monitor = 1e-9, 3, "l1"
+    assert loop._validate() and loop.progress.monitor == "motion_error" and loop.progress.best > 1e-9
+    assert not loop._validate()  # the same networks are no better than themselves
+
+
 def test_a_run_that_has_just_begun_is_not_said_to_stand_still(trained):
     """Its pictures are the input picture at first: that is how the generator begins."""
     assert not any("stand still" in line["text"] for line in RunFolder(trained).log() if line["kind"] == "alarm")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from soundvid.metrics import images, pokes
+from soundvid.metrics import images, motion_frechet, pokes
 from soundvid.metrics.baselines import COPY
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.frechet import DEFINITIONS, frechet_distance
@@ -42,7 +42,7 @@ TEXTS: dict[str, tuple[Better, str, str]] = {
                    "moves most (a tenth): sum over clips of the made clip's deviation over time"),
     "ssim": ("higher", "", images.DEFINITIONS["ssim"] + "; of samples the mean"),
     "diversity": ("", "grey levels", f"mean absolute difference of pairs of {SAMPLES} samples of one poke, 0 to 255"),
-    "motion_distance": ("lower", "", pokes.FRECHET),
+    motion_frechet.NAME: ("lower", "", motion_frechet.definition("whole sequences")),
     "fvd": ("lower", "", DEFINITIONS["fvd"]),
 }  # fmt: skip
 
@@ -150,13 +150,12 @@ def evaluate(run: "OpenRun", split: str, options: EvaluationOptions) -> Evaluati
                     "length": answer[1], "end_point": answer[2], "still": still[0], "moving": still[1],
                 }
             )  # fmt: skip
-        others.append(pokes.motion_histograms(_other_moment(examples, index), flow))
+        others.append(_motion_of(_other_moment(examples, index)))
         if options.progress is not None:
             options.progress(number + 1, count)
     boot = Bootstrap(sources)
     found = [Row(name, KINDS[name], _row(kept, name, boot, options)) for name in KINDS]
-    floor = pokes.motion_distance(np.stack(kept[REAL].motion), np.stack(others)) if count > 1 else None
-    found.append(Row("real against real", "floor", [_one("motion_distance", floor, count, boot.sources)]))
+    found.append(Row("real against real", "floor", [_motion_distance(kept[REAL].motion, others, boot)]))
     notes = (
         f"one poke a sequence, {pokes.LEAST:g} pixel or longer; generated: {SAMPLES} samples of each poke",
         f"{WARPED}: the first picture moved about the poke, less and less with distance; real: the clip itself, which "
@@ -184,7 +183,7 @@ def _measure(
     kept.still.append(tuple(np.mean([pokes.still_share(example.real, v) for v in shown], axis=0)))
     kept.ssim.append(float(np.mean([images.compare(example.real[1:], v[1:])["ssim"] for v in shown])))
     kept.diversity.append(pokes.diversity(shown))
-    kept.motion.append(pokes.motion_histograms(shown[0], flow))
+    kept.motion.append(_motion_of(shown[0]))
     if features is not None:
         kept.features.append(np.asarray(features(shown[0])))
 
@@ -203,9 +202,7 @@ def _row(kept: dict[str, _Kept], name: str, boot: Bootstrap, options: Evaluation
     ]
     if name != REAL:
         measures.append(_measured("ssim", boot.mean(np.array(own.ssim)), count, boot.sources))
-        if count > 1:
-            distance = pokes.motion_distance(np.stack(kept[REAL].motion), np.stack(own.motion))
-            measures.append(_one("motion_distance", distance, count, boot.sources))
+        measures.append(_motion_distance(kept[REAL].motion, own.motion, boot))
         if own.features and count > 1:
             fvd = frechet_distance(np.stack(kept[REAL].features), np.stack(own.features))
             measures.append(_one("fvd", fvd, count, boot.sources))
@@ -214,6 +211,17 @@ def _row(kept: dict[str, _Kept], name: str, boot: Bootstrap, options: Evaluation
     if name == GENERATED:
         measures.append(_measured("diversity", boot.mean(np.array(own.diversity)), count, boot.sources))
     return measures
+
+
+def _motion_of(sequence: np.ndarray) -> np.ndarray:
+    """The histograms of motion of a whole sequence `1+T S S 3`: `1 50`."""
+    return motion_frechet.features(sequence, window=len(sequence))
+
+
+def _motion_distance(real: list[np.ndarray], other: list[np.ndarray], boot: Bootstrap) -> Measure:
+    if len(real) < motion_frechet.FEWEST:
+        return _missing(motion_frechet.NAME, len(real), f"needs {motion_frechet.FEWEST} sequences")
+    return _one(motion_frechet.NAME, motion_frechet.distance(real, other), len(real), boot.sources)
 
 
 def _median(name: str, values: np.ndarray, boot: Bootstrap) -> Measure:
@@ -231,10 +239,9 @@ def _measured(name: str, estimate: Sequence[float | None], count: int, sources: 
     return Measure(name, value, unit, low, high, count, sources, better, text)
 
 
-def _one(name: str, value: float | None, count: int, sources: int) -> Measure:
+def _one(name: str, value: float, count: int, sources: int) -> Measure:
     better, unit, text = TEXTS[name]
-    missing = "" if value is not None else "two sequences are needed"
-    return Measure(name, value, unit, None, None, count, sources, better, text, missing)
+    return Measure(name, value, unit, None, None, count, sources, better, text, no_interval=True)
 
 
 def _missing(name: str, count: int, why: str) -> Measure:

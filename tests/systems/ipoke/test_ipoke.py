@@ -211,7 +211,7 @@ def test_evaluation_and_page(run):
     assert status == 0, err
     page = write_page(run).read_text()
     for part in ("Swipes and what came of them", "The video auto-encoder over training", "warped by the poke alone",
-                 "Frechet distance of histograms of motion (no network, not FVD)"):  # fmt: skip
+                 "Frechet distance of whole sequences"):  # fmt: skip
         assert part in page
     assert page.count("data:video/mp4") >= 1
 
