@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.changes import ChangingFolder
 from soundvid.builder import candidate, engine, listing, state
 from soundvid.builder.build import build
 from soundvid.builder.context import Context
@@ -41,6 +42,8 @@ from soundvid.store.dataset import Dataset
 from soundvid.store.verify import verify
 
 NAMES = [f"{folder}{letter}.mp4" for folder in ("", "sub/") for letter in "abcd"]
+KINDS = {"touch": 1, "replace": 1, "swap": 1, "recipe": 1, "remove": 2, "nothing": 1, "add": 2, "copy": 2, "rename": 1,
+         "restore": 2}  # weights of changes  # fmt: skip
 # What a recipe's change is tried with: a threshold, a plan, pixels, a feature, splits; the first one is the usual.
 RECIPES: list[dict[str, Any]] = [
     {},
@@ -234,14 +237,13 @@ class History:
     def __init__(
         self, folder: Path, contents: list[Path], seed: int, dagster: Process = unattended, *, kills: bool = True
     ) -> None:
-        self.dice, self.contents, self.dagster, self.may_kill = random.Random(seed), contents, dagster, kills
-        self.folder, self.videos, self.aside = folder, folder / "videos", folder / "aside"
+        self.dice, self.dagster, self.may_kill = random.Random(seed), dagster, kills
+        self.files = ChangingFolder(folder, NAMES, contents, self.dice, self._stamp)
+        self.folder, self.videos = folder, self.files.videos
         self.recipe, self.clock, self.log = 0, 10**9, list[str]()
         self.kills = self.comparisons = 0
-        for made in (self.videos / "sub", self.aside / "sub"):
-            made.mkdir(parents=True)
         for name in NAMES[:3]:
-            self._put(name)
+            self.files.put(name)
 
     def step(self, *, fresh: bool = True) -> None:
         """Change something, bring both stores up to date, and compare. Raises Different."""
@@ -277,45 +279,12 @@ class History:
                     raise Different(f"{name}: {problems[:3]}")
 
     def _change(self) -> None:
-        here = [n for n in NAMES if (self.videos / n).exists()]
-        free = [n for n in NAMES if n not in here]
-        gone = [n for n in free if (self.aside / n).exists()]
-        dice = self.dice
-        kinds = ["touch", "replace", "swap", "recipe", "remove", "remove", "nothing"] if here else []
-        kinds += ["add", "add"] if free else []
-        kinds += ["copy", "copy", "rename"] if here and free else []
-        kinds += ["restore", "restore"] if gone else []
-        kind = dice.choice(kinds)
-        one, new = dice.choice(here or [""]), dice.choice(free or [""])
-        if kind == "add":
-            self._put(new)
-        elif kind == "replace":
-            self._put(one)
-        elif kind == "remove":
-            os.replace(self.videos / one, self.aside / one)
-        elif kind == "restore":
-            new = dice.choice(gone)
-            os.replace(self.aside / new, self.videos / new)
-        elif kind == "copy":
-            shutil.copy2(self.videos / one, self.videos / new)
-        elif kind == "rename":
-            os.replace(self.videos / one, self.videos / new)
-        elif kind == "swap":
-            new = dice.choice([n for n in here if n != one] or here)
-            between = self.folder / "between"
-            os.replace(self.videos / one, between)
-            if new != one:
-                os.replace(self.videos / new, self.videos / one)
-            os.replace(between, self.videos / new)
-        elif kind == "touch":
-            self._stamp(self.videos / one)
-        elif kind == "recipe":
+        kind, text = self.files.change(KINDS)
+        if kind == "recipe":
+            dice = self.dice
             self.recipe = dice.randrange(len(RECIPES)) if self.recipe == 0 else dice.choice((0, 0, 1, 2))
-        self.log.append(f"{kind} {one} {new}" if kind != "recipe" else f"recipe {self.recipe}")
-
-    def _put(self, name: str) -> None:
-        shutil.copy(self.dice.choice(self.contents), self.videos / name)
-        self._stamp(self.videos / name)
+            text = f"recipe {self.recipe}"
+        self.log.append(text)
 
     def _stamp(self, path: Path) -> None:
         self.clock += 60

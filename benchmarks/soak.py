@@ -15,7 +15,6 @@ matplotlib is installed. Exit status 1 where the versions differ, a run failed, 
 import argparse
 import csv
 import json
-import os
 import random
 import shutil
 import signal
@@ -33,6 +32,7 @@ import numpy as np
 import psutil
 import yaml
 
+from benchmarks.changes import ChangingFolder
 from benchmarks.histories import (
     Different,
     attempt,
@@ -57,6 +57,7 @@ workers: 1
 prune: "*/10 * * * *"
 keep_history_days: 0.0035  # five minutes
 """
+KINDS = {"remove": 1, "replace": 1, "touch": 1, "add": 2, "copy": 1, "rename": 1, "restore": 1}  # weights of changes
 OTHER_RECIPE = 2  # another length of clips: everything is cut anew
 PROGRAMS = {  # by what is in the command line
     "pipelines.ui": "ui",
@@ -72,55 +73,20 @@ LASTING = ("ui", "web server", "daemon", "code server", "location server")
 
 
 class Changes:
-    """A folder of videos, and the dice that change it."""
+    """The folder of videos, the dice that change it, and how often each kind of change was made."""
 
     def __init__(self, home: Path, seed: int) -> None:
-        self.dice, self.videos, self.aside = random.Random(seed), home / "videos", home / "aside"
-        self.contents = make_contents(home / "contents")
-        for folder in (self.videos / "sub", self.aside / "sub"):
-            folder.mkdir(parents=True)
-        self.made: Counter[str] = Counter()
-        shutil.copy(self.contents[0], self.videos / ANCHOR)
+        self.folder = ChangingFolder(home, NAMES, make_contents(home / "contents"), random.Random(seed))
+        self.videos, self.made = self.folder.videos, Counter[str]()
+        shutil.copy(self.folder.contents[0], self.videos / ANCHOR)
         for name in NAMES[:4]:
-            self._put(name)
+            self.folder.put(name)
 
     def change(self) -> str:
         """Make one change; what it was."""
-        here = [n for n in NAMES if (self.videos / n).exists()]
-        free = [n for n in NAMES if n not in here]
-        gone = [n for n in free if (self.aside / n).exists()]
-        kinds = ["remove", "replace", "touch"] if here else []
-        kinds += ["add", "add"] if free else []
-        kinds += ["duplicate", "rename"] if here and free else []
-        kinds += ["put back"] if gone else []
-        kind, one, new = self.dice.choice(kinds), self.dice.choice(here or [""]), self.dice.choice(free or [""])
-        if kind == "add":
-            self._put(new)
-        elif kind == "replace":
-            self._put(one)
-        elif kind == "remove":
-            os.replace(self.videos / one, self.aside / one)
-        elif kind == "put back":
-            new = self.dice.choice(gone)
-            os.replace(self.aside / new, self.videos / new)
-        elif kind == "duplicate":
-            self._copy(self.videos / one, new)
-        elif kind == "rename":
-            os.replace(self.videos / one, self.videos / new)
-        else:
-            os.utime(self.videos / one)
+        kind, text = self.folder.change(KINDS)
         self.made[kind] += 1
-        return f"{kind} {one or new} {new if kind in ('duplicate', 'rename') else ''}".rstrip()
-
-    def _put(self, name: str) -> None:
-        self._copy(self.dice.choice(self.contents), name)
-
-    def _copy(self, path: Path, name: str) -> None:
-        """A file appears whole, as downloads that end in a rename do."""
-        between = self.videos.parent / ".between"
-        shutil.copy(path, between)
-        os.utime(between)
-        os.replace(between, self.videos / name)
+        return text
 
 
 class Watch:

@@ -357,9 +357,7 @@ class Loop:
         self.system.validated(numbers)
         value = numbers[self.system.monitor]
         progress = self.progress
-        if (
-            progress.monitor != self.system.monitor
-        ):  # a run of a version that chose by another one: values do not compare
+        if progress.monitor != self.system.monitor:  # a version of before chose by another one: values do not compare
             progress.monitor, progress.best, progress.stale, progress.history = self.system.monitor, None, 0, []
         better = math.isfinite(value) and (progress.best is None or value < progress.best)
         progress.history.append(value)
