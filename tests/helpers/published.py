@@ -1,5 +1,6 @@
-"""Servers on loopback for published data: moto's S3, and a static web server with ranges and faults on request."""
+"""Published data for tests: moto's S3 and a static web server with faults on request, and what versions hold."""
 
+import json
 import re
 import threading
 from collections import defaultdict
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+from soundvid.store.dataset import Dataset
+from soundvid.store.verify import verify
+from tests.conftest import toy_recipe
 from tests.helpers.loopback import LoopbackServer
 
 SECRET = "planted-secret-4711-abcdefgh"
@@ -92,3 +96,31 @@ class StaticServer(LoopbackServer):
             return
         if fault == "cut":
             request.close_connection = True
+
+
+def small(videos: Path, **changes):
+    fields = {
+        "sources": [{"folder": str(videos), "licence": "CC0-1.0"}],
+        "clips": {"seconds": 0.5},
+        "video": {"width": 32, "height": 32},
+        "sound": {"rate": 8000},
+        "splits": {"ratios": {"train": 1.0}, "pins": {"toy1.mp4": "test"}},
+    }
+    return toy_recipe(videos, **(fields | changes))
+
+
+def is_valid(store: Path, name: str = "toy", version: str | None = None, decode: bool = False) -> bool:
+    dataset = Dataset(store, name)
+    result = verify(dataset, dataset.release(version), decode=decode)
+    assert result.ok, result.problems
+    return True
+
+
+def shards(store: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((store / "datasets/toy/shards").glob("*.tar"))}
+
+
+def data_names(tree: Path) -> dict[str, str]:
+    """Published name by the name in a store."""
+    stated = json.loads((tree / "versions.json").read_text())["shards"]
+    return {f"{n.partition('-')[0]}-{s['sha256'][:16]}.tar": n for n, s in stated.items()}
