@@ -24,7 +24,7 @@ download: {{allow_private_addresses: true, allow_licences: [creative-commons], s
 SYNC = """
 import json, resource, sys
 from pathlib import Path
-from soundvid.recipe.model import load
+from soundvid.recipe.load import load
 from soundvid.sources.web.sync import sync
 result = sync(Path(sys.argv[2]), load(sys.argv[1]))
 used = resource.getrusage(resource.RUSAGE_SELF)

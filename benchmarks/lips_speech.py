@@ -30,7 +30,8 @@ from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe
 from soundvid.metrics.bootstrap import Bootstrap
 from soundvid.metrics.table import Evaluation
-from soundvid.recipe.model import Recipe, load
+from soundvid.recipe.load import load
+from soundvid.recipe.model import Recipe
 from soundvid.runs import train as run_training
 from soundvid.runs.evaluate import evaluate_run
 from soundvid.runs.page import write_page

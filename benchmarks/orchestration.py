@@ -91,7 +91,7 @@ def stages(home: Path) -> None:
     """Inside the measured process: the same stages and checks as the assets call them, without Dagster."""
     from soundvid.builder import candidate, checks, listing, state
     from soundvid.builder.context import Context
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
 
     tiny = load(home / "recipes" / "tiny.yaml")
 

@@ -93,7 +93,7 @@ def large_store(work: Path, shards: int, megabytes: int) -> Path:
     values |= {"source_id": "a", "source_group": "a", "source_sha256": "0" * 64, "width": 64, "height": 64}
     values |= {"samples": 1, "sample_rate": 44100, "first_sample": 0}
     table = pa.Table.from_pylist([{**values, **row} for row in rows], samples_schema([]))
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
     from soundvid.store.schema import LEDGER_SCHEMA, published_recipe, tools
 
     none = {"kept": 0, "rejected": 0, "failed": 0}

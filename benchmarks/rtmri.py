@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from soundvid.builder.build import build
-from soundvid.recipe.model import Recipe, load
+from soundvid.recipe.load import load
+from soundvid.recipe.model import Recipe
 from soundvid.runs import train as run_training
 from soundvid.runs.evaluate import evaluate_run
 from soundvid.runs.page import write_page

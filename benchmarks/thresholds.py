@@ -38,7 +38,7 @@ def build(path: Path, store: Path) -> tuple[float, int, dict]:
     """CPU seconds of a build, how many sources it rendered, and its answer."""
     script = (
         "import json, sys; from pathlib import Path; from soundvid.builder.build import build; "
-        "from soundvid.recipe.model import load; from soundvid.util.progress import ProgressCallback\n"
+        "from soundvid.recipe.load import load; from soundvid.util.progress import ProgressCallback\n"
         "class Counter(ProgressCallback):\n"
         "    rendered = 0\n"
         "    def phase(self, name, total):\n"

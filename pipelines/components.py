@@ -18,7 +18,8 @@ from assets.videos import group_of
 from pipelines.definitions import broken_defs, recipe_defs
 from pipelines.project import BrokenRecipe, home, read_project, read_recipes
 from soundvid.errors import RecipeError, SoundvidError
-from soundvid.recipe.model import Recipe, built_in, load
+from soundvid.recipe.load import built_in, load
+from soundvid.recipe.model import Recipe
 
 RECIPE = "recipe.yaml"
 

@@ -21,7 +21,8 @@ from pydantic import Field, ValidationError
 from assets.videos import group_of
 from pipelines.alerts import Alerts
 from soundvid.errors import RecipeError, SoundvidError
-from soundvid.recipe.model import Recipe, load
+from soundvid.recipe.load import load
+from soundvid.recipe.model import Recipe
 from soundvid.recipe.yaml_file import read_yaml
 from soundvid.util.config import Strict
 

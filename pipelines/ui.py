@@ -137,7 +137,7 @@ def alone(folder: Path) -> Iterator[None]:
 def demo_server(home: Path) -> Iterator[None]:
     """Show the demo's videos where they were downloaded from, so that an audit finds them."""
     from soundvid.demo.serve import served
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
 
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

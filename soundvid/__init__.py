@@ -40,7 +40,8 @@ def build(
     (shards.max_shrink), unless `allow_shrink`.
     """
     from soundvid.builder.build import build as run
-    from soundvid.recipe.model import Recipe, load
+    from soundvid.recipe.load import load
+    from soundvid.recipe.model import Recipe
 
     given = [sources] if isinstance(sources, str | Path) else sources
     if isinstance(recipe, Recipe):

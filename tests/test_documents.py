@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from soundvid.cli.app import app
-from soundvid.recipe.model import load
+from soundvid.recipe.load import load
 from tests.test_layers import LAYERS
 
 ROOT = Path(__file__).parents[1]

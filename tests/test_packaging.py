@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from soundvid._version import __version__
-from soundvid.recipe.model import built_in
+from soundvid.recipe.load import built_in
 
 ROOT = Path(__file__).parents[1]
 

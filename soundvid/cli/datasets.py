@@ -87,7 +87,7 @@ def build(
 
     You can stop it at any time. Running it again continues where it stopped.
     """
-    from soundvid.recipe.model import built_in, load
+    from soundvid.recipe.load import built_in, load
 
     if engine != "local":
         raise RecipeError(f"--engine {engine}: there is only 'local'; leave the option out")
@@ -323,7 +323,7 @@ def recipe(
 
     soundvid recipe check mine.yaml  find mistakes without building anything
     """
-    from soundvid.recipe.model import built_in, load
+    from soundvid.recipe.load import built_in, load
 
     recipes = built_in()
     if dataset is not None and name not in recipes:
@@ -351,7 +351,7 @@ def recipe(
 
 def _check(file: Path) -> None:
     """Read a recipe and print what it asks for; what is wrong in it is an error that names the line."""
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
     from soundvid.recipe.sources import FolderSource
 
     if not file.is_file():

@@ -51,7 +51,7 @@ def demo(
         raise SoundvidError(f"--seconds {seconds}: the sample videos last 60 s at most (--faces: 600)")
     from soundvid.demo import SOURCES, make_sources
     from soundvid.demo.serve import served
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
 
     with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
         drawn = _drawing(progress, "drawing sample videos", len(SOURCES))

@@ -222,7 +222,7 @@ def rename(
     store: StoreOption = STORE,
 ) -> None:
     """Give a dataset of a store another name. Build it from now on with --name NEW."""
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
     from soundvid.reports.card import dataset_card
     from soundvid.store.manage import rename as run
 

@@ -23,7 +23,7 @@ MAX_LINES = 50  # of single videos: thousands would hide the summary
 
 
 def _recipe(name: str | None) -> Any:
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
 
     return load(name) if name else None
 

@@ -76,7 +76,7 @@ def _train(
 
     On several GPUs: torchrun --nproc-per-node 8 -m soundvid train ...
     """
-    from soundvid.recipe.model import load
+    from soundvid.recipe.load import load
 
     need_torch()
     # Before torch is loaded: threads that spin while they wait take a busy machine's cores from each other.

@@ -65,7 +65,7 @@ STORE = Path("store")
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Shell completion of a recipe; where no built-in one fits, the shell offers files."""
-    from soundvid.recipe.model import built_in
+    from soundvid.recipe.load import built_in
 
     return [name for name in built_in() if name.startswith(incomplete)]
 
@@ -119,7 +119,7 @@ class Command(TyperCommand):
     """
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        from soundvid.recipe.model import built_in
+        from soundvid.recipe.load import built_in
 
         names = ", ".join(built_in())
         self.help = (self.help or "").replace("{recipes}", names)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from soundvid.errors import SoundvidError
 from soundvid.metrics.table import Evaluation
-from soundvid.recipe.model import built_in
+from soundvid.recipe.load import built_in
 from soundvid.reports.curves import Chart, chart, read
 from soundvid.reports.measures import headline, measures
 from soundvid.reports.version_page import count_text, environment, hours_text, span_text

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import soundvid
 from soundvid.cli.app import app
 from soundvid.errors import SoundvidError
-from soundvid.recipe.model import built_in
+from soundvid.recipe.load import built_in
 from tests.conftest import cli, run, toy_recipe
 
 

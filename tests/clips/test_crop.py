@@ -21,7 +21,8 @@ from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe
 from soundvid.models.faces import MOUTH_CORNERS, Face
 from soundvid.models.weights import MissingWeights
-from soundvid.recipe.model import Sound, Video, load
+from soundvid.recipe.load import load
+from soundvid.recipe.model import Sound, Video
 from tests.helpers.scanner import film
 
 

@@ -22,7 +22,8 @@ from soundvid.clips.denoise.spectral_gating import Gate
 from soundvid.errors import DatasetError, RecipeError
 from soundvid.media.errors import MediaError
 from soundvid.media.probe import probe_sound
-from soundvid.recipe.model import Denoise, Recipe, load
+from soundvid.recipe.load import load
+from soundvid.recipe.model import Denoise, Recipe
 from soundvid.store.dataset import Dataset
 from soundvid.store.load import load as load_clips
 from tests.helpers.scanner import film, scanner_noise, speaking, wav

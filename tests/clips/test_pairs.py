@@ -11,7 +11,8 @@ import pytest
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import decode_flac, decode_rgb
-from soundvid.recipe.model import Recipe, load
+from soundvid.recipe.load import load
+from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
 from tests.builder.test_build import assert_whole
 from tests.builder.test_steps import one_by_one

@@ -5,7 +5,7 @@ from fractions import Fraction
 import pytest
 
 from soundvid.errors import RecipeError
-from soundvid.recipe.model import built_in, load
+from soundvid.recipe.load import built_in, load
 
 GOOD = """name: mine
 sources:

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from soundvid.errors import RecipeError
-from soundvid.recipe.model import load
+from soundvid.recipe.load import load
 from soundvid.recipe.sources import ChannelSource, FolderSource, ListSource, SearchSource
 from soundvid.sources.web.catalogue import Catalogue
 from soundvid.sources.web.catalogue_schema import ListedVideo

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 from safetensors import safe_open  # noqa: E402
 
 from soundvid.errors import SoundvidError  # noqa: E402
-from soundvid.recipe.model import load as load_recipe  # noqa: E402
+from soundvid.recipe.load import load as load_recipe  # noqa: E402
 from soundvid.runs import train  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.runs.registry import get  # noqa: E402

@@ -17,7 +17,8 @@ from soundvid.media.encode import write_video  # noqa: E402
 from soundvid.media.geometry import Framing  # noqa: E402
 from soundvid.media.probe import probe  # noqa: E402
 from soundvid.media.video_reader import VideoReader  # noqa: E402
-from soundvid.recipe.model import Recipe, load  # noqa: E402
+from soundvid.recipe.load import load  # noqa: E402
+from soundvid.recipe.model import Recipe  # noqa: E402
 from soundvid.runs import train  # noqa: E402
 from soundvid.runs.generate import generate  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402

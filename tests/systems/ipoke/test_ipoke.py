@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 from soundvid.builder.build import build  # noqa: E402
 from soundvid.demo import faces  # noqa: E402
 from soundvid.errors import SoundvidError  # noqa: E402
-from soundvid.recipe.model import Recipe, load  # noqa: E402
+from soundvid.recipe.load import load  # noqa: E402
+from soundvid.recipe.model import Recipe  # noqa: E402
 from soundvid.runs import train  # noqa: E402
 from soundvid.runs.generate import parse_poke  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402
