@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from soundvid.metrics.bootstrap import FEWEST
 from soundvid.metrics.conclusion import outcome as paired_outcome
 from soundvid.metrics.table import Evaluation, Measure, Table, number
 
@@ -105,8 +106,11 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
         if not rivals:
             continue
         beaten, name, rival = min(rivals, key=lambda r: r[0])
+        too_few = evaluation.sources < FEWEST and not measure.no_interval
         if (name, measure.name) in paired:
             outcome, mark = PAIRED[paired_outcome(paired[name, measure.name])]
+        elif too_few:
+            outcome, mark = PAIRED["unknown"]
         else:
             outcome, mark = _compared(measure, rival, distance(measure.value) < beaten)
         unit = f" {measure.unit}" if measure.unit else ""
@@ -114,7 +118,7 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
             {
                 "words": label_of(measure),
                 "definition": measure.definition,
-                "system": f"{measure.text()}{unit}",
+                "system": f"{number(measure.value) if too_few else measure.text()}{unit}",
                 "baseline": f"{number(rival.value or 0.0)}{unit}",
                 "against": name,
                 "outcome": outcome,
@@ -122,7 +126,9 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
             }
         )
     better, worse = (sum(line["mark"] == mark for line in lines) for mark in ("kept", "failed"))
-    if lines:
+    if lines and all(line["outcome"] == PAIRED["unknown"][0] for line in lines):
+        verdict = "Measured on too few videos to say whether it is better than the baselines."
+    elif lines:
         verdict = (
             f"Better than the best baseline in {better or 'none'} of {len(lines)} measures, worse in {worse or 'none'}"
         )

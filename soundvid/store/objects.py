@@ -84,7 +84,7 @@ def open_objects(url: str, *, writing: bool = False) -> Objects:
         return HubObjects(url)
     if scheme in BUCKETS:
         return BucketObjects(url)
-    known = "a folder, s3://, gs://, az://, https:// or hf://"
+    known = f"a folder, s3://, gs://, az://, {'' if writing else 'https://, '}or hf://"
     raise DatasetError(f"{shown}: {scheme}:// is not supported; give {known}")
 
 
@@ -224,7 +224,8 @@ class HttpObjects:
 
     def _broken(self, key: str, error: Exception) -> OSError:
         reason = getattr(error, "reason", None) or error
-        return _trouble(self.shown, key, f"the connection failed ({type(reason).__name__}: {reason})")
+        text = re.sub(r"^HTTPS?Connection(Pool)?\([^)]*\): ", "", str(reason)) or type(reason).__name__
+        return _trouble(self.shown, key, f"the connection failed ({text})")
 
     def size(self, key: str) -> int | None:
         try:

@@ -380,6 +380,15 @@ def test_the_first_screen_says_how_good_it_is_and_against_what():
     alone = headline([evaluation(measured("system", "system", 0.3), sources=2)])
     assert alone["lines"] == [] and "no baseline" in alone["verdict"] and "So few videos" in alone["basis"]
 
+    # Two videos say nothing, however far apart the numbers are; a measure nearest to the real value needs that value.
+    few = headline([evaluation(measured("system", "system", 0.9), weak, strong, sources=2)])
+    (line,) = few["lines"]
+    assert (line["outcome"], line["system"]) == ("too few videos to tell", "0.900") and "too few" in few["verdict"]
+    near = [measured(n, k, v, better="real") for n, k, v in (("s", "system", 0.5), ("b", "baseline", 0.9))]
+    assert headline([evaluation(*near)])["lines"] == []
+    real = measured("real", "real", 0.4, better="real")
+    assert headline([evaluation(*near, real)])["lines"][0]["outcome"].startswith("better")
+
 
 # -- curves
 

@@ -37,6 +37,16 @@ def test_a_pulled_version_is_the_published_one_byte_for_byte(built, tree, tmp_pa
     assert (tmp_path / "datasets/toy/latest").read_text().startswith("1.1.0 ")
 
 
+def test_pulling_and_loading_need_no_library_of_building_or_training(server, tmp_path):
+    code = (
+        "import sys, soundvid\n"
+        "soundvid.pull('toy', sys.argv[1], store='s'); print(soundvid.load('toy', store='s')[0].frames.shape)\n"
+        "print(sorted({'cv2', 'scipy', 'soundfile', 'torch', 'yt_dlp'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, server.url], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["(15, 32, 32, 3)", "[]"], done.stderr
+
+
 def test_a_minor_version_moves_its_new_shards_only(built, tmp_path):
     first = soundvid.publish("toy@1.0.0", str(tmp_path / "t"), store=built)
     names = sorted(p.name for p in (tmp_path / "t/data").iterdir())
