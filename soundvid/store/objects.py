@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from soundvid.errors import DatasetError, SoundvidError
 from soundvid.util.extras import need
-from soundvid.util.files import sync_to_disk, write_all
+from soundvid.util.files import SteadyWriter, sync_to_disk
 from soundvid.util.redact import clean_address, credentials_of, redact, without_user
 
 CHUNK = 1 << 20  # bytes of a large file that are moved at a time
@@ -104,6 +104,7 @@ class FolderObjects:
 
     def __init__(self, root: Path) -> None:
         self.root, self.shown = root, str(root)
+        self._folders: set[Path] = set()  # whose new entries are not on the disk yet
 
     def size(self, key: str) -> int | None:
         try:
@@ -132,13 +133,14 @@ class FolderObjects:
         hidden = target.with_name(f".{target.name}.{uuid4().hex}")  # other machines may write there, too
         try:
             with hidden.open("wb", buffering=0) as file:
+                writer = SteadyWriter(file)
                 for piece in pieces:
-                    write_all(file, piece)
+                    writer.write(piece)
             sync_to_disk(hidden)
             os.replace(hidden, target)
+            self._folders.add(target.parent)
         finally:
             hidden.unlink(missing_ok=True)
-        sync_to_disk(target.parent)
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         try:
@@ -155,7 +157,9 @@ class FolderObjects:
             now = self.tagged(key)
             if (now and now[1]) != tag:
                 return False
+            self.flush()  # what the new content may name
             self.put(key, [data])
+            self.flush()
             return True
         finally:
             os.close(handle)
@@ -170,7 +174,9 @@ class FolderObjects:
             (self.root / key).parent.rmdir()  # if it was the last one
 
     def flush(self) -> None:
-        pass
+        while self._folders:
+            with suppress(FileNotFoundError):
+                sync_to_disk(self._folders.pop())
 
 
 class HttpObjects:

@@ -24,7 +24,7 @@ from soundvid.store.tar import Sample
 from soundvid.store.transfer import Meter, OnBytes, RunningSha256, Transferred, in_parallel
 from soundvid.store.verify import check_index, rows_by_shard
 from soundvid.util.extras import need
-from soundvid.util.files import storing, sync_to_disk, write_all
+from soundvid.util.files import SteadyWriter, storing, sync_to_disk
 from soundvid.util.hashing import canonical_json
 
 _ATTEMPTS = 6  # of a transfer that brings nothing; one that brings bytes may break off any number of times
@@ -127,8 +127,9 @@ def _fetch_shard(remote: Dataset, dataset: Dataset, shard: Shard, meter: Meter, 
             file.truncate(have)
         meter.add(have, moved=False)
         with storing(dataset.folder), part.open("ab", buffering=0) as file:
+            writer = SteadyWriter(file)
             for piece in _persistent(objects, key, have, shard.bytes):
-                write_all(file, piece)
+                writer.write(piece)
                 digest.update(piece)
                 meter.add(len(piece))
         if digest.hexdigest() == shard.sha256:
