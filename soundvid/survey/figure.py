@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import cv2
 import numpy as np
@@ -80,7 +81,7 @@ def write_figure(path: Path, found: Analysis) -> None:
 
 def draw(found: Analysis) -> tuple[int, int, list[Mark]]:
     """Width, height and all marks of the figure, what is painted first first."""
-    longest = max(len(s.system) for s in found.systems)
+    longest = max(_letters(s.system) for s in found.systems)
     left = round(min(MOST_NAME, max(LEAST_NAME, longest * LETTER + 30)))
     height = TOP + ROW * len(found.systems) + BOTTOM
     base = height - BOTTOM
@@ -101,14 +102,15 @@ def draw(found: Analysis) -> tuple[int, int, list[Mark]]:
 
 def _row(system: SystemMean, y: float, x: object, left: int) -> list[Mark]:
     assert callable(x)
-    room = int((left - 24) / LETTER)
-    name = system.system if len(system.system) <= room else system.system[: room - 1] + "…"
+    name = system.system
+    while _letters(name) * LETTER > left - 24:
+        name = name.removesuffix("…")[:-1] + "…"
     marks: list[Mark] = [Text(left - 16, y + 5, name, "end")]
-    # Items of one mean would hide each other: each is a little lower than the one before it.
+    # Items of one mean would hide each other: the second of them lies below the first.
     seen: dict[float, int] = {}
     for mean in sorted(system.item_means):
         times = seen[round(mean, 1)] = seen.get(round(mean, 1), -1) + 1
-        marks.append(Dot(x(mean), y + 13 - 6 * (times % 2) if times else y + 13, 3, SOFT, filled=False))
+        marks.append(Dot(x(mean), y + 13 + 6 * (times % 2), 2.5, SOFT, filled=False))
     if system.low is not None and system.high is not None:
         low, high = max(1.0, system.low), min(5.0, system.high)
         marks.append(Line(x(low), y, x(high), y, BAR, 2))
@@ -116,6 +118,11 @@ def _row(system: SystemMean, y: float, x: object, left: int) -> list[Mark]:
     marks.append(Dot(x(system.mean), y, 6, BAR))
     marks.append(Text(WIDTH - RIGHT + 24, y + 5, f"{system.mean:.2f}"))
     return marks
+
+
+def _letters(text: str) -> float:
+    """Width of a text in Latin letters; those of East Asia are nearly twice as wide."""
+    return sum(1.9 if east_asian_width(letter) in "WF" else 1.0 for letter in text)
 
 
 def svg(width: int, height: int, marks: Sequence[Mark]) -> str:
@@ -157,10 +164,10 @@ def png(width: int, height: int, marks: Sequence[Mark]) -> bytes:
             cv2.circle(image, at(mark.x, mark.y), radius, colour, thick, cv2.LINE_AA, fine)
         else:
             size = round(mark.size * SCALE)
-            _, _, wide, _ = cv2.getTextSize((0, 0), mark.text, (0, 0), face, size)
+            _, _, wide, _ = cv2.getTextSize((0, 0), mark.text, (0, 0), face, size, 400)
             shift = {"start": 0.0, "middle": wide / 2, "end": float(wide)}[mark.anchor]
             place = round(mark.x * SCALE - shift), round(mark.y * SCALE)
-            cv2.putText(image, mark.text, place, colour, face, size)
+            cv2.putText(image, mark.text, place, colour, face, size, 400)
     done, data = cv2.imencode(".png", image)
     assert done
     return data.tobytes()

@@ -136,9 +136,10 @@ def choose(systems: Sequence[System], count: int | None, seed: int) -> tuple[lis
         for left_over in waiting.values():
             if left_over and len(chosen) < count:
                 chosen.append(left_over.pop(0))
-    notes = []
+    notes = [note for s in systems if isinstance(s.videos, RunVideos) for note in s.videos.notes]
     if len(common) < count:
-        notes.append(f"only {len(common)} items are in every system")
+        there = "1 item is" if len(common) == 1 else f"{len(common)} items are"
+        notes.append(f"{there} in every system, fewer than {count}")
     for system in systems:
         missing = len(set(system.videos.items) - common)
         if missing and not isinstance(system.videos, RunVideos | Originals):
@@ -229,6 +230,7 @@ def _open_runs(
     runs: Sequence[tuple[str, Path]], split: str | None, which: Any, device: str, seed: int
 ) -> dict[str, "RunVideos"]:
     """Runs of one system, and the clips that none of them learnt from."""
+    from soundvid.runs.evaluate import reused_clips
     from soundvid.runs.open import choose_device, open_run, spec_of
 
     specs = {name: spec_of(path) for name, path in runs}
@@ -248,24 +250,31 @@ def _open_runs(
     opened = {name: open_run(path, which, device=str(choose_device(device))) for name, path in runs}
     chosen = split or _held_out(opened)
     seen: dict[str, bytes] = {}
-    return {name: RunVideos(run, chosen, run.clips(chosen), seed, seen) for name, run in opened.items()}
+    found = {}
+    for name, run in opened.items():
+        notes = tuple(f"{name}: {note}" for note in reused_clips(run, chosen, which))
+        found[name] = RunVideos(run, chosen, run.clips(chosen), seed, seen, notes)
+    return found
 
 
 def _held_out(runs: Mapping[str, "OpenRun"]) -> str:
     """The first split in which every run has clips that it did not learn from. Raises SoundvidError."""
     from soundvid.store.load import EmptySplit
 
+    reasons = []
     for split in HELD_OUT:
+        learnt = [name for name, run in runs.items() if run.config.splits["train"] == split]
         try:
             for run in runs.values():
                 run.clips(split)
-        except EmptySplit:
+        except EmptySplit as error:
+            reasons.append(str(error))
             continue
-        if split not in {run.config.splits["train"] for run in runs.values()}:
+        if not learnt:
             return split
+        reasons.append(f"'{split}' is what {' and '.join(learnt)} learnt from")
     raise SoundvidError(
-        f"{' and '.join(runs)}: no split ({', '.join(HELD_OUT)}) has clips for every run; --split train rates what "
-        "they learnt from"
+        f"no split has clips that are new to every run: {'; '.join(reasons)}; --split train rates what they learnt from"
     )
 
 
@@ -278,6 +287,7 @@ class RunVideos:
     clips: "Clips"
     seed: int
     seen: dict[str, bytes]
+    notes: tuple[str, ...] = ()
     _places: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
