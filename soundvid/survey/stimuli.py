@@ -216,7 +216,7 @@ def _reencode(path: Path, target: Path) -> Written:
 
 def _size(width: int, height: int) -> tuple[int, int]:
     """Even width and height of the video that is written: enlarged by a whole number, or shrunk."""
-    scale: Fraction | int = ceil(Fraction(SMALL, min(width, height)))
+    scale = Fraction(ceil(Fraction(SMALL, min(width, height))))
     if max(width, height) * scale > LARGE:
         scale = min(Fraction(1), Fraction(LARGE, max(width, height)))
     wide, high = (max(2, half_up(side * scale / 2) * 2) for side in (width, height))

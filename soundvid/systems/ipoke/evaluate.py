@@ -115,7 +115,8 @@ def made_of(system: MotionSystem, found: Poked, key: str, source: str, seed: int
 def remake(run: "OpenRun", clip: "Clips", seed: int) -> Remade:
     """A sequence of a clip, and what a run makes of its first picture and one poke that is drawn from its true flow.
 
-    The moment is drawn by the clip's key and `seed`; of VISITS moments it is the first in which something moves.
+    The clip's key and `seed` draw VISITS moments; the one in which the pictures change most is taken, so that runs with
+    other options for flow and pokes show the same moment.
     """
     system: Any = run.system
     if not isinstance(system, MotionSystem):
@@ -124,7 +125,7 @@ def remake(run: "OpenRun", clip: "Clips", seed: int) -> Remade:
     changed = system.config.model_copy(update={"pokes": 1, "zero_every": 0, "visits": VISITS, "seed": number})
     examples = PokeExamples(changed, clip, "validation")
     every = [examples.sequence(i, 0) for i in range(VISITS)]
-    found = next((each for each in every if moves(each)), every[0])
+    found = max(every, key=lambda each: np.abs(each.frames[-1].astype(int) - each.frames[0]).mean())
     made = made_of(system, found, clip.rows[0]["key"], clip.rows[0]["source_id"], number, count=1)
     return Remade(made.real, made.samples[0], clip.fps_exact)
 
