@@ -9,8 +9,8 @@ from pipelines.project import Project
 from soundvid.recipe.model import Recipe
 
 
-def shards_when(recipe: Recipe) -> dg.AutomationCondition:
-    """Something came, changed or went, and nothing of it is under way any more.
+def shards_when(recipe: Recipe, project: Project) -> dg.AutomationCondition:
+    """Something came, changed or went, and nothing of it is under way any more, or `release_at_latest` has passed.
 
     `eager()` will not do: it waits while a single video is missing, its `newly_missing` would ask for shards before
     there is any clip, and it forgets what came while shards were being made, because their own update counts as having
@@ -18,6 +18,7 @@ def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     `any_deps_updated()` will not do either: it has no time of its own, so that what ended between a request and the
     next look would count as requested, and a video that came then would wait for the night. `newly_updated()` knows
     when, and the later of the two wins.
+    Where videos come without a pause, something is always under way; so a tick of `release_at_latest` counts as well.
     A video that is registered and not processed yet does not hold the others up. What changes no video but the version
     (the recipe's splits, conditions, shards) is seen by the code version. Nothing happens before source_catalogue was
     materialised once: that is the switch.
@@ -25,12 +26,13 @@ def shards_when(recipe: Recipe) -> dg.AutomationCondition:
     made = dg.AssetSelection.assets(dg.AssetKey([recipe.name, step_names(recipe)[-1]]))
     catalogue = dg.AssetSelection.assets(dg.AssetKey([recipe.name, "source_catalogue"]))
     condition = dg.AutomationCondition
+    overdue = condition.cron_tick_passed(project.release_at_latest).since(condition.newly_requested())
     changed = condition.any_deps_match(condition.newly_updated()).since(condition.newly_requested())
     return (
         (changed | condition.code_version_changed().since(condition.newly_requested()))
         & condition.any_deps_match(~condition.missing()).allow(catalogue)
         & condition.any_deps_match(~condition.missing()).allow(made)
-        & ~condition.any_deps_in_progress()
+        & (~condition.any_deps_in_progress() | overdue)
         & ~condition.in_progress()
     ).with_label("something came, changed or went")
 

@@ -84,7 +84,7 @@ def recipe_defs(recipe: Recipe, project: Project) -> dg.Definitions:
     partitions, division, group = partitions_of(recipe), divide(recipe, project), group_of(recipe.name)
     whole, checks = dataset_assets(
         recipe,
-        shards_when=shards_when(recipe),
+        shards_when=shards_when(recipe, project),
         release_when=release_when(),
         freshness=freshness(project),
     )

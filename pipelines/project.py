@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from dagster._utils.schedules import is_valid_cron_schedule
+from pydantic import Field, ValidationError, field_validator
 
 from assets.videos import group_of
 from pipelines.alerts import Alerts
@@ -49,11 +50,21 @@ class Project(Strict):
     tick_seconds: int = Field(30, ge=1, description="between two looks at folders")
     ask_seconds: int = Field(900, ge=1, description="between two questions to playlists, channels and feeds")
     nightly: str = Field("0 2 * * *", description="cron: list everything again, release what is ready")
+    release_at_latest: str = Field(
+        "0 * * * *", description="cron: release what is ready although further videos are being processed"
+    )
     weekly: str = Field("0 4 * * 0", description="cron: retry what failed, audit addresses")
     prune: str = Field("30 3 * * *", description="cron: delete old runs from Dagster's records")
     keep_history_days: float = Field(30, gt=0, description="runs that are older are deleted, see pipelines.history")
     stale_after_hours: int = Field(36, ge=1, description="without a nightly release check, the release counts as stale")
     alerts: Alerts | None = Field(None, description="tell people when something is wrong, see pipelines.alerts")
+
+    @field_validator("nightly", "release_at_latest", "weekly", "prune")
+    @classmethod
+    def _is_cron(cls, text: str) -> str:
+        if not is_valid_cron_schedule(text):
+            raise ValueError(f"{text!r} is no cron schedule, such as '0 2 * * *'")
+        return text
 
 
 def home() -> Path:

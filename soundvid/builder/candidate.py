@@ -32,6 +32,10 @@ from soundvid.util.hashing import canonical_json
 CHECKS = ("hashes", "ledger_closes", "no_group_in_two_splits", "counts_agree", "not_shrunk")
 
 
+class NotProcessedError(DatasetError):
+    """No version can be made yet: videos that belong to it wait to be processed as the recipe is now."""
+
+
 @dataclass(frozen=True)
 class Assembled:
     """What `assemble` did."""
@@ -50,8 +54,9 @@ def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
     """Make the candidate of these videos, as they were last processed. The same input writes nothing again.
 
     Which of several videos with the same content stands for it is decided here, of all of them together; one that has
-    become the first of its kind is rendered here. Raises DatasetError where a video of the newest version was not
-    processed as the recipe is now (its clips would be missing from the next), and where no clip is kept.
+    become the first of its kind is rendered here. Raises NotProcessedError where no video was processed yet, and where
+    one of the newest version was not processed as the recipe is now (its clips would be missing from the next);
+    DatasetError where no clip is kept.
     """
     with context.dataset.lock():
         context.dataset.clean(work=False)
@@ -61,10 +66,12 @@ def assemble(context: Context, videos: Iterable[Video]) -> Assembled:
         records = [r for r in known.values() if r is not None and (r.verdict is not None or r.identity is not None)]
         waiting = sorted(key for key, r in known.items() if r is None or (r.verdict is None and r.identity is None))
         if not records:
-            raise DatasetError(f"{context.recipe.name}: none of its videos was processed yet: make their clips first")
+            raise NotProcessedError(
+                f"{context.recipe.name}: none of its videos was processed yet: make their clips first"
+            )
         selection, late = _processed(context, records, done)
         if not selection.records:
-            raise DatasetError(
+            raise NotProcessedError(
                 f"{context.recipe.name}: none of its videos has clips yet: make their clips and features"
             )
         candidate = pack(context, selection)
@@ -95,7 +102,7 @@ def _processed(context: Context, records: list[SourceRecord], done: set[str]) ->
     if undone:
         assert context.newest is not None
         few = ", ".join(undone[:4]) + (", ..." if len(undone) > 4 else "")
-        raise DatasetError(
+        raise NotProcessedError(
             f"{context.recipe.name}: {len(undone)} videos of version {context.newest.name} are not made as the recipe "
             f"is now ({few}): make their clips and features first"
         )

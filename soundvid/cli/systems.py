@@ -18,12 +18,13 @@ TYPES: dict[Kind, Any] = {
     "video": Path | None,
     "file": Path | None,
     "box": str | None,
+    "boxes": list[str] | None,
     "pokes": list[str] | None,
     "integer": int | None,
     "number": float | None,
     "flag": bool,
 }
-METAVARS: dict[Kind, str] = {"box": "X,Y,W,H", "pokes": "X,Y,DX,DY"}
+METAVARS: dict[Kind, str] = {"box": "X,Y,W,H", "boxes": "X,Y,W,H", "pokes": "X,Y,DX,DY"}
 
 
 def summaries() -> str:

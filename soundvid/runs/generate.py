@@ -98,6 +98,8 @@ def _read(option: Option, value: Any) -> Any:
     """An input as the system takes it; a file that cannot be used is refused now, before networks are loaded."""
     if option.kind == "box":
         return parse_box(value) if isinstance(value, str) else value
+    if option.kind == "boxes":
+        return [parse_box(v, option.name) if isinstance(v, str) else v for v in value]
     if option.kind == "pokes":
         return [parse_poke(v) if isinstance(v, str) else v for v in value]
     if option.kind == "image":
@@ -107,11 +109,11 @@ def _read(option: Option, value: Any) -> Any:
     return Path(value) if option.kind in ("image", "sound", "video", "file") else value
 
 
-def parse_box(text: str) -> tuple[int, int, int, int]:
-    """`x,y,width,height`. Raises SoundvidError."""
+def parse_box(text: str, option: str = "box") -> tuple[int, int, int, int]:
+    """`x,y,width,height`, the value of an option. Raises SoundvidError."""
     parts = text.split(",")
     if len(parts) != 4 or not all(p.strip().lstrip("-").isdigit() for p in parts):
-        raise SoundvidError(f"--box {text}: give x,y,width,height in pixels, such as 96,40,160,160")
+        raise SoundvidError(f"--{option} {text}: give x,y,width,height in pixels, such as 96,40,160,160")
     x, y, w, h = (int(p) for p in parts)
     return x, y, w, h
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from soundvid.training.system import Examples, Options, Purpose, System
 
 Medium = Literal["image", "sound", "video"]
-Kind = Literal["image", "sound", "video", "box", "pokes", "file", "integer", "number", "flag"]
+Kind = Literal["image", "sound", "video", "box", "boxes", "pokes", "file", "integer", "number", "flag"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Option:
 
     `kind` says what it names: a file of a medium (checked before networks are loaded; Path), a box `X,Y,W,H` (four
     int: x, y, width, height in pixels), any file (Path), an integer (within `least` and `most`), a number (float), a
-    flag (bool), or pokes `X,Y,DX,DY`, which may be given several times (a list of four float each, in pixels).
+    flag (bool), or, given as often as one likes, boxes (a list of them) or pokes `X,Y,DX,DY` (a list of four float
+    each, in pixels).
     """
 
     name: str

@@ -6,6 +6,7 @@ const chosen = {image: null, sound: null};
 let busy = false, waiting = false;
 let swipes = false, side = 256;
 let pokes = [];  // [x, y, dx, dy] in pixels of the shown square, `side` a side
+let still = [];  // [x, y, width, height], likewise
 let seed = 0;
 
 function make(tag, attributes, ...children) {
@@ -41,6 +42,7 @@ function show(kind, got, name) {
   const shown = $(kind).querySelector('.shown');
   if (kind === 'image' && swipes) {
     pokes = [];
+    still = [];
     shown.replaceChildren(swipeable(got.picture, name));
   } else shown.replaceChildren(kind === 'image' ? make('img', {src: got.picture, alt: name})
     : make('div', {style: 'width:100%'}, wave(got.wave), make('p', {class: 'soft'}, `${name}, ${got.seconds.toFixed(1)} s`)));
@@ -50,7 +52,8 @@ function show(kind, got, name) {
 
 const isReady = () => Boolean(chosen.image && (swipes || chosen.sound));
 
-// A picture to drag on, with mouse, pen or finger; the swipe goes off when the finger is lifted.
+// A picture to drag on, with mouse, pen or finger: a swipe, which goes off when the finger is lifted, or a box that stays
+// as it is.
 function swipeable(picture, name) {
   const arrows = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   const holder = make('div', {class: 'swipe'}, make('img', {src: picture, alt: name}), arrows);
@@ -60,8 +63,13 @@ function swipeable(picture, name) {
     const box = holder.getBoundingClientRect();
     return [(event.clientX - box.left) * side / box.width, (event.clientY - box.top) * side / box.height];
   };
-  const draw = (all) => arrows.replaceChildren(...all.map(([x, y, dx, dy]) => {
-    const path = document.createElementNS('http://www.w3.org/2000/svg', 'path');
+  const shape = (name) => document.createElementNS('http://www.w3.org/2000/svg', name);
+  const draw = (swiped, boxes) => arrows.replaceChildren(...boxes.map(([x, y, width, height]) => {
+    const rect = shape('rect');
+    for (const [attribute, value] of Object.entries({x, y, width, height})) rect.setAttribute(attribute, value);
+    return rect;
+  }), ...swiped.map(([x, y, dx, dy]) => {
+    const path = shape('path');
     const [a, b, angle] = [x + dx, y + dy, Math.atan2(dy, dx)];
     const wing = (turn) => `M${a} ${b}L${a - 9 * Math.cos(angle + turn)} ${b - 9 * Math.sin(angle + turn)}`;
     path.setAttribute('d', `M${x} ${y}L${a} ${b}${wing(0.5)}${wing(-0.5)}`);
@@ -70,20 +78,26 @@ function swipeable(picture, name) {
   holder.addEventListener('pointerdown', (event) => {
     event.preventDefault();
     begun = at(event);
-    if (!event.shiftKey) pokes = [];
+    if (!event.shiftKey && !keeping()) pokes = [];
     holder.setPointerCapture(event.pointerId);
   });
+  const keeping = () => $('keep').checked;
   const swipe = (event) => { const [x, y] = at(event); return [begun[0], begun[1], x - begun[0], y - begun[1]]; };
-  holder.addEventListener('pointermove', (event) => begun && draw([...pokes, swipe(event)]));
+  const boxed = ([x, y, dx, dy]) => [Math.min(x, x + dx), Math.min(y, y + dy), Math.abs(dx), Math.abs(dy)];
+  holder.addEventListener('pointermove', (event) => begun &&
+    (keeping() ? draw(pokes, [...still, boxed(swipe(event))]) : draw([...pokes, swipe(event)], still)));
   holder.addEventListener('pointerup', (event) => {
     if (!begun) return;
     const made = swipe(event);
     begun = null;
-    if (Math.hypot(made[2], made[3]) > 2) pokes.push(made);
-    draw(pokes);
+    if (keeping()) {
+      if (Math.min(Math.abs(made[2]), Math.abs(made[3])) > 2) still.push(boxed(made));
+      else still = [];  // a click takes the boxes away
+    } else if (Math.hypot(made[2], made[3]) > 2) pokes.push(made);
+    draw(pokes, still);
     if (pokes.length) makeVideo();
   });
-  holder.addEventListener('pointercancel', () => { begun = null; draw(pokes); });
+  holder.addEventListener('pointercancel', () => { begun = null; draw(pokes, still); });
   return holder;
 }
 
@@ -91,7 +105,8 @@ function address() {
   if (!swipes) return `make?image=${chosen.image.id}&sound=${chosen.sound.id}`;
   const strength = Number($('strength').value);
   const given = pokes.map(([x, y, dx, dy]) => `&poke=${[x, y, strength * dx, strength * dy].map((v) => v.toFixed(2)).join(',')}`);
-  return `make?image=${chosen.image.id}&samples=${$('samples').value}&seed=${seed}${given.join('')}`;
+  const kept = still.map((box) => `&still=${box.map((v) => v.toFixed(2)).join(',')}`);
+  return `make?image=${chosen.image.id}&samples=${$('samples').value}&seed=${seed}${given.join('')}${kept.join('')}`;
 }
 
 async function send(kind, file) {

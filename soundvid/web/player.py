@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ EXAMPLES = 6  # clips of the run's dataset to begin with
 SIDE = 256  # pixels of the pictures that are shown
 
 
-Poke = tuple[float, float, float, float]
+Four = tuple[float, float, float, float]  # a swipe (x, y, dx, dy) or a box (x, y, width, height)
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Picture:
     width: int
     height: int
 
-    def poke(self, poke: Poke) -> Poke:
-        """A swipe on the centred square, shown SIDE pixels a side, in pixels of the whole picture."""
+    def whole(self, shown: Four) -> Four:
+        """A swipe or a box on the centred square, shown SIDE pixels a side, in pixels of the whole picture."""
         side = min(self.width, self.height)
-        x, y, dx, dy = (v * side / SIDE for v in poke)
+        x, y, dx, dy = (v * side / SIDE for v in shown)
         return x + (self.width - side) // 2, y + (self.height - side) // 2, dx, dy
 
 
@@ -166,10 +167,13 @@ class Player:
         self.sounds[number] = path
         return {"id": number, "seconds": seconds, "wave": waveform(samples, THUMBNAIL_WAVE)}
 
-    def make(self, image: int, sound: int, pokes: list[Poke], samples: int, seed: int) -> dict[str, Any]:
+    def make(
+        self, image: int, sound: int, pokes: list[Four], still: list[Four], samples: int, seed: int
+    ) -> dict[str, Any]:
         """The video of a picture and a sound, or of swipes: its number, seconds, and what one should know of it.
 
-        `pokes` are (x, y, dx, dy) in pixels of the square that is shown, SIDE a side.
+        `pokes` are (x, y, dx, dy) and `still` boxes (x, y, width, height) that do not move, in pixels of the square
+        that is shown, SIDE a side.
         """
         if not self._making.acquire(blocking=False):
             raise SoundvidError("another video is being made: wait until it is done")
@@ -178,7 +182,8 @@ class Player:
             picture = self.images[image]
             inputs: dict[str, Any] = {"image": picture.path}
             if self.swipes:
-                inputs |= {"poke": [picture.poke(p) for p in pokes], "samples": samples, "seed": seed}
+                boxes = [tuple(round(v) for v in picture.whole(box)) for box in still]
+                inputs |= {"poke": [picture.whole(p) for p in pokes], "still": boxes, "samples": samples, "seed": seed}
             else:
                 inputs["sound"] = self.sounds[sound]
                 inputs |= {"size": SIDE} if any(option.name == "size" for option in self.spec.inputs) else {}
@@ -234,9 +239,9 @@ def application(player: Player) -> Starlette:
         if image not in player.images or (sound not in player.sounds and not player.swipes):
             return refused("choose a picture and a sound first", 404)
         try:
-            pokes = [_poke(text) for text in asked.getlist("poke")]
+            pokes, still = ([_four(text) for text in asked.getlist(name)] for name in ("poke", "still"))
             samples = min(max(samples, 1), MOST_SAMPLES)
-            return answered(await run_in_threadpool(player.make, image, sound, pokes, samples, max(seed, 0)))
+            return answered(await run_in_threadpool(player.make, image, sound, pokes, still, samples, max(seed, 0)))
         except SoundvidError as error:
             return refused(str(error), 400)
 
@@ -259,12 +264,14 @@ def application(player: Player) -> Starlette:
     return Starlette(routes=routes, exception_handlers={HTTPException: http_error})
 
 
-def _poke(text: str) -> Poke:
+def _four(text: str) -> Four:
     """`x,y,dx,dy`. Raises SoundvidError."""
     try:
         x, y, dx, dy = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise SoundvidError(f"a swipe is four numbers, not {text[:80]!r}") from error
+        raise SoundvidError(f"a swipe or a box is four numbers, not {text[:80]!r}") from error
+    if not all(isfinite(v) for v in (x, y, dx, dy)):
+        raise SoundvidError(f"a swipe or a box is four numbers, not {text[:80]!r}")
     return x, y, dx, dy
 
 

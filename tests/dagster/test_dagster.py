@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -324,11 +325,11 @@ def test_the_weekly_retry_reaches_a_video_whose_file_has_not_changed(toys, tmp_p
     assert [r.partition_key for r in bench.tick(calm.cursor).run_requests] == [partition]
 
 
-def asked(bench: Bench, cursor: Any) -> tuple[set[str], Any]:
+def asked(bench: Bench, cursor: Any, *, at: datetime | None = None) -> tuple[set[str], Any]:
     """One look of the automation: what it asks for, and its memory for the next."""
     keys = [dg.AssetKey(["toy", name]) for name in ("shards", "release")]
     selection = dg.AssetSelection.assets(*keys)
-    answer = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor)
+    answer = dg.evaluate_automation_conditions(bench.defs, bench.instance, selection, cursor=cursor, evaluation_time=at)
     return {key.path[-1] for key in keys if answer.get_num_requested(key)}, answer.cursor
 
 
@@ -365,6 +366,47 @@ def test_changed_splits_are_released_without_waiting_for_the_night(toys, tmp_pat
     assert [asked(bench, cursor)[0] for _ in range(2)] == [set(), set()]
     changed = Bench(toy_recipe(videos, splits={"ratios": {"test": 1.0}}), tmp_path / "s", instance)
     assert asked(changed, cursor)[0] == {"shards", "release"}
+
+
+def test_a_version_is_made_every_hour_although_videos_come_without_a_pause(toys, tmp_path, instance):
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")), tmp_path / "s", instance)
+    bench.make("source_catalogue")
+    first, second = bench.partitions()
+    hour = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    _, cursor = asked(bench, None, at=hour + timedelta(minutes=10))
+    assert bench.make(*STEPS, partition=first).success
+    job = bench.defs.resolve_implicit_global_asset_job_def()
+    under_way = instance.create_run_for_job(
+        job, asset_selection=frozenset(dg.AssetKey(["toy", s]) for s in STEPS), tags={"dagster/partition": second}
+    )
+    instance.report_engine_event("started", under_way)
+    instance.run_storage.handle_run_event(under_way.run_id, dg.DagsterEvent("PIPELINE_START", job.name))
+    waits, cursor = asked(bench, cursor, at=hour + timedelta(minutes=50))
+    assert waits == set()
+    goes, cursor = asked(bench, cursor, at=hour + timedelta(minutes=61))
+    assert goes == {"shards", "release"}
+    assert bench.make("shards", "release").success
+    assert asked(bench, cursor, at=hour + timedelta(minutes=62))[0] == set()
+
+
+def test_after_a_changed_recipe_a_run_that_nobody_asked_for_waits_for_the_videos(toys, tmp_path, instance):
+    """Automation and the night see the change before the sensor has asked for the videos; that is no failure."""
+    videos = copy(toys, tmp_path / "v", "toy0.mp4", "toy1.mp4")
+    assert all(r.success for r in Bench(toy_recipe(videos), tmp_path / "s", instance).everything())
+    changed = Bench(toy_recipe(videos, clips={"seconds": 0.5}), tmp_path / "s", instance)
+    assert len(changed.tick().run_requests or []) == 2  # asked for, and not there yet
+    before = last(instance, "shards").metadata["version"].value
+    for tags in ({"dagster/from_automation_condition": "true"}, {"dagster/schedule_name": "nightly__toy"}):
+        early = changed.make("shards", "release", tags=tags)
+        assert early.success and not early.get_asset_materialization_events()
+        assert not early.get_asset_check_evaluations()
+    assert last(instance, "shards").metadata["version"].value == before
+    by_hand = changed.make("shards", "release")
+    assert not by_hand.success and "make their clips" in str(by_hand.get_step_failure_events())
+    for partition in changed.partitions():
+        assert changed.make(*STEPS, partition=partition).success
+    assert changed.make("shards", "release", tags={"dagster/from_automation_condition": "true"}).success
+    assert [r.name for r in Dataset(tmp_path / "s", "toy").releases()] == ["1.0.0", "2.0.0"]
 
 
 def test_nothing_is_released_before_the_first_click_and_a_deleted_partition_is_put_back(toys, tmp_path, instance):

@@ -93,6 +93,7 @@ spec = SystemSpec(
     inputs=(
         Option("image", "image", "the picture that is swiped.", required=True, short="-i"),
         Option("poke", "pokes", "a swipe: from pixel X,Y of the picture by DX,DY pixels; may be given several times."),
+        Option("still", "boxes", "a part of the picture that stays as it is; may be given several times."),
         Option("samples", "integer", "so many videos of the same swipe, side by side.", least=1, most=16),
         Option("temperature", "number", "0: the most likely motion; 1 (default): as varied as the training's."),
         Option("seed", "integer", "another number gives other samples.", least=0),

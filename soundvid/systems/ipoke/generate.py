@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MOST = 512  # pixels a side of what is written; a larger picture is made smaller
 MOST_POKES = 64
 Poke = tuple[float, float, float, float]  # x, y, dx, dy in pixels
+Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
 
 def sample(
@@ -116,21 +117,49 @@ def _soft(still: np.ndarray | None, device: torch.device) -> Tensor | None:
     return torch.from_numpy(np.maximum(blurred, still.astype(np.float32)))[None, None].to(device)
 
 
-def check_pokes(pokes: Sequence[Poke], side: int) -> None:
-    """Raise SoundvidError for pokes that begin outside a square of `side` pixels or are no numbers."""
+def check_pokes(pokes: Sequence[Poke], side: int, left: int = 0, top: int = 0) -> None:
+    """Raise SoundvidError for pokes that begin outside of a square or are no numbers.
+
+    The square has `side` pixels a side and begins at (left, top) of the picture in whose pixels the pokes are.
+    """
     if len(pokes) > MOST_POKES:
         raise SoundvidError(f"{len(pokes)} pokes: {MOST_POKES} are allowed")
     for x, y, dx, dy in pokes:
         if not all(np.isfinite(v) for v in (x, y, dx, dy)):
             raise SoundvidError(f"--poke {x:g},{y:g},{dx:g},{dy:g}: these are no numbers")
-        if not (0 <= x < side and 0 <= y < side):
+        if not (left <= x < left + side and top <= y < top + side):
             raise SoundvidError(
-                f"--poke {x:g},{y:g},{dx:g},{dy:g}: begins outside of the square of {side} pixels a side that moves; "
+                f"--poke {x:g},{y:g},{dx:g},{dy:g}: begins outside of the square that moves, {_square(left, top, side)}; "
                 "give a place inside, or another --box"
             )
 
 
-def square_of(picture: np.ndarray, box: tuple[int, int, int, int] | None) -> tuple[np.ndarray, int, int]:
+def _square(left: int, top: int, side: int) -> str:
+    return f"{side} pixels a side from {left},{top} on"
+
+
+def mask_of(boxes: Sequence[Box], side: int, shown: int, left: int = 0, top: int = 0) -> np.ndarray | None:
+    """bool `shown shown`, true in the boxes, of a square that has `side` pixels a side and is shown with `shown`.
+
+    The square begins at (left, top) of the picture in whose pixels the boxes are. Raises SoundvidError for a box that
+    has no part of it.
+    """
+    if not boxes:
+        return None
+    mask = np.zeros((shown, shown), bool)
+    for given in boxes:
+        x, y, wide, high = given[0] - left, given[1] - top, *given[2:]
+        if wide < 1 or high < 1 or x >= side or y >= side or x + wide <= 0 or y + high <= 0:
+            raise SoundvidError(
+                f"--still {','.join(map(str, given))}: give a box that has a part of the square that moves, "
+                f"{_square(left, top, side)}"
+            )
+        a, b, c, d = (round(max(v, 0) * shown / side) for v in (x, y, x + wide, y + high))
+        mask[min(b, shown - 1) : max(d, b + 1), min(a, shown - 1) : max(c, a + 1)] = True
+    return mask
+
+
+def square_of(picture: np.ndarray, box: Box | None) -> tuple[np.ndarray, int, int]:
     """The square of a picture (uint8 `H W 3`) that moves, and its left and top edge. Raises SoundvidError."""
     height, width = picture.shape[:2]
     side = min(height, width)
@@ -152,15 +181,17 @@ def generate(
     *,
     image: Path,
     poke: Sequence[Poke] = (),
+    still: Sequence[Box] = (),
     samples: int = 1,
     temperature: float = 1.0,
     seed: int = 0,
-    box: tuple[int, int, int, int] | None = None,
+    box: Box | None = None,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
 ) -> Generated:
     """Write `target` (mp4): `samples` videos of the picture and its pokes, side by side.
 
-    `poke` are swipes (x, y, dx, dy) in pixels of the whole picture. Raises SoundvidError with one line.
+    `poke` are swipes (x, y, dx, dy) in pixels of the whole picture, `still` boxes in the same pixels in which it stays
+    as it is. Raises SoundvidError with one line.
     """
     check_target(target, ("video",), [image])
     begin = time.monotonic()
@@ -170,16 +201,17 @@ def generate(
     if temperature < 0 or not np.isfinite(temperature):
         raise SoundvidError(f"--temperature {temperature:g}: give a number of at least 0")
     moved, left, top = square_of(read_full_image(image), box)
+    check_pokes(poke, len(moved), left, top)
     pokes = [(x - left, y - top, dx, dy) for x, y, dx, dy in poke]
-    check_pokes(pokes, len(moved))
     side = min(MOST, len(moved))
     side -= side % 2
     share = side / len(moved)
     shown = moved if side == len(moved) else square(moved, side)
+    kept = mask_of(still, len(moved), side, left, top)
     at = [(min(x * share, side - 1), min(y * share, side - 1), dx * share, dy * share) for x, y, dx, dy in pokes]
     generator = torch.Generator().manual_seed(seed)
     videos = []
-    for number, video in enumerate(_samples(system, shown, at, samples, temperature, generator, None)):
+    for number, video in enumerate(_samples(system, shown, at, samples, temperature, generator, kept)):
         videos.append(video)
         progress(number + 1, samples)
     fps = Fraction(run.config.data["fps"])

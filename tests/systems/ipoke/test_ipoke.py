@@ -163,6 +163,8 @@ def test_generate_writes_samples_side_by_side(run, tmp_path):
     ):
         status, _, err = cli(*common, "--poke", bad)
         assert status == 1 and why in " ".join(err.split())
+    status, _, err = cli(*common, "--poke", "50,10,0,5", "--still", "900,0,10,10")
+    assert status == 1 and "--still 900,0,10,10" in err and "a part of the square" in " ".join(err.split())
     status, _, err = cli(*common, "--poke", "10,10,0,5", "--box", "0,0,64,32")
     assert status == 1 and "give a square" in " ".join(err.split())
     assert parse_poke("1.5,2,-3,4") == (1.5, 2.0, -3.0, 4.0)
@@ -204,6 +206,15 @@ def test_a_drag_in_the_browser_is_a_poke(run, browser):
             sides = "const v = document.querySelector('video'); return [v.videoWidth, v.videoHeight]"
             shape = browser.execute_script(sides)
             assert shape[0] == 2 * shape[1]  # two samples side by side
+            assert asked[1]["still"] == []
+            browser.find_element("id", "keep").click()
+            box = ActionChains(browser).move_to_element_with_offset(picture, 30, 40).click_and_hold()
+            box.move_by_offset(-20, -10).move_by_offset(-20, -20).release().perform()
+            wait_for(lambda: len(asked) == 3)
+            ((left, top, wide, high),) = asked[2]["still"]
+            wanted = (image.width / 2 - 10 * scale, image.height / 2 + 10 * scale, 40 * scale, 30 * scale)
+            assert (left, top, wide, high) == pytest.approx(wanted, abs=1.5 * scale + 1)
+            assert asked[2]["poke"] == asked[0]["poke"]  # the swipe is there still
         finally:
             server.should_exit = True
             thread.join()
