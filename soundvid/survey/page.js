@@ -6,7 +6,8 @@ const at = (id) => document.getElementById(id);
 const video = at("video");
 const PREFIX = `soundvid-survey ${survey.id} `;
 const COLUMNS = ["rater", "item", "video", "rating", "order", "seconds"];
-const SHORT = 3; // seconds: shorter videos are played again and again
+const SHORT = 3; // seconds: shorter videos are played again and again,
+const PAUSE = 600; // with so many milliseconds between
 
 const storage = (() => {
   try {
@@ -213,9 +214,11 @@ function download() {
 video.addEventListener("ended", () => {
   seen = true;
   allow();
+  const shown = state.place;
   if (video.duration < SHORT) {
-    video.currentTime = 0;
-    video.play().catch(() => {});
+    setTimeout(() => {
+      if (video.ended && state.place === shown && !at("rating").hidden) play();
+    }, PAUSE);
   }
 });
 video.addEventListener("error", () => {
