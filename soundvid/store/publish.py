@@ -127,15 +127,15 @@ def _upload(
         if objects.size(key) == shard.bytes and (not check or _sha256_of(objects, key) == shard.sha256):
             meter.add(shard.bytes, moved=False)
             return
-        objects.put(key, _local_pieces(dataset, shard, meter))
+        objects.put(key, _local_pieces(dataset, shard, meter, apart=len(release.shards) == 1))
         moved.append(shard.file)
 
     in_parallel([lambda s=s: send(s) for s in release.shards], objects.parallel)  # type: ignore[misc]
 
 
-def _local_pieces(dataset: Dataset, shard: Shard, meter: Meter) -> Iterator[bytes]:
+def _local_pieces(dataset: Dataset, shard: Shard, meter: Meter, *, apart: bool) -> Iterator[bytes]:
     """The bytes of a shard of the store. Raises DatasetError at their end where they are not what was built."""
-    digest, offset, reader = RunningSha256(), 0, dataset.storage.reader("shards")
+    digest, offset, reader = RunningSha256(apart=apart), 0, dataset.storage.reader("shards")
     try:
         while piece := reader.read(shard.file, offset, CHUNK):
             digest.update(piece)
@@ -152,7 +152,7 @@ def _local_pieces(dataset: Dataset, shard: Shard, meter: Meter) -> Iterator[byte
 
 
 def _sha256_of(objects: Objects, key: str) -> str:
-    digest = RunningSha256()
+    digest = RunningSha256(apart=False)
     for piece in objects.stream(key):
         digest.update(piece)
     return digest.hexdigest()

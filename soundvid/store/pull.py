@@ -77,7 +77,7 @@ def _pull_whole(
             if dataset.is_whole(shard):
                 meter.add(shard.bytes, moved=False)
                 return
-            _fetch_shard(remote, dataset, shard, meter)
+            _fetch_shard(remote, dataset, shard, meter, apart=len(shards) == 1)
             problems: list[str] = []
             check_index(dataset, shard, release.samples.take(rows.get(shard.file, [])), problems.append)
             if problems:
@@ -111,14 +111,14 @@ def _refuse_other(dataset: Dataset, release: Release) -> None:
         )
 
 
-def _fetch_shard(remote: Dataset, dataset: Dataset, shard: Shard, meter: Meter) -> None:
+def _fetch_shard(remote: Dataset, dataset: Dataset, shard: Shard, meter: Meter, *, apart: bool) -> None:
     """Bring a shard into the store: what an earlier try left is kept, and nothing appears that is not right."""
     storage: Any = remote.storage
     objects, key = storage.objects, storage._place(f"shards/{shard.file}")
     dataset.shards.mkdir(parents=True, exist_ok=True)
     part = dataset.shards / f".{shard.sha256}.part"
     for attempt in (1, 2):
-        digest, have, fresh = RunningSha256(), 0, True
+        digest, have, fresh = RunningSha256(apart=apart), 0, True
         with storing(dataset.folder), part.open("a+b", buffering=0) as file:
             file.seek(0)
             while have < shard.bytes and (piece := file.read(min(CHUNK, shard.bytes - have))):

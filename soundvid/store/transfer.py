@@ -30,19 +30,28 @@ OnBytes = Callable[[int, int, float], None]  # (done, total, bytes a second)
 
 
 class RunningSha256:
-    """sha256 in a thread of its own, one piece behind: hashing costs no time where moving takes longer."""
+    """sha256 of pieces as they pass.
 
-    def __init__(self) -> None:
-        self._digest, self._pool = hashlib.sha256(), ThreadPoolExecutor(1)
+    `apart`: in a thread of its own, one piece behind, so that hashing one file costs no time where moving it takes
+    longer. Where several files are moved at once their threads hash themselves: more threads than cores are slower.
+    """
+
+    def __init__(self, *, apart: bool) -> None:
+        self._digest = hashlib.sha256()
+        self._pool = ThreadPoolExecutor(1) if apart else None
         self._last: Future[None] | None = None
 
     def update(self, piece: bytes) -> None:
+        if self._pool is None:
+            self._digest.update(piece)
+            return
         if self._last is not None:
             self._last.result()
         self._last = self._pool.submit(self._digest.update, piece)
 
     def hexdigest(self) -> str:
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
         return self._digest.hexdigest()
 
 
