@@ -115,8 +115,8 @@ def _source_row(context: Context, record: SourceRecord, verdict: Verdict, facts:
         "sound_sha256": identity.sound.sha256 if identity and identity.sound else None,
         "sha256": identity.sha256 if identity else None,
         "bytes": identity.size if identity else None,
-        "settings": settings.render.key if settings else None,
-        "plan": settings.plan.key if settings else None,
+        "settings": settings.render_key if settings else None,
+        "plan": settings.plan_key if settings else None,
         "caption": source.caption or None,
         **origin_columns(source.origin),
     }
@@ -131,8 +131,8 @@ def _clip_table(context: Context, resolved: Resolved, splits: list[str | None]) 
         "name": attributes.column("source_name"),
         **{n: attributes.column(n) for n in ("subject", "source_group", "licence", *origin_columns(None))},
         "origin": pa.array(["reused" if r else "new" for r in resolved.reused], pa.string()),
-        "settings": pa.array([s.render.key for s in resolved.settings], pa.string()),
-        "plan": pa.array([s.plan.key for s in resolved.settings], pa.string()),
+        "settings": pa.array([s.render_key for s in resolved.settings], pa.string()),
+        "plan": pa.array([s.plan_key for s in resolved.settings], pa.string()),
     }
     columns: dict[str, Any] = {n: c.take(records) for n, c in by_record.items()}
     stages = pc.if_else(pc.equal(clips.column("stage"), "render"), "render", "pack") if len(clips) else []

@@ -102,7 +102,7 @@ class PreviousVersion:
         if self._legacy:
             same = row["settings"] == _format_1_key(self.recipe, source, settings)
             return same, same and judged
-        return row["settings"] == settings.render.key, row["plan"] == settings.plan.key and judged
+        return row["settings"] == settings.render_key, row["plan"] == settings.plan_key and judged
 
     def clips_of(self, source_ids: pa.Array) -> pa.Table:
         return self.clips.filter(pc.is_in(self.clips.column("source_id"), source_ids))

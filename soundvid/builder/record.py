@@ -49,7 +49,7 @@ class SourceRecord:
 
 
 def settings_key(settings: SourceSettings) -> str:
-    return content_key([settings.render.key, settings.plan.key])
+    return content_key([settings.render_key, settings.plan_key])
 
 
 def slug(name: str) -> str:

@@ -56,7 +56,7 @@ class Resolved:
 
 def part_folder(context: Context, record: SourceRecord) -> Path:
     """Where the part of a source is left: named by its content and by what decides the bytes of its clips."""
-    return context.dataset.work / f"{record.source_id}.{context.settings.of(record.source).render.key}"
+    return context.dataset.work / f"{record.source_id}.{context.settings.of(record.source).render_key}"
 
 
 def feature_folder(context: Context, record: SourceRecord, feature: Feature) -> Path:
@@ -91,14 +91,14 @@ def resolve(context: Context, records: list[SourceRecord]) -> Resolved:
         folder = part_folder(context, record)
         part = Part.read(folder) if folder.is_dir() else None
         rows: list[dict[str, Any]] = []
-        if part is not None and part.plan_key == settings[i].plan.key:
+        if part is not None and part.plan_key == settings[i].plan_key:
             before = old.slice(*slices[i]) if i in slices else old.slice(0, 0)
             known_places = len(locations)
             rows = _part_rows(record, i, settings[i], part, folder, before, locations)
             if not _fits(part.facts, rows):
                 del locations[known_places:]
                 part = None
-        if part is None or part.plan_key != settings[i].plan.key:
+        if part is None or part.plan_key != settings[i].plan_key:
             facts.append({})
             verdicts.append(None)
             pending.append(True)

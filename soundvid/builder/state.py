@@ -328,7 +328,7 @@ def _summary(context: Context, resolved: Resolved, number: int) -> dict[str, Any
         "code": outcome[1],
         "message": outcome[2],
         # Content, settings and windows decide every byte of the clips.
-        "digest": content_key([identity.sha256, settings.render.key, windows]),
+        "digest": content_key([identity.sha256, settings.render_key, windows]),
         "kept": len(kept),
         "rejected": len(inside) - len(kept),
         "seconds": float(frames / context.recipe.video.fps),

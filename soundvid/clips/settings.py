@@ -8,6 +8,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from soundvid.clips.plan import PlanSettings, TimeSplit, span_windows
 from soundvid.errors import RecipeError
 from soundvid.models import weights
 from soundvid.recipe.model import NoiseFile, Recipe, Sound, Video
-from soundvid.sources.model import DiscoveredSource
+from soundvid.sources.model import DiscoveredSource, SidecarAudio
 from soundvid.util.config import Strict
 from soundvid.util.hashing import content_key
 
@@ -61,6 +62,14 @@ class SourceSettings:
     plan: PlanSettings
     time_split: TimeSplit | None
 
+    @cached_property
+    def render_key(self) -> str:
+        return self.render.key
+
+    @cached_property
+    def plan_key(self) -> str:
+        return self.plan.key
+
 
 class RecipeSettings:
     """A recipe's settings for any of its sources. Raises RecipeError where its noise recording cannot be read, or
@@ -88,12 +97,22 @@ class RecipeSettings:
             ratios = recipe.splits.ratios
             ordered = tuple((n, ratios[n]) for n in ("train", "val", "test") if n in ratios)
             self._time_split = TimeSplit(ratios=ordered, guard_seconds=recipe.splits.guard_seconds)
+        self._made: dict[tuple[Any, ...], SourceSettings] = {}  # most sources share theirs
 
     def of(self, source: DiscoveredSource) -> SourceSettings:
-        render, sidecar = self._plain, source.sidecar
+        pinned = source.group in self.recipe.splits.pins  # lies in one split, whole
+        spans = tuple(self._spans_of(source)) if self.recipe.clips.plan == "spans" else None
+        decides = source.sidecar and (source.sidecar.offset, source.sidecar.tolerance), pinned, spans
+        if decides not in self._made:
+            self._made[decides] = self._make(source.sidecar, pinned, spans)
+        return self._made[decides]
+
+    def _make(
+        self, sidecar: SidecarAudio | None, pinned: bool, spans: tuple[tuple[float, float], ...] | None
+    ) -> SourceSettings:
+        render = self._plain
         if sidecar is not None:
             render = render.model_copy(update={"has_sidecar": True, "sidecar_offset": sidecar.offset})
-        pinned = source.group in self.recipe.splits.pins  # lies in one split, whole
         time_split = None if pinned else self._time_split
         clips, plan = self.recipe.clips, self.recipe.clips.plan
         fields: dict[str, Any] = {
@@ -110,7 +129,7 @@ class RecipeSettings:
                 "time_split": time_split,
             }
         else:
-            fields["spans"] = tuple(self._spans_of(source))
+            fields["spans"] = spans
         return SourceSettings(render, PlanSettings(**fields), time_split)
 
     def _spans_of(self, source: DiscoveredSource) -> list[tuple[float, float]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from soundvid.media.partial_file import content_digest
@@ -30,8 +31,12 @@ class Identity:
 
     def source_id(self, name: str) -> str:
         """The file's name and the beginning of its hash; safe as a file name and as a WebDataset key."""
-        stem = re.sub(r"[^A-Za-z0-9_]+", "-", Path(name).stem).strip("-_")[:40].strip("-_")
-        return f"{stem or 'video'}-{self.sha256[:12]}"
+        return f"{_safe_stem(name)}-{self.sha256[:12]}"
+
+
+@lru_cache(1 << 16)  # a build asks for each source's some twenty times
+def _safe_stem(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", Path(name).stem).strip("-_")[:40].strip("-_") or "video"
 
 
 def printable(text: str) -> str:

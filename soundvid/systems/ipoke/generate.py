@@ -129,8 +129,8 @@ def check_pokes(pokes: Sequence[Poke], side: int, left: int = 0, top: int = 0) -
             raise SoundvidError(f"--poke {x:g},{y:g},{dx:g},{dy:g}: these are no numbers")
         if not (left <= x < left + side and top <= y < top + side):
             raise SoundvidError(
-                f"--poke {x:g},{y:g},{dx:g},{dy:g}: begins outside of the square that moves, {_square(left, top, side)}; "
-                "give a place inside, or another --box"
+                f"--poke {x:g},{y:g},{dx:g},{dy:g}: begins outside of the square that moves, "
+                f"{_square(left, top, side)}; give a place inside, or another --box"
             )
 
 
