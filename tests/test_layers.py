@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     "_version errors verdict util media models features recipe quality sources clips store training metrics reports "
-    "builder systems runs web demo cli"
+    "builder systems runs survey web demo cli"
 ).split()
 
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from soundvid._version import __version__
-from soundvid.cli import datasets, demo, evaluate, generate, remote, sources, train, ui, view
+from soundvid.cli import datasets, demo, evaluate, generate, remote, sources, survey, train, ui, view
 from soundvid.errors import SoundvidError
 
 
@@ -50,6 +50,7 @@ COMMANDS: dict[str, Any] = {
     "report": generate.report,
     "generate": generate.generate,
     "play": view.play,
+    "survey": survey.app,
 }
 ORDER = list(COMMANDS)
 for _name, _command in COMMANDS.items():

@@ -8,12 +8,15 @@ they are called.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from soundvid.errors import SoundvidError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from soundvid.metrics.accumulator import ClipName, Features
     from soundvid.metrics.table import Evaluation
     from soundvid.reports.run_page import PageRun, Section
@@ -62,6 +65,17 @@ class Generated:
     def real_time_factor(self) -> float:
         """Seconds of work for a second of output: below 1 is faster than it plays."""
         return self.wall / self.seconds
+
+
+@dataclass(frozen=True)
+class Remade:
+    """A clip, and what a run makes of its first picture and what else the run takes of it, such as its sound."""
+
+    real: "np.ndarray"  # uint8 `T H W 3`, at the networks' size
+    made: "np.ndarray"  # as `real`
+    fps: Fraction
+    sound: "np.ndarray | None" = None  # int16 `S`, from the first picture on; None: shown without sound
+    rate: int = 0  # samples of sound a second
 
 
 @dataclass(frozen=True)
@@ -120,6 +134,9 @@ class SystemSpec:
     validation_charts: tuple[tuple[str, str], ...] = ()
     usage: str = ""  # arguments of `soundvid generate RUN`, as an example
     default_preset: str = "recommended"
+    remake: "Callable[[OpenRun, Clips, int], Remade] | None" = None
+    # (run, clip, seed): `clip` holds one clip. What is shown of it is a function of clip, seed and the run's config, so
+    # that runs can be compared on the same pictures. None: not all that the system takes can be had from a clip.
 
     def stage(self, name: str | None = None) -> Stage:
         """The stage of this name; by default the last. Raises SoundvidError that lists the stages there are."""

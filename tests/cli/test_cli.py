@@ -96,7 +96,7 @@ def test_commands_stand_in_the_order_of_work():
     text = cli("-h").stdout
     order = (
         "demo build list show view verify diff publish pull export gc delete rename repack recipe sources train "
-        "evaluate report generate play"
+        "evaluate report generate play survey"
     ).split()
     rows = text[text.index("Commands") :].splitlines()
     assert [row.split()[1] for row in rows if row.startswith("│ ") and row[2] != " "] == order

@@ -1,10 +1,13 @@
 """Facts of `soundvid evaluate`: a run that was really trained, on the version it was trained on."""
 
+import csv
 import dataclasses
 import json
 import os
 import shutil
 
+import av
+import numpy as np
 import pytest
 
 import soundvid
@@ -18,6 +21,7 @@ torch = pytest.importorskip("torch")
 
 from soundvid.runs import evaluate as evaluation  # noqa: E402  it needs torch
 from soundvid.runs.evaluate import evaluate_run  # noqa: E402
+from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.systems import sound_to_video as system  # noqa: E402
 from soundvid.systems.sound_to_video import evaluate as system_evaluate  # noqa: E402
 
@@ -185,3 +189,23 @@ def test_a_hostile_weights_file_stops_evaluate_in_one_line(run, tmp_path):
 def test_a_folder_that_is_no_run_is_told_so(tmp_path):
     with pytest.raises(SoundvidError, match="no run is there"):
         evaluate_run(tmp_path)
+
+
+def test_a_survey_shows_what_a_run_makes_of_a_clip_with_the_clips_own_sound(run, tmp_path):
+    done = cli("survey", "make", f"tiny={run}", "--items", "3", "--device", "cpu", "--out", tmp_path / "s", "--json")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    assert made["systems"] == ["original", "tiny"] and made["videos"] == 6
+    sources = {row["key"]: row["source_id"] for row in open_run(run).clips("val").rows}
+    assert len({sources[item] for item in made["items"]}) == 2  # from both videos of the split
+    sounds: dict[str, list[np.ndarray]] = {}
+    with (tmp_path / "s" / "key.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            with av.open(str(tmp_path / "s" / "page" / "videos" / f"{line['video']}.mp4")) as video:
+                assert sum(1 for _ in video.decode(video=0)) == 30
+            with av.open(str(tmp_path / "s" / "page" / "videos" / f"{line['video']}.mp4")) as video:
+                heard = np.concatenate([f.to_ndarray()[0] for f in video.decode(audio=0)])
+            sounds.setdefault(line["item"], []).append(heard)
+    for first, second in sounds.values():
+        assert len(first) == pytest.approx(44100, abs=1100) and np.abs(first).max() > 0.1
+        assert (first == second).all()

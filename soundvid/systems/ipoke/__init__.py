@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundvid.systems.spec import EvaluationOptions, Generated, Option, Stage, SystemSpec
+from soundvid.systems.spec import EvaluationOptions, Generated, Option, Remade, Stage, SystemSpec
 
 if TYPE_CHECKING:
     from soundvid.metrics.table import Evaluation
@@ -69,6 +69,12 @@ def _evaluate(run: "OpenRun", split: str, options: EvaluationOptions) -> "Evalua
     return evaluate(run, split, options)
 
 
+def _remake(run: "OpenRun", clip: "Clips", seed: int) -> Remade:
+    from soundvid.systems.ipoke.evaluate import remake
+
+    return remake(run, clip, seed)
+
+
 def _report(run: "PageRun") -> "list[Section]":
     from soundvid.systems.ipoke.report import sections
 
@@ -97,6 +103,7 @@ spec = SystemSpec(
     generate=_generate,
     evaluate=_evaluate,
     report=_report,
+    remake=_remake,
     charts=(
         (r"^l1$", "L1"),
         (r"^(image|flow)$", "Reconstruction of image and flow"),

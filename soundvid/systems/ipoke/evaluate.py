@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from soundvid.errors import SoundvidError
 from soundvid.metrics import images, motion_frechet, pokes
 from soundvid.metrics.baselines import COPY
 from soundvid.metrics.bootstrap import Bootstrap
@@ -21,9 +22,11 @@ from soundvid.systems.ipoke.data import PokeExamples, flow_between
 from soundvid.systems.ipoke.data import Sequence as Poked
 from soundvid.systems.ipoke.generate import Poke, sample
 from soundvid.systems.ipoke.system import MotionSystem
-from soundvid.systems.spec import EvaluationOptions
+from soundvid.systems.spec import EvaluationOptions, Remade
+from soundvid.util.hashing import uniform64
 
 if TYPE_CHECKING:
+    from soundvid.store.load import Clips
     from soundvid.training.run import OpenRun
 
 GENERATED, REAL, WARPED = "generated", "real", "warped by the poke alone"
@@ -107,6 +110,24 @@ def made_of(system: MotionSystem, found: Poked, key: str, source: str, seed: int
     generator = torch.Generator().manual_seed(seed)
     samples = sample(system, found.frames[0], [poke], count, generator=generator)
     return Example(key, source, np.ascontiguousarray(found.frames), poke, samples)
+
+
+def remake(run: "OpenRun", clip: "Clips", seed: int) -> Remade:
+    """A sequence of a clip, and what a run makes of its first picture and one poke that is drawn from its true flow.
+
+    The clip's key and `seed` draw VISITS moments; the one in which the pictures change most is taken, so that runs with
+    other options for flow and pokes show the same moment.
+    """
+    system: Any = run.system
+    if not isinstance(system, MotionSystem):
+        raise SoundvidError(f"{run.folder.path}: stage '{run.config.stage}' generates nothing; train the stage motion")
+    number = uniform64("remake", seed, clip.rows[0]["key"]) >> 1
+    changed = system.config.model_copy(update={"pokes": 1, "zero_every": 0, "visits": VISITS, "seed": number})
+    examples = PokeExamples(changed, clip, "validation")
+    every = [examples.sequence(i, 0) for i in range(VISITS)]
+    found = max(every, key=lambda each: np.abs(each.frames[-1].astype(int) - each.frames[0]).mean())
+    made = made_of(system, found, clip.rows[0]["key"], clip.rows[0]["source_id"], number, count=1)
+    return Remade(made.real, made.samples[0], clip.fps_exact)
 
 
 @dataclass

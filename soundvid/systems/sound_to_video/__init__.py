@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soundvid.systems.spec import EvaluationOptions, Generated, Option, Stage, SystemSpec
+from soundvid.systems.spec import EvaluationOptions, Generated, Option, Remade, Stage, SystemSpec
 
 if TYPE_CHECKING:
     from soundvid.metrics.table import Evaluation
@@ -45,6 +45,12 @@ def _evaluate(run: "OpenRun", split: str, options: EvaluationOptions) -> "Evalua
     return evaluate_run(run, split, options)
 
 
+def _remake(run: "OpenRun", clip: "Clips", seed: int) -> Remade:
+    from soundvid.systems.sound_to_video.evaluate import remake
+
+    return remake(run, clip, seed)
+
+
 def _report(run: "PageRun") -> "list[Section]":
     from soundvid.systems.sound_to_video.report import sections
 
@@ -69,6 +75,7 @@ spec = SystemSpec(
     generate=_generate,
     evaluate=_evaluate,
     report=_report,
+    remake=_remake,
     charts=(
         (r"(^|[_/])(real|fake|wrong)([_/]|$)", "Discriminators: how real they take what is real, and what is not"),
         (r"accuracy", "Accuracy of the discriminators"),

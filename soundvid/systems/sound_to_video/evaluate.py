@@ -21,7 +21,7 @@ from soundvid.metrics.conclusion import conclude
 from soundvid.metrics.i3d import FEWEST
 from soundvid.metrics.table import Evaluation, Kind, Table
 from soundvid.systems.sound_to_video.swapped_audio import SwappedAudioTest
-from soundvid.systems.spec import EvaluationOptions
+from soundvid.systems.spec import EvaluationOptions, Remade
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,6 +113,19 @@ def evaluate_run(run: "OpenRun", split: str, options: EvaluationOptions) -> Eval
         notes=options.notes,
         progress=options.progress,
     )
+
+
+def remake(run: "OpenRun", clip: "Clips", seed: int) -> Remade:
+    """A clip, and what a run makes of its first picture and its sound; both with that sound."""
+    system: Any = run.system
+    shown = CentreClips(clip, system.config.size, system.config.crop)
+    real = shown.video(0)
+
+    def predict(images: "Tensor", spectrogram: "Tensor") -> "Tensor":
+        return system.generate(images.to(system.device), spectrogram.to(system.device))
+
+    (made,) = generate(predict, [real[0]], [shown.spectrogram(0)[: len(real)]])
+    return Remade(real, made, clip.fps_exact, clip.sound(0), clip.rate)
 
 
 def evaluate(

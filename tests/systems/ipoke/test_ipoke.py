@@ -1,5 +1,8 @@
 """System 3 from drawn faces to a file: built without sound, trained in three stages, resumed, measured, swiped."""
 
+import csv
+import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +42,7 @@ def store(tmp_path_factory) -> Path:
     paths = faces.make_faces(folder / "videos", persons=2, seconds=6)
     assert [p.name for p in paths] == ["anna.mp4", "boris.mp4"]
     recipe = load("face-poke", [str(folder / "videos")]).model_dump(mode="json")
+    recipe["sources"] = [{"folder": str(path), "subject": path.stem} for path in paths]
     recipe["video"] |= {"crop": "centre"}
     recipe["splits"] |= {"guard_seconds": 0.2}
     recipe["clips"] |= {"seconds": 0.8}
@@ -226,6 +230,54 @@ def test_evaluation_and_page(run):
                  "Frechet distance of whole sequences"):  # fmt: skip
         assert part in page
     assert page.count("data:video/mp4") >= 1
+
+
+def altered(run: Path, target: Path, **changes) -> Path:
+    """A copy of a run whose last stage says something else of itself."""
+    shutil.copytree(run, target)
+    path = target / "motion" / "config.json"
+    record = json.loads(path.read_text())
+    record["config"] |= changes.pop("config", {})
+    path.write_text(json.dumps(record | changes))
+    return target
+
+
+def test_runs_are_rated_beside_the_clips_that_they_remake(run, tmp_path):
+    """Of one person and of two, as in the paper's figure 9: the clips that none of them learnt from, the same moments,
+    pokes of their true flow."""
+    one = altered(run, tmp_path / "anna", config={"subjects": ["anna"], "seed": 5})  # a run's seed chooses no moment
+    command = ["survey", "make", f"two persons={run}", one, "--items", "2", "--device", "cpu", "--json"]
+    status, out, err = cli(*command, "--out", tmp_path / "s")
+    assert status == 0, err
+    made = json.loads(out)
+    assert made["systems"] == ["original", "two persons", "anna"] and made["videos"] == 3
+    assert made["notes"] == [
+        f"{name}: the best checkpoint was chosen on clips of 'val': on others expect a little less"
+        for name in ("two persons", "anna")
+    ] + ["1 item is in every system, fewer than 2"]
+    rows = {r["key"]: r for r in load_clips("face-poke", None, "val", store=open_run(run).config.store).rows}
+    assert {rows[item]["subject"] for item in made["items"]} == {"anna"}
+    shown: dict[tuple[str, str], np.ndarray] = {}
+    with (tmp_path / "s" / "key.csv").open(newline="") as file:
+        for line in csv.DictReader(file):
+            with av.open(str(tmp_path / "s" / "page" / "videos" / f"{line['video']}.mp4")) as video:
+                frames = np.stack([f.to_ndarray(format="rgb24") for f in video.decode(video=0)]).astype(int)
+            shown[line["system"], line["item"]] = frames
+            assert "face-poke@1.0.0 val" in line["origin"]
+            assert ("ipoke tiny step-" in line["origin"]) == (line["system"] != "original")
+    for item in made["items"]:
+        real, two, anna = (shown[name, item] for name in ("original", "two persons", "anna"))
+        assert real.shape == two.shape == (5, 256, 256, 3)
+        assert np.abs(real[0] - two[0]).mean() < 2 and (two == anna).all()  # one picture, one poke, one network
+        assert np.abs(real[1:] - real[:1]).mean() > 0.3 and (real[1:] != two[1:]).any()
+    sound = altered(run, tmp_path / "sound", system="lip_sync")
+    for arguments, why in (
+        ([run, sound], "a run of lip_sync needs more than a clip to make a video from"),
+        ([run, "--split", "test"], "the split 'test' is empty"),
+        ([run, "--no-originals"], "give at least two systems"),
+    ):
+        status, _, err = cli("survey", "make", *arguments, "--device", "cpu", "--out", tmp_path / "t")
+        assert status == 1 and why in err and err.strip().splitlines()[-1].startswith("error"), err
 
 
 def test_the_baseline_moves_the_picture_where_it_is_poked():
