@@ -84,6 +84,8 @@ def train(request: Request, callback: TrainingCallback | None = None) -> list[Tr
     """
     spec = get(request.system)
     device = choose_device(request.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # whose random state the checkpoints keep
     try:
         try:
             rank, world = distributed.start(device.type)

@@ -287,6 +287,19 @@ def load_optimizers(
             optimizer.load_state_dict({"state": states[name], "param_groups": groups[name]})
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{where}: the state of optimiser '{name}' does not fit ({error})") from error
+        _lay_out_as_parameters(optimizer)
+
+
+def _lay_out_as_parameters(optimizer: Optimizer) -> None:
+    """Give each state the strides of its parameter (channels last, maybe), as if it had been made by a step.
+
+    Files hold contiguous tensors, and a fused step reads state and parameter in the order of their memory: with other
+    strides it takes wrong numbers on a CPU and refuses on CUDA.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -26,9 +26,9 @@ class ToldElsewhere(SoundvidError):
 
 
 def start(device: str) -> tuple[int, int]:
-    """Join the processes that torchrun started; (rank, world size), (0, 1) where there are no others."""
+    """Join the processes that torchrun started, be it one; (rank, world size), (0, 1) where it started none."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if world == 1 and not dist.is_torchelastic_launched():
         return 0, 1
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))

@@ -395,7 +395,8 @@ class Loop:
         if wrong:
             dump.mkdir(parents=True, exist_ok=True)
             save_file({k: v.contiguous().cpu() for k, v in batch.items()}, dump / f"batch-{self.rank}.safetensors")
-            save_file(checkpoint.flatten(self.system.networks), dump / f"networks-{self.rank}.safetensors")
+            weights = checkpoint.flatten(self.system.networks)  # channels last, maybe: safetensors takes none such
+            save_file({k: v.contiguous().cpu() for k, v in weights.items()}, dump / f"networks-{self.rank}.safetensors")
             (dump / f"metrics-{self.rank}.json").write_text(json.dumps(meter.last(), indent=1), encoding="utf-8")
         text = f"step {self.progress.step}: {', '.join(wrong) or 'a number of another process'} is no longer finite"
         if self.log is not None:

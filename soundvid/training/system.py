@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +74,11 @@ class Options(BaseModel):
     process_timeout: float = Field(
         600, gt=0, description="several GPUs: seconds that processes wait for one that does not answer"
     )
+
+    @field_validator("channels_last", mode="before")
+    @classmethod
+    def _yes_or_no(cls, value: Any) -> Any:
+        return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value  # what YAML makes of yes and no
 
     def fixed(self) -> dict[str, str]:
         """Fields of RESUMABLE that a step of this config depends on after all, and why."""

@@ -205,7 +205,9 @@ class BaselineSystem(Relation):
         every = max(1, len(examples) // LINEAR_CLIPS)
         draws = min(MOST_DRAWS, -(-LINEAR_CLIPS // len(examples)))  # of a clip's moments, where there are few clips
         clips = [
-            self.visible({k: torch.from_numpy(np.asarray(v))[None] for k, v in examples.example(i, draw).items()})
+            self.visible(
+                {k: torch.from_numpy(np.asarray(v))[None].to(self.device) for k, v in examples.example(i, draw).items()}
+            )
             for i in range(0, len(examples), every)
             for draw in range(draws)
         ]
@@ -214,7 +216,7 @@ class BaselineSystem(Relation):
         if kept_out.all():
             kept_out = torch.arange(len(kept_out)) % HELD_OUT == 0
         weights = {"linear_to_speech": fitted(x, y, kept_out), "linear_to_lips": fitted(y, x, kept_out)}
-        self.tensors = {**self.tensors, **{name: w.float().to(self.device) for name, w in weights.items()}}
+        self.tensors = {**self.tensors, **{name: w.float() for name, w in weights.items()}}
 
     def to_speech(self, x: Tensor) -> Tensor:
         return self.call["to_speech"](x)
@@ -251,7 +253,7 @@ def _products(into: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
 
 def _solved(squares: Tensor, products: Tensor, count: int, strength: float) -> Tensor:
     """Ridge regression with the penalty strength * count * |w|^2, the constant apart."""
-    penalty = strength * count * torch.eye(len(squares), dtype=squares.dtype)
+    penalty = strength * count * torch.eye(len(squares), dtype=squares.dtype, device=squares.device)
     penalty[0, 0] = 1e-9
     return torch.linalg.solve(squares + penalty, products)
 
@@ -294,8 +296,8 @@ class _ModelSystem(Relation):
 
     @property
     def model(self) -> DeepRelationalModel:
-        """The network itself: it has more methods than a call."""
-        network = self.call["model"]
+        """The network itself, or its average: it has more methods than the call that torch.compile would compile."""
+        network = self.networks["model"]
         assert isinstance(network, DeepRelationalModel)
         return network
 

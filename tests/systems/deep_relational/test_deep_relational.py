@@ -1,5 +1,6 @@
 """System 2 from a drawn mouth to files: what is built, learnt, measured and generated."""
 
+import contextlib
 from fractions import Fraction
 
 import numpy as np
@@ -23,7 +24,7 @@ from soundvid.runs import train  # noqa: E402
 from soundvid.runs.generate import generate  # noqa: E402
 from soundvid.runs.open import open_run  # noqa: E402
 from soundvid.store.load import load as load_clips  # noqa: E402
-from soundvid.systems.deep_relational.config import FINE_TUNING  # noqa: E402
+from soundvid.systems.deep_relational.config import BASELINES, FINE_TUNING  # noqa: E402
 from soundvid.systems.deep_relational.data import Form, RelationExamples, principal  # noqa: E402
 from soundvid.systems.deep_relational.evaluate import (  # noqa: E402
     BANDS,
@@ -40,7 +41,7 @@ from soundvid.systems.deep_relational.evaluate import (  # noqa: E402
     methods,
 )
 from soundvid.systems.deep_relational.generate import Translator  # noqa: E402
-from soundvid.systems.deep_relational.system import interpolated  # noqa: E402
+from soundvid.systems.deep_relational.system import BaselineSystem, interpolated  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 
 SECONDS = 7  # of each drawn video
@@ -307,6 +308,24 @@ def test_a_dataset_without_the_features_is_refused(store, monkeypatch):
     monkeypatch.setattr(type(clips), "features", ["log_mel"])
     with pytest.raises(DatasetError, match=r"have no lip_dct; build the dataset with it .*lips-speech"):
         RelationExamples(FINE_TUNING["tiny"], clips, "train")
+
+
+def test_what_is_fitted_before_the_first_step_is_fitted_on_one_device(store, monkeypatch):
+    """On torch's `meta` device, which refuses to mix itself with a CPU as CUDA does; it has no numbers to solve."""
+    examples = RelationExamples(BASELINES["tiny"], load_clips("lips-speech", store=store), "train")
+    system = BaselineSystem(BASELINES["tiny"], examples.facts)
+    system.to("meta")
+    sides = []
+
+    def fitted(into, out, kept_out):
+        sides.append((into.device.type, out.device.type, len(into) == len(kept_out)))
+        return into.new_zeros(into.shape[1] + 1, out.shape[1])
+
+    monkeypatch.setattr("soundvid.systems.deep_relational.system.fitted", fitted)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
+    system.prepare(examples)
+    assert sides == [("meta", "meta", True)] * 2
+    assert {tensor.device.type for tensor in system.tensors.values()} == {"meta"}
 
 
 def test_persistent_chains_are_kept_with_the_checkpoint(run, store):
