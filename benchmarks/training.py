@@ -9,6 +9,7 @@ the share of a step spent waiting for data is measured by `soundvid train` itsel
 """
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -23,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from soundvid.systems.sound_to_video.config import PRESETS, Config
 from soundvid.systems.sound_to_video.system import SoundToVideo
-from soundvid.training.system import Batch
+from soundvid.training.loop import to_channels_last
+from soundvid.training.system import Batch, System
 
 BINS, LENGTH = 735, 120
 
@@ -63,48 +65,73 @@ def ceiling(device: torch.device) -> float:
     return 2 * size**3 / (wall if device.type == "cuda" else cpu)
 
 
-def make(config: Config, device: torch.device, compiled: bool) -> SoundToVideo:
+def make(config: Config, device: torch.device) -> SoundToVideo:
     torch.manual_seed(0)
     system = SoundToVideo(config, {"bins": BINS, "fps": "30"})
     system.to(device)
     if device.type == "cuda":
-        for name, network in system.networks.items():
-            if name == "generator" or name == "image_discriminator":
-                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if compiled:
-        system.call = {n: torch.compile(net) for n, net in system.networks.items()}  # type: ignore[misc]
+        to_channels_last(system.networks.values())
     return system
 
 
-def row(preset: str, config: Config, device: torch.device, compiled: bool, top: float, rounds: int) -> None:
-    frames = config.frames_per_step or config.frames
-    frames -= frames % config.chunk
+HEAD = ("preset", "batch", "how", "GFLOP / step", "CPU s", "wall s", "GFLOP/s", "of the product")
+
+
+def cost(
+    preset: str, system: System, data: Batch, device: torch.device, compiled: bool, top: float, rounds: int
+) -> list[str]:
+    """The cells of HEAD: a step of `system`, the last one of its training, on a batch that stays the same.
+
+    `top` is what `ceiling` gave. Compiled where `compiled`, by torch.compile as the loop does it.
+    """
+    step = system.config.steps - 1  # type: ignore[attr-defined]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-    data = batch(config.batch, frames, device)
     with autocast, FlopCounterMode(display=False) as counter:
-        make(config, device, False).training_step(data, 0)
+        copy.deepcopy(system).training_step(data, step)
     flops = counter.get_total_flops()
-    system = make(config, device, compiled)
+    if compiled:
+        torch.compiler.reset()  # what was compiled for another batch would make this one's shapes variable
+        system.call = {n: torch.compile(net) for n, net in system.networks.items()}  # type: ignore[misc]
 
-    def step() -> None:
+    def work() -> None:
         with autocast:
-            system.training_step(data, 1)
+            system.training_step(data, step)
 
-    wall, cpu = seconds(step, device, rounds)
+    wall, cpu = seconds(work, device, rounds)
+    taken = wall if device.type == "cuda" else cpu
+    frames = data.get("frames")
+    shape = f"{len(next(iter(data.values())))}" + (f" x {frames.shape[1]}" if frames is not None else "")
+    how = "compiled" if compiled else "eager"
+    cells = [f"{flops / 1e9:.0f}", f"{cpu:.2f}", f"{wall:.4f}", f"{flops / taken / 1e9:.0f}"]
+    return [preset, shape, how, *cells, f"{flops / taken / top:.1%}"]
+
+
+def generated(system: SoundToVideo, data: Batch, device: torch.device, rounds: int) -> float:
+    """Frames a second that the networks of system 1 make of one picture and the sound of a clip."""
     system.eval()
 
-    def generate() -> None:
-        with autocast:
+    def work() -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             system.generate(torch.zeros(1, 3, 64, 64, device=device), data["spectrogram"][:1])
 
-    generating = seconds(generate, device, rounds)
-    taken, made = (wall, generating[0]) if device.type == "cuda" else (cpu, generating[1])
-    how = "compiled" if compiled else "eager"
-    print(
-        f"| {preset} | {config.batch} x {frames} | {how} | {flops / 1e9:.0f} | {cpu:.2f} | {wall:.3f} "
-        f"| {flops / taken / 1e9:.0f} | {flops / taken / top:.0%} | {LENGTH / made:.0f} |",
-        flush=True,
-    )
+    wall, cpu = seconds(work, device, rounds)
+    return LENGTH / (wall if device.type == "cuda" else cpu)
+
+
+def row(preset: str, config: Config, device: torch.device, compiled: bool, top: float, rounds: int) -> list[str]:
+    """The cells of HEAD and, last, how many frames a second are generated."""
+    frames = config.frames_per_step or config.frames
+    data = batch(config.batch, frames - frames % config.chunk, device)
+    system = make(config, device)
+    cells = cost(preset, system, data, device, compiled, top, rounds)
+    return [*cells, f"{generated(system, data, device, rounds):.0f}"]
+
+
+def waited(run: Path) -> tuple[float, float]:
+    """The share of a step that waited for data, and seconds a step, by the log of a run but for its first line."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    train = [r for r in rows if r["kind"] == "train"][1:]  # the first holds the start
+    return mean(r["data_wait"] for r in train), mean(r["step_seconds"] for r in train)
 
 
 def data_wait(store: Path, dataset: str, preset: str) -> None:
@@ -118,9 +145,7 @@ def data_wait(store: Path, dataset: str, preset: str) -> None:
         for value in ("batch=2", "validate_every=1000", "validation_clips=1", "sample_every=1000"):
             command += ["--set", value]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
-        rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        train = [r for r in rows if r["kind"] == "train"][1:]  # the first holds the start
-        wait, step = mean(r["data_wait"] for r in train), mean(r["step_seconds"] for r in train)
+        wait, step = waited(out)
         print(f"data wait, {preset}, batch 2, one worker: {wait:.1%} of a step of {step:.2f} s")
 
 
@@ -137,18 +162,21 @@ def main() -> None:
     torch.set_num_threads(1)
     top = ceiling(device)
     print(f"{name}: a large matrix product reaches {top / 1e12:.3g} TFLOP/s")
-    print("| preset | batch | how | GFLOP / step | CPU s | wall s | GFLOP/s | of the product | frames/s generated |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(HEAD)} | frames/s generated |\n|{'---|' * (len(HEAD) + 1)}")
+
+    def show(cells: list[str]) -> None:
+        print(f"| {' | '.join(cells)} |", flush=True)
+
     for preset, base in PRESETS.items():
         if name == "cpu":
             paper = preset.startswith("paper")
             changes = {"frames_per_step": max(given.frames, base.chunk)} if paper else {}
-            row(preset, base.model_copy(update=changes), device, False, top, given.rounds)
+            show(row(preset, base.model_copy(update=changes), device, False, top, given.rounds))
             continue
         for clips in (2, 16):
             config = base.model_copy(update={"batch": clips, "frames_per_step": None})
             for compiled in (False, True):
-                row(preset, config, device, compiled, top, 20)
+                show(row(preset, config, device, compiled, top, 20))
     if given.store is not None:
         for preset in ("recommended", "tiny"):
             data_wait(given.store.absolute(), given.dataset, preset)

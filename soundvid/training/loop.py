@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -228,9 +228,7 @@ class Loop:
         config = self.config
         self.system.to(self.device)
         if config.channels_last == "yes" or (config.channels_last == "auto" and self.device.type == "cuda"):
-            for network in self.system.networks.values():
-                if {p.dim() for p in network.parameters()} >= {4} and all(p.dim() < 5 for p in network.parameters()):
-                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            to_channels_last(self.system.networks.values())
         if config.average_decay > 0:
             self.averages = {n: copy.deepcopy(self.system.networks[n]).eval() for n in self.system.averaged}
             for average in self.averages.values():
@@ -488,6 +486,14 @@ class Meter:
         self.above, self.below, self.steps = {}, {}, 0
         self.waiting = self.working = 0.0
         return numbers
+
+
+def to_channels_last(networks: Iterable[nn.Module]) -> None:
+    """Lay out the weights of networks with 2-D convolutions, and none in 3-D, as their fastest kernels take them."""
+    for network in networks:
+        dimensions = {p.dim() for p in network.parameters()}
+        if 4 in dimensions and max(dimensions) < 5:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def seed_everything(seed: int) -> None:
