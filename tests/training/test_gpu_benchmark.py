@@ -15,29 +15,31 @@ from benchmarks import gpu
 from tests.helpers.training import environment
 from tests.helpers.waiting import PATIENCE
 
+# The parts left out run tests of this suite once more, and torchrun, which other tests do.
+TRIED = [part for part in gpu.PARTS if part not in ("tests", "processes")]
 
-def test_every_part_runs_at_a_tiny_size_and_its_tables_come_out(tmp_path):
+
+def test_the_parts_run_at_a_tiny_size_and_their_tables_come_out(tmp_path):
     files = {"--folder": "work", "--results": "results.json", "--out": "gpu.md"}
     given = ["--device", "cpu", "--tiny", *(x for name, file in files.items() for x in (name, str(tmp_path / file)))]
     # In a process that starts anew: parts are forked, which threads of this one would not survive.
-    command = [sys.executable, "-m", "benchmarks.gpu", *given, "--limit", "600"]
+    command = [sys.executable, "-m", "benchmarks.gpu", *given, "--limit", "600", "--parts", *TRIED]
     done = subprocess.run(
         command, cwd=gpu.ROOT, capture_output=True, text=True, timeout=4 * PATIENCE, env=environment()
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [each["part"] for each in results] == list(gpu.PARTS)
+    assert [each["part"] for each in results] == TRIED
     assert not [each for each in results if each.get("problem")]
     text = (tmp_path / "gpu.md").read_text()
     assert "A dry run at a tiny size: every part ran, and the numbers mean nothing." in text
-    assert re.findall(r"^### (\w+)$", text, re.MULTILINE) == list(gpu.PARTS)
+    assert re.findall(r"^### (\w+)$", text, re.MULTILINE) == TRIED
     for each in results:
         assert each["sheets"]
         for sheet in each["sheets"]:
             assert f"**{sheet['title']}**" in text and f"| {' | '.join(sheet['head'])} |" in text
             assert sheet["rows"] and {len(row) for row in sheet["rows"]} == {len(sheet["head"])}
     by_part = {each["part"]: each["sheets"] for each in results}
-    assert by_part["processes"][0]["rows"][0][:3] == ["1", "gloo", "2"]  # a group of one, and its two steps
     assert [row[0] for row in by_part["lip_sync"][0]["rows"]] == ["expert", "generator"]
     assert any(row[0].startswith("spacetime") for row in by_part["train"][-1]["rows"])
     assert gpu.main([*given, "--parts"]) == 0  # nothing runs: the document is written again
