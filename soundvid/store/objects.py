@@ -26,6 +26,7 @@ from soundvid.util.redact import clean_address, credentials_of, redact, without_
 CHUNK = 1 << 20  # bytes of a large file that are moved at a time
 CONNECTIONS = 16  # to one server
 _TRIES = 5  # of a request that a server refuses for the moment
+ATTEMPTS = 6  # of a transfer, each with so many tries
 _LONGEST_WAIT = 60  # seconds that a server's Retry-After counts for
 BUCKETS = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 _obstore_process: int | None = None  # that has used obstore; it cannot be used in processes forked from it
@@ -73,7 +74,7 @@ def open_objects(url: str, *, writing: bool = False) -> Objects:
         return FolderObjects(Path(os.path.abspath(url)))
     if scheme == "file":
         return FolderObjects(Path("/" + urlsplit(url).path.lstrip("/")))
-    shown = clean_address(url)
+    shown = _shown(url)
     if not rest.strip("/"):
         raise DatasetError(f"{shown}: names no place; give the whole address, such as {scheme}://NAME/folder")
     if scheme in ("http", "https"):
@@ -88,6 +89,11 @@ def open_objects(url: str, *, writing: bool = False) -> Objects:
     raise DatasetError(f"{shown}: {scheme}:// is not supported; give {known}")
 
 
+def _shown(url: str) -> str:
+    """An address as messages show it: without user, query and fragment, any of which may hold a credential."""
+    return clean_address(url.partition("?")[0].partition("#")[0]).rstrip("/")
+
+
 def _trouble(shown: str, key: str, error: object) -> OSError:
     """An OSError of one line, without credentials."""
     text = re.sub(r"\s+", " ", redact(str(error).split("\nDebug source")[0])).strip()
@@ -95,6 +101,11 @@ def _trouble(shown: str, key: str, error: object) -> OSError:
         if len(value) >= 8 and _SECRETS.search(name):
             text = text.replace(value, "...")
     return OSError(errno.EIO, text[:300] or type(error).__name__, f"{shown}/{key}")
+
+
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 6 in all between ATTEMPTS attempts."""
+    return min(5.0, 0.1 * 2.0**failures)
 
 
 class FolderObjects:
@@ -129,18 +140,23 @@ class FolderObjects:
 
     def put(self, key: str, pieces: Iterable[bytes]) -> None:
         target = self.root / key
-        target.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder(target.parent)
         hidden = target.with_name(f".{target.name}.{uuid4().hex}")  # other machines may write there, too
         try:
             with hidden.open("wb", buffering=0) as file:
                 writer = SteadyWriter(file)
                 for piece in pieces:
                     writer.write(piece)
-            sync_to_disk(hidden)
+                writer.finish()
             os.replace(hidden, target)
             self._folders.add(target.parent)
         finally:
             hidden.unlink(missing_ok=True)
+
+    def _make_folder(self, folder: Path) -> None:
+        new = [p for p in (folder, *folder.parents) if not p.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folders.update(p.parent for p in new)
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         try:
@@ -150,7 +166,7 @@ class FolderObjects:
         return data, hashlib.sha256(data).hexdigest()
 
     def swap(self, key: str, data: bytes, tag: Any) -> bool:
-        self.root.mkdir(parents=True, exist_ok=True)
+        self._make_folder(self.root)
         handle = os.open(self.root / f".{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -175,7 +191,7 @@ class FolderObjects:
 
     def flush(self) -> None:
         while self._folders:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):  # removed meanwhile; not ours to read
                 sync_to_disk(self._folders.pop())
 
 
@@ -185,11 +201,14 @@ class HttpObjects:
     parallel = 4
 
     def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
-        user = credentials_of(url)
-        parts = urlsplit(without_user(url))
+        try:
+            user = credentials_of(url)
+            parts = urlsplit(without_user(url))
+        except ValueError as error:
+            raise DatasetError(f"{_shown(url)}: is no address ({error}); check it and try again") from None
         self._base = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
         self._query = f"?{parts.query}" if parts.query else ""  # a signature that counts for every file
-        self.shown = clean_address(self._base)
+        self.shown = _shown(self._base)
         self._headers = dict(headers or {})
         if user is not None:
             import urllib3
@@ -216,10 +235,16 @@ class HttpObjects:
             self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, retries=retry, timeout=timeout)
             self._owner = os.getpid()
         url = f"{self._base}/{quote(key)}{self._query}"
+        broken: OSError | None = None
         try:
             response = self._pool.request(method, url, headers={**self._headers, **headers}, **options)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self._broken(key, error) from None
+            broken = self._broken(key, error)
+        if broken is not None:  # raised here, not above: urllib3's errors hold the address with its signature
+            raise broken
+        if response.status == 416:
+            response.release_conn()
+            raise _trouble(self.shown, key, "the file on the server is shorter than it should be (status 416)")
         if response.status in (404, 410):
             response.release_conn()
             raise FileNotFoundError(errno.ENOENT, "there is no such file", f"{self.shown}/{key}")
@@ -263,13 +288,18 @@ class HttpObjects:
         asked = {"Range": f"bytes={offset}-"} if offset else {}
         response = self._request("GET", key, {**asked, "Accept-Encoding": "identity"}, preload_content=False)
         try:
-            if offset:
+            ignored = offset if offset and response.status == 200 else 0  # a server without ranges sends all of it
+            if offset and not ignored:
                 self._check_range(response, key, offset)
-            yield from response.stream(CHUNK, decode_content=False)
+            for piece in response.stream(CHUNK, decode_content=False):
+                if ignored < len(piece):
+                    yield piece[ignored:]
+                ignored = max(0, ignored - len(piece))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise error if isinstance(error, OSError) and error.strerror else self._broken(key, error) from None
         finally:
-            response.close() if response.length_remaining else response.release_conn()
+            # What is not read to its end must not be taken for the answer to the next question.
+            response.release_conn() if response.length_remaining == 0 else response.close()
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
         try:
@@ -299,7 +329,7 @@ class BucketObjects:
     parallel = 4
 
     def __init__(self, url: str) -> None:
-        self._url, self.shown = url, clean_address(url).rstrip("/")
+        self._url, self.shown = url, _shown(url)
         self._store: Any = None
         self._owner = 0
         with self._errors(""):
@@ -431,7 +461,7 @@ class HubObjects(HttpObjects):
     def __init__(self, url: str) -> None:
         match = re.fullmatch(r"hf://(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/*", url)
         if match is None:
-            raise DatasetError(f"{clean_address(url)}: not the address of a dataset; give hf://OWNER/NAME[@REVISION]")
+            raise DatasetError(f"{_shown(url)}: not the address of a dataset; give hf://OWNER/NAME[@REVISION]")
         self.repository, self.revision = match[1], match[2] or "main"
         self._endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
         token = _hub_token()

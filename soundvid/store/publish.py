@@ -130,7 +130,7 @@ def _upload(
         objects.put(key, _local_pieces(dataset, shard, meter, apart=len(release.shards) == 1))
         moved.append(shard.file)
 
-    in_parallel([lambda s=s: send(s) for s in release.shards], objects.parallel)  # type: ignore[misc]
+    in_parallel([lambda s=s: send(s) for s in release.shards], objects.parallel, meter)  # type: ignore[misc]
 
 
 def _local_pieces(dataset: Dataset, shard: Shard, meter: Meter, *, apart: bool) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ changes, so a version appears, or disappears, with it, whatever else two publish
 import hashlib
 import json
 import re
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -20,18 +21,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from soundvid.errors import DatasetError
 from soundvid.store.cache import DiskCache
 from soundvid.store.dataset import Dataset, Release, Shard, parse_version
 from soundvid.store.manifest import Count, Digest, Split
-from soundvid.store.objects import Objects, open_objects
+from soundvid.store.objects import ATTEMPTS, FolderObjects, Objects, open_objects, pause
 from soundvid.store.schema import member_columns
 from soundvid.util.hashing import canonical_json
 
 VERSIONS = "versions.json"
 FILES = ("manifest.json", "samples.parquet", "ledger.parquet", "README.md", "report.html")  # of a version
+NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"  # of a dataset
 _NUMBER = r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}$"
 
 
@@ -48,6 +50,14 @@ class PublishedVersion(_Entry):
     bytes: Count
     part_of: str | None = None
 
+    @field_validator("files")
+    @classmethod
+    def _has_tables(cls, files: dict[str, str]) -> dict[str, str]:
+        for name in ("manifest.json", "samples.parquet", "ledger.parquet"):
+            if name not in files:
+                raise ValueError(f"{name} is not listed")
+        return files
+
     @property
     def digest(self) -> str:
         return hashlib.sha256(canonical_json(self.files)).hexdigest()[:12]
@@ -62,7 +72,7 @@ class Versions(_Entry):
     """versions.json."""
 
     format: Literal[1] = 1
-    dataset: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    dataset: Annotated[str, Field(pattern=NAME)]
     latest: str | None = None
     versions: dict[Annotated[str, Field(pattern=_NUMBER)], PublishedVersion] = {}
     shards: dict[Annotated[str, Field(pattern=r"^(train|val|test)-[0-9]{5,9}\.tar$")], PublishedShard] = {}
@@ -79,6 +89,8 @@ class Versions(_Entry):
         for shard in new:
             split: Any = shard.split
             number = self.next.get(split, 0)
+            while f"{split}-{number:05d}.tar" in self.shards:  # `next` is damaged: nobody's shard is written over
+                number += 1
             self.shards[f"{shard.split}-{number:05d}.tar"] = PublishedShard(sha256=shard.sha256, bytes=shard.bytes)
             self.next[split] = number + 1
         return bool(new)
@@ -163,7 +175,13 @@ class PublishedStorage:
         place = self._place(key)
         if key.startswith("shards/") and size is not None:
             size = max(0, min(size, (self.size(key) or 0) - offset))
-        data = self.objects.read(place, offset, size)
+        if key.startswith("shards/") and size is not None:
+            return self.read_range(place, offset, size)
+        try:
+            data = self.objects.read(place, offset, size)
+        except OSError as error:  # not the store's trouble, whoever reads
+            again = "publish the version again" if isinstance(error, FileNotFoundError) else "try again"
+            raise DatasetError(f"{self.path(key)}: cannot be read ({error.strerror or error}); {again}") from error
         if key.startswith("versions/") and not offset and size is None:
             _, version, file = key.split("/")
             if hashlib.sha256(data).hexdigest() != self.versions.versions[version].files[file]:
@@ -172,6 +190,19 @@ class PublishedStorage:
                     "publish the version again from a store that has it"
                 )
         return data
+
+    def read_range(self, place: str, offset: int, size: int) -> bytes:
+        """Bytes of a published file; a server that does not answer is asked for half a minute. Raises OSError."""
+        failures = 0
+        while True:
+            try:
+                return self.objects.read(place, offset, size)
+            except OSError as error:
+                failures += 1
+                lasting = isinstance(error, FileNotFoundError) or isinstance(self.objects, FolderObjects)
+                if lasting or failures == ATTEMPTS:
+                    raise
+            time.sleep(pause(failures))
 
     def reader(self, prefix: str) -> "PublishedReader":
         return PublishedReader(self)
@@ -237,6 +268,14 @@ def open_release(
 def check_shards(release: Release, versions: Versions, shown: str) -> list[Shard]:
     """The shards of a published version. Raises DatasetError where versions.json does not list one as it is."""
     names, shards = versions.names(), release.shards
+    for what, said in (("dataset", versions.dataset), ("version", release.name)):
+        if release.manifest[what] != said:
+            raise DatasetError(
+                f"{release.folder / 'manifest.json'}: is of another {what} ({release.manifest[what]!r:.80}) than "
+                f"{VERSIONS} says; nothing is read"
+            )
+    if len({s.file for s in shards}) < len(shards):
+        raise DatasetError(f"{release.folder / 'manifest.json'}: lists a shard twice; nothing is read")
     for shard in shards:
         name = names.get(shard.file)
         stated = versions.shards[name] if name else None

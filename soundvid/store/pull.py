@@ -5,6 +5,7 @@ exists where the last step, one rename, was made. Run again, it goes on.
 """
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,18 +17,17 @@ import pyarrow.compute as pc
 
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import SPLITS, Dataset, Release, Shard, sample_columns, sample_of
-from soundvid.store.objects import CHUNK, Objects
-from soundvid.store.published import open_release
+from soundvid.store.objects import ATTEMPTS, CHUNK, Objects, pause
+from soundvid.store.published import NAME, open_release
 from soundvid.store.schema import count_by, counts, subjects
 from soundvid.store.storage import local_store
 from soundvid.store.tar import Sample
 from soundvid.store.transfer import Meter, OnBytes, RunningSha256, Transferred, in_parallel
 from soundvid.store.verify import check_index, rows_by_shard
 from soundvid.util.extras import need
-from soundvid.util.files import SteadyWriter, storing, sync_to_disk
+from soundvid.util.files import SteadyWriter, storing
 from soundvid.util.hashing import canonical_json
 
-_ATTEMPTS = 6  # of a transfer that brings nothing; one that brings bytes may break off any number of times
 _RANGE = 8 << 20  # bytes that are read at once of samples that lie next to each other
 _AHEAD = 8  # such reads under way
 
@@ -49,6 +49,8 @@ def pull(
     read. Raises DatasetError where something is not what was published, StoreError where the store cannot be written.
     """
     store = local_store(store)
+    if as_name is not None and not re.fullmatch(NAME, as_name):
+        raise DatasetError(f"--name {as_name!r:.100}: no dataset can be called that; use a-z, 0-9, - and _")
     remote, release = open_release(url, name, version)
     shown = remote.storage.objects.shown  # type: ignore[attr-defined]
     shards = release.shards
@@ -86,7 +88,7 @@ def _pull_whole(
             moved.append(shard)
 
         objects: Objects = remote.storage.objects  # type: ignore[attr-defined]
-        in_parallel([lambda s=s: fetch(s) for s in shards], objects.parallel)  # type: ignore[misc]
+        in_parallel([lambda s=s: fetch(s) for s in shards], objects.parallel, meter)  # type: ignore[misc]
         if all(r.version != release.version for r in dataset.releases()):
             files = {n: release.storage.read(f"versions/{release.name}/{n}") for n in _stated_files(remote, release)}
             dataset.storage.sync("shards")
@@ -132,6 +134,7 @@ def _fetch_shard(remote: Dataset, dataset: Dataset, shard: Shard, meter: Meter, 
                 writer.write(piece)
                 digest.update(piece)
                 meter.add(len(piece))
+            writer.finish()
         if digest.hexdigest() == shard.sha256:
             break
         part.unlink()
@@ -142,17 +145,15 @@ def _fetch_shard(remote: Dataset, dataset: Dataset, shard: Shard, meter: Meter, 
                 "run the command again, or publish the version again with --check from a store that has it"
             )
     with storing(dataset.folder):
-        sync_to_disk(part)
         part.chmod(0o444)
         part.replace(dataset.shard_path(shard))
 
 
-class _Interrupted(DatasetError):
-    """A transfer that broke off too often."""
-
-
 def _persistent(objects: Objects, key: str, have: int, total: int) -> Iterator[bytes]:
-    """The bytes of a file from `have` to `total`; a connection that breaks is made again from where it broke."""
+    """The bytes of a file from `have` to `total`; a connection that breaks is made again from where it broke.
+
+    A transfer that brings nothing is tried ATTEMPTS times; one that brings bytes may break off any number of times.
+    """
     failures = 0
     while have < total:
         before, reason = have, "the connection ended too early"
@@ -168,9 +169,9 @@ def _persistent(objects: Objects, key: str, have: int, total: int) -> Iterator[b
         except OSError as error:
             reason = error.strerror or str(error)
         failures = 1 if have > before else failures + 1
-        if failures >= _ATTEMPTS:
-            raise _Interrupted(f"{objects.shown}/{key}: {reason}; run the command again: what was fetched stays")
-        time.sleep(min(5.0, 0.1 * 2**failures))
+        if failures >= ATTEMPTS:
+            raise DatasetError(f"{objects.shown}/{key}: {reason}; run the command again: what was fetched stays")
+        time.sleep(pause(failures))
 
 
 # -- a part of a version
@@ -323,18 +324,10 @@ class _Ahead:
         rows, begin = self.rows[first:stop], self.rows[first]["sample_offset"]
         shard, size = rows[0]["shard"], _end(rows[-1]) - begin
         key = storage._place(f"shards/{shard}")
-        data, failures = b"", 0
-        while True:
-            try:
-                data = storage.objects.read(key, begin, size)
-                break
-            except OSError as error:
-                failures += 1
-                if failures >= _ATTEMPTS:
-                    raise _Interrupted(
-                        f"{storage.objects.shown}/{key}: {error.strerror}; run the command again"
-                    ) from None
-                time.sleep(min(5.0, 0.1 * 2**failures))
+        try:
+            data = storage.read_range(key, begin, size)
+        except OSError as error:
+            raise DatasetError(f"{storage.objects.shown}/{key}: {error.strerror}; run the command again") from None
         found = {}
         for row in rows:
             blocks = data[row["sample_offset"] - begin :][: row["sample_size"]]

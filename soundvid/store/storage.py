@@ -149,6 +149,7 @@ class LocalStorage:
             sync_to_disk(hidden / name)
         os.replace(hidden, target)
         sync_to_disk(target.parent)
+        sync_to_disk(self.root)  # where the folder itself may be new
 
     def delete(self, key: str) -> None:
         path = self.root / key

@@ -4,26 +4,36 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
 
+class Stopped(Exception):
+    """Raised in the threads of a transfer when another one has failed, or the user has stopped it."""
+
+
 class Meter:
-    """How many bytes of a transfer were moved; several threads count."""
+    """How many bytes of a transfer were moved; several threads count. Who counts after `stop` gets Stopped raised."""
 
     def __init__(self, total: int, on_change: Callable[[int, int, float], None] | None) -> None:
         self.total, self.done, self.sent = total, 0, 0
+        self.stopped = False
         self._on_change, self._began, self._lock = on_change, time.monotonic(), threading.Lock()
 
     def add(self, count: int, *, moved: bool = True) -> None:
         """`count` more bytes are where they should be; not `moved`: they were there already."""
+        if self.stopped:
+            raise Stopped
         with self._lock:
             self.done += count
             self.sent += count if moved else 0
             if self._on_change is not None:
                 rate = self.sent / max(1e-3, time.monotonic() - self._began)
                 self._on_change(self.done, self.total, rate)
+
+    def stop(self) -> None:
+        self.stopped = True
 
 
 OnBytes = Callable[[int, int, float], None]  # (done, total, bytes a second)
@@ -55,12 +65,15 @@ class RunningSha256:
         return self._digest.hexdigest()
 
 
-def in_parallel(work: list[Callable[[], None]], threads: int) -> None:
-    """Do all; the first error ends the rest at once."""
+def in_parallel(work: list[Callable[[], None]], threads: int, meter: Meter) -> None:
+    """Do all; the first error, or Ctrl-C, ends the rest at their next piece. It is this error that is raised."""
     pool = ThreadPoolExecutor(threads)
     try:
-        for future in [pool.submit(w) for w in work]:
+        for future in as_completed([pool.submit(w) for w in work]):
             future.result()
+    except BaseException:
+        meter.stop()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

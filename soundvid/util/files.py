@@ -6,9 +6,10 @@ import io
 import os
 import re
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from soundvid.errors import StoreError
@@ -68,6 +69,10 @@ def sync_to_disk(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        # Network drives and FUSE often cannot do this for folders, and have no such promise to give.
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP) or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
     finally:
         os.close(handle)
 
@@ -82,7 +87,7 @@ def write_all(file: io.FileIO, data: bytes) -> None:
 class SteadyWriter:
     """Writes to an unbuffered file, from where it stands, and has the system bring the bytes to the disk meanwhile.
 
-    What is synchronised at the end of a large file is then short; `sync_to_disk` is needed as before.
+    What is left for `finish`, which is needed before a rename, is then short.
     """
 
     STEP = 4 << 20  # bytes
@@ -96,8 +101,13 @@ class SteadyWriter:
         self._end += len(data)
         if self._end - self._begun >= self.STEP and hasattr(os, "posix_fadvise"):
             # "Not needed again" makes Linux begin to write what is dirty, and return at once.
-            os.posix_fadvise(self._file.fileno(), self._begun, self._end - self._begun, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # it is advice, and some file systems take none
+                os.posix_fadvise(self._file.fileno(), self._begun, self._end - self._begun, os.POSIX_FADV_DONTNEED)
             self._begun = self._end
+
+    def finish(self) -> None:
+        """Bring everything to the disk. Of this very handle: another one may not be told what could not be written."""
+        os.fsync(self._file.fileno())
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -4,6 +4,7 @@
 the rows that come out, because a file that validates may still give none.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ PACKAGES = {
     "energon": ["megatron-energon==7.4.1"],
     "daft": ["daft==0.7.26"],
 }
+NEED_TORCH = ("energon",)  # these see the packages of this environment, or pip would fetch gigabytes of CUDA for them
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +66,16 @@ def run(name: str, code: str, *arguments: object) -> dict:
     ready = folder / ".ready"
     if not ready.exists() or ready.read_text() != " ".join(PACKAGES[name]):
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+        if name in NEED_TORCH:
+            torch = importlib.util.find_spec("torch")
+            if torch is None or torch.origin is None:
+                pytest.skip(f"{PACKAGES[name][0]} needs torch: install 'soundvid[train]'")
+            (site,) = folder.glob("lib/python*/site-packages")
+            (site / "host.pth").write_text(f"{Path(torch.origin).parents[1]}\n")
         install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, *PACKAGES[name]], check=True)
+        done = subprocess.run([*install, *PACKAGES[name]], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"{PACKAGES[name][0]} cannot be installed here ({done.stderr.strip().splitlines()[-1]})")
         ready.write_text(" ".join(PACKAGES[name]))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -174,35 +184,78 @@ def test_duckdb_and_polars_read_the_index_with_numbers_and_plain_names(published
 ENERGON = """
 import json, subprocess, sys
 from pathlib import Path
-folder = Path(sys.argv[1])
-command = [str(Path(sys.executable).parent / "energon"), "prepare", "--non-interactive", "--split-ratio", "1,0,0",
-           "--sample-type", "CrudeWebdataset", str(folder)]
-done = subprocess.run(command, capture_output=True, text=True)
-info = json.loads((folder / ".nv-meta" / ".info.json").read_text()) if done.returncode == 0 else {}
-print(json.dumps({"rc": done.returncode, "err": done.stderr[-1500:], "shards": info.get("shard_counts", {})}))
+from megatron.energon import Cooker, DefaultTaskEncoder, Sample, WorkerConfig, basic_sample_keys
+from megatron.energon import edataclass, get_loader, get_val_dataset, stateless
+
+folder, splits = Path(sys.argv[1]), sys.argv[2:]
+command = [str(Path(sys.executable).parent / "energon"), "prepare", "--non-interactive", "--no-progress"]
+for split in splits:
+    command += ["--split-parts", f"{split}:{split}-.*\\.tar"]
+done = subprocess.run([*command, "--sample-type", "CrudeWebdataset", str(folder)], capture_output=True, text=True)
+assert done.returncode == 0, done.stderr[-1500:]
+info = json.loads((folder / ".nv-meta" / ".info.json").read_text())
+
+@edataclass
+class Clip(Sample):
+    mp4: bytes
+    flac: bytes
+    json: bytes
+    spectrogram: bytes
+
+@stateless
+def cook(sample: dict) -> Clip:
+    names = {"spectrogram.npy": "spectrogram", "mp4": "mp4", "flac": "flac", "json": "json"}
+    return Clip(**basic_sample_keys(sample), **{own: sample[name] for name, own in names.items()})
+
+class Encoder(DefaultTaskEncoder):
+    decoder = None  # members as bytes
+    cookers = [Cooker(cook)]
+
+found = {"shards": info["shard_counts"], "rows": {}}
+for split in splits:
+    config = WorkerConfig(rank=0, world_size=1, num_workers=0)
+    data = get_val_dataset(folder, split_part=split, worker_config=config, batch_size=1, task_encoder=Encoder())
+    found["rows"][split] = [
+        [batch.__key__[0], len(batch.mp4[0]), len(batch.flac[0]), json.loads(batch.json[0])["frames"],
+         len(batch.spectrogram[0])]
+        for batch in get_loader(data)
+    ]
+print(json.dumps(found))
 """
 
 
-def test_energon_prepares_a_copy_of_the_shards(published, tmp_path):
+def test_energon_prepares_a_copy_of_the_shards_and_gives_every_row_of_every_split(published, tmp_path):
     import shutil
 
     shutil.copytree(published / "data", tmp_path / "data")
-    found = run("energon", ENERGON, tmp_path / "data")
-    assert found["rc"] == 0, found["err"]
+    found = run("energon", ENERGON, tmp_path / "data", *counts(published))
     assert sum(found["shards"].values()) == len(table(published))
+    assert {split: len(rows) for split, rows in found["rows"].items()} == counts(published)
+    columns = ("key", "mp4_size", "flac_size", "frames", "spectrogram_size")
+    wanted = [[row[c] for c in columns] for row in table(published)]
+    assert sorted(row for rows in found["rows"].values() for row in rows) == sorted(wanted)
 
 
 DAFT = """
 import json, sys
 import daft
-rows = daft.read_webdataset(sys.argv[1]).to_pydict()
-print(json.dumps({"columns": sorted(rows), "rows": len(next(iter(rows.values())))}))
+found = []
+for where in sys.argv[1:]:
+    rows = daft.read_webdataset(where).to_pydict()
+    found.append([])
+    for key, mp4, facts in zip(rows["__key__"], rows["mp4"], rows["json"], strict=True):
+        with mp4.open() as file:
+            found[-1].append([key, len(file.read()), facts["frames"], facts["fps"]])
+print(json.dumps(found))
 """
 
 
-def test_daft_reads_the_shards(published):
-    found = run("daft", DAFT, f"{published}/data/train-*.tar")
-    assert found["rows"] == counts(published)["train"]
+def test_daft_reads_every_row_from_a_folder_and_from_a_web_server(published):
+    with StaticServer(published) as server:
+        own, far = run("daft", DAFT, f"{published}/data/train-*.tar", f"{server.url}/data/test-00000.tar")
+    for split, rows in (("train", own), ("test", far)):
+        wanted = [[r["key"], r["mp4_size"], r["frames"], r["fps"]] for r in table(published) if r["split"] == split]
+        assert len(rows) == counts(published)[split] and sorted(rows) == sorted(wanted)
 
 
 def test_webdataset_reads_the_braces_of_the_card_also_with_more_workers_than_shards(published):

@@ -1,7 +1,9 @@
 """Published data for tests: moto's S3 and a static web server with faults on request, and what versions hold."""
 
+import hashlib
 import json
 import re
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from soundvid.store.dataset import Dataset
+from soundvid.store.published import Versions
 from soundvid.store.verify import verify
 from tests.conftest import toy_recipe
 from tests.helpers.loopback import LoopbackServer
@@ -51,6 +54,7 @@ class StaticServer(LoopbackServer):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.ranges = True  # whether it knows ranges; Python's own web server, for one, does not
         self.faults: dict[str, list[int | str]] = defaultdict(list)
         self.sent: dict[str, int] = defaultdict(int)  # bytes of bodies by path
         self.asked: list[tuple[str, str, str]] = []  # method, path, Range
@@ -76,7 +80,7 @@ class StaticServer(LoopbackServer):
         data = file.read_bytes()
         if fault == "swap":
             data = bytes(reversed(data))
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted) if self.ranges else None
         body = data[int(match[1]) : int(match[2]) + 1 if match[2] else None] if match else data
         if fault == "flip":
             body = body[: len(body) // 2] + bytes([body[len(body) // 2] ^ 1]) + body[len(body) // 2 + 1 :]
@@ -124,3 +128,41 @@ def data_names(tree: Path) -> dict[str, str]:
     """Published name by the name in a store."""
     stated = json.loads((tree / "versions.json").read_text())["shards"]
     return {f"{n.partition('-')[0]}-{s['sha256'][:16]}.tar": n for n, s in stated.items()}
+
+
+def forged(tree: Path, folder: Path, change_tar=None, change_rows=None, change_manifest=None) -> Path:
+    """A copy of the published data whose sums all fit, with a changed shard, index or manifest."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(tree, folder)
+    versions = json.loads((folder / "versions.json").read_text())
+    (place,) = folder.glob("versions/1.1.0-*")
+    manifest = json.loads((place / "manifest.json").read_text())
+    table = pq.ParquetFile(place / "samples.parquet").read()
+    rows = table.to_pylist()
+    shard = manifest["shards"][0]
+    name = data_names(tree)[shard["file"]]
+    if change_tar is not None:
+        change_tar(folder / "data" / name)
+        data = (folder / "data" / name).read_bytes()
+        digest, old = hashlib.sha256(data).hexdigest(), shard["file"]
+        shard |= {"sha256": digest, "bytes": len(data), "file": f"{shard['split']}-{digest[:16]}.tar"}
+        versions["shards"][name] = {"sha256": digest, "bytes": len(data)}
+        for row in rows:
+            row["shard"] = shard["file"] if row["shard"] == old else row["shard"]
+    if change_rows is not None:
+        change_rows(rows, shard)
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), place / "samples.parquet")
+    manifest["tables"]["samples.parquet"] = hashlib.sha256((place / "samples.parquet").read_bytes()).hexdigest()
+    if change_manifest is not None:
+        change_manifest(manifest)
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    files = versions["versions"]["1.1.0"]["files"]
+    for file in files:
+        files[file] = hashlib.sha256((place / file).read_bytes()).hexdigest()
+    checked = Versions.model_validate(versions)
+    place.rename(folder / checked.folder("1.1.0"))
+    del checked.versions["1.0.0"]
+    (folder / "versions.json").write_bytes(checked.to_bytes())
+    return folder

@@ -18,7 +18,7 @@ import soundvid
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import Dataset
 from tests.conftest import run
-from tests.helpers.published import SECRET, data_names, is_valid, s3_server, shards
+from tests.helpers.published import SECRET, forged, is_valid, s3_server, shards
 from tests.helpers.tamper import copied, edit_json, sign
 
 # -- publish and pull
@@ -268,44 +268,6 @@ def test_a_publisher_that_is_killed_leaves_what_readers_do_not_see(built, tmp_pa
 # -- what a stranger's data may not do
 
 
-def forged(tree: Path, folder: Path, change_tar=None, change_rows=None) -> Path:
-    """A copy of the published data whose sums all fit, with a changed shard or index."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    shutil.copytree(tree, folder)
-    versions = json.loads((folder / "versions.json").read_text())
-    (place,) = folder.glob("versions/1.1.0-*")
-    manifest = json.loads((place / "manifest.json").read_text())
-    table = pq.ParquetFile(place / "samples.parquet").read()
-    rows = table.to_pylist()
-    shard = manifest["shards"][0]
-    name = data_names(tree)[shard["file"]]
-    if change_tar is not None:
-        change_tar(folder / "data" / name)
-        data = (folder / "data" / name).read_bytes()
-        digest, old = hashlib.sha256(data).hexdigest(), shard["file"]
-        shard |= {"sha256": digest, "bytes": len(data), "file": f"{shard['split']}-{digest[:16]}.tar"}
-        versions["shards"][name] = {"sha256": digest, "bytes": len(data)}
-        for row in rows:
-            row["shard"] = shard["file"] if row["shard"] == old else row["shard"]
-    if change_rows is not None:
-        change_rows(rows, shard)
-    pq.write_table(pa.Table.from_pylist(rows, table.schema), place / "samples.parquet")
-    manifest["tables"]["samples.parquet"] = hashlib.sha256((place / "samples.parquet").read_bytes()).hexdigest()
-    (place / "manifest.json").write_text(json.dumps(manifest))
-    files = versions["versions"]["1.1.0"]["files"]
-    for file in files:
-        files[file] = hashlib.sha256((place / file).read_bytes()).hexdigest()
-    from soundvid.store.published import Versions
-
-    checked = Versions.model_validate(versions)
-    place.rename(folder / checked.folder("1.1.0"))
-    del checked.versions["1.0.0"]
-    (folder / "versions.json").write_bytes(checked.to_bytes())
-    return folder
-
-
 def member(kind: str):
     """Append a member to a tar, or change the name of its first one."""
 
@@ -385,6 +347,7 @@ def test_a_manifest_points_nowhere_outside(tree, tmp_path):
         lambda v: v["shards"].update({"../../evil.tar": v["shards"]["train-00000.tar"]}),
         lambda v: v["versions"]["1.1.0"]["files"].update({"../../evil": "0" * 64}),
         lambda v: v["shards"]["train-00000.tar"].update(bytes=-1),
+        lambda v: v["versions"]["1.1.0"]["files"].pop("manifest.json"),
     ):
         value = json.loads(whole)
         change(value)
