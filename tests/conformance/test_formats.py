@@ -79,7 +79,7 @@ def run(name: str, code: str, *arguments: object) -> dict:
         ready.write_text(" ".join(PACKAGES[name]))
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [str(python), "-c", code, *map(str, arguments)], capture_output=True, text=True, env=environment
+        [str(python), "-c", code, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -238,24 +238,25 @@ def test_energon_prepares_a_copy_of_the_shards_and_gives_every_row_of_every_spli
 
 DAFT = """
 import json, sys
+from functools import reduce
 import daft
+# One shard at a time: given two, read_webdataset of Daft 0.7.26 never answers, whoever wrote them.
+rows = reduce(daft.DataFrame.concat, [daft.read_webdataset(shard) for shard in sys.argv[1:]]).to_pydict()
 found = []
-for where in sys.argv[1:]:
-    rows = daft.read_webdataset(where).to_pydict()
-    found.append([])
-    for key, mp4, facts in zip(rows["__key__"], rows["mp4"], rows["json"], strict=True):
-        with mp4.open() as file:
-            found[-1].append([key, len(file.read()), facts["frames"], facts["fps"]])
+for key, mp4, facts in zip(rows["__key__"], rows["mp4"], rows["json"], strict=True):
+    with mp4.open() as file:
+        found.append([key, len(file.read()), facts["frames"], facts["fps"]])
 print(json.dumps(found))
 """
 
 
 def test_daft_reads_every_row_from_a_folder_and_from_a_web_server(published):
+    names = sorted(p.name for p in (published / "data").glob("*.tar"))
     with StaticServer(published) as server:
-        own, far = run("daft", DAFT, f"{published}/data/train-*.tar", f"{server.url}/data/test-00000.tar")
-    for split, rows in (("train", own), ("test", far)):
-        wanted = [[r["key"], r["mp4_size"], r["frames"], r["fps"]] for r in table(published) if r["split"] == split]
-        assert len(rows) == counts(published)[split] and sorted(rows) == sorted(wanted)
+        for where in (str(published), server.url):
+            rows = run("daft", DAFT, *(f"{where}/data/{name}" for name in names))
+            wanted = [[r["key"], r["mp4_size"], r["frames"], r["fps"]] for r in table(published)]
+            assert len(rows) == sum(counts(published).values()) and sorted(rows) == sorted(wanted)
 
 
 def test_webdataset_reads_the_braces_of_the_card_also_with_more_workers_than_shards(published):

@@ -83,7 +83,7 @@ def test_one_transfer_that_fails_ends_the_others_at_their_next_piece():
 
 
 def test_what_versions_json_names_is_on_the_disk_before_it(built, tmp_path, monkeypatch):
-    """Files, and the folders that hold their names and those of new folders, are synchronised before the last rename."""
+    """Files, and the folders that name them and new folders, are synchronised before the last rename."""
     synced: list[str] = []
     states: dict[str, set[str]] = {}  # what was on the disk when a file got its name
     fsync, replace = os.fsync, os.replace
