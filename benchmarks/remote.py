@@ -30,13 +30,15 @@ import soundvid
 
 
 @contextmanager
-def web_server(folder: Path, work: Path) -> Iterator[tuple[str, str]]:
-    """The address of `folder` over HTTP, and the name of the server."""
+def web_server(folder: Path, work: Path, log: Path | None = None) -> Iterator[tuple[str, str]]:
+    """The address of `folder` over HTTP, and the name of the server; to `log` go the bytes of each answer's body."""
     nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if nginx is None:
         from tests.helpers.published import StaticServer
 
         with StaticServer(folder) as server:
+            if log is not None:
+                server.on_request = lambda path: log.write_text(f"{sum(server.sent.values())}\n")
             yield server.url, "a Python server in the same process"
         return
     import socket
@@ -44,9 +46,10 @@ def web_server(folder: Path, work: Path) -> Iterator[tuple[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    logged = f"log_format sent '$body_bytes_sent'; access_log {log} sent;" if log else "access_log off;"
     (work / "nginx.conf").write_text(
         f"pid {work}/nginx.pid; error_log {work}/error.log; daemon off; worker_processes 1; user root;\n"
-        f"events {{}} http {{ access_log off; client_body_temp_path {work}/b; proxy_temp_path {work}/p;\n"
+        f"events {{}} http {{ {logged} client_body_temp_path {work}/b; proxy_temp_path {work}/p;\n"
         f"fastcgi_temp_path {work}/f; uwsgi_temp_path {work}/u; scgi_temp_path {work}/s; keepalive_requests 100000;\n"
         f"server {{ listen 127.0.0.1:{port}; root {folder}; }} }}\n"
     )

@@ -240,8 +240,8 @@ DAFT = """
 import json, sys
 from functools import reduce
 import daft
-# One shard at a time: given two, read_webdataset of Daft 0.7.26 never answers, whoever wrote them.
-rows = reduce(daft.DataFrame.concat, [daft.read_webdataset(shard) for shard in sys.argv[1:]]).to_pydict()
+# One shard at a time: given several, read_webdataset of Daft 0.7.26 never answers, whoever wrote them.
+rows = reduce(daft.DataFrame.concat, [daft.read_webdataset(shard).collect() for shard in sys.argv[1:]]).to_pydict()
 found = []
 for key, mp4, facts in zip(rows["__key__"], rows["mp4"], rows["json"], strict=True):
     with mp4.open() as file:
