@@ -94,13 +94,18 @@ def _shown(url: str) -> str:
     return clean_address(url.partition("?")[0].partition("#")[0]).rstrip("/")
 
 
-def _trouble(shown: str, key: str, error: object) -> OSError:
+def _trouble(shown: str, key: str, error: object, code: int = errno.EIO) -> OSError:
     """An OSError of one line, without credentials."""
     text = re.sub(r"\s+", " ", redact(str(error).split("\nDebug source")[0])).strip()
     for name, value in os.environ.items():
         if len(value) >= 8 and _SECRETS.search(name):
             text = text.replace(value, "...")
-    return OSError(errno.EIO, text[:300] or type(error).__name__, f"{shown}/{key}")
+    return OSError(code, text[:300] or type(error).__name__, f"{shown}/{key}")
+
+
+def is_lasting(error: OSError) -> bool:
+    """Whether asking the same again is in vain: the file is not there, access is refused, ranges are not known."""
+    return error.errno in (errno.ENOENT, errno.EACCES, errno.ENOTSUP)
 
 
 def pause(failures: int) -> float:
@@ -244,13 +249,15 @@ class HttpObjects:
             raise broken
         if response.status == 416:
             response.release_conn()
-            raise _trouble(self.shown, key, "the file on the server is shorter than it should be (status 416)")
+            text = "the file on the server is shorter than it should be (status 416)"
+            raise _trouble(self.shown, key, text, errno.ENOTSUP)
         if response.status in (404, 410):
             response.release_conn()
             raise FileNotFoundError(errno.ENOENT, "there is no such file", f"{self.shown}/{key}")
         if response.status >= 400:
             response.release_conn()
-            raise _trouble(self.shown, key, f"the server answers {response.status} {response.reason or ''}")
+            code = errno.EACCES if response.status in (401, 403, 407, 451) else errno.EIO
+            raise _trouble(self.shown, key, f"the server answers {response.status} {response.reason or ''}", code)
         return response
 
     def _broken(self, key: str, error: Exception) -> OSError:
@@ -280,7 +287,10 @@ class HttpObjects:
         stated = response.headers.get("Content-Range", "")
         if response.status != 206 or not stated.startswith(f"bytes {offset}-"):
             response.release_conn()
-            raise _trouble(self.shown, key, f"the server does not answer ranges (status {response.status})")
+            text = (
+                f"the server does not answer ranges (status {response.status}); pull the version, or use another server"
+            )
+            raise _trouble(self.shown, key, text, errno.ENOTSUP)
 
     def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
         import urllib3

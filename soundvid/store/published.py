@@ -27,7 +27,7 @@ from soundvid.errors import DatasetError
 from soundvid.store.cache import DiskCache
 from soundvid.store.dataset import Dataset, Release, Shard, parse_version
 from soundvid.store.manifest import Count, Digest, Split
-from soundvid.store.objects import ATTEMPTS, FolderObjects, Objects, open_objects, pause
+from soundvid.store.objects import ATTEMPTS, FolderObjects, Objects, is_lasting, open_objects, pause
 from soundvid.store.schema import member_columns
 from soundvid.util.hashing import canonical_json
 
@@ -199,8 +199,7 @@ class PublishedStorage:
                 return self.objects.read(place, offset, size)
             except OSError as error:
                 failures += 1
-                lasting = isinstance(error, FileNotFoundError) or isinstance(self.objects, FolderObjects)
-                if lasting or failures == ATTEMPTS:
+                if is_lasting(error) or isinstance(self.objects, FolderObjects) or failures == ATTEMPTS:
                     raise
             time.sleep(pause(failures))
 

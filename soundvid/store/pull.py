@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import SPLITS, Dataset, Release, Shard, sample_columns, sample_of
-from soundvid.store.objects import ATTEMPTS, CHUNK, Objects, pause
+from soundvid.store.objects import ATTEMPTS, CHUNK, Objects, is_lasting, pause
 from soundvid.store.published import NAME, open_release
 from soundvid.store.schema import count_by, counts, subjects
 from soundvid.store.storage import local_store
@@ -156,7 +156,7 @@ def _persistent(objects: Objects, key: str, have: int, total: int) -> Iterator[b
     """
     failures = 0
     while have < total:
-        before, reason = have, "the connection ended too early"
+        before, reason, lasting = have, "the connection ended too early", False
         try:
             for piece in objects.stream(key, have):
                 piece = piece[: total - have]
@@ -167,9 +167,9 @@ def _persistent(objects: Objects, key: str, have: int, total: int) -> Iterator[b
         except FileNotFoundError:
             raise DatasetError(f"{objects.shown}/{key}: is missing there; publish the version again") from None
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason, lasting = error.strerror or str(error), is_lasting(error)
         failures = 1 if have > before else failures + 1
-        if failures >= ATTEMPTS:
+        if lasting or failures >= ATTEMPTS:
             raise DatasetError(f"{objects.shown}/{key}: {reason}; run the command again: what was fetched stays")
         time.sleep(pause(failures))
 

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import traceback
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from soundvid.errors import DatasetError, SoundvidError, StoreError
 from soundvid.store.dataset import Dataset
 from soundvid.store.transfer import Meter, Stopped, in_parallel
 from tests.conftest import run
+from tests.helpers.loopback import LoopbackServer
 from tests.helpers.published import SECRET, forged, is_valid, shards
 from tests.helpers.tamper import edit_json
 
@@ -33,6 +35,23 @@ def test_a_server_without_ranges_is_read_again_from_the_beginning(server, built,
     soundvid.pull("toy", server.url, store=tmp_path)
     assert [r for _, p, r in server.asked if p == "data/train-00000.tar"][1:] != ["", ""]
     assert shards(tmp_path) == shards(built) and is_valid(tmp_path)
+
+
+def test_what_will_not_change_is_not_asked_for_again(server, tmp_path, no_waiting):
+    far = soundvid.load(server.url)
+    uses = (lambda: far.read(0), lambda: soundvid.pull("toy", server.url, store=tmp_path, split="train"))
+    server.ranges = False
+    for use in uses:
+        server.asked.clear()
+        with pytest.raises(DatasetError, match=r"train-00000\.tar: .*does not answer ranges.*pull the version"):
+            use()
+        assert [p for _, p, _ in server.asked].count("data/train-00000.tar") == 1
+    for use in (*uses, lambda: soundvid.pull("toy", server.url, store=tmp_path)):
+        server.faults["data/train-00000.tar"] = [403] * 9
+        server.asked.clear()
+        with pytest.raises(DatasetError, match=r"train-00000\.tar: .*the server answers 403"):
+            use()
+        assert [p for _, p, _ in server.asked].count("data/train-00000.tar") == 1
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "ledger.parquet", "report.html"])
@@ -213,3 +232,19 @@ def test_credentials_of_an_address_are_in_no_error(server, built, tmp_path, monk
     for path in (p for p in tmp_path.rglob("*") if p.is_file() and "www" not in p.parts):
         assert SECRET.encode() not in path.read_bytes() and SIGNATURE not in str(path)
     assert json.loads((server.folder / "versions.json").read_text())["dataset"] == "toy"
+
+
+def test_a_server_that_sends_readers_elsewhere_does_not_pass_their_password_on(server, built, tmp_path):
+    class Elsewhere(LoopbackServer):
+        def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+            asked.add(request.headers.get("Authorization", ""))
+            request.send_response(302)
+            request.send_header("Location", server.url + request.path)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+
+    asked: set[str] = set()
+    with Elsewhere() as first:
+        soundvid.pull("toy", first.url.replace("://", f"://me:{SECRET}@"), store=tmp_path)
+    assert shards(tmp_path) == shards(built)
+    assert all(a.startswith("Basic ") for a in asked) and server.authorisation == {""}
