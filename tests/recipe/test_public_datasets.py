@@ -184,9 +184,12 @@ def flashes(clips: Clips, every: int = FLASH) -> list[tuple[list[int], list[int]
         clip = clips[index]
         level = clip.frames.mean((1, 2, 3))
         bright = np.flatnonzero(level > np.median(level) + 60) + row["start_frame"]
-        loud = np.flatnonzero(np.abs(clips.sound(index).astype(float)) > 4500)
-        begins = loud[np.diff(loud, prepend=-1000) > 100] + row["first_sample"]
-        found.append((bright.tolist(), begins.tolist()))
+        level = np.abs(clips.sound(index).astype(float))
+        loud = np.flatnonzero(level > 4500)
+        clicks = np.split(loud, np.flatnonzero(np.diff(loud) > 100) + 1) if len(loud) else []
+        # From half of its height on: AAC lets a click be heard a little before it begins.
+        begins = [int(c[level[c] > level[c].max() / 2][0]) + row["first_sample"] for c in clicks]
+        found.append((bright.tolist(), begins))
     return found
 
 
