@@ -222,7 +222,9 @@ def ridge_weights(
     inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
     mean_frames = sum(cache.frames(i) for i in range(len(cache))) / len(cache)
     few = set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
-    heard, wanted, groups = [], [], []
+    heard: list[np.ndarray] = []
+    wanted: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
     for clips in cache.of_source.values():
         chosen = [c for c in clips if c in few]
         if not chosen:
@@ -454,10 +456,11 @@ def augment(
         down, across = (int(v) for v in random.integers(-config.moved_pixels, config.moved_pixels + 1, 2))
         sets = [shift(s, down, across) for s in sets]
     if config.image_contrast:
-        gain, grey = np.float32(np.exp(config.image_contrast * random.normal())), np.float32(sets[-1].mean())
-        sets = [np.clip((s - grey) * gain + grey + 0.5, 0, 255).astype(np.uint8) for s in sets]
+        factor, grey = np.float32(np.exp(config.image_contrast * random.normal())), np.float32(sets[-1].mean())
+        sets = [np.clip((s - grey) * factor + grey + 0.5, 0, 255).astype(np.uint8) for s in sets]
     if config.affine or config.elastic:
-        places = warp_places(random, *sets[0].shape[1:3], config.affine, config.elastic)
+        height, width = sets[0].shape[1:3]
+        places = warp_places(random, height, width, config.affine, config.elastic)
         sets = [warp(s, places) for s in sets]
     return sets, mel
 
