@@ -44,6 +44,7 @@ class Mel:
     limit: float = 4.0
     context: int = 16  # columns a network sees at once: 200 ms, as long as five frames at 25 fps
     frames: int = 5  # frames that the sync expert compares with `context` columns
+    later: float = 0.0  # seconds by which a frame hears later sound than its own; see lip_sync's `mel_shift`
 
     @property
     def columns_per_second(self) -> Fraction:
@@ -104,9 +105,9 @@ class Mel:
     def column(self, frame: int, fps: Fraction) -> int:
         """The column in the middle of frame `frame`'s share of time, [frame, frame + 1) / fps, from the sound's start.
 
-        Column c hears the sound about c * hop / rate seconds: the nearest one.
+        Column c hears the sound about c * hop / rate seconds: the nearest one, `later` seconds later.
         """
-        return half_up((frame + HALF) * self.columns_per_second / fps)
+        return half_up(((frame + HALF) / fps + Fraction(str(self.later))) * self.columns_per_second)
 
     def window_about(self, mel: np.ndarray, frame: int, fps: Fraction) -> np.ndarray:
         """The `context` columns about one frame: what the generator hears for it, (bands, columns) -> (bands, context).

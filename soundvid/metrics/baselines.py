@@ -6,6 +6,7 @@ its pictures change with the sound.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -129,7 +130,7 @@ class Learned:
         self.by_level = np.rint(means).astype(np.uint8).reshape(LEVELS, *self.shape)
 
     def _by_regression(self, pictures: np.ndarray, heard: np.ndarray, groups: np.ndarray) -> None:
-        """Components, their weights and the penalty, which is chosen on a fifth of the clips that is left out."""
+        """Components, and the linear map from sound to their weights."""
         centre = self.mean.ravel().astype(np.float32)
         few = pictures[spread(len(pictures), _PICTURES)].astype(np.float32) - centre
         values, vectors = np.linalg.eigh((few @ few.T).astype(np.float64))
@@ -138,29 +139,47 @@ class Learned:
         self.components = (few.T @ vectors[:, strongest] / np.sqrt(values[strongest])).T.astype(np.float32)
         blocks = range(0, len(pictures), 512)
         wanted = np.concatenate([(pictures[i : i + 512] - centre) @ self.components.T for i in blocks])
-        self.offset, self.scale = heard.mean(axis=0), np.maximum(heard.std(axis=0), 1e-3)
-        x = self._inputs(heard)
-        out = groups % 5 == 4
-        penalty = PENALTIES[1]
-        if out.any() and not out.all():
-            errors = [float(np.square(x[out] @ ridge(x[~out], wanted[~out], p) - wanted[out]).sum()) for p in PENALTIES]
-            penalty = PENALTIES[int(np.argmin(errors))]
-        self.weights = ridge(x, wanted, penalty)
-
-    def _inputs(self, heard: np.ndarray) -> np.ndarray:
-        x = (heard - self.offset) / self.scale
-        return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+        self.linear = fit_ridge(heard, wanted, groups)
 
     def per_loudness(self, image: np.ndarray, spectrogram: np.ndarray) -> np.ndarray:
         return self.by_level[np.searchsorted(self.edges, loudness(spectrogram), side="right")]
 
     def regression(self, image: np.ndarray, spectrogram: np.ndarray) -> np.ndarray:
-        scores = self._inputs(sound_context(spectrogram)) @ self.weights
+        scores = self.linear(sound_context(spectrogram))
         made = scores.astype(np.float32) @ self.components + self.mean.ravel().astype(np.float32)
         return np.rint(np.clip(made, 0, 255)).astype(np.uint8).reshape(-1, *self.shape)
 
     def baselines(self) -> dict[str, Baseline]:
         return {MEAN: repeated(self.mean_picture), LOUDNESS: self.per_loudness, RIDGE: self.regression}
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """From `N D` to `N K`: weights `D + 1, K`, the constant last, of inputs less their mean, divided by their scale."""
+
+    offset: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+
+    def __call__(self, heard: np.ndarray) -> np.ndarray:
+        return self.inputs(heard) @ self.weights
+
+    def inputs(self, heard: np.ndarray) -> np.ndarray:
+        x = (heard - self.offset) / self.scale
+        return np.concatenate([x, np.ones((len(x), 1))], axis=1)
+
+
+def fit_ridge(heard: np.ndarray, wanted: np.ndarray, groups: np.ndarray) -> LinearMap:
+    """Ridge regression from `N D` to `N K`; `groups` numbers each row's clip. The penalty is the one with the least
+    error on every fifth clip, left out to choose it."""
+    found = LinearMap(heard.mean(axis=0), np.maximum(heard.std(axis=0), 1e-3), np.zeros((0, 0)))
+    x = found.inputs(heard)
+    out = groups % 5 == 4
+    penalty = PENALTIES[1]
+    if out.any() and not out.all():
+        errors = [float(np.square(x[out] @ ridge(x[~out], wanted[~out], p) - wanted[out]).sum()) for p in PENALTIES]
+        penalty = PENALTIES[int(np.argmin(errors))]
+    return LinearMap(found.offset, found.scale, ridge(x, wanted, penalty))
 
 
 def ridge(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:

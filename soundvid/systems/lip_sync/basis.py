@@ -7,6 +7,8 @@ start as the principal components of the training's motion ("eigentongues", Hueb
 small U-Net gets the reference once (mean and deviation of other pictures of the same video) and adds what is this
 speaker's.
 
+With `start: ridge` the weights are those of ridge regression from the sound, and the networks learn what is missing.
+
 Against wav2lip's form it needs no lower half blanked out, uses four times as much sound, and costs about a hundredth:
 the maps are made once for a window, a frame is a matrix product.
 
@@ -15,6 +17,7 @@ Legend of shapes: B windows, T frames, C mel columns, K maps, H W picture.
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,6 +25,8 @@ from torch.nn import functional
 from soundvid.systems.lip_sync.networks import SIZE
 
 REFERENCE = 6  # channels: mean and deviation, RGB each
+BANDS = 20  # of sound that ridge regression hears: means of 4 mel bands
+MOMENTS = 11  # columns about a frame's own, evenly over the encoder's reach
 
 
 class ColumnNorm(nn.Module):
@@ -63,6 +68,29 @@ class SoundEncoder(nn.Module):
         return self.leave(self.blocks(self.enter(mel)))
 
 
+class LinearSound(nn.Module):
+    """What of each map a linear function of the sound about a frame gives; it does not learn (`fit` sets it)."""
+
+    weight: Tensor
+
+    def __init__(self, maps: int, reach: int) -> None:
+        super().__init__()
+        self.offsets = tuple(int(o) for o in np.unique(np.linspace(-reach, reach, MOMENTS).round()))
+        self.register_buffer("weight", torch.zeros(maps, BANDS * len(self.offsets) + 1))  # the constant last
+
+    def context(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """mel `B 80 C`, columns `B T` -> `B T D`: the bands at each moment about each frame."""
+        bands = mel.unflatten(1, (BANDS, -1)).mean(2)
+        at = columns[..., None] + torch.tensor(self.offsets, device=columns.device)
+        at = at.clamp(0, mel.shape[2] - 1).flatten(1)[:, None].expand(-1, BANDS, -1)
+        return bands.gather(2, at).unflatten(2, (columns.shape[1], -1)).transpose(1, 2).flatten(2)
+
+    def forward(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """`B K T`."""
+        heard = self.context(mel, columns)
+        return (heard @ self.weight[:, :-1].T + self.weight[:, -1]).transpose(1, 2)
+
+
 def block(into: int, out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(into, out, 3, stride, 1), nn.GroupNorm(8, out), nn.GELU())
 
@@ -95,13 +123,20 @@ class BasisGenerator(nn.Module):
     """Sound and a reference to pictures; `weights` and `paint` are its halves, for generating at length."""
 
     def __init__(
-        self, maps: int, width: int, dilations: tuple[int, ...], channels: tuple[int, ...], dropout: float
+        self,
+        maps: int,
+        width: int,
+        dilations: tuple[int, ...],
+        channels: tuple[int, ...],
+        dropout: float,
+        linear: bool = False,
     ) -> None:
         super().__init__()
         self.scale = maps**-0.5
         self.shared = nn.Parameter(torch.zeros(maps, 3, SIZE, SIZE))  # what moves in all of the training's videos
         self.hear = SoundEncoder(maps, width, dilations, dropout)
         self.painter = MapPainter(maps, channels)
+        self.linear = LinearSound(maps, self.hear.reach) if linear else None
 
     def forward(self, mel: Tensor, columns: Tensor, reference: Tensor) -> Tensor:
         """mel `B 80 C`, columns int64 `B T`, reference `B 6 H W` -> pictures `B T 3 H W`, about [0, 1]."""
@@ -118,10 +153,20 @@ class BasisGenerator(nn.Module):
         with torch.no_grad():
             self.shared[:count] = components[:count] / self.scale
 
+    def begin_linear(self, weights: Tensor) -> None:
+        """Begin as the linear map `K, D + 1` alone: encoder and U-Net add nothing before the first step."""
+        assert self.linear is not None
+        last = self.hear.leave[-1]
+        with torch.no_grad():
+            self.linear.weight.copy_(weights)
+            for parameter in (*last.parameters(), *self.painter.leave.parameters()):
+                parameter.zero_()
+
     def weights(self, mel: Tensor, columns: Tensor) -> Tensor:
         """`B K T`: how much of each map is in each frame."""
         weights = self.hear(mel)  # the encoder; checkpoints hold it by this name
-        return weights.gather(2, columns[:, None].expand(-1, weights.shape[1], -1))
+        weights = weights.gather(2, columns[:, None].expand(-1, weights.shape[1], -1))
+        return weights if self.linear is None else weights + self.linear(mel, columns)
 
     def compose(self, weights: Tensor, maps: Tensor, reference: Tensor) -> Tensor:
         """`B K T` and `B K 3 H W` on the mean of the reference: `B T 3 H W`."""

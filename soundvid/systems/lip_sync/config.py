@@ -6,7 +6,7 @@ wav2lip"; choice: neither says, or it was found better here (docs/lip_sync.md).
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from soundvid.training.system import Options
 
@@ -24,6 +24,15 @@ class _Shared(Options):
     masked_columns: int = Field(0, ge=0, le=8, description="most mel columns (12.5 ms each) blanked; w2l: none")
     brightness: float = Field(0.0, ge=0, le=0.5, description="deviation of log brightness; w2l: none")
     moved_pixels: int = Field(0, ge=0, le=16, description="most pixels that pictures are shifted; w2l: none")
+    image_contrast: float = Field(0.0, ge=0, le=0.5, description="deviation of log contrast of the pictures; w2l: none")
+    affine: float = Field(
+        0.0, ge=0, le=0.3, description="deviation of the entries of a linear map about the middle, by which all "
+        "pictures of an example, its reference too, are scaled, turned and sheared; w2l: none"
+    )  # fmt: skip
+    elastic: float = Field(
+        0.0, ge=0, le=8, description="deviation in pixels of a smooth displacement, the same for all pictures of an "
+        "example; w2l: none"
+    )  # fmt: skip
 
 
 class ExpertConfig(_Shared):
@@ -56,6 +65,11 @@ class LipSyncConfig(_Shared):
     init: str | None = Field(
         None, description="the public wav2lip.pth to begin from (form wav2lip). ja fine-tunes it; without it: scratch"
     )
+    mel_shift: float = Field(
+        0.0, ge=-0.5, le=0.5,
+        description="form wav2lip: seconds by which a frame hears later sound than its own. The public code's training "
+        "hears 0.04 later, its inference 0.08: give 0.04 with its weights (init), see docs/lip_sync.md",
+    )  # fmt: skip
     sync_weight: float = Field(0.03, ge=0, lt=1, description="s; w2l: 0.03, once it counts")
     sync_below: float = Field(0.75, ge=0, description="s is 0 until the evaluated sync loss falls below; w2l: 0.75")
     chance: float = Field(
@@ -68,6 +82,11 @@ class LipSyncConfig(_Shared):
     warm_up: int = Field(0, ge=0, description="steps over which the learning rate grows; w2l: none")
     fall: bool = Field(False, description="the learning rate falls to 0 with the last step; w2l: constant")
     # form basis
+    start: Literal["zero", "ridge"] = Field(
+        "zero",
+        description="ridge: begins as ridge regression from the sound about a frame to the principal maps, and learns "
+        "what is missing; zero: begins with random weights of the maps. choice",
+    )
     frames: int = Field(25, ge=5, le=250, description="frames of an example. choice: 1 s; shorter where clips are")
     maps: int = Field(48, ge=1, le=512, description="K. choice: 50 principal maps hold 88 % of the rtMRI's variance")
     width: int = Field(96, ge=8, description="channels of the sound's encoder. choice: 32 for minutes of data")
@@ -78,6 +97,14 @@ class LipSyncConfig(_Shared):
     dropout: float = Field(0.2, ge=0, lt=1, description="in the sound's encoder. choice")
     reference_least: int = Field(16, ge=1, description="pictures of a reference in training, at least. choice")
     reference_most: int = Field(48, ge=1, description="and at most; everything else uses up to 250. choice")
+
+    @model_validator(mode="after")
+    def _of_the_form(self) -> "LipSyncConfig":
+        if self.form != "basis" and self.start == "ridge":
+            raise ValueError("'start: ridge' is for the form basis: leave it out, or give form=basis")
+        if self.form != "wav2lip" and self.mel_shift:
+            raise ValueError("'mel_shift' is for the form wav2lip and its public weights: leave it out")
+        return self
 
     def fixed(self) -> dict[str, str]:
         found = {"steps": "with fall the learning rate of every step depends on it"} if self.fall else {}

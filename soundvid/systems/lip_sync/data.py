@@ -5,14 +5,18 @@ Every example is a function of (seed, epoch, index). Pictures are decoded once a
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from soundvid.errors import DatasetError
 from soundvid.features.mel import Mel
+from soundvid.metrics.baselines import fit_ridge, spread
 from soundvid.store.load import Clips, View, load
 from soundvid.systems.lip_sync.networks import SIZE, WINDOW
 from soundvid.training.system import Examples, Purpose
@@ -201,6 +205,43 @@ def principal_motion(cache: ClipCache, count: int) -> np.ndarray:
     return components.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2).astype(np.float32)
 
 
+MOST_REGRESSED = 20_000  # pictures that ridge regression learns from
+
+
+def ridge_weights(
+    cache: ClipCache, components: np.ndarray, context: Callable[[np.ndarray, np.ndarray], np.ndarray], margin: int
+) -> np.ndarray:
+    """Ridge regression from the sound about a frame to how much of each component its picture holds.
+
+    `components` `K 3 96 96` are `principal_motion`'s; `context` makes of a mel window (80, C) and columns `T` inputs
+    `T D`. Returns float32 weights `K, D + 1` of the inputs as they are, the constant last.
+    """
+    flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
+    energy = np.square(flat, dtype=np.float64).sum(1)
+    # A component that holds no motion (there are fewer pictures than components) is never wanted.
+    inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
+    mean_frames = sum(cache.frames(i) for i in range(len(cache))) / len(cache)
+    few = set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
+    heard: list[np.ndarray] = []
+    wanted: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
+    for clips in cache.of_source.values():
+        chosen = [c for c in clips if c in few]
+        if not chosen:
+            continue
+        mean = np.mean([cache.pictures(c).mean(0, dtype=np.float64) for c in chosen], axis=0) / 255
+        for clip in chosen:
+            (mel, before), fps, frames = cache.mel(clip), cache.fps(clip), cache.frames(clip)
+            heard.append(context(*mel_window(cache.mel_of, mel, before, frames, fps, margin)).astype(np.float64))
+            motion = (cache.pictures(clip).astype(np.float32) / 255 - mean).reshape(frames, -1)
+            wanted.append(motion @ flat.T * inverse)
+            groups.append(np.full(frames, len(groups)))
+    linear = fit_ridge(np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups))
+    weights = linear.weights[:-1] / linear.scale[:, None]
+    constant = linear.weights[-1] - linear.offset @ weights
+    return np.concatenate([weights.T, constant[:, None]], axis=1).astype(np.float32)
+
+
 def as_floats(pictures: np.ndarray) -> np.ndarray:
     """uint8 `T H W 3` -> float32 `T 3 H W` in [0, 1]."""
     return np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)).astype(np.float32) / 255
@@ -297,15 +338,18 @@ class PaperExamples(_Windows):
         pictures = cache.pictures(clip)[first : first + WINDOW]
         reference = cache.pictures(other)[place : place + WINDOW]
         (whole, before), fps, half = cache.mel(clip), cache.fps(clip), cache.mel_of.context // 2
-        mel, centres = mel_window(cache.mel_of, whole, before + first, WINDOW, fps, half)
+        later = replace(cache.mel_of, later=self.config.mel_shift)  # what the generator hears; not so the expert
+        moved = [later.column(k, fps) - cache.mel_of.column(k, fps) for k in range(before + first, before + first + 5)]
+        mel, centres = mel_window(cache.mel_of, whole, before + first, WINDOW, fps, half + max(map(abs, moved)))
         if self.purpose == "train":
             (pictures, reference), mel = augment(self.config, random, [pictures, reference], mel)
-        mels = np.stack([mel[:, c - half : c + half] for c in centres])[:, None]  # as Mel.window_about has them
+        own = mel[:, centres[WINDOW // 2] - half : centres[WINDOW // 2] + half]  # Mel.window_of the five
+        mels = np.stack([mel[:, c - half : c + half] for c in centres + moved])[:, None]  # Mel.window_about each
         return {
             "frames": np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)),
             "reference": np.ascontiguousarray(reference.transpose(0, 3, 1, 2)),
             "mels": mels,
-            "mel": mels[WINDOW // 2],  # Mel.window_of the five
+            "mel": own[None],
         }
 
 
@@ -387,7 +431,9 @@ def reference_pictures(cache: ClipCache, known: ClipCache, index: int, first: in
 def augment(
     config: Any, random: np.random.Generator, sets: list[np.ndarray], mel: np.ndarray
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Random loudness, noise, masked bands and columns, brightness and shift: the same for all pictures of an example.
+    """Random loudness, noise, masked bands and columns, brightness, contrast, shift and warp.
+
+    The pictures of an example, its reference among them, are all changed alike.
 
     `sets` are uint8 `T H W 3`, `mel` float32 (80, columns). Nothing moves in time: which column belongs to which frame
     stays true.
@@ -409,7 +455,39 @@ def augment(
     if config.moved_pixels:
         down, across = (int(v) for v in random.integers(-config.moved_pixels, config.moved_pixels + 1, 2))
         sets = [shift(s, down, across) for s in sets]
+    if config.image_contrast:
+        factor, grey = np.float32(np.exp(config.image_contrast * random.normal())), np.float32(sets[-1].mean())
+        sets = [np.clip((s - grey) * factor + grey + 0.5, 0, 255).astype(np.uint8) for s in sets]
+    if config.affine or config.elastic:
+        height, width = sets[0].shape[1:3]
+        places = warp_places(random, height, width, config.affine, config.elastic)
+        sets = [warp(s, places) for s in sets]
     return sets, mel
+
+
+def warp_places(random: np.random.Generator, height: int, width: int, affine: float, elastic: float) -> np.ndarray:
+    """Where each pixel of a warped picture comes from: float32 `H W 2`, x and y in pixels.
+
+    A linear map about the middle whose entries differ from the identity's by `affine`, and a displacement that is
+    smooth over an eighth of the height and `elastic` pixels large; both numbers are standard deviations.
+    """
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    middle = np.array([(width - 1) / 2, (height - 1) / 2], np.float32)
+    places = np.stack([x, y], axis=-1)
+    if affine:
+        places = (places - middle) @ (np.eye(2) + affine * random.standard_normal((2, 2))).astype(np.float32) + middle
+    if elastic:
+        noise = random.standard_normal((height, width, 2)).astype(np.float32)
+        smooth = cv2.GaussianBlur(noise, (0, 0), height / 8, borderType=cv2.BORDER_REFLECT)
+        places = places + np.float32(elastic) * smooth / max(float(smooth.std()), 1e-6)
+    return places
+
+
+def warp(pictures: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Pictures `T H W 3` whose pixels come from `places`; edges repeat."""
+    x, y = np.ascontiguousarray(places[..., 0]), np.ascontiguousarray(places[..., 1])
+    edge = cv2.BORDER_REPLICATE
+    return np.stack([cv2.remap(p, x, y, cv2.INTER_LINEAR, borderMode=edge) for p in pictures])
 
 
 def shift(pictures: np.ndarray, down: int, across: int) -> np.ndarray:

@@ -49,9 +49,9 @@ class FrameGenerator:
     def __init__(self, system: Any, reference: np.ndarray, mel_of: Mel | None = None) -> None:
         """`system` is a LipSyncSystem in eval mode; `reference` uint8 `N 96 96 3`, other pictures of the same video."""
         self.generator, self.device = system.networks["generator"], system.device
-        self.mel_of = mel_of or Mel()
         self.reference = reference
         self.whole = isinstance(self.generator, BasisGenerator)  # makes whole pictures, not lower halves
+        self.mel_of = mel_of or Mel(later=0.0 if self.whole else system.config.mel_shift)
         self.mean = reference.astype(np.float32).mean(0) / 255  # `96 96 3`
         if self.whole:
             with torch.inference_mode():

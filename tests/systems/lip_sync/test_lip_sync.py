@@ -14,6 +14,7 @@ from soundvid.errors import DatasetError, SoundvidError
 from soundvid.features.mel import Mel
 from soundvid.media.clip_codec import decode_rgb
 from soundvid.media.encode import write_video
+from soundvid.metrics.baselines import fit_ridge
 from soundvid.recipe.model import Recipe
 from soundvid.runs import train
 from soundvid.runs.generate import parse_box
@@ -27,9 +28,13 @@ from soundvid.systems.lip_sync.data import (
     ClipCache,
     ExpertExamples,
     PaperExamples,
+    augment,
     mel_window,
     other_window,
+    principal_motion,
     reference_pictures,
+    warp,
+    warp_places,
 )
 from soundvid.systems.lip_sync.evaluate import Example, ExpertScorer
 from soundvid.systems.lip_sync.expert import ExpertSystem
@@ -226,6 +231,113 @@ def test_a_basis_generator_makes_the_same_frames_in_any_pieces():
     assert np.abs(whole - parts).max() < 1e-5
 
 
+# -- what the public weights hear
+
+
+def test_mel_shift_hears_what_the_public_code_hears():
+    """Its training takes 16 columns from int(3.2 (f - 1)) on for frame f, its inference from int(3.2 f) on."""
+    plain, training, inference = (Mel(later=later) for later in (0.0, 0.04, 0.08))
+    for f in range(2, 200):
+        assert abs(training.column(f, FPS) - 8 - int(3.2 * (f - 1))) <= 1
+        assert abs(inference.column(f, FPS) - 8 - int(3.2 * f)) <= 1
+        assert training.column(f, FPS) == plain.column(f + 1, FPS)
+
+
+def test_mel_shift_moves_the_generators_sound_and_not_the_experts(puppets):
+    clips = load("puppet", split="train", store=puppets)
+    plain = PaperExamples(PRESETS["paper"], clips, "train").example(1, 0)
+    for shift, frames in ((0.04, 1), (0.08, 2), (-0.04, -1)):
+        moved = PaperExamples(PRESETS["paper"].model_copy(update={"mel_shift": shift}), clips, "train").example(1, 0)
+        inside = slice(max(0, -frames), 5 - max(0, frames))
+        assert np.array_equal(moved["mels"][inside], plain["mels"][max(0, frames) : 5 + min(0, frames)])
+        assert all(np.array_equal(moved[k], plain[k]) for k in ("mel", "frames", "reference"))
+    for values, message in (
+        (("form=basis", "mel_shift=0.04"), "'mel_shift' is for the form wav2lip"),
+        (("form=wav2lip", "start=ridge"), "'start: ridge' is for the form basis"),
+    ):
+        given = dict(value.split("=") for value in values)
+        with pytest.raises(SoundvidError, match=message):
+            train.configured(spec.stage("generator"), "paper", given)
+
+
+@pytest.mark.parametrize(("shift", "late"), [(0.0, 1), (0.04, 0), (0.08, -1)])
+def test_the_lag_of_the_mouth_says_which_mel_shift_weights_want(shift, late):
+    """Weights that learnt with the public training's columns: a stand-in opens the mouth for the sound 40 ms before the
+    middle of what it hears. Without a shift its mouth is a frame late, with the public inference's a frame early."""
+
+    class Public(torch.nn.Module):
+        def forward(self, mel, faces):
+            level = (mel[:, 0, :, 4:6].mean((1, 2)) + 4) / 8
+            made = torch.ones(len(mel), 3, 96, 96)
+            made[:, :, 58:84, 32:65] = 1 - level[:, None, None, None]
+            return made
+
+    class System:
+        networks = {"generator": Public()}  # noqa: RUF012
+        device = torch.device("cpu")
+        config = PRESETS["paper"].model_copy(update={"mel_shift": shift})
+
+    level = puppet.loudness(8.0, 3)
+    maker = FrameGenerator(System(), np.zeros((3, 96, 96, 3), np.uint8))
+    made = maker.make(maker.mel_of(puppet.speech(level, 3), puppet.RATE), FPS, 0, len(level))
+    assert lag(puppet.opening(np.rint(made * 255)), level) == late
+
+
+# -- beginning as ridge regression
+
+
+def test_the_basis_form_can_begin_as_ridge_regression(puppets, tmp_path):
+    """Before its first step it makes what ridge regression makes of held-out sound, which beats the mean frame."""
+    config = PRESETS["tiny"].model_copy(update={"start": "ridge"})
+    system = LipSyncSystem(config, {})
+    system.to("cpu")
+    train_clips, test_clips = (load("puppet", split=split, store=puppets) for split in ("train", "test"))
+    system.prepare(BasisExamples(config, train_clips, "train"))
+    system.eval()
+    known, held = ClipCache(train_clips), ClipCache(test_clips)
+    offsets = np.unique(np.linspace(-config.margin, config.margin, 11).round()).astype(int)
+
+    def context(cache, clip):  # means of 4 mel bands at 11 moments about each frame
+        mel, before = cache.mel(clip)
+        padded = np.pad(mel, ((0, 0), (100, 100)), constant_values=-4).reshape(20, 4, -1).mean(1)
+        columns = [cache.mel_of.column(before + k, FPS) + 100 for k in range(cache.frames(clip))]
+        return np.stack([padded[:, c + offsets].ravel() for c in columns]).astype(np.float64)
+
+    components = principal_motion(known, config.maps)
+    flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
+    heard, wanted, groups = [], [], []
+    for clips in known.of_source.values():
+        mean = np.concatenate([known.pictures(c) for c in clips]).mean(0)
+        for clip in clips:
+            motion = (known.pictures(clip) - mean).reshape(known.frames(clip), -1) / 255
+            heard.append(context(known, clip))
+            wanted.append(motion @ flat.T / np.square(flat).sum(1))
+            groups.append(np.full(known.frames(clip), len(groups)))
+    ridge = fit_ridge(np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups))
+    errors = []
+    for clip in range(len(held)):
+        real = held.pictures(clip) / 255
+        reference = reference_pictures(held, known, clip, 0, len(real))
+        mel, before = held.mel(clip)
+        made = FrameGenerator(system, reference).make(mel, FPS, before, len(real))
+        still = reference.mean(0) / 255
+        wished = np.clip(still + (ridge(context(held, clip)) @ flat).reshape(real.shape), 0, 1)
+        assert np.abs(made - wished).max() < 5e-3
+        errors.append([np.square(made - real).mean(), np.square(still - real).mean()])
+    ours, mean = np.mean(errors, axis=0)
+    assert ours < 0.4 * mean
+    # It learns on from there, and a checkpoint holds what it began as.
+    values = ("expert.steps=1", "generator.start=ridge", "generator.steps=25", "generator.validate_every=25",
+              "generator.frames=15", "generator.warm_up=0", "generator.log_every=5")  # fmt: skip
+    train.train(train.Request("lip_sync", tmp_path / "run", "puppet", puppets, "tiny", values, workers=0, device="cpu"))
+    run = open_run(tmp_path / "run")
+    generator = run.system.networks["generator"]
+    assert torch.equal(generator.linear.weight, system.networks["generator"].linear.weight)
+    assert float(generator.hear.leave[-1].weight.detach().abs().max()) > 0
+    losses = [row["l1"] for row in run.folder.log() if row["kind"] == "train"]
+    assert np.mean(losses[-2:]) < np.mean(losses[:1])
+
+
 # -- windows and references
 
 
@@ -275,6 +387,7 @@ def test_the_generator_does_not_see_the_half_that_it_paints(puppets):
     [
         ("loudness_db", 6.0, "sound"), ("mel_noise", 0.2, "sound"), ("masked_bands", 40, "sound"),
         ("masked_columns", 8, "sound"), ("brightness", 0.4, "pictures"), ("moved_pixels", 8, "pictures"),
+        ("image_contrast", 0.4, "pictures"), ("affine", 0.1, "pictures"), ("elastic", 2.0, "pictures"),
     ],
 )  # fmt: skip
 def test_every_alteration_alone_reaches_every_form_in_training_only(puppets, field, value, what):
@@ -294,6 +407,24 @@ def test_every_alteration_alone_reaches_every_form_in_training_only(puppets, fie
             ]
             differ = {k for a, b in pairs for k in a if not np.array_equal(a[k], b[k])}
             assert differ == ({k for k in pairs[0][0] if k in of[what]} if purpose == "train" else set())
+
+
+def test_frames_and_reference_are_warped_alike_and_stay_as_still_as_they_were():
+    """What does not move between pictures does not move after it, and nothing leaves its place by much."""
+    config = PRESETS["tiny"].model_copy(update={"affine": 0.05, "elastic": 1.5, "image_contrast": 0.2})
+    frames = np.stack([puppet.draw(o, 150.0) for o in (0.0, 0.5, 1.0, 0.5)])
+    mel = np.zeros((80, 20), np.float32)
+    for seed in range(5):
+        (made, reference), _ = augment(config, np.random.default_rng(seed), [frames, frames[1:3]], mel)
+        assert np.array_equal(made[1:3], reference) and np.array_equal(made[1], made[3])
+        assert (made[0] != frames[0]).mean() > 0.2
+        opened = np.diff(puppet.opening(made)[:3])
+        assert (opened > 0.5 * np.diff(puppet.opening(frames)[:3])).all()  # the mouth opens where it did
+    places = warp_places(np.random.default_rng(0), 96, 80, 0.0, 2.0)
+    still = np.stack(np.meshgrid(np.arange(80), np.arange(96)), axis=-1)
+    assert (places - still).std() == pytest.approx(2.0, abs=0.1)
+    assert np.abs(np.diff(places - still, axis=0)).max() < 1  # smooth: neighbours stay neighbours
+    assert np.array_equal(warp(frames, warp_places(np.random.default_rng(0), 96, 96, 0.0, 0.0)), frames)
 
 
 def test_every_window_of_the_expert_has_another_to_be_told_from(puppets):
