@@ -257,8 +257,9 @@ def compare(store: str, dataset: str, rounds: int, kinds: list[str]) -> None:
     pythons = {k: peer_python(k, store, dataset) if k in PEERS else sys.executable for k in kinds}
     clips = soundvid.load(dataset, store=store)
     stored = sum(clips.table[f"{name}_size"].to_numpy().sum() for name in MEMBERS) / len(clips)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        work = Path(folder).resolve()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        work = Path(folder)
         soundvid.publish(dataset, str(work / "tree"), store=store)
         log = work / "sent"
         with web_server(work / "tree", work, log) as (url, server):
