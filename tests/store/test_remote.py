@@ -466,6 +466,7 @@ def test_processes_that_used_a_bucket_end_well(tree, tmp_path, monkeypatch):
 
         clips = soundvid.load(url)
         assert ClipLoader(clips, 2, workers=1)._options["multiprocessing_context"] == "spawn"
-        monkeypatch.setattr("soundvid.store.objects._obstore_process", 1)  # as in a process forked from one that read
+        # As in a process forked from one that read.
+        monkeypatch.setattr("soundvid.store.bucket_objects._obstore_process", 1)
         with pytest.raises(DatasetError, match="a forked process cannot read a bucket"):
             soundvid.load(url)
