@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from soundvid.errors import DatasetError
+from soundvid.store.addresses import open_objects
 from soundvid.store.dataset import Dataset, Release, pointer
-from soundvid.store.objects import Objects, open_objects
+from soundvid.store.objects import Objects
 from soundvid.store.publish import RootFiles, write_root
 from soundvid.store.published import VERSIONS, PublishedStorage, Versions, read_versions
 from soundvid.store.storage import local_store

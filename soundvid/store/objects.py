@@ -1,8 +1,6 @@
-"""The files below an address: a folder, a bucket (s3://, gs://, az://), a web server, a repository of Hugging Face.
+"""The files below an address, all of them with the same few methods: the interface, and a folder's implementation.
 
-`open_objects` gives all of them the same few methods. Folders are here; web servers and the Hub are in
-soundvid.store.http_objects, buckets in soundvid.store.bucket_objects, which are loaded where an address needs them.
-Credentials come from the environment, as the services' own tools have it, and never appear in a message.
+`soundvid.store.addresses` says which implementation an address has.
 """
 
 import errno
@@ -14,10 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 from uuid import uuid4
 
-from soundvid.errors import DatasetError
 from soundvid.util.files import SteadyWriter, sync_to_disk
 from soundvid.util.redact import clean_address, redact
 
@@ -25,7 +21,6 @@ CHUNK = 1 << 20  # bytes of a large file that are moved at a time
 TRIES = 5  # of a request that a server refuses for the moment
 ATTEMPTS = 6  # of a transfer, each with so many tries
 LONGEST_WAIT = 60  # seconds that a server's Retry-After counts for
-BUCKETS = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 _SECRETS = re.compile(r"(?i)(secret|token|password|account_key|access_key|credential)")
 
 
@@ -61,34 +56,6 @@ class Objects(Protocol):
 
     def flush(self) -> None:
         """Bring out what was put so far; most backends do so at once."""
-
-
-def open_objects(url: str, *, writing: bool = False) -> Objects:
-    """The files below `url`, a folder or an address. Raises DatasetError, one line, for what is no such thing."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return FolderObjects(Path(os.path.abspath(url)))
-    if scheme == "file":
-        return FolderObjects(Path("/" + urlsplit(url).path.lstrip("/")))
-    shown = shown_address(url)
-    if not rest.strip("/"):
-        raise DatasetError(f"{shown}: names no place; give the whole address, such as {scheme}://NAME/folder")
-    if scheme in ("http", "https"):
-        if writing:
-            raise DatasetError(f"{shown}: a web server is read only; publish to a folder, s3://, gs://, az:// or hf://")
-        from soundvid.store.http_objects import HttpObjects
-
-        return HttpObjects(url)
-    if scheme == "hf":
-        from soundvid.store.http_objects import HubObjects
-
-        return HubObjects(url)
-    if scheme in BUCKETS:
-        from soundvid.store.bucket_objects import BucketObjects
-
-        return BucketObjects(url)
-    known = f"a folder, s3://, gs://, az://, {'' if writing else 'https://, '}or hf://"
-    raise DatasetError(f"{shown}: {scheme}:// is not supported; give {known}")
 
 
 def shown_address(url: str) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from soundvid.errors import DatasetError
+from soundvid.store.addresses import open_objects
 from soundvid.store.dataset import Dataset, Release, Shard
-from soundvid.store.objects import CHUNK, Objects, open_objects
+from soundvid.store.objects import CHUNK, Objects
 from soundvid.store.published import (
     FILES,
     VERSIONS,

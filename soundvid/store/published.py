@@ -24,10 +24,11 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from soundvid.errors import DatasetError
+from soundvid.store.addresses import open_objects
 from soundvid.store.cache import DiskCache
 from soundvid.store.dataset import Dataset, Release, Shard, parse_version
 from soundvid.store.manifest import Count, Digest, Split
-from soundvid.store.objects import ATTEMPTS, FolderObjects, Objects, is_lasting, open_objects, pause
+from soundvid.store.objects import ATTEMPTS, FolderObjects, Objects, is_lasting, pause
 from soundvid.store.schema import member_columns
 from soundvid.util.hashing import canonical_json
 

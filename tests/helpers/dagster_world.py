@@ -77,6 +77,13 @@ class Bench:
         return evaluated
 
 
+def last(instance: dg.DagsterInstance, asset: str) -> dg.AssetMaterialization:
+    """The newest materialisation of an asset of the recipe `toy`."""
+    event = instance.get_latest_materialization_event(dg.AssetKey(["toy", asset]))
+    assert event is not None and event.asset_materialization is not None
+    return event.asset_materialization
+
+
 class Live:
     """`python -m pipelines.ui` as users start it, on a data folder of its own."""
 

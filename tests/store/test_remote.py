@@ -75,7 +75,7 @@ def test_a_bucket_holds_what_a_folder_holds_and_keeps_its_secrets(built, tree, t
         assert np.array_equal(clips[1].frames, own[1].frames) and len(clips) == len(own)
         status, _, wrong = run("pull", "toy", "--from", url.replace("bucket-1", "bucket-2"), "--to", tmp_path / "x")
         assert status == 1 and len(wrong.splitlines()) == 1
-        from soundvid.store.objects import open_objects
+        from soundvid.store.addresses import open_objects
 
         stored = b"".join(open_objects(url).read(key) for key in open_objects(url).keys(""))
         assert SECRET.encode() not in stored and b"AKIDPLANTED" not in stored
@@ -454,7 +454,7 @@ def test_processes_that_used_a_bucket_end_well(tree, tmp_path, monkeypatch):
         "with ThreadPoolExecutor(4) as pool: print(sum(len(c.frames) for c in pool.map(clips.read, range(4))))\n"
     )
     with s3_server(monkeypatch) as url:
-        from soundvid.store.objects import open_objects
+        from soundvid.store.addresses import open_objects
 
         bucket = open_objects(url)
         for path in sorted(p for p in tree.rglob("*") if p.is_file() and not p.name.startswith(".")):
