@@ -14,7 +14,7 @@ class Store(dg.ConfigurableResource):
 
     path: str
     workers: int = 0  # processes; 0: one for each core
-    keep_parts: bool = False  # rendered clips beside the shards that hold them, after a release
+    keep_parts: bool = False  # rendered clips, next to the shards that hold them, after a release
 
     def context(self, recipe: Recipe, log: "dg.DagsterLogManager | None" = None) -> Context:
         progress = _Log(log) if log is not None else None

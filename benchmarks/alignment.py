@@ -1,4 +1,4 @@
-"""How far pictures and sound of a clip are from the right ones: ours beside the rivals', on the same sources.
+"""How far pictures and sound of a clip are from the right ones: ours and the rivals', on the same sources.
 
 Each source carries its frame numbers as barcodes and a sound that says where it comes from. Every system cuts the
 same clips of 4 s: from a whole frame, from an arbitrary time, and late in the file. The right answer is the

@@ -1,4 +1,4 @@
-"""What a build costs, in CPU seconds, beside the floor and beside video2dataset.
+"""What a build costs, in CPU seconds, compared with the floor and with video2dataset.
 
 Dense: consecutive clips of 4 s cover the sources. The floor is one plain ffmpeg for each source that decodes it
 once and encodes the same clips at the same settings. Random: the papers' one random clip a second; the floor is one

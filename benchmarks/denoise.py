@@ -1,4 +1,4 @@
-"""What the gate does to speech in a scanner: SI-SDR and segmental SNR before and after, beside noisereduce.
+"""What the gate does to speech in a scanner: SI-SDR and segmental SNR before and after, compared with noisereduce.
 
 Clean speech: the vowels that soundvid's demo sings, and, where SOUNDVID_MEDIA names real media, the speakers of mouth.
 Noise: gradient pulses as a sequence of 162 a second rings them (synthetic), and the pauses of media/rtmri (what its

@@ -238,7 +238,7 @@ def agrees(pictures: np.ndarray, sound: np.ndarray, reference: tuple[np.ndarray,
 
 
 def compare(dataset: Dataset, videos: Path) -> tuple[int, list[str]]:
-    """The middle clip of every kept source beside the ffmpeg program: how many agree, and which do not."""
+    """The middle clip of every kept source compared with the ffmpeg program: how many agree, and which do not."""
     clips: dict[str, list[dict[str, Any]]] = {}
     for row in dataset.release().samples.to_pylist():
         clips.setdefault(row["source_name"], []).append(row)

@@ -1,4 +1,4 @@
-"""What adding one video costs to a dataset of 10, 100, 1,000 sources, beside building that video alone.
+"""What adding one video costs to a dataset of 10, 100, 1,000 sources, compared with building that video alone.
 
 The sources are small (6 s, 192x160) and all different. Everything is counted in CPU seconds: start-up, looking
 through the folder, reading the index, rendering, writing the version, the report. A build that finds nothing new

@@ -1,4 +1,4 @@
-"""Reading clips for training: ours beside a bare decode loop, webdataset, litdata and mosaicml-streaming.
+"""Reading clips for training: ours compared with a bare decode loop, webdataset, litdata and mosaicml-streaming.
 
 All give batches of the same thing: 100 contiguous of 120 pictures, a random 256x256 of 286x286 made 64x64, and the
 spectrogram (the bare loop: pictures only). Each runs alone in a fresh process without workers, over the same clips, in

@@ -370,7 +370,7 @@ np.savez(sys.argv[2], luma=luma, sound=sound, rate=decoder.get_audio_samples_per
 def energon(source: Path, start: Fraction, seconds: Fraction, out: Path, cache: Path = CACHE) -> Cut:
     """Megatron-Energon 7.4.1's AVDecoder.get_clips with the span given in seconds for both (its environment: 1.1 GB,
     mostly torch without CUDA). Its end is inclusive, so one frame more than asked is its answer; frames and samples are
-    returned as they come, without looking at the timestamps it returns beside them, as a training loop would."""
+    returned as they come, without looking at the timestamps it returns with them, as a training loop would."""
     needs = ["torch==2.13.0", "megatron-energon==7.4.1", "av", "filetype", "soundfile"]
     python = _environment(cache / "energon", needs, [], "import av; from megatron.energon.av import AVDecoder")
     span = [str(float(start)), str(float(start + seconds))]

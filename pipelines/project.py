@@ -40,7 +40,7 @@ class Project(Strict):
         {}, description="recipes whose videos are processed in ingest batches of so many; 0: each by itself, always"
     )
     keep_parts: bool = Field(
-        False, description="keep rendered clips beside the shards that hold them after a release; true: twice the disk"
+        False, description="keep rendered clips next to the shards that hold them after a release; true: twice the disk"
     )
     training: bool = Field(True, description="show checkpoint and metric_report, where torch is installed")
     train_minutes: float = Field(20, gt=0, description="how long a training may take unless the launchpad says it")
@@ -128,7 +128,7 @@ def _named(folder: Path, name: str) -> Path | str:
 
 
 def _demo(folder: Path) -> Recipe:
-    """The recipe of `make demo` as it was built, with a folder beside it where more videos can be dropped."""
+    """The recipe of `make demo` as it was built, with a folder next to it where more videos can be dropped."""
     from soundvid.demo.serve import addressed
     from soundvid.recipe.sources import FolderSource
 

@@ -22,7 +22,7 @@ from typing import Any
 from soundvid.builder.tasks import Task, encode
 from soundvid.errors import StoreError
 
-# -P, and soundvid's own folder last: a file named json.py beside somebody's videos must not be run.
+# -P, and soundvid's own folder last: a file named json.py next to somebody's videos must not be run.
 _START = "import sys; sys.path.append(sys.argv[1]); from soundvid.builder.worker import main; main()"
 # One thread of numpy's linear algebra for each worker: there are as many workers as cores, threads of several processes
 # that wait for each other in busy loops can take minutes over seconds, and their number may change the last digit.

@@ -94,7 +94,7 @@ class _Heartbeat:
 class _Renderer:
     """Makes the clips of one source in ascending order, decoding it once.
 
-    `heard` is where its sound is: the source itself, or the file beside it; None: clips have no sound. `facts` is what
+    `heard` is where its sound is: the source itself, or the file next to it; None: clips have no sound. `facts` is what
     was found out on the way.
     """
 
@@ -270,7 +270,7 @@ def _sound_facts(source: Source | SoundTrack) -> dict[str, Any]:
 def _find_sound(
     source: Source, task: RenderTask, facts: dict[str, Any], heartbeat: Callable[[], None]
 ) -> Source | SoundTrack | None:
-    """Where the source's sound is: in itself, or in the file beside it, on the pictures' clock; None: not wanted."""
+    """Where the source's sound is: in itself, or in the file next to it, on the pictures' clock; None: not wanted."""
     if task.render.sound is None:
         return None
     if task.sound is None:

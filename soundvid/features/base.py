@@ -1,4 +1,4 @@
-"""What a feature is: rows of numbers computed from a stored clip, kept beside it as `KEY.<name>.npy`.
+"""What a feature is: rows of numbers computed from a stored clip, kept with it as `KEY.<name>.npy`.
 
 A feature sees the stored clip (decoded mp4 and FLAC), never the source, so anybody can recompute it from a shard.
 docs/features.md lists the features there are and says how to add one.

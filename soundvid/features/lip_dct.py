@@ -19,7 +19,7 @@ from pydantic import Field
 from soundvid.features.base import ClipFormat, ClipMedia, Feature, FeatureOptions, Panel
 
 BLACK, WHITE = 16, 235  # of the stored luma
-SHOWN = 128  # coefficients in the report: higher frequencies are too small to be seen beside them
+SHOWN = 128  # coefficients in the report: higher frequencies are too small to be seen next to them
 
 
 class LipDctOptions(FeatureOptions):

@@ -29,7 +29,7 @@ class OpticalFlowOptions(FeatureOptions):
         description="pixels of the longer side at which flow is estimated; never above the stored size",
     )
     percentiles: tuple[float, ...] = Field(
-        (50.0, 90.0, 99.0), max_length=16, description="of the magnitudes of all pixels, beside their mean"
+        (50.0, 90.0, 99.0), max_length=16, description="of the magnitudes of all pixels, in addition to their mean"
     )
 
     @field_validator("percentiles")

@@ -31,8 +31,8 @@ CONTAINERS = (
 # Containers whose index makes a seek land on the picture asked for. AVI loses palettes after a seek,
 # program and transport streams only guess: those are decoded from the start.
 SEEKABLE = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
-# What PyAV raises for what a file holds, beside FFmpeg's own errors: an IndexError where a stream appears late (text in
-# FLV), a ValueError for a value unknown to it, ...
+# What PyAV raises for what a file holds, apart from FFmpeg's own errors: an IndexError where a stream appears late
+# (text in FLV), a ValueError for a value unknown to it, ...
 LIBRARY_ERRORS = (
     av.error.FFmpegError,
     OSError,
@@ -42,7 +42,7 @@ LIBRARY_ERRORS = (
     ArithmeticError,
     NotImplementedError,
 )
-# Errors in FFmpeg's log after which pictures and sound are whole: of side information beside the pictures, and some
+# Errors in FFmpeg's log after which pictures and sound are whole: of side information next to the pictures, and some
 # that decoders recover from completely.
 _HARMLESS = re.compile(
     r"\bSEI\b|\bSPS \d+ referenced in buffering period|\bVUI\b|\bHRD\b|user data|\bT\.?35\b|closed caption|\bA53\b"
@@ -76,7 +76,7 @@ def open_media(path: Path, *, unedited: bool = False) -> av.container.InputConta
 
 
 def mp4_header(path: Path) -> Mp4Header | None:
-    """What the header of an MP4 file says beside what FFmpeg tells; None where bytes of it are not there."""
+    """What the header of an MP4 file says in addition to what FFmpeg reports; None where bytes of it are not there."""
     head = part_head(path)
     if head is not None:
         try:

@@ -94,7 +94,7 @@ def _mux_sound(container: av.container.OutputContainer, stream: av.AudioStream, 
 
 
 def write_video(
-    target: Path | io.BytesIO,
+    target: Path,
     frames: Iterable[np.ndarray],
     fps: Fraction,
     sound: np.ndarray,
@@ -109,8 +109,7 @@ def write_video(
     list as usual, so the sound stays where it was put.
     """
     cpu.level()
-    destination = str(target) if isinstance(target, Path) else target
-    with av.open(destination, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(str(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         video = None
         audio = container.add_stream("aac", rate=rate, layout="mono")
         audio.codec_context.bit_rate = 128_000
@@ -129,7 +128,7 @@ def write_video(
             frame = source.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base, frame.pict_type = index, 1 / fps, PictureType.NONE
             container.mux(video.encode(frame))
-            # Sound goes in beside its pictures, so that both streams are interleaved in the file.
+            # Sound goes in next to its pictures, so that both streams are interleaved in the file.
             due = min(len(sound), (index + 2) * step)
             sent = _feed(container, audio, sound, sent, due)
         if video is None:

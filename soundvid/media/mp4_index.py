@@ -17,7 +17,7 @@ Read = Callable[[int, int], bytes]  # read(offset, size): bytes of the file
 
 @dataclass(frozen=True)
 class KeyframeIndex:
-    """Where decoding can begin in a clip, and what a decoder needs beside the pictures.
+    """Where decoding can begin in a clip, and what a decoder needs in addition to the pictures.
 
     The group of pictures of keyframe i is bytes [offsets[i], offsets[i + 1]); the last group ends at `stop`.
     """

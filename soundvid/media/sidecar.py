@@ -1,4 +1,4 @@
-"""Sound that lies in a file of its own beside the video: opening it, and finding where it begins.
+"""Sound that lies in a file of its own next to the video: opening it, and finding where it begins.
 
 A pair is a `Source` like any other, and a `SoundTrack` whose clock is shifted so that both share the zero of the
 first picture.

@@ -27,7 +27,7 @@ MOST_STRETCH = 0.025  # of a block's length
 TAPS = 32  # samples of the interpolation's window (Hann)
 CREEP = 0.25  # of the unit of time stamps: how far their middle may be from where the sound is
 CREEP_STRETCH = 0.001  # of a block's length, where sound follows it
-LEAST_CREEP = Fraction(1, 5000)  # seconds from the first block to the last one, besides what rounding does: a drift
+LEAST_CREEP = Fraction(1, 5000)  # seconds from the first block to the last one, apart from what rounding does: a drift
 SHORT_BLOCK = Fraction(1, 200)  # seconds: of shorter blocks, rounded stamps do not show the length
 
 Item = TypeVar("Item")

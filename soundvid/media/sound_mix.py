@@ -28,7 +28,7 @@ def channels_of(frame: av.AudioFrame) -> np.ndarray:
 def mix_weights(names: list[str], channel: int | None = None) -> list[float]:
     """What each of the channels with these names counts for in the mono mix; `channel` (0-based) takes one alone.
 
-    Two channels count alike. Of ambisonics W, the sound from all directions, is the mix, and of a stereo pair beside it
+    Two channels count alike. Of ambisonics W, the sound from all directions, is the mix, and of a stereo pair with it
     each half as much; the other components are differences between directions, which cancel in a sum. Raises MediaError
     (`no_channel`) where `channel` is not there.
     """

@@ -26,7 +26,7 @@ BIT_RATE = 96_000  # of each channel
 class VideoWriter:
     """`with VideoWriter(path, ...) as writer:` then `writer.picture(...)` and `writer.sound(...)` in turns.
 
-    The file stands under a hidden name beside its place until all of it is written, and is then renamed; after an
+    The file stands under a hidden name next to its place until all of it is written, and is then renamed; after an
     error nothing is left. Picture 0 and sample 0 belong together: there are no B-frames that would delay the
     pictures, and the AAC encoder's priming stands in the edit list, so players skip it.
     """

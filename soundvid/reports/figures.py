@@ -79,7 +79,7 @@ class Figure:
     peak: str
     times: list[tuple[float, str]]
     pitches: list[tuple[float, str]]
-    lanes: Sequence[Lane] = ()  # features beside the spectrogram
+    lanes: Sequence[Lane] = ()  # features in addition to the spectrogram
 
 
 def figure(

@@ -172,7 +172,7 @@ def _few(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _joined(left: pa.Table, left_key: str, right: pa.Table, right_key: str) -> tuple[pa.Table, pa.Table]:
-    """The rows of `left` that have one in `right`, and that row beside each."""
+    """The rows of `left` that have one in `right`, each with that row."""
     places = pc.index_in(left.column(left_key), value_set=right.column(right_key).combine_chunks())
     there = pc.is_valid(places)
     return left.filter(there), right.take(places.filter(there))

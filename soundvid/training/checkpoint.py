@@ -32,7 +32,7 @@ from soundvid.training.system import System
 from soundvid.util.files import sync_to_disk
 
 FORMAT = 1
-STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold besides `format`
+STATE = ("step", "system", "groups", "world", "progress")  # what state.json has to hold in addition to `format`
 
 
 class CheckpointError(SoundvidError):

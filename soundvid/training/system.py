@@ -69,7 +69,7 @@ class Options(BaseModel):
     validation_clips: int = Field(4, ge=1, description="validation clips measured each time, at most: spread evenly")
     sample_every: int = Field(250, ge=1, description="steps between pictures of generated frames")
     checkpoint_every: int = Field(250, ge=1, description="steps")
-    keep: int = Field(3, ge=1, description="newest checkpoints kept, besides the best")
+    keep: int = Field(3, ge=1, description="newest checkpoints kept, in addition to the best")
     patience: int = Field(0, ge=0, description="validations without a better one before training stops; 0: never")
     process_timeout: float = Field(
         600, gt=0, description="several GPUs: seconds that processes wait for one that does not answer"
@@ -123,7 +123,7 @@ class System(ABC):
     call: "dict[str, nn.Module]"
     tensors: "Mapping[str, Tensor]" = MappingProxyType({})
     # State that is tensors and no part of a network (a normaliser, a PCA fitted on the training clips): in `__init__`
-    # a dict, each in its final shape and type. Checkpoints hold it besides the networks.
+    # a dict, each in its final shape and type. Checkpoints hold it in addition to the networks.
     gradients: "Mapping[str, Tensor]" = MappingProxyType({})  # norm of each network's, at its last `update`
     warnings: Sequence[str] = ()  # what the user should know before the first step: sentences, which the log keeps
 
@@ -252,5 +252,5 @@ def average_(average: "nn.Module", network: "nn.Module", decay: float) -> None:
 
 
 def buffers(networks: "Iterable[nn.Module]") -> "list[Tensor]":
-    """What networks gather besides their gradients (BatchNorm's statistics)."""
+    """What networks gather apart from their gradients (BatchNorm's statistics)."""
     return [b for network in networks for b in network.buffers()]

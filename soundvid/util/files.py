@@ -106,7 +106,7 @@ class SteadyWriter:
             self._begun = self._end
 
     def finish(self) -> None:
-        """Bring everything to the disk. Of this very handle: another one may not be told what could not be written."""
+        """Bring everything to the disk, through this handle: a failed write may not be reported to another one."""
         os.fsync(self._file.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Sound in a file of its own beside the video: pairs by name, one clock, and what is wrong with some of them."""
+"""Sound in a file of its own next to the video: pairs by name, one clock, and what is wrong with some of them."""
 
 import os
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The web server's guard, asked as browsers, attackers and programs ask; and the pages that it serves beside the UI."""
+"""The web server's guard, asked as browsers, attackers and programs ask; and the pages that it serves with the UI."""
 
 import asyncio
 import base64

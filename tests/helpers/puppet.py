@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from soundvid.media.encode import write_video
+from soundvid.recipe.model import Recipe
 
 FPS, RATE, SIZE = 25, 16000, 96
 WIDEST = 22.0  # pixels of opening at full loudness
@@ -56,3 +57,25 @@ def film(path: Path, seconds: float, seed: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, (draw(o, skin) for o in level), Fraction(FPS), speech(level, seed), RATE, crf=12)
     return path
+
+
+def lag(made: np.ndarray, real: np.ndarray) -> int:
+    """Frames by which `made` is late, at the highest correlation within 8."""
+    scores = {
+        k: np.corrcoef(made[max(0, k) : len(made) + min(0, k)], real[max(0, -k) : len(real) - max(0, k)])[0, 1]
+        for k in range(-8, 9)
+    }
+    return max(scores, key=lambda k: scores[k])
+
+
+def recipe(folder: Path, **changes) -> Recipe:
+    """Of films of the puppet in `folder`: clips of two seconds, split by time."""
+    fields = {
+        "name": "puppet",
+        "sources": [{"folder": str(folder)}],
+        "clips": {"plan": "consecutive", "seconds": 2.0, "silence_dbfs": None},
+        "video": {"fps": 25, "width": 96, "height": 96, "crf": 12},
+        "sound": {"rate": RATE},
+        "splits": {"by": "time", "ratios": {"train": 0.7, "val": 0.15, "test": 0.15}, "guard_seconds": 0.0},
+    }
+    return Recipe.model_validate(fields | changes)

@@ -11,6 +11,6 @@ def wait_for(ready: Callable[[], Any], pause: float = 0.01) -> Any:
     """Wait until `ready` returns something true, and return that."""
     deadline = time.monotonic() + PATIENCE
     while not (found := ready()):
-        assert time.monotonic() < deadline, "it hangs"
+        assert time.monotonic() < deadline, f"it hangs; the last answer was {found!r}"
         time.sleep(pause)
     return found

@@ -69,14 +69,14 @@ def test_intervals_cover_what_other_raters_and_other_items_would_say(raters, ite
     """The true mean is 3; raters, items and single ratings differ from it. 95 % intervals hold it in about 95 % of 200
     surveys; an interval that takes the ratings for independent, in fewer than three of four."""
     random, boot = np.random.default_rng(2), TwoWayBootstrap(raters, items, resamples=300)
-    held = fooled = 0
+    covered = fooled = 0
     for _ in range(200):
         effects = 0.6 * random.standard_normal((raters, 1)) + 0.5 * random.standard_normal((1, items))
         values = 3 + effects + 0.8 * random.standard_normal((raters, items))
         _, low, high = boot.mean(values)
-        held += low <= 3 <= high
+        covered += low <= 3 <= high
         fooled += abs(values.mean() - 3) <= independent(values)
-    assert held > 0.88 * 200
+    assert covered > 0.88 * 200
     assert fooled < 0.75 * 200
 
 

@@ -29,7 +29,7 @@ def get(method: str) -> type[DenoiseMethod]:
 
 
 def library_version(options: Denoise) -> str | None:
-    """Name and version of the library that decides the samples besides soundvid, such as `noisereduce 3.0.3`; or None.
+    """Name and version of the library that decides the samples with soundvid, such as `noisereduce 3.0.3`; or None.
 
     Raises RecipeError where it is not installed: call it before a build begins.
     """

@@ -1,7 +1,7 @@
 """The catalogue: what is followed, every video that was ever listed, and its state.
 
     <store>/sources/catalogue.db                 SQLite with a write-ahead log: consistent after any kill
-    <store>/sources/<source_id>/original.<ext>   the file, and source.json beside it: its origin and its licence
+    <store>/sources/<source_id>/original.<ext>   the file, and source.json next to it: its origin and its licence
     <store>/sources/.incoming/                   downloads in progress
 
 Addresses are stored without credentials. One process writes at a time; any number may read.

@@ -118,7 +118,7 @@ class Config(Options):
     squared: float = Field(
         0.0,
         ge=0,
-        description="weight of the mean squared error, in [-1, 1] pixels, besides alpha; papers: none. L1's best guess "
+        description="weight of the mean squared error, in [-1, 1] pixels, next to alpha; papers: none. L1's best guess "
         "is the median, and a median hand does not clap",
     )
     motion: float = Field(

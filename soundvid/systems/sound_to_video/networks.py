@@ -201,7 +201,7 @@ class Film(nn.Module):
         return F.silu(self.norms[place](x) * (1 + scale) + shift)
 
 
-_FLOW, _MASKS = 2, 3  # planes of a composite besides its content
+_FLOW, _MASKS = 2, 3  # planes of a composite apart from its content
 _FARTHEST = 0.25  # of the picture's side: where a pixel may be fetched from
 
 
