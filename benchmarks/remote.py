@@ -146,12 +146,13 @@ def moving(work: Path, shards: int, megabytes: int, rounds: int) -> None:
 def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> None:
     import av
 
-    from soundvid.store.load import View
+    from soundvid.store.load import Headers, View
     from soundvid.store.published import PublishedStorage
 
     soundvid.publish(dataset, str(work / "tree"), store=store)
     with web_server(work / "tree", work) as (url, server):
-        near, far = (soundvid.load(n, split="all", store=s) for n, s in ((dataset, store), (url, "")))
+        near, new, far = (soundvid.load(n, split="all", store=s) for n, s in ((dataset, store), (url, ""), (url, "")))
+        new._headers = Headers(0)  # it keeps nothing of a clip: each is read as in a first epoch
         random = np.random.default_rng(0)
         views = []
         for index in random.integers(len(near), size=count):
@@ -160,6 +161,8 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
             views.append((int(index), View(range(start, start + 16), (0, 0, row["width"], row["height"]), (64, 64))))
         wanted = 0
         for index, view in views:
+            for clips in (near, new, far):
+                clips.read(index, view)
             with av.open(io.BytesIO(near.member(index, "mp4"))) as container:
                 packets = [p for p in container.demux(video=0) if p.size]
             first = max(i for i, p in enumerate(packets) if p.is_keyframe and i <= view.frames[0])
@@ -173,25 +176,31 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
             return data
 
         PublishedStorage.read = counted  # type: ignore[method-assign]
-        rates: dict[str, list[float]] = {"store": [], "HTTP": []}
-        spent: dict[str, list[float]] = {"store": [], "HTTP": []}
-        for number in range(rounds):
-            for name, clips in (("store", near), ("HTTP", far)):
+        names = ("store", "HTTP, first epoch", "HTTP, later epochs")
+        rates: dict[str, list[float]] = {name: [] for name in names}
+        spent: dict[str, list[float]] = {name: [] for name in names}
+        asked: dict[str, tuple[int, int]] = {}
+        for _ in range(rounds):
+            for name, clips in zip(names, (near, new, far), strict=True):
+                moved = requests = 0
                 began, before = time.perf_counter(), time.process_time()
                 for index, view in views:
                     clips.read(index, view, spectrogram=False)
                 rates[name].append(count / (time.perf_counter() - began))
                 spent[name].append((time.process_time() - before) / count)
-            if not number:
-                first_moved, first_requests = moved, requests
+                asked[name] = moved, requests
         PublishedStorage.read = read  # type: ignore[method-assign]
-        a, b = median(rates["store"]), median(rates["HTTP"])
-        print(f"\n{count} random reads of 16 pictures ({server}):")
-        print(f"bytes over HTTP / bytes that hold the pictures: {first_moved / wanted:.3f}")
-        print(f"requests for each: {first_requests / count:.2f}; bytes for each: {first_moved / count / 1e3:.1f} kB")
-        print(f"samples/s: store {a:.1f}, HTTP {b:.1f}, ratio {b / a:.2f}")
-        near_cpu, far_cpu = (1000 * median(spent[n]) for n in ("store", "HTTP"))
-        print(f"CPU ms for each, without the server's: store {near_cpu:.1f}, HTTP {far_cpu:.1f}")
+        print(f"\n{count} random reads of 16 pictures from {len(near)} clips ({server}):\n")
+        print(
+            "| | samples/s | of the store's | CPU ms for each, without the server's | requests | bytes / bytes wanted |"
+        )
+        print("|---|---|---|---|---|---|")
+        base = median(rates["store"])
+        for name in names:
+            rate, cpu, (moved, requests) = median(rates[name]), 1000 * median(spent[name]), asked[name]
+            far_only = "| |" if name == "store" else f"| {requests / count:.2f} | {moved / wanted:.3f} |"
+            print(f"| {name} | {rate:.1f} | {rate / base:.2f} | {cpu:.1f} {far_only}")
+        print()
         times = [json.loads(run_cold(url)) for _ in range(rounds)]
         middle = {k: median(t[k] for t in times) for k in times[0]}
         print(

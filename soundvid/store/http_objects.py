@@ -6,6 +6,7 @@ soundvid needs urllib3 anyway, so a light installation can pull and load. Writin
 import errno
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from soundvid.errors import DatasetError, SoundvidError
-from soundvid.store.objects import CHUNK, LONGEST_WAIT, TRIES, shown_address, trouble
+from soundvid.store.objects import ATTEMPTS, CHUNK, LONGEST_WAIT, TRIES, pause, shown_address, trouble
 from soundvid.util.extras import need
 from soundvid.util.redact import credentials_of, without_user
 
 CONNECTIONS = 16  # to one server
+LONGEST_LIST = 256 << 20  # bytes of a list of versions, which is read before anything says how long it should be
 
 
 class HttpObjects:
@@ -132,10 +134,28 @@ class HttpObjects:
             response.release_conn() if response.length_remaining == 0 else response.close()
 
     def tagged(self, key: str) -> tuple[bytes, Any] | None:
-        try:
-            return self.read(key), None
-        except FileNotFoundError:
-            return None
+        import urllib3
+
+        for failures in range(1, ATTEMPTS + 1):
+            try:
+                response = self._request("GET", key, {"Accept-Encoding": "identity"}, preload_content=False)
+            except FileNotFoundError:
+                return None
+            data = bytearray()
+            try:
+                for piece in response.stream(CHUNK, decode_content=False):
+                    data += piece
+                    if len(data) > LONGEST_LIST:
+                        text = f"it is longer than {LONGEST_LIST >> 20} MB, which no list of versions is"
+                        raise trouble(self.shown, key, text, errno.EFBIG)
+                return bytes(data), response.headers.get("X-Repo-Commit")  # the Hub's tag; web servers have none
+            except urllib3.exceptions.HTTPError as error:
+                broken = self._broken(key, error)
+            finally:
+                response.release_conn() if response.length_remaining == 0 else response.close()
+            if failures < ATTEMPTS:
+                time.sleep(pause(failures))
+        raise broken
 
     def put(self, key: str, pieces: Iterable[bytes]) -> None:
         raise OSError(errno.EROFS, "a web server is read only", f"{self.shown}/{key}")
@@ -209,13 +229,6 @@ class HubObjects(HttpObjects):
         self._waiting[key] = operation
         if not getattr(operation, "_is_uploaded", False):
             self._files.append(file)
-
-    def tagged(self, key: str) -> tuple[bytes, Any] | None:
-        try:
-            response = self._request("GET", key, {"Accept-Encoding": "identity"})
-        except FileNotFoundError:
-            return None
-        return response.data, response.headers.get("X-Repo-Commit")
 
     def swap(self, key: str, data: bytes, tag: Any) -> bool:
         api = self._api()

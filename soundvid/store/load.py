@@ -28,6 +28,7 @@ from soundvid.store.schema import MEMBERS, count_by, member_columns
 from soundvid.store.storage import LocalStorage
 
 _RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
+_HEADERS = 8 << 20  # bytes of remote clips' tables of pictures that a process keeps; one takes about 1.5 kB
 
 
 class EmptySplit(DatasetError):
@@ -143,6 +144,35 @@ class Rows(Sequence[dict[str, Any]]):
             yield from batch.to_pylist()
 
 
+class Headers:
+    """Remote clips' tables of pictures: a process reads each of them once, and keeps at most `limit` bytes."""
+
+    def __init__(self, limit: int = _HEADERS) -> None:
+        self.limit, self.bytes = limit, 0
+        self._kept: dict[tuple[str, int], bytes] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Headers, (self.limit,)
+
+    def get(self, row: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
+        """Those of a row's clip; `read` is asked for them the first time."""
+        key = row["shard"], row["mp4_offset"]
+        data = self._kept.get(key)
+        if data is None:
+            data = read()
+            if self.bytes + len(data) > self.limit:
+                self._kept.clear()
+                self.bytes = 0
+            if len(data) <= self.limit:
+                self._kept[key] = data
+                self.bytes += len(data)
+        return data
+
+    def forget(self, row: Mapping[str, Any]) -> None:
+        """The clip could not be decoded: read them again the next time."""
+        self.bytes -= len(self._kept.pop((row["shard"], row["mp4_offset"]), b""))
+
+
 class Clips(Sequence[Clip]):
     """The clips of one split of a version (`all`: of every split), or of some of its subjects.
 
@@ -195,6 +225,7 @@ class Clips(Sequence[Clip]):
                 )
         self._reader = dataset.storage.reader("shards")
         self.is_remote = not isinstance(dataset.storage, LocalStorage)
+        self._headers = Headers()
         self._path_of = dataset.storage.path
 
     def __repr__(self) -> str:
@@ -301,6 +332,7 @@ class Clips(Sequence[Clip]):
             try:
                 frames = decode_crops(self._pictures(row, numbers), numbers.tolist(), view.box, view.size)
             except (OSError, ValueError, IndexError) as error:
+                self._headers.forget(row)
                 raise self._damaged(row, "mp4", error) from error
         return Clip(
             index,
@@ -336,7 +368,8 @@ class Clips(Sequence[Clip]):
             return parts[start][:count]
 
         if self.is_remote and row["keyframe_offsets"]:
-            parts[0] = self._read(row, offset, min(size, row["keyframe_offsets"][0]))
+            header = partial(self._read, row, offset, min(size, row["keyframe_offsets"][0]))
+            parts[0] = header() if whole_groups else self._headers.get(row, header)
             return RemoteClip(read, *find_moov(read_header, size), whole_groups)
         return RemoteClip(read, *find_moov(read, size), whole_groups)
 

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 import traceback
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import soundvid
 from soundvid.errors import DatasetError, SoundvidError, StoreError
+from soundvid.store import http_objects
 from soundvid.store.dataset import Dataset
 from soundvid.store.transfer import Meter, Stopped, in_parallel
 from tests.conftest import run
@@ -35,6 +37,32 @@ def test_a_server_without_ranges_is_read_again_from_the_beginning(server, built,
     soundvid.pull("toy", server.url, store=tmp_path)
     assert [r for _, p, r in server.asked if p == "data/train-00000.tar"][1:] != ["", ""]
     assert shards(tmp_path) == shards(built) and is_valid(tmp_path)
+
+
+def test_a_list_of_versions_without_an_end_is_given_up(tmp_path, monkeypatch, no_waiting):
+    class Endless(LoopbackServer):
+        def answer(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+            request.send_response(200)
+            request.end_headers()
+            request.close_connection = True
+            with suppress(OSError):
+                while True:
+                    request.wfile.write(b" " * (1 << 16))
+
+    monkeypatch.setattr(http_objects, "LONGEST_LIST", 1 << 22)
+    with Endless() as endless:
+        for use in (lambda: soundvid.load(endless.url), lambda: soundvid.pull("toy", endless.url, store=tmp_path)):
+            with pytest.raises(DatasetError, match=r"versions\.json: cannot be read \(it is longer than 4 MB"):
+                use()
+
+
+def test_a_list_of_versions_that_is_cut_off_is_read_again(server, built, tmp_path, no_waiting):
+    server.faults["versions.json"] = ["cut", 503, "cut"]
+    assert len(soundvid.load(server.url)) == len(soundvid.load("toy", store=built))
+    server.faults["versions.json"] = ["cut"] * 99
+    with pytest.raises(DatasetError, match="check the address and try again") as caught:
+        soundvid.load(server.url)
+    assert "\n" not in str(caught.value) and len(server.faults["versions.json"]) > 80
 
 
 def shard_of_first_clip(server):

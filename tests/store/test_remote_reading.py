@@ -1,6 +1,7 @@
 """Loading from addresses: exact bytes, a bounded cache, and loaders over processes and machines."""
 
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import soundvid
 from soundvid.errors import DatasetError
-from soundvid.store.load import View
+from soundvid.store.load import Headers, View
 
 
 def test_a_clip_at_an_address_is_the_clip_in_the_store(server, built):
@@ -39,6 +40,37 @@ def test_a_few_pictures_cost_their_packets_and_the_table_of_pictures(server, bui
     (sent,) = {p: b for p, b in server.sent.items() if b}.values()
     assert sent <= pictures + moov[1] + row["keyframe_offsets"][0] + 64
     assert len([1 for method, *_ in server.asked if method == "GET"]) <= 3 + 3  # three for the version
+
+
+def test_a_clips_table_of_pictures_is_read_once_by_a_process_and_again_where_it_was_damaged(server, built):
+    own, far = (soundvid.load(n, store=s) for n, s in (("toy", built), (server.url, "unused")))
+    header, view = own.rows[0]["keyframe_offsets"][0], View([1, 3], (0, 0, 32, 32), (32, 32))
+
+    def read(clips) -> int:
+        server.sent.clear()
+        assert np.array_equal(
+            clips.read(0, view, spectrogram=False).frames, own.read(0, view, spectrogram=False).frames
+        )
+        return sum(server.sent.values())
+
+    first = read(far)
+    assert read(far) == read(far) == first - header
+    assert read(pickle.loads(pickle.dumps(far))) == first  # a worker does not inherit megabytes of them
+    server.faults["data/train-00000.tar"] = ["swap"]
+    other = soundvid.load(server.url)
+    with pytest.raises(DatasetError, match="its mp4 cannot be read"):
+        other.read(0, view, spectrogram=False)
+    assert read(other) == first
+
+
+def test_tables_of_pictures_are_kept_within_their_limit():
+    headers, asked = Headers(limit=100), []
+    for number in [*range(5), 4, 0]:
+        row = {"shard": "a", "mp4_offset": number}
+        assert headers.get(row, lambda n=number: asked.append(n) or bytes(30)) == bytes(30)
+        assert headers.bytes <= 100
+    assert asked == [0, 1, 2, 3, 4, 0]  # the fourth one did not fit any more: they begin anew
+    assert headers.get({"shard": "a", "mp4_offset": 9}, lambda: bytes(101)) == bytes(101) and headers.bytes <= 100
 
 
 def test_the_cache_is_bounded_shared_and_never_serves_a_damaged_byte(server, built, tmp_path):
