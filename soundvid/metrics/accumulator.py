@@ -290,8 +290,9 @@ class MetricAccumulator:
         sources = len({c.source for c, t in zip(self.clips, took, strict=True) if t})
         return Measure(name, value, unit, low, high, int(took.sum()), sources, better, definition)
 
-    def differences(self, name: str, condition: str = "") -> tuple[Row, ...]:
-        """What `name` has more than each baseline, clip by clip: means with intervals; a row for each baseline."""
+    def differences(self, name: str, condition: str = "", keys: Sequence[str] = COMPARED) -> tuple[Row, ...]:
+        """What `name` has more than each baseline, clip by clip, of the measures `keys`: means with intervals; a row
+        for each baseline."""
         boot = Bootstrap([c.source for c in self.clips], seed=self.seed)
         definitions = {**images.DEFINITIONS, "spacetime": synchrony.DEFINITIONS["spacetime"]}
         found = []
@@ -299,7 +300,7 @@ class MetricAccumulator:
             if kind != "baseline" or other == name:
                 continue
             measures = []
-            for key in COMPARED:
+            for key in keys:
                 mine, theirs = (np.array([n[key] for n in self.videos[v].numbers]) for v in (name, other))
                 text = (
                     f"{key} of '{name}' minus that of the row, of the same clip ({definitions[key].partition(';')[0]})"

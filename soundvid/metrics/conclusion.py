@@ -24,20 +24,24 @@ def conclude(system: Row, differences: Sequence[Row], swapped: Row | None = None
     found = []
     for key, what in (("l1", "Pictures (l1)"), ("spacetime", "Motion in place and time (spacetime)")):
         rows = {row.name: outcome(row[key]) for row in differences}
-        if not rows or system[key].value is None:
-            continue
-        parts = {
-            "better than {}": _named(rows, "better"),
-            "worse than {}": _named(rows, "worse"),
-            "not distinguishable from {}": _named(rows, "even"),
-            "too few videos to compare it with {}": _named(rows, "unknown"),
-        }
-        said = "; ".join(text.format(_listed(names)) for text, names in parts.items() if names)
-        found.append(f"{what}: {system[key].text()}: {said}. {_meaning(key, rows)}".rstrip())
+        if rows and system[key].value is not None:
+            found.append(f"{what}: {compared(system[key], rows)} {_meaning(key, rows)}".rstrip())
     found += _amount(system) + _listening(swapped)
     if any(0 < m.sources < FEWEST for m in system.measures):
         found.append(f"Measured on fewer than {FEWEST} videos: no difference here can be distinguished from chance.")
     return found
+
+
+def compared(measure: Measure, outcomes: dict[str, str]) -> str:
+    """A system's value and how it compares, with the outcome against each baseline by its name: one sentence."""
+    parts = {
+        "better than {}": _named(outcomes, "better"),
+        "worse than {}": _named(outcomes, "worse"),
+        "not distinguishable from {}": _named(outcomes, "even"),
+        "too few videos to compare it with {}": _named(outcomes, "unknown"),
+    }
+    said = "; ".join(text.format(_listed(names)) for text, names in parts.items() if names)
+    return f"{measure.text()}: {said}."
 
 
 def _meaning(key: str, rows: dict[str, str]) -> str:

@@ -89,6 +89,7 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
         for t in evaluation.tables
         if t.title.startswith("Paired differences")
         for row in t.rows
+        if system is not None and row.condition == system.condition
         for m in row.measures
     }
     lines = []

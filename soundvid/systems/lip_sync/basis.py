@@ -17,16 +17,14 @@ Legend of shapes: B windows, T frames, C mel columns, K maps, H W picture.
 
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soundvid.systems.lip_sync.linear import LinearSound
 from soundvid.systems.lip_sync.networks import SIZE
 
 REFERENCE = 6  # channels: mean and deviation, RGB each
-BANDS = 20  # of sound that ridge regression hears: means of 4 mel bands
-MOMENTS = 11  # columns about a frame's own, evenly over the encoder's reach
 
 
 class ColumnNorm(nn.Module):
@@ -66,29 +64,6 @@ class SoundEncoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         return self.leave(self.blocks(self.enter(mel)))
-
-
-class LinearSound(nn.Module):
-    """What of each map a linear function of the sound about a frame gives; it does not learn (`fit` sets it)."""
-
-    weight: Tensor
-
-    def __init__(self, maps: int, reach: int) -> None:
-        super().__init__()
-        self.offsets = tuple(int(o) for o in np.unique(np.linspace(-reach, reach, MOMENTS).round()))
-        self.register_buffer("weight", torch.zeros(maps, BANDS * len(self.offsets) + 1))  # the constant last
-
-    def context(self, mel: Tensor, columns: Tensor) -> Tensor:
-        """mel `B 80 C`, columns `B T` -> `B T D`: the bands at each moment about each frame."""
-        bands = mel.unflatten(1, (BANDS, -1)).mean(2)
-        at = columns[..., None] + torch.tensor(self.offsets, device=columns.device)
-        at = at.clamp(0, mel.shape[2] - 1).flatten(1)[:, None].expand(-1, BANDS, -1)
-        return bands.gather(2, at).unflatten(2, (columns.shape[1], -1)).transpose(1, 2).flatten(2)
-
-    def forward(self, mel: Tensor, columns: Tensor) -> Tensor:
-        """`B K T`."""
-        heard = self.context(mel, columns)
-        return (heard @ self.weight[:, :-1].T + self.weight[:, -1]).transpose(1, 2)
 
 
 def block(into: int, out: int, stride: int = 1) -> nn.Sequential:

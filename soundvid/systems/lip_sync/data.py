@@ -5,7 +5,6 @@ Every example is a function of (seed, epoch, index). Pictures are decoded once a
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -16,7 +15,6 @@ import numpy as np
 
 from soundvid.errors import DatasetError
 from soundvid.features.mel import Mel
-from soundvid.metrics.baselines import fit_ridge, spread
 from soundvid.store.load import Clips, View, load
 from soundvid.systems.lip_sync.networks import SIZE, WINDOW
 from soundvid.training.system import Examples, Purpose
@@ -203,43 +201,6 @@ def principal_motion(cache: ClipCache, count: int) -> np.ndarray:
     order = np.argsort(values)[::-1][:count]
     components = vectors[:, order].T @ motion / np.sqrt(len(motion))
     return components.reshape(-1, SIZE, SIZE, 3).transpose(0, 3, 1, 2).astype(np.float32)
-
-
-MOST_REGRESSED = 20_000  # pictures that ridge regression learns from
-
-
-def ridge_weights(
-    cache: ClipCache, components: np.ndarray, context: Callable[[np.ndarray, np.ndarray], np.ndarray], margin: int
-) -> np.ndarray:
-    """Ridge regression from the sound about a frame to how much of each component its picture holds.
-
-    `components` `K 3 96 96` are `principal_motion`'s; `context` makes of a mel window (80, C) and columns `T` inputs
-    `T D`. Returns float32 weights `K, D + 1` of the inputs as they are, the constant last.
-    """
-    flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
-    energy = np.square(flat, dtype=np.float64).sum(1)
-    # A component that holds no motion (there are fewer pictures than components) is never wanted.
-    inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
-    mean_frames = sum(cache.frames(i) for i in range(len(cache))) / len(cache)
-    few = set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
-    heard: list[np.ndarray] = []
-    wanted: list[np.ndarray] = []
-    groups: list[np.ndarray] = []
-    for clips in cache.of_source.values():
-        chosen = [c for c in clips if c in few]
-        if not chosen:
-            continue
-        mean = np.mean([cache.pictures(c).mean(0, dtype=np.float64) for c in chosen], axis=0) / 255
-        for clip in chosen:
-            (mel, before), fps, frames = cache.mel(clip), cache.fps(clip), cache.frames(clip)
-            heard.append(context(*mel_window(cache.mel_of, mel, before, frames, fps, margin)).astype(np.float64))
-            motion = (cache.pictures(clip).astype(np.float32) / 255 - mean).reshape(frames, -1)
-            wanted.append(motion @ flat.T * inverse)
-            groups.append(np.full(frames, len(groups)))
-    linear = fit_ridge(np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups))
-    weights = linear.weights[:-1] / linear.scale[:, None]
-    constant = linear.weights[-1] - linear.offset @ weights
-    return np.concatenate([weights.T, constant[:, None]], axis=1).astype(np.float32)
 
 
 def as_floats(pictures: np.ndarray) -> np.ndarray:

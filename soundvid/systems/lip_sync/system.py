@@ -6,15 +6,15 @@ evaluated sync loss falls below 0.75, then 0.03.
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.config import LipSyncConfig
-from soundvid.systems.lip_sync.data import principal_motion, ridge_weights
+from soundvid.systems.lip_sync.data import principal_motion
 from soundvid.systems.lip_sync.expert import adam, cross_entropy, start_from
+from soundvid.systems.lip_sync.linear import LinearSound
 from soundvid.systems.lip_sync.networks import (
     MEL_COLUMNS,
     WINDOW,
@@ -62,17 +62,10 @@ class LipSyncSystem(System):
         if isinstance(generator, BasisGenerator):
             components = principal_motion(examples.cache, self.config.maps)
             generator.begin_with(torch.from_numpy(components).to(self.device))
-            linear = generator.linear
-            if linear is not None:
-
-                def context(mel: np.ndarray, columns: np.ndarray) -> np.ndarray:
-                    with torch.no_grad():
-                        return linear.context(torch.from_numpy(mel)[None], torch.from_numpy(columns)[None])[0].numpy()
-
-                found = ridge_weights(examples.cache, components, context, self.config.margin)
-                weights = torch.zeros_like(linear.weight)
-                weights[: len(found)] = torch.from_numpy(found)
-                generator.begin_linear(weights)
+            if generator.linear is not None:
+                linear = LinearSound(self.config.maps, self.config.margin)
+                linear.fit(examples.cache, components)
+                generator.begin_linear(linear.weight)
 
     def to(self, device: str | torch.device) -> None:
         super().to(device)

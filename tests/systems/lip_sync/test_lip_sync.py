@@ -76,7 +76,15 @@ def test_evaluation_compares_the_puppet_with_what_costs_nothing(trained):
     assert made["nmse_energy"].value < mean["nmse_energy"].value < repeated["nmse_energy"].value
     assert made["ssim"].value > mean["ssim"].value
     assert any("Sync expert" in t.title for t in found.tables)
-    assert {line["row"] for line in found.per_clip} == {"generated", "mean frame", "reference repeated", "real"}
+    linear = table.row("ridge regression", "all")
+    assert linear["mse"].value < 0.5 * mean["mse"].value  # the puppet's mouth is nearly linear in its loudness
+    (paired,) = (t for t in found.tables if t.title.startswith("Paired differences"))
+    for row in (linear, mean):
+        apart = paired.row(row.name, "all")["mse"]
+        assert apart.value == pytest.approx(made["mse"].value - row["mse"].value, abs=1e-9)
+    assert [s for s in found.verdict if s.startswith("Pixels (mse)") and "mean frame" in s and "ridge regression" in s]
+    rows = {"generated", "mean frame", "reference repeated", "ridge regression", "real"}
+    assert {line["row"] for line in found.per_clip} == rows
 
 
 @pytest.mark.parametrize("form", ["small", "wav2lip"])

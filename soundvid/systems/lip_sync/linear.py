@@ -1,0 +1,97 @@
+"""Ridge regression from the sound to how the training's videos move: a baseline, and what `start: ridge` begins as.
+
+    picture(t) = mean of the reference + sum over k of weight_k(sound about t) * component_k
+
+The components are the principal components of the training's motion ("eigentongues", Hueber et al., 2007), the same for
+every speaker; weights are linear in the sound about a frame.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from soundvid.metrics.baselines import fit_ridge, spread
+from soundvid.systems.lip_sync.data import ClipCache, mel_window, principal_motion
+
+BANDS = 20  # of sound that is heard: means of 4 mel bands
+MOMENTS = 11  # columns about a frame's own, evenly over the reach
+MOST_REGRESSED = 20_000  # pictures that are learnt from
+
+
+class LinearSound(nn.Module):
+    """How much of each map is in a frame: a linear function of the sound about it, found by `fit` and not trained."""
+
+    weight: Tensor
+
+    def __init__(self, maps: int, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+        self.offsets = tuple(int(o) for o in np.unique(np.linspace(-reach, reach, MOMENTS).round()))
+        self.register_buffer("weight", torch.zeros(maps, BANDS * len(self.offsets) + 1))  # the constant last
+
+    def context(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """mel `B 80 C`, columns `B T` -> `B T D`: the bands at each moment about each frame."""
+        bands = mel.unflatten(1, (BANDS, -1)).mean(2)
+        at = columns[..., None] + torch.tensor(self.offsets, device=columns.device)
+        at = at.clamp(0, mel.shape[2] - 1).flatten(1)[:, None].expand(-1, BANDS, -1)
+        return bands.gather(2, at).unflatten(2, (columns.shape[1], -1)).transpose(1, 2).flatten(2)
+
+    def forward(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """`B K T`."""
+        heard = self.context(mel, columns)
+        return (heard @ self.weight[:, :-1].T + self.weight[:, -1]).transpose(1, 2)
+
+    def fit(self, cache: ClipCache, components: np.ndarray) -> None:
+        """Learn how much of each of `principal_motion`'s `components`, `up to maps, 3 96 96`, the pictures hold."""
+        flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
+        energy = np.square(flat, dtype=np.float64).sum(1)
+        # A component that holds no motion (there are fewer pictures than components) is never wanted.
+        inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
+        mean_frames = sum(cache.frames(i) for i in range(len(cache))) / len(cache)
+        few = set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
+        heard: list[np.ndarray] = []
+        wanted: list[np.ndarray] = []
+        groups: list[np.ndarray] = []
+        for clips in cache.of_source.values():
+            chosen = [c for c in clips if c in few]
+            if not chosen:
+                continue
+            mean = np.mean([cache.pictures(c).mean(0, dtype=np.float64) for c in chosen], axis=0) / 255
+            for clip in chosen:
+                (mel, before), fps, frames = cache.mel(clip), cache.fps(clip), cache.frames(clip)
+                window, columns = mel_window(cache.mel_of, mel, before, frames, fps, self.reach)
+                with torch.no_grad():
+                    context = self.context(torch.from_numpy(window)[None], torch.from_numpy(columns)[None])[0]
+                heard.append(context.numpy().astype(np.float64))
+                motion = (cache.pictures(clip).astype(np.float32) / 255 - mean).reshape(frames, -1)
+                wanted.append(motion @ flat.T * inverse)
+                groups.append(np.full(frames, len(groups)))
+        linear = fit_ridge(np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups))
+        weights = linear.weights[:-1] / linear.scale[:, None]
+        constant = linear.weights[-1] - linear.offset @ weights
+        found = np.concatenate([weights.T, constant[:, None]], axis=1).astype(np.float32)
+        self.weight.zero_()
+        self.weight[: len(found)] = torch.from_numpy(found)
+
+
+class LinearMotion:
+    """The baseline: pictures from the sound and a reference, by regression on the clips of `known` alone."""
+
+    def __init__(self, known: ClipCache, maps: int, reach: int) -> None:
+        self.mel_of = known.mel_of
+        self.components = principal_motion(known, maps)
+        self.sound = LinearSound(maps, reach)
+        self.sound.fit(known, self.components)
+
+    def make(self, reference: np.ndarray, mel: np.ndarray, before: int, count: int, fps: Fraction) -> np.ndarray:
+        """Frames `before` .. `before + count - 1` of a sound, mel (80, columns): uint8 `count 96 96 3`.
+
+        `reference` is uint8 `N 96 96 3`, other pictures of the same video.
+        """
+        window, columns = mel_window(self.mel_of, mel, before, count, fps, self.sound.reach)
+        with torch.no_grad():
+            weights = self.sound(torch.from_numpy(window)[None], torch.from_numpy(columns)[None])[0].numpy()
+        motion = np.tensordot(weights[: len(self.components)].T, self.components, axes=1).transpose(0, 2, 3, 1)
+        return np.rint(np.clip(reference.mean(0, dtype=np.float64) + 255 * motion, 0, 255)).astype(np.uint8)
