@@ -162,16 +162,19 @@ def test_two_raters_rate_everything_with_the_keyboard(survey, browser, tmp_path)
     def ended():
         return script(browser, "!document.getElementById('end').hidden")
 
+    def open_page():
+        """Load the page until the browser gives it its storage: a busy Chromium was seen to refuse it for a while, as a
+        browser may; the page then says so and forgets."""
+        page = (survey / "page" / "index.html").as_uri()
+        wait_for(lambda: browser.get(page) or script(browser, "storage !== null"), pause=1)
+
     def come_back(right):
-        """Leave the page and open it again: it goes on where it was. Once more if not: a busy Chromium was seen to
-        load the page without what had been stored a moment before."""
-        for _ in range(3):
-            browser.get("about:blank")
-            browser.get((survey / "page" / "index.html").as_uri())
-            if right():
-                return
-        state = "JSON.stringify([storage === null, {...storage}, state, rater])"
-        raise AssertionError(f"it shows {shown()!r}, of {script(browser, state)}")
+        """Leave the page and open it again: it goes on where it was."""
+        kept = "JSON.stringify([storage === null, {...storage}, state, rater])"
+        before = script(browser, kept)
+        browser.get("about:blank")
+        open_page()
+        assert right(), f"it shows {shown()!r}, of {script(browser, kept)}; before: {before}"
 
     def download(name):
         browser.find_element("id", "download").click()
@@ -180,7 +183,7 @@ def test_two_raters_rate_everything_with_the_keyboard(survey, browser, tmp_path)
             return list(csv.reader(file))
 
     for rater, name in (('Anna, "A" 花', "ratings-Anna-A-花.csv"), ("7", "ratings-7.csv")):
-        browser.get((survey / "page" / "index.html").as_uri())
+        open_page()
         sign_in(browser, f"  {rater} ")
         orders.append(script(browser, "order.map((v) => v.id)"))
         wait_for(lambda: shown() == "Video 1 of 6")
