@@ -41,7 +41,8 @@ def compared(measure: Measure, outcomes: dict[str, str]) -> str:
         "too few videos to compare it with {}": _named(outcomes, "unknown"),
     }
     said = "; ".join(text.format(_listed(names)) for text, names in parts.items() if names)
-    return f"{measure.text()}: {said}."
+    value = measure.text() if measure.value is None or measure.low is not None else number(measure.value)
+    return f"{value}: {said}."
 
 
 def _meaning(key: str, rows: dict[str, str]) -> str:
