@@ -198,7 +198,7 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
         base = median(rates["store"])
         for name in names:
             rate, cpu, (moved, requests) = median(rates[name]), 1000 * median(spent[name]), asked[name]
-            far_only = "| |" if name == "store" else f"| {requests / count:.2f} | {moved / wanted:.3f} |"
+            far_only = "| | |" if name == "store" else f"| {requests / count:.2f} | {moved / wanted:.3f} |"
             print(f"| {name} | {rate:.1f} | {rate / base:.2f} | {cpu:.1f} {far_only}")
         print()
         times = [json.loads(run_cold(url)) for _ in range(rounds)]
