@@ -146,13 +146,14 @@ def moving(work: Path, shards: int, megabytes: int, rounds: int) -> None:
 def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> None:
     import av
 
-    from soundvid.store.load import Headers, View
+    from soundvid.store.cache import HeaderCache
+    from soundvid.store.load import View
     from soundvid.store.published import PublishedStorage
 
     soundvid.publish(dataset, str(work / "tree"), store=store)
     with web_server(work / "tree", work) as (url, server):
         near, new, far = (soundvid.load(n, split="all", store=s) for n, s in ((dataset, store), (url, ""), (url, "")))
-        new._headers = Headers(0)  # it keeps nothing of a clip: each is read as in a first epoch
+        new._headers = HeaderCache(0)  # it keeps nothing of a clip: each is read as in a first epoch
         random = np.random.default_rng(0)
         views = []
         for index in random.integers(len(near), size=count):

@@ -1,15 +1,20 @@
-"""Parts of remote files on the local disk: bounded in size, shared by processes, and never believed unread."""
+"""Parts of remote files that are kept: on the local disk (`DiskCache`), and in a process (`HeaderCache`); both bounded.
+
+The disk's are shared by processes, and never believed unread.
+"""
 
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _SHARE = 16 << 20  # bytes of a subfolder; each is emptied for itself, so that no process has to know all of them
 _DIGEST = 32
+HEADERS = 8 << 20  # bytes of remote clips' tables of pictures that a process keeps; one takes about 1.5 kB
 
 
 @dataclass(frozen=True)
@@ -70,3 +75,32 @@ class DiskCache:
             os.replace(hidden, path)
         finally:
             os.close(handle)
+
+
+class HeaderCache:
+    """Remote clips' tables of pictures: a process reads each of them once, and keeps at most `limit` bytes."""
+
+    def __init__(self, limit: int = HEADERS) -> None:
+        self.limit, self.bytes = limit, 0
+        self._kept: dict[tuple[str, int], bytes] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HeaderCache, (self.limit,)
+
+    def get(self, row: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
+        """Those of a row's clip; `read` is asked for them the first time."""
+        key = row["shard"], row["mp4_offset"]
+        data = self._kept.get(key)
+        if data is None:
+            data = read()
+            if self.bytes + len(data) > self.limit:
+                self._kept.clear()
+                self.bytes = 0
+            if len(data) <= self.limit:
+                self._kept[key] = data
+                self.bytes += len(data)
+        return data
+
+    def forget(self, row: Mapping[str, Any]) -> None:
+        """The clip could not be decoded: read them again the next time."""
+        self.bytes -= len(self._kept.pop((row["shard"], row["mp4_offset"]), b""))

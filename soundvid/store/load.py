@@ -23,12 +23,12 @@ import pyarrow.compute as pc
 from soundvid.errors import DatasetError
 from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_flac
 from soundvid.media.mp4_index import find_moov
+from soundvid.store.cache import HeaderCache
 from soundvid.store.dataset import SPLITS, Dataset, Release, find
 from soundvid.store.schema import MEMBERS, count_by, member_columns
 from soundvid.store.storage import LocalStorage
 
 _RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
-_HEADERS = 8 << 20  # bytes of remote clips' tables of pictures that a process keeps; one takes about 1.5 kB
 
 
 class EmptySplit(DatasetError):
@@ -144,35 +144,6 @@ class Rows(Sequence[dict[str, Any]]):
             yield from batch.to_pylist()
 
 
-class Headers:
-    """Remote clips' tables of pictures: a process reads each of them once, and keeps at most `limit` bytes."""
-
-    def __init__(self, limit: int = _HEADERS) -> None:
-        self.limit, self.bytes = limit, 0
-        self._kept: dict[tuple[str, int], bytes] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Headers, (self.limit,)
-
-    def get(self, row: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
-        """Those of a row's clip; `read` is asked for them the first time."""
-        key = row["shard"], row["mp4_offset"]
-        data = self._kept.get(key)
-        if data is None:
-            data = read()
-            if self.bytes + len(data) > self.limit:
-                self._kept.clear()
-                self.bytes = 0
-            if len(data) <= self.limit:
-                self._kept[key] = data
-                self.bytes += len(data)
-        return data
-
-    def forget(self, row: Mapping[str, Any]) -> None:
-        """The clip could not be decoded: read them again the next time."""
-        self.bytes -= len(self._kept.pop((row["shard"], row["mp4_offset"]), b""))
-
-
 class Clips(Sequence[Clip]):
     """The clips of one split of a version (`all`: of every split), or of some of its subjects.
 
@@ -225,7 +196,7 @@ class Clips(Sequence[Clip]):
                 )
         self._reader = dataset.storage.reader("shards")
         self.is_remote = not isinstance(dataset.storage, LocalStorage)
-        self._headers = Headers()
+        self._headers = HeaderCache()
         self._path_of = dataset.storage.path
 
     def __repr__(self) -> str:

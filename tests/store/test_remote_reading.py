@@ -10,7 +10,8 @@ import pytest
 
 import soundvid
 from soundvid.errors import DatasetError
-from soundvid.store.load import Headers, View
+from soundvid.store.cache import HeaderCache
+from soundvid.store.load import View
 
 
 def test_a_clip_at_an_address_is_the_clip_in_the_store(server, built):
@@ -64,7 +65,7 @@ def test_a_clips_table_of_pictures_is_read_once_by_a_process_and_again_where_it_
 
 
 def test_tables_of_pictures_are_kept_within_their_limit():
-    headers, asked = Headers(limit=100), []
+    headers, asked = HeaderCache(limit=100), []
     for number in [*range(5), 4, 0]:
         row = {"shard": "a", "mp4_offset": number}
         assert headers.get(row, lambda n=number: asked.append(n) or bytes(30)) == bytes(30)

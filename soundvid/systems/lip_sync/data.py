@@ -5,6 +5,7 @@ Every example is a function of (seed, epoch, index). Pictures are decoded once a
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
@@ -185,14 +186,19 @@ def reference_of(pictures: np.ndarray) -> np.ndarray:
 MOST_MOTION = 1500  # pictures that principal components are taken from
 
 
-def principal_motion(cache: ClipCache, count: int) -> np.ndarray:
+def principal_motion(cache: ClipCache, count: int, among: Collection[int] | None = None) -> np.ndarray:
     """Principal components of what pictures differ by from the mean of their video: float32 `up to count, 3 96 96`.
 
-    Each is scaled by its standard deviation, so that a weight of 1 moves as much as is usual.
+    Each is scaled by its standard deviation, so that a weight of 1 moves as much as is usual. `among` are the numbers
+    of the clips that are looked at; by default all.
     """
-    step = max(1, sum(cache.frames(i) for i in range(len(cache))) // MOST_MOTION)
+    looked_at = range(len(cache)) if among is None else among
+    step = max(1, sum(cache.frames(i) for i in looked_at) // MOST_MOTION)
     moves = []
-    for clips in cache.of_source.values():
+    for of_source in cache.of_source.values():
+        clips = [c for c in of_source if c in looked_at]
+        if not clips:
+            continue
         pictures = np.concatenate([cache.pictures(c)[::step] for c in clips]).astype(np.float32) / 255
         moves.append((pictures - pictures.mean(0)).reshape(len(pictures), -1))
     motion = np.concatenate(moves)

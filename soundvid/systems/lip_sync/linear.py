@@ -49,8 +49,7 @@ class LinearSound(nn.Module):
         energy = np.square(flat, dtype=np.float64).sum(1)
         # A component that holds no motion (there are fewer pictures than components) is never wanted.
         inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
-        mean_frames = sum(cache.frames(i) for i in range(len(cache))) / len(cache)
-        few = set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
+        few = enough_clips(cache)
         heard: list[np.ndarray] = []
         wanted: list[np.ndarray] = []
         groups: list[np.ndarray] = []
@@ -76,12 +75,18 @@ class LinearSound(nn.Module):
         self.weight[: len(found)] = torch.from_numpy(found)
 
 
+def enough_clips(cache: ClipCache) -> set[int]:
+    """Numbers of the clips that are learnt from: all, or so many, evenly chosen, as hold MOST_REGRESSED pictures."""
+    mean_frames = sum(cache.frames(i) for i in range(len(cache))) / len(cache)
+    return set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
+
+
 class LinearMotion:
     """The baseline: pictures from the sound and a reference, by regression on the clips of `known` alone."""
 
     def __init__(self, known: ClipCache, maps: int, reach: int) -> None:
         self.mel_of = known.mel_of
-        self.components = principal_motion(known, maps)
+        self.components = principal_motion(known, maps, enough_clips(known))
         self.sound = LinearSound(maps, reach)
         self.sound.fit(known, self.components)
 

@@ -13,7 +13,7 @@ from soundvid.metrics.baselines import fit_ridge
 from soundvid.runs import train
 from soundvid.runs.open import open_run
 from soundvid.store.load import load
-from soundvid.systems.lip_sync import spec
+from soundvid.systems.lip_sync import linear, spec
 from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.config import PRESETS
 from soundvid.systems.lip_sync.data import (
@@ -286,3 +286,16 @@ def test_the_basis_form_can_begin_as_ridge_regression(puppets, tmp_path):
     assert float(generator.hear.leave[-1].weight.detach().abs().max()) > 0
     losses = [row["l1"] for row in run.folder.log() if row["kind"] == "train"]
     assert np.mean(losses[-2:]) < np.mean(losses[:1])
+
+
+def test_the_baseline_reads_no_more_clips_than_it_learns_from(puppets, monkeypatch):
+    """An evaluation must not decode hours of training clips."""
+    known, read = ClipCache(load("puppet", split="train", store=puppets)), set()
+    pictures = ClipCache.pictures
+    monkeypatch.setattr(ClipCache, "pictures", lambda cache, clip: read.add(clip) or pictures(cache, clip))
+    monkeypatch.setattr(linear, "MOST_REGRESSED", 3 * known.frames(0))
+    motion = linear.LinearMotion(known, 8, 20)
+    assert len(read) == 3 < len(known)
+    mel, before = known.mel(0)
+    made = motion.make(known.pictures(0), mel, before, known.frames(0), FPS)
+    assert made.shape == known.pictures(0).shape and made.std(0).max() > 5  # it moves
