@@ -107,7 +107,7 @@ def headline(evaluations: Sequence[Evaluation]) -> dict[str, Any] | None:
         if not rivals:
             continue
         beaten, name, rival = min(rivals, key=lambda r: r[0])
-        too_few = evaluation.sources < FEWEST and not measure.no_interval
+        too_few = evaluation.sources < FEWEST
         if (name, measure.name) in paired:
             outcome, mark = PAIRED[paired_outcome(paired[name, measure.name])]
         elif too_few:

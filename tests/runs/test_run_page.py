@@ -384,6 +384,22 @@ def test_the_first_screen_says_how_good_it_is_and_against_what():
     few = headline([evaluation(measured("system", "system", 0.9), weak, strong, sources=2)])
     (line,) = few["lines"]
     assert (line["outcome"], line["system"]) == ("too few videos to tell", "0.900") and "too few" in few["verdict"]
+    # Nor of distances between sets, which never have an interval.
+    sets = [
+        Row(n, k, [Measure("motion_frechet", v, n=4, sources=2, better="lower", no_interval=True)])
+        for n, k, v in (("s", "system", 0.1), ("b", "baseline", 0.9))
+    ]
+    distances = headline([evaluation(*sets, sources=2)])
+    assert "too few videos" in distances["verdict"] and distances["lines"][0]["mark"] == "none"
+    # Pairs of another condition say nothing about the system's first row.
+    seen = Row("system", "system", [Measure("ssim", 0.52, "", 0.4, 0.6, 30, 6, "higher")], "seen")
+    rival = Row("copy", "baseline", [Measure("ssim", 0.5, "", 0.45, 0.55, 30, 6, "higher")], "seen")
+    pairs = [
+        Row("copy", "baseline", [Measure("ssim", v, "", v - 0.01, v + 0.01, 30, 6, "higher")], condition)
+        for v, condition in ((0.02, "seen"), (-0.3, "unseen"))
+    ]
+    tables = [Table("t", [seen, rival]), Table("Paired differences on 'test'", pairs)]
+    assert headline([Evaluation("test", 30, 6, tables)])["lines"][0]["outcome"] == "better"
     near = [measured(n, k, v, better="real") for n, k, v in (("s", "system", 0.5), ("b", "baseline", 0.9))]
     assert headline([evaluation(*near)])["lines"] == []
     real = measured("real", "real", 0.4, better="real")
