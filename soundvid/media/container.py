@@ -24,6 +24,8 @@ av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)  # a second picture painted over is reported like the first
 logging.getLogger("libav").addHandler(logging.NullHandler())
 
+# What is read where sound begins late; it is kept in memory until it is known what the streams are.
+_LOOK_FARTHER = {"probesize": str(64 << 20), "analyzeduration": str(600_000_000)}
 _PARSER_LAG = 2  # packets: a picture's mark comes with the one before it, since its end is known from the next one
 
 # Containers we read. The list keeps out what is not a file of its own but points at others (HLS, DASH,
@@ -105,13 +107,13 @@ def part_head(path: Path) -> SparseHeader | None:
 def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputContainer:
     """Open a "file:" address or a file object for reading, restricted to the containers of `CONTAINERS`."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    options |= {"ignore_editlist": "1"} if unedited else {}
     try:
-        return av.open(
-            file,
-            "r",
-            container_options=options | ({"ignore_editlist": "1"} if unedited else {}),
-            metadata_errors="replace",
-        )
+        container = av.open(file, "r", container_options=options, metadata_errors="replace")
+        if isinstance(file, str) and _has_late_sound(container):
+            container.close()
+            container = av.open(file, "r", container_options=options | _LOOK_FARTHER, metadata_errors="replace")
+        return container
     except PermissionError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -119,6 +121,12 @@ def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputConta
         raise MediaError(
             "not_media", f"not a video FFmpeg can open, or its header is broken or cut off ({reason.lower()})"
         ) from error
+
+
+def _has_late_sound(container: av.container.InputContainer) -> bool:
+    """Whether sound is announced of which nothing came in the 5 s and 5 MB that FFmpeg looks at."""
+    sounds = container.streams.audio
+    return bool(sounds) and not any(_usable(s) and s.codec_context.sample_rate for s in sounds)
 
 
 def _usable(stream: av.stream.Stream) -> bool:

@@ -481,3 +481,17 @@ def test_what_was_closed_holds_no_decoder(tmp_path):
         assert opened() == before
     finally:
         gc.enable()
+
+
+def test_sound_that_begins_late_in_a_transport_stream_is_found(tmp_path):
+    """Its table of streams tells no rate, and FFmpeg looks for it in the first 5 s only."""
+    path = tmp_path / "late.ts"
+    pictures, tone = lavfi("testsrc2=size=64x64:rate=10"), lavfi("sine=frequency=500:sample_rate=44100")
+    run(ffmpeg.output(pictures, tone.filter("atrim", start=7), str(path), t=9, acodec="aac", muxdelay=0))
+    source = probe(path)
+    assert source.sound is not None and source.sound.rate == 44100
+    reader = SoundReader(source, 44100)
+    assert reader.read(0, 6 * 44100).missing == 6 * 44100
+    span = reader.read(6 * 44100, 8 * 44100)
+    heard = np.flatnonzero(np.abs(span.samples) > 0.02)
+    assert 44100 - 2048 <= span.missing <= 44100 and abs(heard[0] - 44100) < 300 and heard[-1] > 2 * 44100 - 100
