@@ -124,9 +124,11 @@ def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputConta
 
 
 def _has_late_sound(container: av.container.InputContainer) -> bool:
-    """Whether sound is announced of which nothing came in the 5 s and 5 MB that FFmpeg looks at."""
-    sounds = container.streams.audio
-    return bool(sounds) and not any(_usable(s) and s.codec_context.sample_rate for s in sounds)
+    """Whether the file announces sound, without its rate, of which nothing came in the 5 s that FFmpeg looks at."""
+    if container.format.name not in ("mpegts", "mpeg"):
+        return False
+    rates = [s.codec_context.sample_rate for s in container.streams.audio if _usable(s)]
+    return bool(rates) and not any(rates)
 
 
 def _usable(stream: av.stream.Stream) -> bool:
