@@ -52,7 +52,7 @@ def read_full_image(path: Path) -> np.ndarray:
             )
         # A PNG of one colour is small however many pixels it has; its header says how many.
         if head.startswith(b"\x89PNG") and int.from_bytes(head[16:20]) * int.from_bytes(head[20:24]) > MOST_PIXELS:
-            raise SoundvidError(_too_large(path))
+            raise SoundvidError(f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels; make it smaller")
         return _decode(path)
     if head[4:8] == b"ftyp" and length <= LARGEST and head[8:12] in _HEIF:
         data = path.read_bytes()
@@ -74,10 +74,6 @@ def _tiled(path: Path, data: bytes) -> np.ndarray:
     return np.ascontiguousarray(turned(picture, heif_orientation(data) or UPRIGHT))
 
 
-def _too_large(path: Path) -> str:
-    return f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels"
-
-
 def _decode(path: Path) -> np.ndarray:
     """A picture file's pixels: uint8 `H W 3` RGB."""
     import cv2
@@ -89,7 +85,7 @@ def _decode(path: Path) -> np.ndarray:
         # Only IMREAD_UNCHANGED keeps alpha, and it does not turn the picture.
         whole, kinds, metadata = cv2.imdecodeWithMetadata(data, flags=cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise SoundvidError(f"{_too_large(path)}, or broken") from error
+        raise SoundvidError(f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels, or broken") from error
     if colour is None and is_avif:  # OpenCV takes no mirrored and turned AVIF with alpha; FFmpeg does, without alpha
         return _first_picture(path)
     if colour is None:
