@@ -32,6 +32,7 @@ import yaml
 from benchmarks.meter import measure
 from soundvid import build
 from soundvid.demo import faces
+from soundvid.features.flow_field import FlowField
 from soundvid.metrics.table import Evaluation
 from soundvid.recipe.load import load
 from soundvid.recipe.model import Recipe
@@ -122,6 +123,18 @@ def opened(picture: np.ndarray, lip: np.ndarray, person: str) -> float:
     return float((line < np.mean([GREY @ faces.DARK, GREY @ faces.LOOKS[person].lips])).sum()) / 4
 
 
+def decoded(system: Any, estimator: FlowField, real: np.ndarray) -> np.ndarray:
+    """What stage 1 gives back of a sequence (uint8 `1+T S S 3`) that it saw whole: stage 3 cannot become better."""
+    frames = torch.from_numpy(np.ascontiguousarray(real.transpose(0, 3, 1, 2)))[None]
+    back = [flow_between(estimator, real[k], real[0]) for k in system.config.flows_back]
+    with torch.no_grad():
+        image = frames.float() / 127.5 - 1
+        code, _ = system.video.encoded(image, torch.from_numpy(np.stack(back))[None] if back else None)
+        made = system.video.decoder(code, image[:, 0], system.config.frames)[0]
+    pictures = ((made / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return np.concatenate([real[:1], pictures])
+
+
 def mouths(run: Path) -> None:
     """Whether mouths open that are dragged down, and how much of the head goes along; with the baselines."""
     system: Any = open_run(run).system
@@ -145,7 +158,9 @@ def mouths(run: Path) -> None:
         at = range(first, first + row["frames"] - length)
         for k in (k for k in at if moved.opening[k] < 1 and moved.opening[k + length] > 10):
             where = {name: points[k] * share - 0.5 + share / 2 for name, points in marks.items()}
-            look("real mouths that open", pictures[number][k - first : k - first + length + 1], where, person)
+            real = pictures[number][k - first : k - first + length + 1]
+            look("real mouths that open", real, where, person)
+            look("the same, coded and decoded by stage 1", decoded(system, estimator, real), where, person)
             break
         for k in (k for k in at if moved.opening[k] < 0.5 and moved.lids[k] == 0):
             image = np.ascontiguousarray(pictures[number][k - first])
