@@ -4,6 +4,7 @@
 that SOUNDVID_STORE names, as the command line does, or the folder `store`.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from soundvid.store.transfer import Transferred
     from soundvid.store.verify import Verification
     from soundvid.util.progress import ProgressCallback
+
+# Of pictures: OpenCV reads it once, when it is loaded, which is later than this.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 28))
 
 __all__ = ["__version__", "build", "load", "publish", "pull", "verify"]
 

@@ -15,7 +15,7 @@ from soundvid.media.probe import probe
 from soundvid.media.video_reader import VideoReader
 
 LARGEST = 512 << 20  # bytes of a picture file
-MOST_PIXELS = 1 << 28
+MOST_PIXELS = 1 << 28  # soundvid/__init__.py says the same to OpenCV
 _HEIF = (b"heic", b"heix", b"mif1", b"heim", b"heis")
 LARGEST_SIDE = 8192  # pixels, of the first picture of a video: 8K is taken as it is
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6")
@@ -44,12 +44,15 @@ def read_full_image(path: Path) -> np.ndarray:
     if length == 0:
         raise SoundvidError(f"{path}: the image is empty (0 bytes)")
     with open(path, "rb") as file:
-        head = file.read(16)
+        head = file.read(24)
     if head.startswith(_MAGIC) or head[8:12] == b"WEBP" or head[4:12] in (b"ftypavif", b"ftypavis"):
         if length > LARGEST:
             raise SoundvidError(
                 f"{path}: {length >> 20} MiB is no size for a picture; {LARGEST >> 20} MiB is the limit"
             )
+        # A PNG of one colour is small however many pixels it has; its header says how many.
+        if head.startswith(b"\x89PNG") and int.from_bytes(head[16:20]) * int.from_bytes(head[20:24]) > MOST_PIXELS:
+            raise SoundvidError(f"{path}: the image is larger than {MOST_PIXELS >> 20} megapixels; make it smaller")
         return _decode(path)
     if head[4:8] == b"ftyp" and length <= LARGEST and head[8:12] in _HEIF:
         data = path.read_bytes()
@@ -73,7 +76,6 @@ def _tiled(path: Path, data: bytes) -> np.ndarray:
 
 def _decode(path: Path) -> np.ndarray:
     """A picture file's pixels: uint8 `H W 3` RGB."""
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MOST_PIXELS))
     import cv2
 
     data = np.frombuffer(path.read_bytes(), np.uint8)

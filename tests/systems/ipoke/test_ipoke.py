@@ -1,9 +1,12 @@
 """System 3 from drawn faces to a file: built without sound, trained in three stages, resumed, measured, swiped."""
 
+import base64
 import csv
 import json
 import shutil
+import struct
 import threading
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,8 +173,11 @@ def test_generate_writes_samples_side_by_side(run, tmp_path):
     assert parse_poke("1.5,2,-3,4") == (1.5, 2.0, -3.0, 4.0)
 
 
-def test_a_drag_in_the_browser_is_a_poke(run, browser):
-    """Dragged by a mouse on the page of `soundvid play`: the poke is in the picture's pixels, the video plays."""
+def test_a_drag_in_the_browser_is_a_poke(run, browser, tmp_path):
+    """Dragged by a mouse on the page of `soundvid play`: the poke is in the picture's pixels, the video plays.
+
+    And a part is kept still, the video is downloaded, another picture is dropped and swiped.
+    """
     import uvicorn
     from selenium.webdriver.common.action_chains import ActionChains
 
@@ -215,11 +221,57 @@ def test_a_drag_in_the_browser_is_a_poke(run, browser):
             wanted = (image.width / 2 - 10 * scale, image.height / 2 + 10 * scale, 40 * scale, 30 * scale)
             assert (left, top, wide, high) == pytest.approx(wanted, abs=1.5 * scale + 1)
             assert asked[2]["poke"] == asked[0]["poke"]  # the swipe is there still
+            wait_for(lambda: browser.find_element("id", "make").is_enabled())
+            allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
+            browser.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
+            browser.find_element("id", "download").click()
+            wait_for((tmp_path / "soundvid.mp4").exists)
+            newest = player.videos[max(player.videos)].read_bytes()
+            wait_for(lambda: (tmp_path / "soundvid.mp4").read_bytes() == newest)
+
+            other = np.concatenate([next(faces.frames("chidi", 1)), np.zeros((256, 64, 3), np.uint8)], axis=1)
+            png = cv2.imencode(".png", other[..., ::-1])[1].tobytes()
+            drop = """
+                const file = new File([Uint8Array.from(atob(arguments[0]), c => c.charCodeAt(0))], arguments[1]);
+                const data = new DataTransfer();
+                data.items.add(file);
+                const drop = new DragEvent('drop', {dataTransfer: data, bubbles: true});
+                document.getElementById('image').dispatchEvent(drop);
+            """
+            browser.execute_script(drop, base64.b64encode(png).decode(), "chidi.png")
+            wait_for(lambda: browser.find_elements("css selector", ".swipe img[alt='chidi.png']"))
+            browser.find_element("id", "keep").click()  # off
+            picture = browser.find_element("css selector", ".swipe")
+            drag = ActionChains(browser).move_to_element_with_offset(picture, -10, 20).click_and_hold()
+            drag.move_by_offset(0, -8).move_by_offset(0, -8).release().perform()
+            wait_for(lambda: len(asked) == 4)
+            assert asked[3]["image"].read_bytes() == png and asked[3]["still"] == []
+            ((x, y, dx, dy),) = asked[3]["poke"]
+            scale = 256 / shown
+            assert (x, y, dx, dy) == pytest.approx(
+                (160 - 10 * scale, 128 + 20 * scale, 0, -16 * scale), abs=1.5 * scale
+            )
+            for content, name in ((b"<svg xmlns='http://www.w3.org/2000/svg'/>", "drawing.svg"), (b"words", "a.txt"),
+                                  (huge_png(20_000), "huge.png")):  # fmt: skip
+                browser.execute_script(drop, base64.b64encode(content).decode(), name)
+                wait_for(lambda name=name: f"{name}: the picture" in browser.find_element("id", "image").text)
         finally:
             server.should_exit = True
             thread.join()
             player.close()
     assert SIDE == 256 and not player.folder.exists()
+
+
+def huge_png(side: int) -> bytes:
+    """A PNG of `side` pixels a side that takes little room: black and white, all of it black."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header, rows = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0), bytes((1 + side // 8) * side)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(k, d) for k, d in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
 
 
 def test_evaluation_and_page(run):
