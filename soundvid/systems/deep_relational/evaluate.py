@@ -251,8 +251,10 @@ def _notes(run: "OpenRun", alone: bool, sources: int) -> tuple[str, ...]:
         "randomly initialised DNN: a network of the same size for each direction; the paper's baseline",
         "linear regression: ridge, its strength chosen on every fifth training clip",
         *(
-            (f"fine-tuned, and the randomly initialised DNN: {_restored(config)}, which costs accuracy; 'as predicted' "
-             "is without",)
+            (
+                f"fine-tuned, and the randomly initialised DNN: {_restored(config)}, which costs accuracy; "
+                "'as predicted' is without",
+            )
             if config.variance
             else ()
         ),

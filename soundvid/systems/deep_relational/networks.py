@@ -9,9 +9,9 @@ form is T. Nakashika's (IEICE E101-D(2):428-436, 2018) with Gaussian visible lay
 Layers x, h_1, ..., h_L, y form a chain, so those with an even number are independent given those with an odd one, and
 Gibbs sampling in two blocks is exact for any L.
 
-With `centre` 1/2 every h_l stands for h_l - 1/2 (G. Montavon and K.-R. Mueller, "Deep Boltzmann machines and the centering
-trick", 2012). That is the same family of distributions with other biases, but a layer of which nothing is known then adds
-nothing to its neighbours, so that the feed-forward passes begin where the distribution's own inference does.
+With `centre` 1/2 every h_l stands for h_l - 1/2 (G. Montavon and K.-R. Mueller, "Deep Boltzmann machines and the
+centering trick", 2012). That is the same family of distributions with other biases, but a layer of which nothing is
+known then adds nothing to its neighbours, so the feed-forward passes begin where the distribution's own inference does.
 """
 
 import numpy as np

@@ -82,7 +82,6 @@ def test_derivatives_of_the_energy_are_those_of_autograd_and_of_finite_differenc
 def test_a_centred_model_is_the_same_distribution_with_other_biases():
     centred, plain = model(centre=0.5), model()
     half = [weight.detach() / 2 for weight in plain.w]
-    vx, vy = plain.variances
     with torch.no_grad():
         plain.b -= half[0].sum(1)
         plain.d -= half[2].sum(0)
