@@ -75,6 +75,13 @@ class Config(Options):
         "of the components decide. choice",
     )
     # -- what a stage may have of its own
+    middle_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the squared error that is of a layer's middle moment, which is what is generated; null: "
+        "every moment of a layer counts the same. Baselines and fine-tuning. choice",
+    )
     frames: int = Field(25, ge=2, le=1000, description="pictures of a clip in an example, at most; choice")
     rows: int = Field(64, ge=1, description="moments drawn from them; neighbours are alike, so all cost more")
     learning_rate: float = Field(1e-3, gt=0, description="Adam; choice")
@@ -132,10 +139,10 @@ _PAPER = {
 _RECOMMENDED = {
     **_PAPER, "variance_share": 0.999, "most_components": 128, "taps": 5, "tap_seconds": 0.08, "hidden": (128, 128),
     "speech_taps": 21, "speech_averaged": True, "relative_to": "source", "scaling": "common", "least_variance": 0.37,
-    "centred": True, "first_weights": 1.0, "window_average": True, "variance": 0.7, "variance_form": "side",
-    "rows": 32,
+    "centred": True, "first_weights": 1.0, "window_average": True, "variance": 0.62, "variance_form": "side",
+    "frames": 75, "rows": 32,
 }  # fmt: skip
-_REGULARISED = {"dropout": 0.3, "noise": 0.3, "weight_decay": 0.01, "patience": 8}
+_REGULARISED = {"dropout": 0.15, "noise": 0.3, "weight_decay": 0.01, "patience": 8, "middle_share": 0.25}
 _TINY = {
     **_PAPER,
     "learning_rate": 5e-3,
@@ -147,7 +154,7 @@ _TINY = {
 
 BASELINES = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=1500),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=2000),
     "tiny": Config(**_TINY, steps=150),
 }
 # Few and small steps: a choice. Before fine-tuning `paper` predicts hardly more than the mean.
@@ -158,6 +165,6 @@ LIKELIHOOD = {
 }
 FINE_TUNING = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=1500),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=2000),
     "tiny": Config(**_TINY, steps=150),
 }

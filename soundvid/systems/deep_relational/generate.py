@@ -75,14 +75,16 @@ class Translator:
         if not system.config.window_average:
             made = self._made(self.to_lips, layer, self.form.row(numbers), system.lips_taps)
             return self._restored(made, system.tensors["picture_gain"])
-        total, counted = 0.0, 0.0
+        parts, weights = [], []
         for tap, offset in enumerate(system.config.lips_offsets):
             # Layers whose tap lies on the pictures; only those whose middle lies in the clip have heard enough.
             middles = numbers - offset * float(self.form.fps)
             made = self._made(self.to_lips, layer, self.form.row(middles), system.lips_taps, tap)
             inside = self._tensor((middles > -0.5) & (middles < pictures - 0.5))[:, None]
-            total, counted = total + made * inside, counted + inside
-        return self._restored(total / counted, system.tensors["picture_gain"])
+            parts.append(made * inside)
+            weights.append(inside)
+        made = torch.stack(parts).sum(0) / torch.stack(weights).sum(0)
+        return self._restored(made, system.tensors["picture_gain"])
 
     def _restored(self, made: "Tensor", gain: "Tensor") -> "Tensor":
         """With the variance over time that the run's global variance gives back, `N K`."""

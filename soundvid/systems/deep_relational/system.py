@@ -113,6 +113,12 @@ class Relation(System):
     def to_lips(self, y: Tensor) -> Tensor:
         """Visible layer x, `N X`, of visible layer y, `N Y`."""
 
+    def speech_error(self, wanted: Tensor, found: Tensor) -> Tensor:
+        return squared_error(wanted, found, self.speech_taps, self.config.middle_share)
+
+    def lips_error(self, wanted: Tensor, found: Tensor) -> Tensor:
+        return squared_error(wanted, found, self.lips_taps, self.config.middle_share)
+
     def follow_gains(self, x: Tensor, y: Tensor, step: int, moments: int) -> None:
         """Follow how much less than the real features the predicted ones vary, over training moments.
 
@@ -134,8 +140,8 @@ class Relation(System):
             if config.variance_form == "each":
                 now = (real.std(0) / made.std(0).clamp(min=1e-6)).clamp(1, MOST_GAIN) ** config.variance
             else:
-                within = (side.unflatten(0, (-1, moments)).var(1).mean(0) for side in (made, real))
-                now = restoring(*within, config.variance)
+                of_made, of_real = (side.unflatten(0, (-1, moments)).var(1).mean(0) for side in (made, real))
+                now = restoring(of_made, of_real, config.variance)
             self.tensors = {**self.tensors, name: share * self.tensors[name] + (1 - share) * now}
 
     def rate(self, step: int) -> float:
@@ -202,11 +208,20 @@ def r_squared(wanted: Tensor, found: Tensor) -> Tensor:
     return 1 - (wanted - found).square().mean() / wanted.square().mean().clamp(min=1e-9)
 
 
+def squared_error(wanted: Tensor, found: Tensor, taps: int, middle: float | None) -> Tensor:
+    """The mean over visible layers `N taps*K`; the middle tap counts `middle` of it, by default as much as others."""
+    each = (wanted - found).square().unflatten(-1, (taps, -1)).mean((0, 2))
+    if middle is None or taps == 1:
+        return each.mean()
+    own = each[taps // 2]
+    return middle * own + (1 - middle) * (each.sum() - own) / (taps - 1)
+
+
 def errors(system: Relation, batch: Batch, y: Tensor, x: Tensor) -> Metrics:
     """Mean squared errors of predicted visible layers, and R squared at their moments."""
     real_x, real_y = system.visible(batch)
     return {
-        "loss": (y - real_y).square().mean() + (x - real_x).square().mean(),
+        "loss": system.speech_error(real_y, y) + system.lips_error(real_x, x),
         "r2_speech": r_squared(*(centre(side, system.speech_taps) for side in (real_y, y))),
         "r2_lips": r_squared(*(centre(side, system.lips_taps) for side in (real_x, x))),
     }
@@ -264,8 +279,8 @@ class BaselineSystem(Relation):
     def training_step(self, batch: Batch, step: int) -> Metrics:
         self.set_rate(step)
         x, y = self.visible(batch)
-        speech = (self.to_speech(self.noisy(x)) - y).square().mean()
-        lips = (self.to_lips(self.noisy(y)) - x).square().mean()
+        speech = self.speech_error(y, self.to_speech(self.noisy(x)))
+        lips = self.lips_error(x, self.to_lips(self.noisy(y)))
         self.update("to_speech", speech)
         self.update("to_lips", lips)
         self.follow_gains(x, y, step, batch["row"].shape[1])
@@ -413,8 +428,8 @@ class FineTuningSystem(_ModelSystem):
     def training_step(self, batch: Batch, step: int) -> Metrics:
         self.set_rate(step)
         x, y = self.visible(batch)
-        speech = (self.to_speech(self.noisy(x)) - y).square().mean()
-        lips = (self.to_lips(self.noisy(y)) - x).square().mean()
+        speech = self.speech_error(y, self.to_speech(self.noisy(x)))
+        lips = self.lips_error(x, self.to_lips(self.noisy(y)))
         gradient = self.update("model", speech + lips, clip=10.0)
         self.follow_gains(x, y, step, batch["row"].shape[1])
         return {

@@ -42,7 +42,7 @@ from soundvid.systems.deep_relational.evaluate import (  # noqa: E402
     methods,
 )
 from soundvid.systems.deep_relational.generate import Translator  # noqa: E402
-from soundvid.systems.deep_relational.system import BaselineSystem, averaged, interpolated, restoring  # noqa: E402
+from soundvid.systems.deep_relational.system import BaselineSystem, averaged, interpolated, restoring, squared_error  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 
 SECONDS = 7  # of each drawn video
@@ -147,6 +147,13 @@ def test_moments_of_speech_are_averages_over_the_time_between_them():
     assert config.speech_offsets == pytest.approx(np.arange(-10, 11) * 0.04)
     assert config.lips_offsets == pytest.approx(np.arange(-2, 3) * 0.08)
     assert FINE_TUNING["paper"].speech_offsets == FINE_TUNING["paper"].lips_offsets == [0]
+
+
+def test_the_middle_moment_can_count_more_than_the_others():
+    wanted = torch.zeros(2, 6)
+    found = torch.tensor([[3.0, 3, 1, 1, 0, 0], [3, 3, 1, 1, 0, 0]])  # errors 9, 1 and 0 of three moments
+    values = [float(squared_error(wanted, found, 3, middle)) for middle in (None, 1.0, 0.5)]
+    assert values == pytest.approx([10 / 3, 1, 0.5 * 1 + 0.5 * 4.5])
 
 
 def test_variance_is_restored_by_one_factor_but_never_beyond_the_real():
