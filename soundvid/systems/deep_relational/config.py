@@ -154,7 +154,7 @@ _TINY = {
 
 BASELINES = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=2000),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=1200),
     "tiny": Config(**_TINY, steps=150),
 }
 # Few and small steps: a choice. Before fine-tuning `paper` predicts hardly more than the mean.
@@ -165,6 +165,6 @@ LIKELIHOOD = {
 }
 FINE_TUNING = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=2000),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=1200),
     "tiny": Config(**_TINY, steps=150),
 }

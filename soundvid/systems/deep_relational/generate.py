@@ -75,15 +75,14 @@ class Translator:
         if not system.config.window_average:
             made = self._made(self.to_lips, layer, self.form.row(numbers), system.lips_taps)
             return self._restored(made, system.tensors["picture_gain"])
-        parts, weights = [], []
-        for tap, offset in enumerate(system.config.lips_offsets):
-            # Layers whose tap lies on the pictures; only those whose middle lies in the clip have heard enough.
-            middles = numbers - offset * float(self.form.fps)
-            made = self._made(self.to_lips, layer, self.form.row(middles), system.lips_taps, tap)
-            inside = self._tensor((middles > -0.5) & (middles < pictures - 0.5))[:, None]
-            parts.append(made * inside)
-            weights.append(inside)
-        made = torch.stack(parts).sum(0) / torch.stack(weights).sum(0)
+        # Layers with a tap on a picture; only those whose middle lies in the clip have heard enough.
+        offsets = np.array(system.config.lips_offsets) * float(self.form.fps)
+        middles, which = np.unique(np.round(numbers[:, None] - offsets, 6), return_inverse=True)
+        made = self._made(self.to_lips, layer, self.form.row(middles), system.lips_taps, whole=True)
+        of = torch.from_numpy(which.reshape(pictures, -1))
+        taps = made[of, torch.arange(system.lips_taps)]
+        inside = self._tensor((middles > -0.5) & (middles < pictures - 0.5))[of]
+        made = (taps * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
         return self._restored(made, system.tensors["picture_gain"])
 
     def _restored(self, made: "Tensor", gain: "Tensor") -> "Tensor":
@@ -99,14 +98,15 @@ class Translator:
         layer: "Callable[[Tensor], Tensor]",
         places: np.ndarray,
         taps: int,
-        tap: int | None = None,
+        whole: bool = False,
     ) -> "Tensor":
-        """One of the `taps` that layers at `places` predict, by default the middle one: `N K`."""
+        """The middle of the `taps` that layers at `places` predict, `N K`; with `whole` all of them, `N taps K`."""
         parts = []
         with torch.inference_mode():
             for first in range(0, len(places), CHUNK):
                 visible = layer(self._tensor(places[first : first + CHUNK])[None])[0]
-                parts.append(side(visible).unflatten(-1, (taps, -1))[:, taps // 2 if tap is None else tap])
+                predicted = side(visible).unflatten(-1, (taps, -1))
+                parts.append(predicted if whole else predicted[:, taps // 2])
             return torch.cat(parts)
 
     def _tensor(self, values: np.ndarray) -> "Tensor":
