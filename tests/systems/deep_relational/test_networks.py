@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from soundvid.systems.deep_relational.networks import DeepRelationalModel  # noqa: E402
+from soundvid.systems.deep_relational.networks import DeepRelationalModel, FeedForward  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -218,6 +218,37 @@ def test_the_toy_of_the_specification():
     assert before[0] > 0.78 and before[1] > 0.75
     assert min(after) > 0.92
     assert np.all(np.array(after) > np.array(linear) + 0.03)
+
+
+def test_centred_units_learn_both_directions_in_fewer_steps():
+    """Counted from 0 a layer pushes the next by half its weights, which one set of biases cannot undo both ways."""
+    (x, y), (new_x, new_y) = related(6000, 1), related(2000, 2)
+
+    def learn(to_y, to_x, parameters) -> tuple[float, float]:
+        draw, optimizer = torch.Generator().manual_seed(0), torch.optim.Adam(parameters, 3e-3)
+        for _ in range(200):
+            chosen = torch.randint(6000, (100,), generator=draw)
+            loss = (to_y(x[chosen]) - y[chosen]).square().mean() + (to_x(y[chosen]) - x[chosen]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            return r_squared(new_y, to_y(new_x)), r_squared(new_x, to_x(new_y))
+
+    torch.manual_seed(0)
+    found = {}
+    for name, made in (
+        ("plain", DeepRelationalModel(40, 32, (100, 100))),
+        ("larger first weights", DeepRelationalModel(40, 32, (100, 100), first_weights=1.0)),
+        ("centred", DeepRelationalModel(40, 32, (100, 100), centre=0.5, first_weights=1.0)),
+    ):
+        found[name] = learn(made.forward_y, made.forward_x, made.parameters())
+    pair = FeedForward((40, 100, 100, 32)), FeedForward((32, 100, 100, 40))
+    found["two networks"] = learn(*pair, [p for network in pair for p in network.parameters()])
+    print({name: [f"{value:.3f}" for value in values] for name, values in found.items()})
+    assert max(found["plain"]) < 0.5
+    assert min(found["centred"]) > 0.85
+    assert np.abs(np.subtract(found["centred"], found["two networks"])).max() < 0.03  # with half of their weights
 
 
 def test_weights_are_shared_by_both_directions():
