@@ -61,8 +61,8 @@ class Config(Options):
     )
     centred: bool = Field(
         False,
-        description="hidden units stand for h - 1/2 (Montavon and Mueller, 2012); ja, Nakashika: h. choice: with one "
-        "set of biases for both directions the other form learns slowly (docs/deep_relational.md)",
+        description="hidden units stand for h - 1/2 (Montavon and Mueller, 2012); ja, Nakashika: h. choice: fewer "
+        "steps are needed, as one set of biases serves both directions (docs/deep_relational.md)",
     )
     first_weights: float = Field(
         0.1, gt=0, le=2, description="deviation of the model's first weights, over sqrt(inputs + outputs). choice"
