@@ -289,7 +289,7 @@ def speech_like(run: Path, preset: str) -> None:
         pauses.append([p[loud].mean() - p[quiet].mean() for p in power if quiet.any()])
         high, sounding = hertz >= SIBILANT, power[0] > power[0].max() - QUIET
         tilt = [each[:, high].mean(1) - each[:, ~high].mean(1) for each in sides]
-        hiss.append(np.corrcoef(tilt[0][sounding], tilt[1][sounding])[0, 1])
+        hiss.append(correlation(tilt[0][sounding], tilt[1][sounding]))
         if len(sounds) < SYNTHESISED:
             heard = form.resampled(clips.sound(index), clips.rows[index]["sample_rate"])
             sounds.append((heard, form.synthesise(made), loud))
@@ -297,7 +297,7 @@ def speech_like(run: Path, preset: str) -> None:
         real, found = (np.concatenate(tracks[name]) for tracks in (real_tracks, made_tracks))
         still = np.abs(real - np.median(real))
         print(
-            f"{preset}, peak at {PEAKS[name][0]} to {PEAKS[name][1]} Hz: r {np.corrcoef(real, found)[0, 1]:.2f}, "
+            f"{preset}, peak at {PEAKS[name][0]} to {PEAKS[name][1]} Hz: r {correlation(real, found):.2f}, "
             f"median distance {np.median(np.abs(real - found)):.0f} Hz (of one frequency for all rows "
             f"{np.median(still):.0f}); deviation {found.std():.0f} of {real.std():.0f} Hz",
             flush=True,
@@ -316,6 +316,11 @@ def speech_like(run: Path, preset: str) -> None:
         )
 
 
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; 0 where one stands still."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
 def pitches(sound: np.ndarray, rate: int, chosen: np.ndarray) -> np.ndarray:
     """The pitch in Hz of the 40 ms about each chosen row (bool, 200 a second), by autocorrelation; 0 without one."""
     hop, length = rate // 200, rate // 25
@@ -324,6 +329,7 @@ def pitches(sound: np.ndarray, rate: int, chosen: np.ndarray) -> np.ndarray:
         part = sound[max(0, row * hop + hop // 2 - length // 2) :][:length]
         part = (part - part.mean()) * np.hanning(len(part))
         spectrum = np.abs(np.fft.rfft(part, 4 * length)) ** 2
+        spectrum[np.fft.rfftfreq(4 * length, 1 / rate) < HUM] = 0  # the harmonics show the pitch
         window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(len(part)), 4 * length)) ** 2)
         ratio = np.fft.irfft(spectrum) / np.maximum(window, 1e-9)
         lags = np.arange(rate // 250, rate // 70)

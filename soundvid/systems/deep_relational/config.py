@@ -139,7 +139,7 @@ _PAPER = {
 _RECOMMENDED = {
     **_PAPER, "variance_share": 0.999, "most_components": 128, "taps": 5, "tap_seconds": 0.08, "hidden": (128, 128),
     "speech_taps": 21, "speech_averaged": True, "relative_to": "source", "scaling": "common", "least_variance": 0.37,
-    "centred": True, "first_weights": 1.0, "window_average": True, "variance": 0.62, "variance_form": "side",
+    "centred": True, "first_weights": 1.0, "window_average": True, "variance": 0.75, "variance_form": "side",
     "frames": 75, "rows": 32,
 }  # fmt: skip
 _REGULARISED = {"dropout": 0.15, "noise": 0.3, "weight_decay": 0.01, "patience": 8, "middle_share": 0.25}
@@ -154,17 +154,17 @@ _TINY = {
 
 BASELINES = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=1200),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=800),
     "tiny": Config(**_TINY, steps=150),
 }
 # Few and small steps: a choice. Before fine-tuning `paper` predicts hardly more than the mean.
 LIKELIHOOD = {
     "paper": Config(**{**_PAPER, "learning_rate": 5e-4}, steps=300),
-    "recommended": Config(**{**_RECOMMENDED, "learning_rate": 3e-4}, steps=200),
+    "recommended": Config(**{**_RECOMMENDED, "learning_rate": 3e-4}, steps=100),
     "tiny": Config(**_TINY, steps=150),
 }
 FINE_TUNING = {
     "paper": Config(**_PAPER, steps=800),
-    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=1200),
+    "recommended": Config(**_RECOMMENDED, **_REGULARISED, steps=800),
     "tiny": Config(**_TINY, steps=150),
 }
