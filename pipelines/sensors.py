@@ -135,7 +135,9 @@ def new_videos_sensor(
             sources, changed, listed = sources_state(work), records_changed(work), listing_digest(work)
             if cursor.calm and not ask and cursor.calm == _state(sources, listed, changed, registered, begun):
                 return dg.SensorResult(skip_reason=cursor.text, cursor=cursor.write())
-            merge = cursor.merging and not _busy(instance, keys)
+            # Before it is looked up what waits: a run that ends in between has done its videos, or is asked for later.
+            busy = _busy(instance, keys)
+            merge = cursor.merging and busy == set()
             made = None
             same = sources is not None and (sources, listed) == (memory.sources, memory.listing)
             to_report = begun and reported != memory.keys
@@ -162,7 +164,7 @@ def new_videos_sensor(
             text = f"{len(memory.videos)} videos are registered; materialise source_catalogue to begin"
         else:
             waiting = _waiting(work, memory, instance, keys[-1], set(registered))
-            plan = _plan(waiting, cursor, instance, keys, now, project.tick_seconds)
+            plan = _plan(waiting, busy, cursor, instance, now, project.tick_seconds)
             due = plan.due
             asked = {p: r for p, r in cursor.asked.items() if r.mark == waiting.get(p)}
             for partition in due:
@@ -271,9 +273,9 @@ class _Plan:
 
 def _plan(
     waiting: dict[str, str],
+    busy: set[str] | None,
     cursor: Cursor,
     instance: dg.DagsterInstance,
-    keys: list[dg.AssetKey],
     now: float,
     interval: float,
 ) -> _Plan:
@@ -284,9 +286,8 @@ def _plan(
     """
     if not waiting:
         return _Plan([])
-    if _backfill_under_way(instance, keys):
+    if busy is None:
         return _Plan([], under_way=len(waiting))
-    busy = _under_way(instance, keys)
     asked = {p: cursor.asked[p] for p, mark in waiting.items()
              if p not in busy and p in cursor.asked and cursor.asked[p].mark == mark}  # fmt: skip
     failed_keys = _failed(instance, [r.run_key for r in asked.values()])
@@ -298,13 +299,12 @@ def _plan(
     return _Plan(chosen, under_way, len(busy), len(failed), len(early) + len(due) - len(chosen))
 
 
-def _busy(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> bool:
-    return _backfill_under_way(instance, keys) or bool(_under_way(instance, keys))
-
-
-def _backfill_under_way(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> bool:
+def _busy(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> set[str] | None:
+    """Partitions that a run is queued or under way for; None: a backfill is, which may ask for any."""
     active = instance.get_backfills(filters=BulkActionsFilter(statuses=[BulkActionStatus.REQUESTED]), limit=20)
-    return any(set(b.asset_selection or []) & set(keys) for b in active)
+    if any(set(b.asset_selection or []) & set(keys) for b in active):
+        return None
+    return _under_way(instance, keys)
 
 
 def _under_way(instance: dg.DagsterInstance, keys: list[dg.AssetKey]) -> set[str]:

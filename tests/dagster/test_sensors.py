@@ -135,6 +135,33 @@ def test_what_was_asked_for_and_did_not_run_is_asked_for_again_and_the_sensor_sa
     assert [r.partition_key.split("-")[0] for r in changed.run_requests] == ["toy3"]
 
 
+def test_a_run_that_ends_while_a_tick_looks_around_is_not_asked_for_a_second_time(
+    toys, tmp_path, instance, monkeypatch
+):
+    """Its video still waited when the tick looked at the records, and nothing is under way any more when it asks."""
+    from pipelines import sensors
+
+    bench = Bench(toy_recipe(copy(toys, tmp_path / "v", "toy0.mp4")), tmp_path / "s", instance)
+    assert bench.make("source_catalogue").success
+    (partition,) = bench.partitions()
+    selection = frozenset(dg.AssetKey(["toy", s]) for s in STEPS)
+    tags, started = {"dagster/partition": partition}, dg.DagsterRunStatus.STARTED
+    run = instance.add_run(dg.DagsterRun(job_name="x", tags=tags, status=started, asset_selection=selection))
+    look = sensors.pending
+
+    def pending(*given):
+        found = look(*given)
+        bench.make(*STEPS, partition=partition)
+        instance.delete_run(run.run_id)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sensors, "pending", pending)
+        answer = bench.tick()  # the cursor was lost, so that the tick does not know that it has asked
+    assert not answer.run_requests and "1 queued or under way" in answer.skip_reason.skip_message
+    assert "nothing new" in bench.tick(answer.cursor).skip_reason.skip_message
+
+
 def test_the_weekly_retry_reaches_a_video_whose_file_has_not_changed(toys, tmp_path, instance):
     from dataclasses import replace
 
