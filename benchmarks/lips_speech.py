@@ -34,12 +34,13 @@ from soundvid.recipe.load import load
 from soundvid.recipe.model import Recipe
 from soundvid.runs import train as run_training
 from soundvid.runs.evaluate import evaluate_run
+from soundvid.runs.open import open_run
 from soundvid.runs.page import write_page
 from soundvid.store.load import load as load_clips
 from soundvid.systems.deep_relational.config import FINE_TUNING
 from soundvid.systems.deep_relational.data import Form, RelationExamples
 from soundvid.systems.deep_relational.evaluate import RANDOM, TUNED
-from soundvid.systems.deep_relational.generate import whole_sound
+from soundvid.systems.deep_relational.generate import Translator, whole_sound
 from soundvid.systems.sound_input import SoundInput, open_sound
 
 TALKS = ("LatentSync__demo1_video.mp4", "LatentSync__demo2_video.mp4")  # those whose sound belongs to the lips, or may
@@ -48,6 +49,12 @@ CHOOSING = ("LipNet__lbax4n.mpg",)  # the many-speaker table's validation
 RATE = Fraction(25)  # looks a second at the lips' opening
 LAGS = np.arange(-10, 11) / 25  # seconds that the sound is taken later than the lips
 WINDOW = np.arange(-3, 4) / 25  # seconds about a moment from which the opening is read
+LOUD, QUIET = 15.0, 30.0  # dB below a clip's loudest row: what is spoken, and pauses
+PEAKS = {"first": (200, 1000), "second": (1000, 3000)}  # Hz, of the vocal tract's resonances
+HUM = 150  # Hz, below which the room is as loud as the speech
+SIBILANT = 4000  # Hz, above which s, f and t sound
+SYNTHESISED = 4  # clips whose sound is made for its pitch
+PERIODIC = 0.6  # of a sound's autocorrelation, from which it has a pitch
 FOLDS, GAP = 5, 10  # of a file's own time; pictures between what is learnt from and what is measured
 
 
@@ -252,6 +259,86 @@ def paired(lines: list[dict], others: list[dict], row: str, other: str, what: st
         print(f"{what}, {direction}, {measure}: {value:+.3f}{interval}", flush=True)
 
 
+# -- what the speech is like
+
+
+def speech_like(run: Path, preset: str) -> None:
+    """How a run's speech from held-out lips differs from the real: pauses, resonances, sibilants and pitch.
+
+    Peaks are those of the envelope in the range of the first and of the second resonance of the vocal tract, in rows of
+    the real speech within LOUD dB of its clip's loudest; pauses are its rows QUIET dB below.
+    """
+    opened = open_run(run)
+    clips, system = opened.clips("test"), opened.system
+    form, translator = system.form.speech, Translator(system)
+    mean, level = (system.tensors[name].numpy() for name in ("picture_mean", "speech_mean"))
+    hertz = np.arange(form.size // 2 + 1) * form.sound_rate / form.size
+    real_tracks: dict[str, list[np.ndarray]] = {}
+    made_tracks: dict[str, list[np.ndarray]] = {}
+    pauses, hiss, sounds = [], [], []
+    for index in range(len(clips)):
+        rows = clips.feature(index, "mel_cepstrum").astype(np.float64)
+        made = translator.speech(clips.feature(index, "lip_dct"), mean, len(rows), level)
+        sides = [form.levels(each) for each in (rows, made)]
+        power = [10 * np.log10((10 ** (each[:, hertz >= HUM] / 10)).mean(1)) for each in sides]
+        loud, quiet = power[0] > power[0].max() - LOUD, power[0] < power[0].max() - QUIET
+        for name, (low, high) in PEAKS.items():
+            band = (hertz >= low) & (hertz < high)
+            for tracks, each in ((real_tracks, sides[0]), (made_tracks, sides[1])):
+                tracks.setdefault(name, []).append(hertz[band][each[loud][:, band].argmax(1)])
+        pauses.append([p[loud].mean() - p[quiet].mean() for p in power if quiet.any()])
+        high, sounding = hertz >= SIBILANT, power[0] > power[0].max() - QUIET
+        tilt = [each[:, high].mean(1) - each[:, ~high].mean(1) for each in sides]
+        hiss.append(correlation(tilt[0][sounding], tilt[1][sounding]))
+        if len(sounds) < SYNTHESISED:
+            heard = form.resampled(clips.sound(index), clips.rows[index]["sample_rate"])
+            sounds.append((heard, form.synthesise(made), loud))
+    for name in PEAKS:
+        real, found = (np.concatenate(tracks[name]) for tracks in (real_tracks, made_tracks))
+        still = np.abs(real - np.median(real))
+        print(
+            f"{preset}, peak at {PEAKS[name][0]} to {PEAKS[name][1]} Hz: r {correlation(real, found):.2f}, "
+            f"median distance {np.median(np.abs(real - found)):.0f} Hz (of one frequency for all rows "
+            f"{np.median(still):.0f}); deviation {found.std():.0f} of {real.std():.0f} Hz",
+            flush=True,
+        )
+    real, found = np.array([p for p in pauses if len(p) == 2]).mean(0)
+    print(f"{preset}, pauses are {real:.0f} dB below loud rows in the real speech, {found:.0f} dB in the generated")
+    print(f"{preset}, level above {SIBILANT} Hz against below, over sounding rows: r {np.mean(hiss):.2f}")
+    for kind, which in (("real", 0), ("generated", 1)):
+        tones = np.concatenate([pitches(s[which], form.sound_rate, s[2]) for s in sounds])
+        voiced = tones[tones > 0]
+        middle = np.percentile(voiced, (10, 90))
+        print(
+            f"{preset}, {kind}: {len(voiced) / len(tones):.0%} of loud rows are periodic, pitch "
+            f"{np.median(voiced):.0f} Hz, middle 80 % {middle[0]:.0f} to {middle[1]:.0f}",
+            flush=True,
+        )
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; 0 where one stands still."""
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
+
+
+def pitches(sound: np.ndarray, rate: int, chosen: np.ndarray) -> np.ndarray:
+    """The pitch in Hz of the 40 ms about each chosen row (bool, 200 a second), by autocorrelation; 0 without one."""
+    hop, length = rate // 200, rate // 25
+    found = []
+    for row in np.flatnonzero(chosen):
+        part = sound[max(0, row * hop + hop // 2 - length // 2) :][:length]
+        part = (part - part.mean()) * np.hanning(len(part))
+        spectrum = np.abs(np.fft.rfft(part, 4 * length)) ** 2
+        spectrum[np.fft.rfftfreq(4 * length, 1 / rate) < HUM] = 0  # the harmonics show the pitch
+        window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(len(part)), 4 * length)) ** 2)
+        ratio = np.fft.irfft(spectrum) / np.maximum(window, 1e-9)
+        lags = np.arange(rate // 250, rate // 70)
+        peaks = lags[(ratio[lags] > ratio[lags - 1]) & (ratio[lags] >= ratio[lags + 1])]
+        lag = max(peaks, key=lambda at: ratio[at], default=0)
+        found.append(rate / lag if lag and ratio[lag] > PERIODIC * ratio[0] else 0.0)
+    return np.array(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("media", type=Path, help="the folder of the speaking faces")
@@ -295,6 +382,9 @@ def main() -> None:
         if {"paper", "recommended"} <= set(measured):
             paired(measured["recommended"], measured["paper"], TUNED, TUNED, f"{name}: recommended less paper")
         round_trips(name, store)
+        if name == "one-speaker":
+            for preset in measured:
+                speech_like(work / f"run-{name}-{preset}", preset)
         for preset in measured:
             print(f"{name}, {preset}: {write_page(work / f'run-{name}-{preset}')}", flush=True)
 

@@ -43,6 +43,13 @@ class Form:
         lips = LipDct(LipDct.Options.model_validate(facts["lip_dct"]), shape)
         return cls(shape.fps, lips, MelCepstrum(MelCepstrum.Options.model_validate(facts["mel_cepstrum"]), shape))
 
+    def averaged_rows(self, config: "Config") -> int:
+        """Speech rows whose mean is a moment of the speech's layer, an odd number; 1: the row itself."""
+        offsets = config.speech_offsets
+        if not config.speech_averaged or len(offsets) == 1:
+            return 1
+        return 2 * int((offsets[1] - offsets[0]) * float(self.speech.rate) / 2) + 1
+
     def place(self, row: "np.ndarray | float") -> Any:
         """Where a speech row lies among pictures: k is the middle of picture k."""
         return (np.asarray(row) + 0.5) * float(self.fps / self.speech.rate) - 0.5
@@ -167,8 +174,8 @@ class RelationExamples(Examples):
             moments = low + np.arange(self.rows) * count // self.rows
         else:
             moments = low + np.sort(random.choice(count, self.rows, replace=count < self.rows))
-        reach = config.taps // 2 * config.tap_seconds
-        before, behind = np.ceil(reach * float(form.fps)) + 1, np.ceil(reach * float(form.speech.rate)) + 1
+        before = np.ceil(config.lips_offsets[-1] * float(form.fps)) + 1
+        behind = np.ceil(config.speech_offsets[-1] * float(form.speech.rate)) + form.averaged_rows(config) // 2 + 1
         shown = np.arange(first - int(before), first + self.frames + int(before))
         heard = np.arange(low - int(behind), low + whole + int(behind))
         found = {

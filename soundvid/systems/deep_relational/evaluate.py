@@ -30,17 +30,23 @@ KINDS: dict[str, Kind] = {
 }  # fmt: skip
 VARIANCE = "variance over time within a clip, generated / real, summed over {what} and clips; 0: always the same"
 EXPLAINED = "1 - squared error / squared distance of the real from the mean row, over {what}, summed over clips"
+WITHIN = (
+    "the same after each clip's own mean is taken from real and generated alike: what moves within a clip, without how "
+    "this clip's mean differs from the others', {instance}"
+)
 LIPS: dict[str, tuple[str, Better, str]] = {
     "psnr": ("dB", "higher", f"{DEFINITIONS['psnr']}; grey pictures"),
     "ssim": ("", "higher", f"{DEFINITIONS['ssim']}; grey pictures"),
     "variance_ratio": ("", "one", VARIANCE.format(what="pixels")),
     "explained": ("", "higher", EXPLAINED.format(what="pixels")),
+    "explained_within": ("", "higher", WITHIN.format(instance="by the head's pose or the light")),
 }
 SPEECH: dict[str, tuple[str, Better, str]] = {
     "mcd": ("dB", "lower", "mel-cepstral distortion, 10 / ln 10 sqrt(2 sum of squared differences of c1 to c_order); "
             "mean over all rows, silence too, then clips"),
     "variance_ratio": ("", "one", VARIANCE.format(what="c1 to c_order")),
     "explained": ("", "higher", EXPLAINED.format(what="c1 to c_order")),
+    "explained_within": ("", "higher", WITHIN.format(instance="by the microphone")),
     "level_correlation": ("", "higher", "Pearson's, over a clip's rows, of c0, the level; 0 where one stands still; "
                           "mean over clips"),
     "band_correlation": ("", "higher", "Pearson's, over a clip's rows, of the level in 8 bands of warped frequency; "
@@ -122,6 +128,16 @@ def measure_lips(real: np.ndarray, made: np.ndarray, mean: np.ndarray) -> Values
         "variance_ratio_of": float(real.var(0).sum()),
         "explained": float(np.square(real - made).sum()),
         "explained_of": float(np.square(real - mean).sum()),
+        **_within(real, made),
+    }
+
+
+def _within(real: np.ndarray, made: np.ndarray) -> Values:
+    """Of rows `N ...`, each side less its own mean over them."""
+    around = real - real.mean(0)
+    return {
+        "explained_within": float(np.square(around - (made - made.mean(0))).sum()),
+        "explained_within_of": float(np.square(around).sum()),
     }
 
 
@@ -133,6 +149,7 @@ def measure_speech(real: np.ndarray, made: np.ndarray, mean: np.ndarray) -> Valu
         "variance_ratio_of": float(real[:, 1:].var(0).sum()),
         "explained": float(np.square(real - made)[:, 1:].sum()),
         "explained_of": float(np.square(real - mean)[:, 1:].sum()),
+        **_within(real[:, 1:], made[:, 1:]),
         "level_correlation": float(_correlations(real[:, :1], made[:, :1])[0]),
         "band_correlation": float(_correlations(band_levels(real), band_levels(made)).mean()),
     }
@@ -201,7 +218,7 @@ def _rows(
             numbers = np.array([v[measure] for v in values])
             if f"{measure}_of" in values[0]:
                 statistics = boot.ratios(numbers, np.array([v[f"{measure}_of"] for v in values]))
-                statistics = 1 - statistics if measure == "explained" else statistics
+                statistics = 1 - statistics if measure.startswith("explained") else statistics
                 value, low, high = boot.interval(statistics)
             else:
                 value, low, high = boot.mean(numbers)
@@ -212,6 +229,15 @@ def _rows(
             )  # fmt: skip
         rows.append(Row(name, kind, measures))
     return rows
+
+
+def _restored(config: Any) -> str:
+    if config.variance_form == "each":
+        return f"{config.variance:g} of the missing variance over time is restored (global variance)"
+    return (
+        f"variance over time is restored to {config.variance:g} of the real, as training clips have it (global "
+        "variance, one factor for each side)"
+    )
 
 
 def _notes(run: "OpenRun", alone: bool, sources: int) -> tuple[str, ...]:
@@ -226,8 +252,8 @@ def _notes(run: "OpenRun", alone: bool, sources: int) -> tuple[str, ...]:
         "linear regression: ridge, its strength chosen on every fifth training clip",
         *(
             (
-                f"fine-tuned, and the randomly initialised DNN: {config.variance:g} of the missing variance over time "
-                "is restored (global variance), which costs accuracy; 'as predicted' is without",
+                f"fine-tuned, and the randomly initialised DNN: {_restored(config)}, which costs accuracy; "
+                "'as predicted' is without",
             )
             if config.variance
             else ()

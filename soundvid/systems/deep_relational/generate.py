@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from fractions import Fraction
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from soundvid.media.probe import Source, probe
 from soundvid.media.video_reader import VideoReader
 from soundvid.media.video_writer import VideoWriter
 from soundvid.recipe.model import Video
-from soundvid.systems.deep_relational.system import Relation, centre
+from soundvid.systems.deep_relational.system import Relation
 from soundvid.systems.sound_input import SoundInput, open_sound
 from soundvid.systems.spec import Generated, check_target
 
@@ -42,7 +43,7 @@ class Translator:
     """One side of a whole clip from the other. `to_speech` and `to_lips` are the system's own unless others are given.
 
     Every moment is predicted by itself, from the visible layer about it; of what a layer with several taps predicts,
-    its middle is taken.
+    its middle is taken. With `window_average` lips are the mean of all layers' predictions of their moment.
     """
 
     def __init__(self, system: Any, to_speech: Side | None = None, to_lips: Side | None = None) -> None:
@@ -50,13 +51,16 @@ class Translator:
         self.system: Relation = system
         self.form = system.form
         self.to_speech, self.to_lips = to_speech or system.to_speech, to_lips or system.to_lips
-        self.gains = (system.tensors["speech_gain"], system.tensors["picture_gain"]) if own else (None, None)
+        self.restores = own and bool(system.config.variance)
 
     def speech(self, pictures: np.ndarray, mean: np.ndarray, rows: int, level: np.ndarray) -> np.ndarray:
         """Mel-cepstra, float32 (rows, M), of DCT rows (P, D); `mean` (D,) and `level` (M,): what was subtracted."""
-        shown = self.system.components(self._tensor(pictures), self._tensor(mean))[None]
-        made = self._made(self.to_speech, self.system.x_at, shown, self.form.place(np.arange(rows)), self.gains[0])
-        return self.system.cepstra(made, self._tensor(level)).cpu().numpy()
+        system = self.system
+        shown = system.components(self._tensor(pictures), self._tensor(mean))[None]
+        places = self.form.place(np.arange(rows))
+        made = self._made(self.to_speech, partial(system.x_at, shown), places, system.speech_taps)
+        made = self._restored(made, system.tensors["speech_gain"])
+        return system.cepstra(made, self._tensor(level)).cpu().numpy()
 
     def lips(self, speech: np.ndarray, level: np.ndarray, pictures: int, mean: np.ndarray) -> np.ndarray:
         """DCT rows, float32 (pictures, D), of mel-cepstra (S, M); `level` (M,) and `mean` (D,): what was subtracted."""
@@ -65,19 +69,45 @@ class Translator:
 
     def components(self, speech: np.ndarray, level: np.ndarray, pictures: int) -> "Tensor":
         """The same as standardised principal components, `pictures K`."""
-        heard = self.system.standardised(self._tensor(speech), self._tensor(level))[None]
-        return self._made(self.to_lips, self.system.y_at, heard, self.form.row(np.arange(pictures)), self.gains[1])
+        system, numbers = self.system, np.arange(pictures)
+        heard = system.standardised(self._tensor(speech), self._tensor(level))[None]
+        layer = partial(system.y_at, heard)
+        if not system.config.window_average:
+            made = self._made(self.to_lips, layer, self.form.row(numbers), system.lips_taps)
+            return self._restored(made, system.tensors["picture_gain"])
+        # Layers with a tap on a picture; only those whose middle lies in the clip have heard enough.
+        offsets = np.array(system.config.lips_offsets) * float(self.form.fps)
+        middles, which = np.unique(np.round(numbers[:, None] - offsets, 6), return_inverse=True)
+        made = self._made(self.to_lips, layer, self.form.row(middles), system.lips_taps, whole=True)
+        of = torch.from_numpy(which.reshape(pictures, -1))
+        taps = made[of, torch.arange(system.lips_taps)]
+        inside = self._tensor((middles > -0.5) & (middles < pictures - 0.5))[of]
+        made = (taps * inside[..., None]).sum(1) / inside.sum(1, keepdim=True)
+        return self._restored(made, system.tensors["picture_gain"])
+
+    def _restored(self, made: "Tensor", gain: "Tensor") -> "Tensor":
+        """With the variance over time that the run's global variance gives back, `N K`."""
+        if not self.restores:
+            return made
+        mean = made.mean(0) if self.system.config.variance_form == "side" else 0.0
+        return mean + (made - mean) * gain
 
     def _made(
-        self, side: Side, layer: Callable[..., "Tensor"], given: "Tensor", places: np.ndarray, gain: "Tensor | None"
+        self,
+        side: Side,
+        layer: "Callable[[Tensor], Tensor]",
+        places: np.ndarray,
+        taps: int,
+        whole: bool = False,
     ) -> "Tensor":
+        """The middle of the `taps` that layers at `places` predict, `N K`; with `whole` all of them, `N taps K`."""
         parts = []
         with torch.inference_mode():
             for first in range(0, len(places), CHUNK):
-                visible = layer(given, self._tensor(places[first : first + CHUNK])[None])[0]
-                parts.append(centre(side(visible), self.system.config.taps))
-            made = torch.cat(parts)
-            return made if gain is None else made * gain
+                visible = layer(self._tensor(places[first : first + CHUNK])[None])[0]
+                predicted = side(visible).unflatten(-1, (taps, -1))
+                parts.append(predicted if whole else predicted[:, taps // 2])
+            return torch.cat(parts)
 
     def _tensor(self, values: np.ndarray) -> "Tensor":
         return torch.as_tensor(np.asarray(values), dtype=torch.float32, device=self.system.device)

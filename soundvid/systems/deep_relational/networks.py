@@ -8,6 +8,10 @@ form is T. Nakashika's (IEICE E101-D(2):428-436, 2018) with Gaussian visible lay
 
 Layers x, h_1, ..., h_L, y form a chain, so those with an even number are independent given those with an odd one, and
 Gibbs sampling in two blocks is exact for any L.
+
+With `centre` 1/2 every h_l stands for h_l - 1/2 (G. Montavon and K.-R. Mueller, "Deep Boltzmann machines and the
+centering trick", 2012). That is the same family of distributions with other biases, but a layer of which nothing is
+known then adds nothing to its neighbours, so the feed-forward passes begin where the distribution's own inference does.
 """
 
 import numpy as np
@@ -31,6 +35,8 @@ class DeepRelationalModel(nn.Module):
         hidden: tuple[int, ...] = (100, 100),
         dropout: float = 0.0,
         least_variance: float = float(np.exp(-4)),
+        centre: float = 0.0,
+        first_weights: float = 0.1,
     ) -> None:
         super().__init__()
         if not hidden:
@@ -40,9 +46,9 @@ class DeepRelationalModel(nn.Module):
         self.zx, self.zy = nn.Parameter(torch.zeros(x)), nn.Parameter(torch.zeros(y))  # log variances
         self.c = nn.ParameterList(torch.zeros(size) for size in hidden)
         self.w = nn.ParameterList(
-            0.1 / (i + o) ** 0.5 * torch.randn(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            first_weights / (i + o) ** 0.5 * torch.randn(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
         )
-        self.dropout, self.smallest_z = dropout, float(np.log(least_variance))
+        self.dropout, self.smallest_z, self.centre = dropout, float(np.log(least_variance)), centre
 
     @property
     def layers(self) -> int:
@@ -62,6 +68,7 @@ class DeepRelationalModel(nn.Module):
     def energy(self, x: Tensor, h: list[Tensor], y: Tensor) -> Tensor:
         """E of each example, `N`. Linear in every h_l, so means in the place of h give the mean energy."""
         vx, vy = self.variances
+        h = [layer - self.centre for layer in h]
         value = ((x - self.b).square() / vx).sum(1) / 2 + ((y - self.d).square() / vy).sum(1) / 2
         for layer, bias in zip(h, self.c, strict=True):
             value = value - layer @ bias
@@ -72,17 +79,17 @@ class DeepRelationalModel(nn.Module):
 
     def x_given(self, h: list[Tensor]) -> Tensor:
         """The mean of p(x | h_1); its variance is sx^2."""
-        return self.b + h[0] @ self.w[0].T
+        return self.b + (h[0] - self.centre) @ self.w[0].T
 
     def y_given(self, h: list[Tensor]) -> Tensor:
         """The mean of p(y | h_L); its variance is sy^2."""
-        return self.d + h[-1] @ self.w[-1]
+        return self.d + (h[-1] - self.centre) @ self.w[-1]
 
     def h_given(self, layer: int, x: Tensor, h: list[Tensor], y: Tensor) -> Tensor:
         """The means of p(h_l | its neighbours), `N J_l`; `layer` counts from 0."""
         vx, vy = self.variances
-        below = x / vx if layer == 0 else h[layer - 1]
-        above = y / vy if layer == self.layers - 1 else h[layer + 1]
+        below = x / vx if layer == 0 else h[layer - 1] - self.centre
+        above = y / vy if layer == self.layers - 1 else h[layer + 1] - self.centre
         return torch.sigmoid(self.c[layer] + below @ self.w[layer] + above @ self.w[layer + 1].T)
 
     def halves(self, count: int) -> list[Tensor]:
@@ -150,14 +157,14 @@ class DeepRelationalModel(nn.Module):
         """x -> h_1 -> ... -> h_L -> y, `N Y`."""
         h = x / self.variances[0]
         for bias, weight in zip(self.c, self.w[:-1], strict=True):
-            h = functional.dropout(torch.sigmoid(bias + h @ weight), self.dropout, self.training)
+            h = functional.dropout(torch.sigmoid(bias + h @ weight) - self.centre, self.dropout, self.training)
         return self.d + h @ self.w[-1]
 
     def forward_x(self, y: Tensor) -> Tensor:
         """y -> h_L -> ... -> h_1 -> x, `N X`."""
         h = y / self.variances[1]
         for bias, weight in zip(reversed(list(self.c)), reversed(list(self.w)[1:]), strict=True):
-            h = functional.dropout(torch.sigmoid(bias + h @ weight.T), self.dropout, self.training)
+            h = functional.dropout(torch.sigmoid(bias + h @ weight.T) - self.centre, self.dropout, self.training)
         return self.b + h @ self.w[0].T
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from soundvid.errors import SoundvidError
 from soundvid.systems.deep_relational.config import Config
@@ -36,7 +37,8 @@ class Relation(System):
         self.config, self.form = config, Form.of(facts)
         components, coefficients = facts["components"], self.form.speech.order + 1
         (size,) = self.form.lips.row_shape
-        self.x, self.y = components * config.taps, coefficients * config.taps
+        self.lips_taps, self.speech_taps = len(config.lips_offsets), len(config.speech_offsets)
+        self.x, self.y = components * self.lips_taps, coefficients * self.speech_taps
         self.tensors = {
             "picture_mean": torch.zeros(size),
             "basis": torch.zeros(components, size),
@@ -74,20 +76,16 @@ class Relation(System):
         """The inverse."""
         return standardised * self.tensors["speech_deviation"] + mean
 
-    @property
-    def offsets(self) -> list[float]:
-        """Where the taps of a visible layer look, in seconds from its moment."""
-        half = self.config.taps // 2
-        return [k * self.config.tap_seconds for k in range(-half, half + 1)]
-
     def x_at(self, components: Tensor, place: Tensor) -> Tensor:
         """Visible layer x at places `B R` among pictures, of components `B P K`: `B R taps*K`."""
-        return torch.cat([interpolated(components, place + o * float(self.form.fps)) for o in self.offsets], -1)
+        rate = float(self.form.fps)
+        return torch.cat([interpolated(components, place + o * rate) for o in self.config.lips_offsets], -1)
 
     def y_at(self, standardised: Tensor, row: Tensor) -> Tensor:
-        """Visible layer y at rows `B R`, of standardised mel-cepstra `B S M`: `B R taps*M`."""
-        rate = float(self.form.speech.rate)
-        return torch.cat([interpolated(standardised, row + o * rate) for o in self.offsets], -1)
+        """Visible layer y at rows `B R`, of standardised mel-cepstra `B S M`: `B R speech_taps*M`."""
+        rate, offsets = float(self.form.speech.rate), self.config.speech_offsets
+        around = averaged(standardised, self.form.averaged_rows(self.config))
+        return torch.cat([interpolated(around if o else standardised, row + o * rate) for o in offsets], -1)
 
     def visible(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The visible layers x and y of a batch's moments, under each other: `B*R X` and `B*R Y`, float32."""
@@ -115,18 +113,35 @@ class Relation(System):
     def to_lips(self, y: Tensor) -> Tensor:
         """Visible layer x, `N X`, of visible layer y, `N Y`."""
 
-    def follow_gains(self, x: Tensor, y: Tensor, step: int) -> None:
-        """Follow how much less than the real features the predicted ones vary, over training moments."""
-        if not self.config.variance or step % GAIN_EVERY:
+    def speech_error(self, wanted: Tensor, found: Tensor) -> Tensor:
+        return squared_error(wanted, found, self.speech_taps, self.config.middle_share)
+
+    def lips_error(self, wanted: Tensor, found: Tensor) -> Tensor:
+        return squared_error(wanted, found, self.lips_taps, self.config.middle_share)
+
+    def follow_gains(self, x: Tensor, y: Tensor, step: int, moments: int) -> None:
+        """Follow how much less than the real features the predicted ones vary, over training moments.
+
+        `moments` of them, one after another, are of the same example.
+        """
+        config = self.config
+        if not config.variance or step % GAIN_EVERY:
             return
         self.eval()
         with torch.no_grad():
-            pairs = {"speech_gain": (self.to_speech(x), y), "picture_gain": (self.to_lips(y), x)}
+            pairs = {
+                "speech_gain": (self.to_speech(x), y, self.speech_taps),
+                "picture_gain": (self.to_lips(y), x, self.lips_taps),
+            }
         self.train()
         share = min(0.95, (1 + step / GAIN_EVERY) / (10 + step / GAIN_EVERY))
-        for name, (made, real) in pairs.items():
-            deviations = [centre(side, self.config.taps).std(0).clamp(min=1e-6) for side in (real, made)]
-            now = (deviations[0] / deviations[1]).clamp(1, MOST_GAIN) ** self.config.variance
+        for name, (*sides, taps) in pairs.items():
+            made, real = (centre(side, taps) for side in sides)
+            if config.variance_form == "each":
+                now = (real.std(0) / made.std(0).clamp(min=1e-6)).clamp(1, MOST_GAIN) ** config.variance
+            else:
+                of_made, of_real = (side.unflatten(0, (-1, moments)).var(1).mean(0) for side in (made, real))
+                now = restoring(of_made, of_real, config.variance)
             self.tensors = {**self.tensors, name: share * self.tensors[name] + (1 - share) * now}
 
     def rate(self, step: int) -> float:
@@ -159,6 +174,30 @@ def interpolated(rows: Tensor, place: Tensor) -> Tensor:
     return take(low) * (1 - share) + take((low + 1).clamp(max=last)) * share
 
 
+def averaged(rows: Tensor, count: int) -> Tensor:
+    """Each of rows `B N K` as the mean of the `count` (odd) about it; beyond the ends the first and the last again."""
+    if count == 1:
+        return rows
+    half = count // 2
+    wide = functional.pad(rows.transpose(1, 2), (half, half), mode="replicate")
+    return functional.avg_pool1d(wide, count, stride=1).transpose(1, 2)
+
+
+def restoring(made: Tensor, real: Tensor, share: float) -> Tensor:
+    """Factors `K` with which variances `made` `K` sum to `share` of the sum of those of `real`.
+
+    They are alike, as that costs least-squares predictions the least, but that none makes a feature vary more than the
+    real one does, none is below 1 and none above MOST_GAIN.
+    """
+    most = (real / made.clamp(min=1e-12)).sqrt().clamp(1, MOST_GAIN)
+    low, high = 1.0, MOST_GAIN
+    for _ in range(30):
+        middle = (low + high) / 2
+        enough = (made * most.clamp(max=middle).square()).sum() > share * real.sum()
+        low, high = (low, middle) if enough else (middle, high)
+    return most.clamp(max=high)
+
+
 def centre(visible: Tensor, taps: int) -> Tensor:
     """The middle tap of a visible layer `... taps*K`: `... K`."""
     return visible.unflatten(-1, (taps, -1))[..., taps // 2, :]
@@ -169,14 +208,22 @@ def r_squared(wanted: Tensor, found: Tensor) -> Tensor:
     return 1 - (wanted - found).square().mean() / wanted.square().mean().clamp(min=1e-9)
 
 
+def squared_error(wanted: Tensor, found: Tensor, taps: int, middle: float | None) -> Tensor:
+    """The mean over visible layers `N taps*K`; the middle tap counts `middle` of it, by default as much as others."""
+    each = (wanted - found).square().unflatten(-1, (taps, -1)).mean((0, 2))
+    if middle is None or taps == 1:
+        return each.mean()
+    own = each[taps // 2]
+    return middle * own + (1 - middle) * (each.sum() - own) / (taps - 1)
+
+
 def errors(system: Relation, batch: Batch, y: Tensor, x: Tensor) -> Metrics:
     """Mean squared errors of predicted visible layers, and R squared at their moments."""
-    taps = system.config.taps
     real_x, real_y = system.visible(batch)
     return {
-        "loss": (y - real_y).square().mean() + (x - real_x).square().mean(),
-        "r2_speech": r_squared(centre(real_y, taps), centre(y, taps)),
-        "r2_lips": r_squared(centre(real_x, taps), centre(x, taps)),
+        "loss": system.speech_error(real_y, y) + system.lips_error(real_x, x),
+        "r2_speech": r_squared(*(centre(side, system.speech_taps) for side in (real_y, y))),
+        "r2_lips": r_squared(*(centre(side, system.lips_taps) for side in (real_x, x))),
     }
 
 
@@ -232,11 +279,11 @@ class BaselineSystem(Relation):
     def training_step(self, batch: Batch, step: int) -> Metrics:
         self.set_rate(step)
         x, y = self.visible(batch)
-        speech = (self.to_speech(self.noisy(x)) - y).square().mean()
-        lips = (self.to_lips(self.noisy(y)) - x).square().mean()
+        speech = self.speech_error(y, self.to_speech(self.noisy(x)))
+        lips = self.lips_error(x, self.to_lips(self.noisy(y)))
         self.update("to_speech", speech)
         self.update("to_lips", lips)
-        self.follow_gains(x, y, step)
+        self.follow_gains(x, y, step, batch["row"].shape[1])
         return {"loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach()}
 
     def validation_step(self, batch: Batch) -> Metrics:
@@ -289,7 +336,10 @@ class _ModelSystem(Relation):
                     f"{run.folder.path}: stage '{name}' was trained with another {wrong[0]} ({theirs[wrong[0]]}, here "
                     f"{config.shared[wrong[0]]}); name another folder for another run"
                 )
-        model = DeepRelationalModel(self.x, self.y, config.hidden, config.dropout, config.least_variance)
+        model = DeepRelationalModel(
+            self.x, self.y, config.hidden, config.dropout, config.least_variance, 0.5 if config.centred else 0.0,
+            config.first_weights,
+        )  # fmt: skip
         self.networks = {"model": model}
         self.call = dict(self.networks)
         self.optimizers = {"model": self.adam(self.networks["model"])}
@@ -378,10 +428,10 @@ class FineTuningSystem(_ModelSystem):
     def training_step(self, batch: Batch, step: int) -> Metrics:
         self.set_rate(step)
         x, y = self.visible(batch)
-        speech = (self.to_speech(self.noisy(x)) - y).square().mean()
-        lips = (self.to_lips(self.noisy(y)) - x).square().mean()
+        speech = self.speech_error(y, self.to_speech(self.noisy(x)))
+        lips = self.lips_error(x, self.to_lips(self.noisy(y)))
         gradient = self.update("model", speech + lips, clip=10.0)
-        self.follow_gains(x, y, step)
+        self.follow_gains(x, y, step, batch["row"].shape[1])
         return {
             "loss": (speech + lips).detach(), "speech": speech.detach(), "lips": lips.detach(), "gradient": gradient,
         }  # fmt: skip

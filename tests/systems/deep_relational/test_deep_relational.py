@@ -2,6 +2,7 @@
 
 import contextlib
 from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -41,18 +42,19 @@ from soundvid.systems.deep_relational.evaluate import (  # noqa: E402
     methods,
 )
 from soundvid.systems.deep_relational.generate import Translator  # noqa: E402
-from soundvid.systems.deep_relational.system import BaselineSystem, interpolated  # noqa: E402
+from soundvid.systems.deep_relational.system import BaselineSystem, averaged, interpolated, restoring, squared_error  # noqa: E402
 from soundvid.training.run import RunFolder  # noqa: E402
 
 SECONDS = 7  # of each drawn video
 AREA = (slice(400, 660), slice(510, 770))  # rows and columns of the drawing: the mouth, 260 x 260
 
 
-def drawn(folder, seed: int) -> None:
-    """A drawn mouth that says vowels, cut out of the demo's face."""
+def drawn(folder, seed: int, seconds: int = SECONDS) -> None:
+    """A drawn mouth that says vowels, cut out of the demo's face; the first `seconds` of it."""
     scene = mouth.scene(SECONDS, seed)
-    pictures = (np.ascontiguousarray(picture[AREA]) for picture in scene.frames)
-    write_video(folder / f"mouth{seed}.mp4", pictures, Fraction(30), scene.sound.astype(np.float32), RATE)
+    pictures = (np.ascontiguousarray(picture[AREA]) for picture in islice(scene.frames, seconds * 30))
+    sound = scene.sound[: seconds * RATE].astype(np.float32)
+    write_video(folder / f"mouth{seed}.mp4", pictures, Fraction(30), sound, RATE)
 
 
 def opening(seed: int) -> np.ndarray:
@@ -86,7 +88,10 @@ def store(videos, tmp_path_factory):
 def run(store):
     """Small but real: all three stages."""
     torch.set_num_threads(1)
-    values = ("taps=5", "hidden=[48, 48]", "steps=200", "fine_tuning.steps=700", "rows=48", "validate_every=250")
+    values = (
+        "taps=5", "speech_taps=7", "speech_averaged=true", "hidden=[48, 48]", "centred=true", "first_weights=1.0",
+        "window_average=true", "steps=120", "fine_tuning.steps=300", "rows=48", "validate_every=150",
+    )  # fmt: skip
     request = train.Request(
         "deep_relational", store.parent / "run", "lips-speech", store, preset="tiny", values=values, device="cpu",
         workers=0,
@@ -135,6 +140,31 @@ def test_rows_between_rows_are_interpolated_and_ends_are_repeated():
     assert found.tolist() == [0.0, 0.0, 2.5, 20.0, 30.0, 30.0]
 
 
+def test_moments_of_speech_are_averages_over_the_time_between_them():
+    config = FINE_TUNING["recommended"]
+    rows = torch.tensor([[[1.0], [2.0], [6.0], [0.0]]])
+    assert averaged(rows, 3)[0, :, 0].tolist() == pytest.approx([4 / 3, 3.0, 8 / 3, 2.0])
+    assert config.speech_offsets == pytest.approx(np.arange(-10, 11) * 0.04)
+    assert config.lips_offsets == pytest.approx(np.arange(-2, 3) * 0.08)
+    assert FINE_TUNING["paper"].speech_offsets == FINE_TUNING["paper"].lips_offsets == [0]
+
+
+def test_the_middle_moment_can_count_more_than_the_others():
+    wanted = torch.zeros(2, 6)
+    found = torch.tensor([[3.0, 3, 1, 1, 0, 0], [3, 3, 1, 1, 0, 0]])  # errors 9, 1 and 0 of three moments
+    values = [float(squared_error(wanted, found, 3, middle)) for middle in (None, 1.0, 0.5)]
+    assert values == pytest.approx([10 / 3, 1, 0.5 * 1 + 0.5 * 4.5])
+
+
+def test_variance_is_restored_by_one_factor_but_never_beyond_the_real():
+    made, real = torch.tensor([0.25, 0.9, 0.01]), torch.tensor([1.0, 1.0, 0.1])
+    gain = restoring(made, real, 0.8)
+    assert float((made * gain**2).sum()) == pytest.approx(0.8 * 2.1, abs=1e-3)
+    assert gain[0] == gain[2] and gain[1] == pytest.approx((1 / 0.9) ** 0.5)
+    assert restoring(real, made, 0.8).tolist() == [1, 1, 1]  # enough already
+    assert restoring(made / 1e6, real, 0.8).max() == 4  # no further than that
+
+
 def test_statistics_are_of_the_training_clips_and_come_back_with_the_run(run, store):
     opened = open_run(run)
     clips = load_clips("lips-speech", None, "train", store=store)
@@ -163,7 +193,8 @@ def test_every_method_is_measured_in_both_directions_and_fine_tuning_helps(run):
     assert speech.row(TUNED)["level_correlation"].value > 0.8
     assert lips.row(TUNED)["variance_ratio"].value > 0.5
     assert lips.row(MEAN)["variance_ratio"].value == pytest.approx(0, abs=1e-6)
-    assert lips.row(MEAN)["explained"].value == pytest.approx(0, abs=1e-6)
+    for measure in ("explained", "explained_within"):
+        assert lips.row(MEAN)[measure].value == pytest.approx(0, abs=1e-6)
     assert "bootstrap over clips" in lips.notes[0]  # one source
     gaps = [line["energy_gap"] for line in RunFolder(run / "likelihood").log() if line["kind"] == "train"]
     assert len(gaps) > 5 and np.isfinite(gaps).all()
@@ -172,7 +203,8 @@ def test_every_method_is_measured_in_both_directions_and_fine_tuning_helps(run):
 def test_the_bands_of_mel_cepstra_are_where_their_envelope_is(store):
     clips = load_clips("lips-speech", None, "test", store=store)
     form = Form.of(RelationExamples(FINE_TUNING["tiny"], clips, "validation").facts).speech
-    speech = clips.feature(1, "mel_cepstrum")
+    loudest = max(range(len(clips)), key=lambda i: clips.rows[i]["peak_dbfs"])  # which one is silent depends on keys
+    speech = clips.feature(loudest, "mel_cepstrum")
     levels = np.log(np.abs(form.envelope(speech)))  # at linear frequencies
     for band in range(BANDS):
         middle = (band + 0.5) * np.pi / BANDS
@@ -181,6 +213,9 @@ def test_the_bands_of_mel_cepstra_are_where_their_envelope_is(store):
     mean = np.broadcast_to(speech.mean(0), speech.shape)
     same, still, halved = (measure_speech(speech, made, mean) for made in (speech, mean, mean + (speech - mean) / 2))
     assert same["band_correlation"] == pytest.approx(1) and halved["band_correlation"] == pytest.approx(1, abs=1e-4)
+    other = measure_speech(speech, speech + np.float32(3), mean)  # another microphone
+    assert other["explained"] > other["explained_of"] and other["explained_within"] < 1e-6 * other["explained_of"]
+    assert still["explained_within"] == pytest.approx(still["explained_within_of"], rel=1e-4)
     assert still["band_correlation"] == still["level_correlation"] == 0
     assert halved["variance_ratio"] / halved["variance_ratio_of"] == pytest.approx(0.25, abs=1e-4)
 
@@ -200,6 +235,11 @@ def test_variance_is_restored_to_both_networks_alike(store, tmp_path):
     gain = system.tensors["speech_gain"].numpy()
     np.testing.assert_allclose(restored, predicted * gain**2, rtol=1e-3, atol=1e-8)
     assert gain.min() >= 1 and gain.max() > 1.5
+    # By one factor, about the clip's own mean: that stays, and so does how features vary against each other.
+    system.config = system.config.model_copy(update={"variance_form": "side"})
+    plain, again = (found[name].speech(rows, mean, 200, level) for name in (PLAIN, TUNED))
+    np.testing.assert_allclose(again.mean(0), plain.mean(0), atol=1e-5)
+    np.testing.assert_allclose(again.var(0), predicted * gain**2, rtol=1e-3, atol=1e-8)
     assert opened.earlier["baselines"].system.tensors["picture_gain"].max() > 1.5
 
 
@@ -268,12 +308,13 @@ def test_generated_lips_open_when_and_as_far_as_the_true_ones(run, store, videos
     assert np.corrcoef(truth, found)[0, 1] > 0.9
 
 
-def test_speech_is_generated_from_a_videos_lips(run, videos, tmp_path):
-    made = generate(run, tmp_path / "speech.wav", {"video": videos / "mouth3.mp4"}, device="cpu")
+def test_speech_is_generated_from_a_videos_lips(run, tmp_path):
+    drawn(tmp_path, 4, 4)
+    made = generate(run, tmp_path / "speech.wav", {"video": tmp_path / "mouth4.mp4"}, device="cpu")
     sound, rate = soundfile.read(tmp_path / "speech.wav")
-    assert rate == 12000 and len(sound) / rate == pytest.approx(SECONDS, abs=0.02) == pytest.approx(made.seconds)
+    assert rate == 12000 and len(sound) / rate == pytest.approx(4, abs=0.02) == pytest.approx(made.seconds)
     speech = open_run(run).system.form.speech
-    real = speech.analyse(speech.resampled(mouth.scene(SECONDS, 3).sound, RATE))[: len(sound) // 60]
+    real = speech.analyse(speech.resampled(mouth.scene(SECONDS, 4).sound, RATE))[: len(sound) // 60]
     found = speech.analyse(sound)
     assert np.corrcoef(real[:, 0], found[: len(real), 0])[0, 1] > 0.7  # loud when the mouth is open
     assert any("pitch" in note for note in made.notes)

@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from soundvid.systems.deep_relational.networks import DeepRelationalModel  # noqa: E402
+from soundvid.systems.deep_relational.networks import DeepRelationalModel, FeedForward  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +18,10 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def model(x=3, y=2, hidden=(2, 3), scale=0.7, seed=0):
+def model(x=3, y=2, hidden=(2, 3), scale=0.7, seed=0, centre=0.0):
     """A model with weights large enough to matter, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    made = DeepRelationalModel(x, y, hidden).double()
+    made = DeepRelationalModel(x, y, hidden, centre=centre).double()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
@@ -79,9 +79,30 @@ def test_derivatives_of_the_energy_are_those_of_autograd_and_of_finite_differenc
             )
 
 
-@pytest.mark.parametrize("hidden", [(3,), (2, 3), (2, 2, 2)])
-def test_conditionals_are_those_of_every_state_enumerated(hidden):
-    made = model(hidden=hidden)
+def test_a_centred_model_is_the_same_distribution_with_other_biases():
+    centred, plain = model(centre=0.5), model()
+    half = [weight.detach() / 2 for weight in plain.w]
+    with torch.no_grad():
+        plain.b -= half[0].sum(1)
+        plain.d -= half[2].sum(0)
+        plain.c[0] -= half[1].sum(1)
+        plain.c[1] -= half[1].sum(0)
+        x, y = torch.randn(1, 3).double().expand(32, -1), torch.randn(1, 2).double().expand(32, -1)
+        gap = centred.energy(x, states((2, 3)), y) - plain.energy(x, states((2, 3)), y)
+        torch.testing.assert_close(gap, gap[:1].expand(32), atol=1e-10, rtol=0)  # a constant: the same p(h | x, y)
+        h = [part[5:6] for part in states((2, 3))]
+        torch.testing.assert_close(centred.x_given(h), plain.x_given(h))
+        torch.testing.assert_close(centred.y_given(h), plain.y_given(h))
+        torch.testing.assert_close(centred.infer_y(x), plain.infer_y(x))
+        # Its feed-forward pass is the first of the distribution's own sweeps: unknown layers add nothing.
+        unknown = centred.h_given(0, x, centred.halves(32), torch.zeros_like(y))
+        middle = centred.h_given(1, x, [unknown, centred.halves(32)[1]], torch.zeros_like(y))
+        torch.testing.assert_close(centred.forward_y(x), centred.y_given([unknown, middle]))
+
+
+@pytest.mark.parametrize(("hidden", "centre"), [((3,), 0.0), ((2, 3), 0.0), ((2, 2, 2), 0.0), ((2, 3), 0.5)])
+def test_conditionals_are_those_of_every_state_enumerated(hidden, centre):
+    made = model(hidden=hidden, centre=centre)
     x, y = torch.randn(1, 3).double(), torch.randn(1, 2).double()
     every = states(hidden)
     count = len(every[0])
@@ -197,6 +218,38 @@ def test_the_toy_of_the_specification():
     assert before[0] > 0.78 and before[1] > 0.75
     assert min(after) > 0.92
     assert np.all(np.array(after) > np.array(linear) + 0.03)
+
+
+def test_how_the_model_begins_decides_how_soon_it_learns_both_directions():
+    """With the first weights of `paper` two layers of sigmoids pass on next to nothing; from larger ones, and with
+    hidden units counted from 1/2, it learns as soon as two networks of twice as many weights."""
+    (x, y), (new_x, new_y) = related(6000, 1), related(2000, 2)
+
+    def learn(to_y, to_x, parameters) -> tuple[float, float]:
+        draw, optimizer = torch.Generator().manual_seed(0), torch.optim.Adam(parameters, 3e-3)
+        for _ in range(200):
+            chosen = torch.randint(6000, (100,), generator=draw)
+            loss = (to_y(x[chosen]) - y[chosen]).square().mean() + (to_x(y[chosen]) - x[chosen]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            return r_squared(new_y, to_y(new_x)), r_squared(new_x, to_x(new_y))
+
+    torch.manual_seed(0)
+    found = {}
+    for name, made in (
+        ("plain", DeepRelationalModel(40, 32, (100, 100))),
+        ("larger first weights", DeepRelationalModel(40, 32, (100, 100), first_weights=1.0)),
+        ("centred", DeepRelationalModel(40, 32, (100, 100), centre=0.5, first_weights=1.0)),
+    ):
+        found[name] = learn(made.forward_y, made.forward_x, made.parameters())
+    pair = FeedForward((40, 100, 100, 32)), FeedForward((32, 100, 100, 40))
+    found["two networks"] = learn(*pair, [p for network in pair for p in network.parameters()])
+    print({name: [f"{value:.3f}" for value in values] for name, values in found.items()})
+    assert max(found["plain"]) < 0.5 < 0.85 < min(found["larger first weights"])
+    assert min(found["centred"]) > 0.85
+    assert np.abs(np.subtract(found["centred"], found["two networks"])).max() < 0.03  # with half of their weights
 
 
 def test_weights_are_shared_by_both_directions():
