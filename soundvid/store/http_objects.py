@@ -67,7 +67,7 @@ class HttpObjects:
             self._owner = os.getpid()
         path = f"{quote(key)}{self._query}"
         given = {**self._headers, **headers}
-        response = None
+        response: Any = None
         broken: OSError | None = None
         try:
             # The host's own pool takes a fifth less time for a small answer than the manager, which parses the whole
