@@ -36,6 +36,12 @@ class Config(Options):
         description="the input image in training. Choice: the papers say 'a single image'. first: of the clip; window: "
         "of the 100 pictures; random: any of the clip",
     )
+    cache: int = Field(
+        0,
+        ge=0,
+        description="MiB of decoded pictures that each reading process keeps (crop 1 only: a random square changes in "
+        "every epoch); 0: none",
+    )
     # Sound
     amplitude: Literal["stored", "peak", "loudness"] = Field(
         "stored",
@@ -76,6 +82,31 @@ class Config(Options):
         "tanh",
         description="tanh: the picture (papers). With generator film also residual: what is added to the input image; "
         "composite: masks mix the input image, the input image warped by a predicted flow, and new content",
+    )
+    basis: int = Field(
+        0,
+        ge=0,
+        description="with output composite: principal components of the motion in the training pictures, of which the "
+        "sound, the input image and the time since it give the weights; what the masks keep of the input image is then "
+        "the image with those weights. Needs a camera that stands still; papers: none",
+    )
+    basis_first: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the steps that learn the weights of the basis alone, by their squared error: about a "
+        "tenth of a whole step's cost",
+    )
+    oscillators: int = Field(
+        24,
+        ge=1,
+        description="of the basis: motion without a sound, extrapolated from the input image at rates that are learnt",
+    )
+    painted_per_step: int | None = Field(
+        None,
+        ge=2,
+        description="with basis: of a step's pictures, how many of each clip the decoder paints (whole chunks); null: "
+        "all",
     )
     norm: Literal["batch", "group", "none"] = Field("batch", description="choice: pix2pix's BatchNorm")
     dropout: float = Field(
@@ -154,6 +185,18 @@ class Config(Options):
             raise ValueError("alpha, squared, beta and gamma are all 0: there is nothing to learn from")
         if self.output != "tanh" and self.generator != "film":
             raise ValueError(f"output {self.output} needs generator film: the U-Net gives the picture itself")
+        if self.basis and (self.generator != "film" or self.output != "composite"):
+            raise ValueError("basis needs generator film and output composite: masks decide what is kept of it")
+        if self.basis_first and not self.basis:
+            raise ValueError("basis_first needs a basis")
+        if self.basis_first and (self.beta or self.gamma):
+            raise ValueError("basis_first needs beta=0 and gamma=0: the discriminators judge whole pictures")
+        if self.painted_per_step is not None and (not self.basis or self.beta or self.gamma):
+            raise ValueError("painted_per_step needs a basis, and beta=0 and gamma=0")
+        if self.painted_per_step is not None and self.chunk > self.painted_per_step:
+            raise ValueError(f"chunk {self.chunk} is longer than the {self.painted_per_step} pictures that are painted")
+        if self.cache and self.crop < 1:
+            raise ValueError("cache needs crop 1: with a random square no picture is read twice")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")
         if self.half_size and (self.beta or self.gamma):
@@ -178,13 +221,16 @@ class Config(Options):
         return self
 
     def fixed(self) -> dict[str, str]:
-        if self.fall or self.half_size:
-            return {"steps": "with fall or half_size every step depends on how many there are"}
+        if self.fall or self.half_size or self.basis_first:
+            return {"steps": "with fall, half_size or basis_first every step depends on how many there are"}
         return {}
 
 
 RECOMMENDED = Config(
-    frames_per_step=16,
+    batch=8,
+    frames=120,
+    frames_per_step=40,
+    painted_per_step=4,
     chunk=2,
     crop=1.0,
     input_frame="random",
@@ -194,20 +240,24 @@ RECOMMENDED = Config(
     bands=48,
     scale="log",
     normalise=True,
+    encoder="dilated",
     encoder_width=128,
     generator="film",
     width=32,
     output="composite",
+    basis=96,
+    basis_first=0.7,
+    cache=512,
     norm="group",
     beta=0.0,
     gamma=0.0,
     squared=200.0,
     motion=100.0,
-    half_size=0.4,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     beta1=0.9,
     warmup=50,
     fall=True,
+    clip=1.0,
     initial="default",
     validation_clips=16,
 )
@@ -233,8 +283,10 @@ PRESETS: dict[str, Config] = {
         update={
             "steps": 300,
             "fall": False,
-            "half_size": 0.0,
-            "frames_per_step": 12,
+            "basis_first": 0.0,
+            "batch": 4,
+            "basis": 64,
+            "frames_per_step": 24,
             "encoder_width": 64,
             "width": 16,
             "average_decay": 0.98,
