@@ -41,7 +41,7 @@ from tests.helpers.waiting import PATIENCE
 
 torch = pytest.importorskip("torch")
 HOSTILE = '</script><b onclick="alert(1)">x</b>'
-SMALL = ("steps=2", "log_every=1", "validation_clips=2", "width=4", "encoder=blstm", "encoder_width=8",
+SMALL = ("steps=2", "batch=2", "log_every=1", "validation_clips=2", "width=4", "encoder=blstm", "encoder_width=8",
          "frames_per_step=5", "frames=20", "size=32")  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""The part of system 1 that knows what moves: principal components of the training pictures, weighted by sound and time.
+"""What moves, as system 1 knows it: principal components of the training pictures, weighted by sound and time.
 
 A camera that stands still shows a background, and motion that few components span. What of the input picture lies in
-their span is replaced by what the sound asks for, so that the input's arms are gone and what is behind them is there; what
-lies outside (another background, another face) stays as it is.
+their span is replaced by what the sound asks for: its arms are gone, and what is behind them is there. What lies
+outside (another background, another face) stays as it is.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOST_PICTURES = 1536  # that the components are found from
+MOST_BYTES = 400_000_000  # of them as float32
 SLOWEST, FASTEST = 0.5, 12.0  # radians a second, at which oscillators begin
 
 
@@ -24,15 +25,15 @@ class Basis(nn.Module):
     that time at rates that are learnt. All other inputs are the sound's features and the input's own weights.
     """
 
-    mean: Tensor  # `3 H W`
-    components: Tensor  # `K 3 H W`, each of norm 1, orthogonal
+    mean: Tensor  # `HW3`, of the training pictures; as bytes lie, so that they need not be turned to be weighed
+    components: Tensor  # `K HW3`, each of norm 1, orthogonal
     deviation: Tensor  # `K`, of the weights over the training pictures
     kept: Tensor  # `K`, 0 to 1: how much of an input's weight belongs to the clip, and not to the moment
 
     def __init__(self, features: int, count: int, size: int, oscillators: int, width: int = 256) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(3, size, size))
-        self.register_buffer("components", torch.zeros(count, 3, size, size))
+        self.register_buffer("mean", torch.zeros(3 * size * size))
+        self.register_buffer("components", torch.zeros(count, 3 * size * size))
         self.register_buffer("deviation", torch.ones(count))
         self.register_buffer("kept", torch.zeros(count))
         self.look = nn.Sequential(nn.Linear(count, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
@@ -44,28 +45,33 @@ class Basis(nn.Module):
 
     def begin_with(self, pictures: np.ndarray) -> None:
         """Find the components of the motion in clips of training pictures, uint8 `clips T H W 3`."""
-        flat = torch.from_numpy(pictures).movedim(-1, 2).flatten(2).float().div_(127.5).sub_(1)  # clips T D
-        clips, count = flat.shape[:2]
+        flat = torch.from_numpy(pictures).flatten(2).float().div_(127.5).sub_(1)  # clips T D
         own = flat.mean(1, keepdim=True)
         moved = (flat - own).flatten(0, 1)
         values, vectors = torch.linalg.eigh((moved @ moved.T).double())
         strongest = values.argsort(descending=True)[: len(self.components)]
         strongest = strongest[values[strongest] > 1e-6 * values.max().clamp(min=1e-6)]
         found = (vectors[:, strongest] / values[strongest].sqrt()).float().T @ moved
-        self.mean.copy_(flat.mean((0, 1)).view_as(self.mean))
-        self.components.zero_()[: len(found)] = found.view(-1, *self.mean.shape)
-        weights = (flat - self.mean.flatten()) @ self.components.flatten(1).T
+        self.mean.copy_(flat.mean((0, 1)))
+        self.components.zero_()[: len(found)] = found
+        weights = (flat - self.mean) @ self.components.T
         between, within = weights.mean(1).var(0, correction=0), weights.var(1, correction=0).mean(0)
         self.deviation.copy_((between + within).sqrt().clamp(min=1e-3))
-        self.kept.copy_(between / (between + within).clamp(min=1e-6))
+        # Means of seconds of motion differ as well: the clip's own is what differs more between clips than within.
+        self.kept.copy_(((between - within) / (between + within).clamp(min=1e-6)).clamp(min=0))
 
     def weights_of(self, pictures: Tensor) -> Tensor:
-        """`... 3 H W` -> `... K`."""
-        return (pictures - self.mean).flatten(-3) @ self.components.flatten(1).T
+        """Weights of pictures: float `... 3 H W` in [-1, 1], or uint8 `... H W 3` as stored -> float32 `... K`."""
+        stored = pictures.dtype == torch.uint8
+        flat = (pictures if stored else pictures.movedim(-3, -1)).flatten(-3).float()
+        with torch.autocast(flat.device.type, enabled=False):  # a small difference of large sums
+            if stored:
+                return flat @ self.components.T / 127.5 - (self.mean + 1) @ self.components.T
+            return flat @ self.components.T - self.mean @ self.components.T
 
     def weights(self, image: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the input `B K`, and of each picture `B F K`."""
-        own = self.weights_of(image.float())
+        own = self.weights_of(image)
         seen = self.look(own / self.deviation)
         sound, time = features[..., :-1], features[..., -1:].float()
         a, b = self.phase(seen)[:, None].float().chunk(2, -1)
@@ -78,8 +84,9 @@ class Basis(nn.Module):
 
     def paint(self, image: Tensor, own: Tensor, weights: Tensor) -> Tensor:
         """The pictures of weights: `B 3 H W`, `B K`, `B F K` -> `B F 3 H W`."""
-        change = (weights - own[:, None]).flatten(0, 1) @ self.components.flatten(1)
-        return image.float()[:, None] + change.view(*weights.shape[:2], *image.shape[1:])
+        height, width = image.shape[-2:]
+        change = (weights - own[:, None]).flatten(0, 1) @ self.components
+        return image.float()[:, None] + change.view(*weights.shape[:2], height, width, 3).movedim(-1, -3)
 
     def forward(self, image: Tensor, features: Tensor) -> Tensor:
         return self.paint(image, *self.weights(image, features))

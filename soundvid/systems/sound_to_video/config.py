@@ -39,8 +39,8 @@ class Config(Options):
     cache: int = Field(
         0,
         ge=0,
-        description="MiB of decoded pictures that each reading process keeps (crop 1 only: a random square changes in "
-        "every epoch); 0: none",
+        description="MiB of decoded pictures that each reading process keeps, of square clips with crop 1 (a random "
+        "square is another one in every epoch); 0: none",
     )
     # Sound
     amplitude: Literal["stored", "peak", "loudness"] = Field(
@@ -93,9 +93,9 @@ class Config(Options):
     basis_first: float = Field(
         0.0,
         ge=0,
-        lt=1,
-        description="share of the steps that learn the weights of the basis alone, by their squared error: about a "
-        "tenth of a whole step's cost",
+        le=1,
+        description="share of the steps that learn the weights of the basis alone, by their squared error, which costs "
+        "a quarter of a whole step; 1: the decoder never learns, and the basis alone paints",
     )
     oscillators: int = Field(
         24,
@@ -105,8 +105,8 @@ class Config(Options):
     painted_per_step: int | None = Field(
         None,
         ge=2,
-        description="with basis: of a step's pictures, how many of each clip the decoder paints (whole chunks); null: "
-        "all",
+        description="of a step's pictures, how many of each clip the decoder paints (whole chunks at random places); "
+        "the basis learns from all. null: all",
     )
     norm: Literal["batch", "group", "none"] = Field("batch", description="choice: pix2pix's BatchNorm")
     dropout: float = Field(
@@ -189,14 +189,6 @@ class Config(Options):
             raise ValueError("basis needs generator film and output composite: masks decide what is kept of it")
         if self.basis_first and not self.basis:
             raise ValueError("basis_first needs a basis")
-        if self.basis_first and (self.beta or self.gamma):
-            raise ValueError("basis_first needs beta=0 and gamma=0: the discriminators judge whole pictures")
-        if self.painted_per_step is not None and (not self.basis or self.beta or self.gamma):
-            raise ValueError("painted_per_step needs a basis, and beta=0 and gamma=0")
-        if self.painted_per_step is not None and self.chunk > self.painted_per_step:
-            raise ValueError(f"chunk {self.chunk} is longer than the {self.painted_per_step} pictures that are painted")
-        if self.cache and self.crop < 1:
-            raise ValueError("cache needs crop 1: with a random square no picture is read twice")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")
         if self.half_size and (self.beta or self.gamma):
@@ -218,10 +210,12 @@ class Config(Options):
         for name, wide in widths.items() if self.norm == "group" else ():
             if any(c % min(8, c // 4) for c in (wide, 2 * wide, 4 * wide)):
                 raise ValueError(f"{name} {wide} cannot be normalised in groups: take 4, 12, 20, or a multiple of 8")
+        if self.painted_per_step is not None and self.chunk > self.painted_per_step:
+            raise ValueError(f"chunk {self.chunk} is longer than the {self.painted_per_step} pictures that are painted")
         return self
 
     def fixed(self) -> dict[str, str]:
-        if self.fall or self.half_size or self.basis_first:
+        if self.fall or self.half_size or 0 < self.basis_first < 1:
             return {"steps": "with fall, half_size or basis_first every step depends on how many there are"}
         return {}
 
@@ -246,7 +240,7 @@ RECOMMENDED = Config(
     width=32,
     output="composite",
     basis=96,
-    basis_first=0.7,
+    basis_first=0.9,
     cache=512,
     norm="group",
     beta=0.0,
@@ -283,10 +277,9 @@ PRESETS: dict[str, Config] = {
         update={
             "steps": 300,
             "fall": False,
-            "basis_first": 0.0,
+            "basis_first": 1.0,
             "batch": 4,
-            "basis": 64,
-            "frames_per_step": 24,
+            "frames_per_step": 40,
             "encoder_width": 64,
             "width": 16,
             "average_decay": 0.98,

@@ -40,7 +40,7 @@ class SoundToVideoExamples(Examples):
         self.facts: dict[str, Any] = {"bins": clips.bins, "rate": clips.rate, "fps": str(clips.fps_exact)}
         # For sound that is no clip: how its spectrogram is made, and how many rows the encoder was trained on.
         self.facts |= {"window": features.get("window", "rectangular"), "length": self.length}
-        self._kept, self._room = {}, config.cache << 20 if purpose == "train" else 0
+        self._kept, self._room = {}, config.cache << 20 if purpose == "train" and config.crop == 1 else 0
 
     def __len__(self) -> int:
         return len(self.clips)

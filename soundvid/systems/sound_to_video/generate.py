@@ -85,7 +85,7 @@ class TrainedModel:
         self._made = numbers[-1] + 1 if len(numbers) else self._made
         with torch.inference_mode():
             chosen = self.system.timed(torch.from_numpy(features).to(self.system.device)[None], numbers)
-            made = self.system.networks["generator"](self.image, chosen)[0].float()
+            made = self.system.paint(self.image, chosen)[0]
             if not bool(torch.isfinite(made).all()):
                 raise SoundvidError(
                     "generate: the networks gave pictures that are not finite numbers; take another checkpoint "

@@ -136,8 +136,11 @@ class Film(nn.Module):
 
     With `half`, the last level can be left out: the level before it has a head of its own, for pictures of half size.
     With `basis`, a composite keeps what the basis makes of the input image instead of the image itself, and the finest
-    level sees it; `features` then end with the time since the input image, which the basis alone takes.
+    level sees it; `features` then end with the time since the input image, which the basis alone takes. `painted` tells
+    whether the decoder has learnt anything yet.
     """
+
+    painted: Tensor  # bool, with a basis
 
     def __init__(
         self,
@@ -166,6 +169,8 @@ class Film(nn.Module):
         self.norms = nn.ModuleList(made(b) for _, b in levels for _ in range(2))
         self.films = nn.ModuleList(nn.Linear(features, 2 * b) for _, b in levels for _ in range(2))
         self.see = nn.Conv2d(12, sizes[0], 3, padding=1) if basis is not None else None
+        if basis is not None:
+            self.register_buffer("painted", torch.zeros((), dtype=torch.bool))
         each = 3 + _FLOW + _MASKS if output == "composite" else 3
         self.leave = nn.Conv2d(sizes[0], 4 * each, 3, padding=1)
         self.leave_half = nn.Conv2d(sizes[1], 4 * each, 3, padding=1) if half else None
@@ -180,7 +185,8 @@ class Film(nn.Module):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
             if self.output == "composite":  # pixel_shuffle takes four rows for each plane
-                nn.init.constant_(head.bias[4 * (3 + _FLOW) : 4 * (3 + _FLOW) + 4], 2.0)  # type: ignore[index]
+                kept = 2.0 if self.basis is None else 5.0  # a basis paints well before the decoder begins to learn
+                nn.init.constant_(head.bias[4 * (3 + _FLOW) : 4 * (3 + _FLOW) + 4], kept)  # type: ignore[index]
 
     def forward(self, image: Tensor, features: Tensor, half: bool = False) -> Tensor:
         """`half`: pictures `B F 3 H/2 W/2`, by the head of the level before the last."""

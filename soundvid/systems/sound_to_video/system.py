@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundvid.systems.sound_to_video.basis import MOST_PICTURES, Basis
+from soundvid.systems.sound_to_video.basis import MOST_BYTES, MOST_PICTURES, Basis
 from soundvid.systems.sound_to_video.config import Config
 from soundvid.systems.sound_to_video.networks import (
     BLSTM,
@@ -104,7 +104,8 @@ class SoundToVideo(System):
         if self.basis is not None:
             count = min(len(examples), BASIS_CLIPS)
             chosen = [i * len(examples) // count for i in range(count)]
-            each = max(2, MOST_PICTURES // count)
+            most = min(MOST_PICTURES, MOST_BYTES // (12 * self.config.size**2)) // count
+            each = max(1, min(most, examples.length))  # type: ignore[attr-defined]
             self.basis.begin_with(np.stack([examples.pictures(i, each) for i in chosen]))  # type: ignore[attr-defined]
 
     @property
@@ -170,11 +171,20 @@ class SoundToVideo(System):
                 f"B N {self.bins}"
             )
         features = self.timed(self.call["encoder"](self.normalised(spectrogram)), range(spectrogram.shape[1]))
-        made = [self.call["generator"](images, part) for part in features.split(at_once, 1)]
-        return torch.cat(made, 1).float()
+        return torch.cat([self.paint(images, part) for part in features.split(at_once, 1)], 1)
+
+    def paint(self, images: Tensor, features: Tensor) -> Tensor:
+        """Pictures of features as `timed` returns them: float32 `B F 3 H W` in [-1, 1].
+
+        A decoder that has not learnt yet is left out: its basis alone paints.
+        """
+        generator = self.networks["generator"]
+        if isinstance(generator, Film) and generator.basis is not None and not bool(generator.painted):
+            return generator.basis(images, features).float().clamp(-1, 1)
+        return self.call["generator"](images, features).float()
 
     def timed(self, features: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Features `... N k` as the generator takes them; `numbers` counts each one's picture from the input picture on.
+        """Features `... N k` as the generator takes them; `numbers` counts their pictures from the input picture on.
 
         With a basis each ends with the time since the input picture, in seconds.
         """
@@ -187,7 +197,7 @@ class SoundToVideo(System):
 
     def training_step(self, batch: Batch, step: int) -> Metrics:
         config = self.config
-        image, real = pixels(batch["image"]), pixels(batch["frames"])
+        image, frames = pixels(batch["image"]), batch["frames"]
         rows = self.normalised(self._louder(batch["spectrogram"]))
         self._set_rate(step)
         features = self.call["encoder"](rows)
@@ -199,15 +209,18 @@ class SoundToVideo(System):
             chosen = torch.cat([chosen, since[:, :, None].to(chosen.dtype)], 2)
             own, weights = self.basis.weights(image, chosen)
             with torch.no_grad():
-                wanted = self.basis.weights_of(real)
+                wanted = self.basis.weights_of(frames)
             # The components are orthogonal: their weights' error is that of the pictures, as far as a basis can paint.
             off = (weights - wanted).square().sum(2).mean() / image[0].numel()
             about_basis = {"basis": (config.squared or config.alpha) * off}
             if step < config.basis_first * config.steps:
-                return self._basis_step(image, real, own, weights, about_basis["basis"], step)
+                few = pixels(frames[:, : config.chunk])
+                return self._basis_step(image, few, own, weights, about_basis["basis"], step)
+            self.networks["generator"].painted.fill_(True)
             if config.painted_per_step is not None:
                 places = self._painted(numbers.shape[1])
-                chosen, real, numbers = chosen[:, places], real[:, places], numbers[:, places]
+                chosen, frames, numbers = chosen[:, places], frames[:, places], numbers[:, places]
+        real = pixels(frames)
         half = step < config.half_size * config.steps
         if half:
             made, real = self.call["generator"](image, chosen, True).float(), halved(real)
@@ -251,15 +264,14 @@ class SoundToVideo(System):
     def _basis_step(
         self, image: Tensor, real: Tensor, own: Tensor, weights: Tensor, loss: Tensor, step: int
     ) -> Metrics:
-        """A step of encoder and basis alone; `loss` is the weights'. One chunk of each clip is painted, to tell how far."""
+        """A step of encoder and basis alone; `loss` is the weights'. `real`, a chunk of each clip, is for the log."""
         assert self.basis is not None
         metrics = {"generator_gradient": self.update("generator", loss, clip=self.config.clip)}
         metrics |= {k: v for k, v in self.gradients.items() if "discriminator" not in k}
         with torch.no_grad():
-            few = slice(0, self.config.chunk)
-            made = self.basis.paint(image, own, weights[:, few]).clamp(-1, 1)
-            metrics |= {"l1": (made - real[:, few]).abs().mean() / 2, "basis": loss.detach(), "loss": loss.detach()}
-            moved, moves = (energy(x.diff(dim=1)).sum() for x in (made, real[:, few]))
+            made = self.basis.paint(image, own, weights[:, : real.shape[1]]).clamp(-1, 1)
+            metrics |= {"l1": (made - real).abs().mean() / 2, "basis": loss.detach(), "loss": loss.detach()}
+            moved, moves = (energy(x.diff(dim=1)).sum() for x in (made, real))
         self.learnt = step + 1
         return {**metrics, "motion_ratio": Ratio(moved, moves)}
 
