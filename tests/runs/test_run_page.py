@@ -172,7 +172,7 @@ def test_networks_that_give_no_numbers_make_no_video(run, tmp_path):
     """Weights that overflow: one line, as an evaluation says it, and no black film."""
     model = TrainedModel(open_run(run, "last"))
     with torch.no_grad():
-        model.system.networks["generator"].leave.weight.fill_(float("nan"))  # type: ignore[attr-defined]
+        model.system.networks["generator"].basis.leave.weight.fill_(float("nan"))  # type: ignore[attr-defined]
     cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE, np.float32), RATE)
     with pytest.raises(SoundvidError, match="not finite"):

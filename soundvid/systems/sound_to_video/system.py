@@ -216,7 +216,9 @@ class SoundToVideo(System):
             if step < config.basis_first * config.steps:
                 few = pixels(frames[:, : config.chunk])
                 return self._basis_step(image, few, own, weights, about_basis["basis"], step)
-            self.networks["generator"].painted.fill_(True)
+            generator = self.networks["generator"]
+            assert isinstance(generator, Film)
+            generator.painted.fill_(True)
             if config.painted_per_step is not None:
                 places = self._painted(numbers.shape[1])
                 chosen, frames, numbers = chosen[:, places], frames[:, places], numbers[:, places]
