@@ -10,6 +10,7 @@ contract's: exactly 120 pictures and 176,400 samples, each the one that belongs 
 import argparse
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -63,6 +64,7 @@ def peer(name: str, folder: Path, cases: dict[Path, Case]) -> dict[str, list[Mea
     """The same clips by one of the rivals; a clip it cannot make is its error's name."""
     found: dict[str, list[Measurement | str]] = {}
     for path, case in cases.items():
+        print(f"{name}: {case.name}", file=sys.stderr, flush=True)
         for start in STARTS:
             out = folder / "out"
             shutil.rmtree(out, ignore_errors=True)
@@ -230,10 +232,12 @@ KINDS: dict[str, tuple[Case, Callable[[Path, Path], None]]] = {
 }
 
 
-def make_kinds(folder: Path) -> dict[Path, Case]:
+def make_kinds(folder: Path, only: set[str]) -> dict[Path, Case]:
     folder.mkdir(parents=True, exist_ok=True)
     made = {}
     for name, (case, maker) in KINDS.items():
+        if name not in only:
+            continue
         path = folder / f"{case.name}.{case.container}"
         if not path.exists():
             unfinished = folder / f".{case.name}.{case.container}"
@@ -271,16 +275,22 @@ def main() -> None:
         help=f"also these rivals, or all where no name is given: {', '.join(ALIGNERS)}. video2dataset, data-juicer and "
         "Megatron-Energon get environments of their own, which takes minutes",
     )
+    names = [*(c.name for c in CASES), *KINDS]
+    parser.add_argument(
+        "--sources", nargs="+", metavar="NAME", help=f"only these rows: {', '.join(names)}".replace("%", "%%")
+    )
     options = parser.parse_args()
-    unknown = set(options.peers or ()) - set(ALIGNERS)
-    if unknown:
-        parser.error(f"no such rival: {', '.join(sorted(unknown))}")
+    for what, given, there in (("rival", options.peers, ALIGNERS), ("source", options.sources, names)):
+        if unknown := set(given or ()) - set(there):
+            parser.error(f"no such {what}: {', '.join(sorted(unknown))}")
+    only = set(options.sources or names)
     folder = options.folder.resolve()
-    cases = {make(case, folder / "videos"): case for case in CASES}
-    kinds = make_kinds(folder / "videos")
+    cases = {make(case, folder / "videos"): case for case in CASES if case.name in only}
+    kinds = make_kinds(folder / "videos", only)
     columns: dict[str, dict[str, list]] = {"soundvid": {k: list(v) for k, v in ours(folder, cases | kinds).items()}}
     if options.peers is not None:
-        chosen = {p: c for p, c in cases.items() if c.name in SHORT} | kinds
+        short = {*SHORT, *(options.sources or ())}
+        chosen = {p: c for p, c in cases.items() if c.name in short} | kinds
         for name in options.peers or ALIGNERS:
             whole = name.startswith("video2dataset")
             columns[name] = video2dataset(folder, chosen) if whole else peer(name, folder, chosen)
@@ -289,7 +299,7 @@ def main() -> None:
     )
     print("A clip that begins a frame late but in sync reads +0.00 / -33.33. Right is +0.00 / +0.00.\n")
     print("| source | " + " | ".join(columns) + " |\n|---" + "|---" * len(columns) + "|")
-    for case in [*CASES, *kinds.values()]:
+    for case in [*cases.values(), *kinds.values()]:
         cells = [summary(c[case.name]) if case.name in c else "" for c in columns.values()]
         print(f"| {case.name} | " + " | ".join(cells) + " |")
     mine = [m for clips in columns["soundvid"].values() for m in clips]

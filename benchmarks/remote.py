@@ -2,7 +2,8 @@
 
 Publish and pull: `--shards` shards of `--megabytes` each, into a folder and back, compared with `cp` of the same files
 followed by `sync` (both ends are on the disk then), in turn. Reading: 16 pictures in a row from random places of random
-clips of `--dataset`, from the store and over HTTP on loopback (nginx where it is installed), decoded, by one process.
+clips of `--dataset`, from the store and over HTTP on loopback (nginx where it is installed), decoded, by one process:
+one after another by `Clips.read`, and in batches of 8 by `ClipLoader`, which reads several clips of an address at once.
 The bytes that hold the pictures are those from the keyframe before the first to the last, as FFmpeg sees the packets.
 
     python -m benchmarks.remote [--store demo/store --dataset demo] [--rounds 3] [--shards 4 --megabytes 64]
@@ -201,6 +202,7 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
             rate, cpu, (moved, requests) = median(rates[name]), 1000 * median(spent[name]), asked[name]
             far_only = "| | |" if name == "store" else f"| {requests / count:.2f} | {moved / wanted:.3f} |"
             print(f"| {name} | {rate:.1f} | {rate / base:.2f} | {cpu:.1f} {far_only}")
+        loading(near, url, rounds)
         print()
         times = [json.loads(run_cold(url)) for _ in range(rounds)]
         middle = {k: median(t[k] for t in times) for k in times[0]}
@@ -208,6 +210,31 @@ def reading(work: Path, store: Path, dataset: str, rounds: int, count: int) -> N
             f"first batch of 8 in a fresh process: {middle['first']:.2f} s ({middle['cpu']:.2f} s of CPU) after "
             f"{middle['torch']:.2f} s of 'import torch'"
         )
+
+
+def loading(near: Any, url: str, rounds: int) -> None:
+    """Epochs of a training's loader, without worker processes: a new address is a first epoch, the same one a later."""
+    from soundvid.store.load import Augment
+    from soundvid.store.loader import ClipLoader
+
+    names = ("store", "HTTP, first epoch", "HTTP, later epochs")
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    for seed in range(rounds + 1):  # the first one warms up, and does not count
+        far = soundvid.load(url, split="all", store="")
+        for name, clips in zip(names, (near, far, far), strict=True):
+            loader = ClipLoader(clips, 8, augment=Augment(frames=16), seed=seed)
+            began, before = time.perf_counter(), time.process_time()
+            count = sum(len(batch["index"]) for batch in loader)
+            if seed:
+                rates[name].append(count / (time.perf_counter() - began))
+                spent[name].append((time.process_time() - before) / count)
+    print(f"\nBatches of 8 by ClipLoader, 16 pictures of each of the {len(near)} clips and its spectrogram:\n")
+    print("| | samples/s | of the store's | CPU ms for each, without the server's |")
+    print("|---|---|---|---|")
+    for name in names:
+        rate = median(rates[name])
+        print(f"| {name} | {rate:.1f} | {rate / median(rates['store']):.2f} | {1000 * median(spent[name]):.1f} |")
 
 
 COLD = """

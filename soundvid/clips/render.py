@@ -312,7 +312,9 @@ def _clips(
         raise MediaError("hdr", f"is HDR ({TRANSFERS[source.video.transfer]}); video.hdr: tone_map converts it")
     heard = _find_sound(source, task, facts, heartbeat)
     if heard is not None and heard.sound is None:
-        why = "its sound track has a codec unknown to this FFmpeg" if source.sound_streams else "has no sound track"
+        why = "has no sound track"
+        if source.sound_streams:
+            why = "its sound track is empty, or its codec is unknown to this FFmpeg"
         raise MediaError("no_sound", why)
     windows = plan_windows(source, task.source_id, fps, task.plan)
     slots = slots_in(source.duration, fps)

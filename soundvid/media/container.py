@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from soundvid.media import cpu
 from soundvid.media.errors import MediaError
 from soundvid.media.mp4_edits import Mp4Header, read_mp4_header
 from soundvid.media.partial_file import SparseHeader, SparseReader, read_header
+from soundvid.media.transport_stream import recording_ends
 
 # FFmpeg's errors are read (see decode_safely) and not printed.
 av.logging.set_level(av.logging.ERROR)
 av.logging.set_skip_repeated(False)  # a second picture painted over is reported like the first
 logging.getLogger("libav").addHandler(logging.NullHandler())
+
+# What is read where sound begins late; it is kept in memory until it is known what the streams are.
+_LOOK_FARTHER = {"probesize": str(64 << 20), "analyzeduration": str(600_000_000)}
+_PARSER_LAG = 2  # packets: a picture's mark comes with the one before it, since its end is known from the next one
 
 # Containers we read. The list keeps out what is not a file of its own but points at others (HLS, DASH,
 # concat, SDP, image sequences): a "video" must never make FFmpeg open another path or an address.
@@ -101,13 +107,13 @@ def part_head(path: Path) -> SparseHeader | None:
 def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputContainer:
     """Open a "file:" address or a file object for reading, restricted to the containers of `CONTAINERS`."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    options |= {"ignore_editlist": "1"} if unedited else {}
     try:
-        return av.open(
-            file,
-            "r",
-            container_options=options | ({"ignore_editlist": "1"} if unedited else {}),
-            metadata_errors="replace",
-        )
+        container = av.open(file, "r", container_options=options, metadata_errors="replace")
+        if isinstance(file, str) and _has_late_sound(container):
+            container.close()
+            container = av.open(file, "r", container_options=options | _LOOK_FARTHER, metadata_errors="replace")
+        return container
     except PermissionError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -115,6 +121,14 @@ def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputConta
         raise MediaError(
             "not_media", f"not a video FFmpeg can open, or its header is broken or cut off ({reason.lower()})"
         ) from error
+
+
+def _has_late_sound(container: av.container.InputContainer) -> bool:
+    """Whether the file announces sound, without its rate, of which nothing came in the 5 s that FFmpeg looks at."""
+    if container.format.name not in ("mpegts", "mpeg"):
+        return False
+    rates = [s.codec_context.sample_rate for s in container.streams.audio if _usable(s)]
+    return bool(rates) and not any(rates)
 
 
 def _usable(stream: av.stream.Stream) -> bool:
@@ -214,11 +228,44 @@ def decode_packets(
         for level, name, message in logs:
             if level <= av.logging.ERROR and name not in others and not _HARMLESS.search(message):
                 reasons.append(" ".join(message.split()))
-        if packet.is_corrupt:  # a transport stream's counter leaps: something before or in it is lost
-            reasons.append("a packet is lost or incomplete")
+        if packet.is_corrupt and not reasons:  # a transport stream's counter leaps: something before or in it is lost
+            following, failure = _next_of(packets, _PARSER_LAG)
+            if not _another_begins(packet, following):
+                reasons.append("a packet is lost or incomplete")
+            packets = chain(following, packets) if failure is None else _raising(following, failure)
         yield Decoded(packet, frames, reasons)
         if flush:
             return
+
+
+def _another_begins(packet: Any, following: Sequence[Any]) -> bool:
+    """Whether a whole picture is marked as corrupt because behind it another recording was put in the file.
+
+    Then the next picture needs none before it, and the counters of other streams leap as well. A stream of nothing
+    but keyframes tells nothing.
+    """
+    stream = packet.stream
+    key = next((p for p in following if p.is_keyframe), None)
+    if stream.type != "video" or stream.container.format.name != "mpegts" or key is None or packet.is_keyframe:
+        return False
+    if packet.pos is None or key.pos is None or not 0 <= packet.pos < key.pos:
+        return False
+    return recording_ends(Path(stream.container.name.removeprefix("file:")), stream.id, packet.pos, key.pos)
+
+
+def _next_of(packets: Iterator[Any], count: int) -> tuple[list[Any], Exception | None]:
+    """Up to `count` further packets, and why there are no more of them if they cannot be read."""
+    found: list[Any] = []
+    try:
+        found.extend(islice(packets, count))
+    except LIBRARY_ERRORS as error:
+        return found, error
+    return found, None
+
+
+def _raising(packets: list[Any], error: Exception) -> Iterator[Any]:
+    yield from packets
+    raise error
 
 
 def reason_of(error: Exception) -> str:

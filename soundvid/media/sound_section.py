@@ -102,6 +102,8 @@ class Section:
         if self._container is not None:
             self._container.close()
             self._container = None
+            # The pieces' generator holds this object: the decoder would stay until a garbage collection.
+            del self._pieces, self._stream
 
     # -- opening and jumping
 

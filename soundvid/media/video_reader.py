@@ -148,6 +148,8 @@ class VideoReader:
 
     def close(self) -> None:
         self._container.close()
+        # A generator that holds this object: decoder and pictures would stay until a garbage collection.
+        self.__dict__.pop("_frames", None)
 
     def _open(self) -> av.container.InputContainer:
         container = open_media(self.source.path, unedited=self.source.edits is not None)

@@ -88,3 +88,31 @@ def test_rubbish_in_a_picture_does(plain, tmp_path, codec):
     pictures = shown(rewritten(plain[codec], tmp_path / name, change), FRAMING)
     assert any(p.damaged for p in pictures)
     assert not any(p.damaged for p in pictures[:2])
+
+
+def test_a_recording_behind_another_one_in_a_transport_stream_is_no_damage_and_a_lost_packet_is(tmp_path):
+    """Counters leap in both cases, and FFmpeg marks the picture before as corrupt. Segments of a stream that were put
+    behind each other are the usual case."""
+    parts = []
+    for i in range(2):
+        pictures, path = tmp_path / f"p{i}.mp4", tmp_path / f"{i}.ts"
+        write_segments(pictures, [Segment(numbered(45 * i, 45, (160, 120)))], "libx264")
+        tone = ffmpeg.input("sine=frequency=500:sample_rate=44100", f="lavfi", t=1.5)
+        coding = {"c:v": "libx264", "bf": 2, "g": 30, "c:a": "aac", "muxdelay": 0, "output_ts_offset": 10 + 1.5 * i}
+        run(ffmpeg.output(ffmpeg.input(str(pictures)), tone, str(path), **coding))
+        parts.append(path.read_bytes())
+    both = tmp_path / "both.ts"
+    both.write_bytes(b"".join(parts))
+    pictures = shown(both, FRAMING)
+    assert numbers(pictures) == list(range(90)) and not any(p.damaged for p in pictures)
+
+    for where in ("before the second recording", "in the first one"):
+        packets = [parts[0][i : i + 188] for i in range(0, len(parts[0]), 188)]
+        own = [i for i, p in enumerate(packets) if (p[1] & 0x1F) << 8 | p[2] == 256]
+        starts = [i for i in own if packets[i][1] & 0x40]
+        stop = len(packets) if where.startswith("before") else starts[30]  # a keyframe, in order of decoding, too
+        end = max(i for i in own if i < stop and i not in starts)  # of a picture that takes more than one packet
+        packets = [p for i, p in enumerate(packets) if not (i in own and end <= i < stop)]
+        both.write_bytes(b"".join([*packets, parts[1]]))
+        pictures = shown(both, FRAMING)
+        assert any(p.damaged for p in pictures[27:45]) and not any(p.damaged for p in pictures[45:]), where

@@ -1,5 +1,6 @@
 """Decoding what cameras and muxers really write: rotation, pixel shape, colour, seeks, silence in the middle."""
 
+import gc
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -454,3 +455,43 @@ def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp
 
     for plain, hinted in zip(decoded(cpu._V3), decoded(cpu._V3 | cpu._SLOW_GATHER), strict=True):
         np.testing.assert_array_equal(plain, hinted)
+
+
+def test_what_was_closed_holds_no_decoder(tmp_path):
+    """Without a garbage collection, which in a long build comes late: a decoder of large pictures takes 100 MB."""
+    path = tmp_path / "long.mkv"
+    run(ffmpeg.output(lavfi("testsrc2=size=64x64:rate=5"), lavfi("anoisesrc=r=8000"), str(path), t=60, acodec="flac"))
+    source = probe(path)
+
+    def opened() -> int:
+        return sum(isinstance(o, av.container.InputContainer) for o in gc.get_objects())
+
+    gc.collect()
+    before = opened()
+    gc.disable()
+    try:
+        pictures, sound = VideoReader(source, FPS, Framing(64, 64)), SoundReader(source, 8000)
+        pictures.at(3)
+        for second in range(0, 58):
+            sound.read(second * 8000, (second + 1) * 8000)
+        assert opened() <= before + 3  # the pictures', and at most two sections of the sound
+        pictures.close()
+        sound.close()
+        del pictures, sound
+        assert opened() == before
+    finally:
+        gc.enable()
+
+
+def test_sound_that_begins_late_in_a_transport_stream_is_found(tmp_path):
+    """Its table of streams tells no rate, and FFmpeg looks for it in the first 5 s only."""
+    path = tmp_path / "late.ts"
+    pictures, tone = lavfi("testsrc2=size=64x64:rate=10"), lavfi("sine=frequency=500:sample_rate=44100")
+    run(ffmpeg.output(pictures, tone.filter("atrim", start=7), str(path), t=9, acodec="aac", muxdelay=0))
+    source = probe(path)
+    assert source.sound is not None and source.sound.rate == 44100
+    reader = SoundReader(source, 44100)
+    assert reader.read(0, 6 * 44100).missing == 6 * 44100
+    span = reader.read(6 * 44100, 8 * 44100)
+    heard = np.flatnonzero(np.abs(span.samples) > 0.02)
+    assert 44100 - 2048 <= span.missing <= 44100 and abs(heard[0] - 44100) < 300 and heard[-1] > 2 * 44100 - 100
