@@ -300,7 +300,7 @@ def data(setting: Setting) -> list[Sheet]:
     for clips in (2,) if setting.tiny else (2, 16):
         out = setting.run(f"data-{clips}")
         values = (f"batch={clips}", f"steps={3 if setting.tiny else 120}", *RARELY, "validation_clips=1")
-        values += ("log_every=1", "frames=20") if setting.tiny else ("half_size=0",)
+        values += ("log_every=1", "frames=20") if setting.tiny else ("basis_first=0",)
         train(setting, "sound_to_video", dataset, out, *values)
         wait, step = waited(out)
         rows.append((f"{clips}", f"{step:.4f}", f"{clips / step:.0f}", f"{wait:.1%}"))
@@ -450,7 +450,7 @@ def training(setting: Setting) -> list[Sheet]:
     else:
         # The learning rate falls to the last step, so their number has to fit the time: a short run tells.
         trial = setting.run("trial")
-        train(setting, "sound_to_video", dataset, trial, "steps=60", "half_size=0", "validation_clips=1", *RARELY)
+        train(setting, "sound_to_video", dataset, trial, "steps=60", "basis_first=0", "validation_clips=1", *RARELY)
         count = max(100, int(0.92 * minutes * 60 / waited(trial)[1]))
         often = max(250, count // 10)
         values = [f"{name}_every={often}" for name in ("validate", "checkpoint", "sample")]

@@ -6,11 +6,15 @@ for each subject, as in the papers. Training is what `soundvid train` does, meas
 A run that is there goes on where it was; the tables are Markdown.
 
     python -m benchmarks.quality [--subjects clapping drum] [--presets paper_ja recommended] [--steps 600]
-        [--minutes M] [--sources 16 2 6] [--seconds 20] [--clips 48] [--set FIELD=VALUE] [--set PRESET:FIELD=VALUE]
-        [--folder .cache/quality] [--check]
+        [--minutes M] [--seeds 0 1 2] [--sources 16 2 6] [--seconds 20] [--clips 48] [--set FIELD=VALUE]
+        [--set PRESET:FIELD=VALUE] [--folder .cache/quality] [--check]
+
+The tables are of the first seed; with several, a table compares them. Presets at equal cost get their own number of
+steps (`--set paper_ja:steps=20`); what each took is printed in CPU seconds, reading included.
 """
 
 import argparse
+import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +24,11 @@ import cv2
 import numpy as np
 
 SIDE = 286
+COST = "cpu_seconds"  # file of a run: what its training took, all sessions
+SHOWN = {
+    "psnr": "PSNR, dB ↑", "ssim": "SSIM ↑", "l1": "L1 ↓", "motion_ratio": "motion ratio →1", "ghost": "ghost →0",
+    "spacetime": "spacetime ↑", "lag": "lag, frames →0",
+}  # fmt: skip
 SPLITS = ("train", "val", "test")
 
 
@@ -82,7 +91,13 @@ def build(folder: Path, subjects: list[str], counts: list[int]) -> str:
     return f"{result.dataset}@{result.version}"
 
 
-def train(folder: Path, dataset: str, subject: str, preset: str, options: argparse.Namespace) -> Path:
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for: user and system."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def train(folder: Path, dataset: str, subject: str, preset: str, seed: int, options: argparse.Namespace) -> Path:
     """Train, or go on training, by the function that `soundvid train` calls."""
     from soundvid.cli.ui import duration as clock
     from soundvid.runs import train
@@ -97,11 +112,11 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
         def say(self, text: str) -> None:
             print(text, file=sys.stderr)
 
-    values = [f"subjects=[{subject}]", f"steps={options.steps}"]
+    values = [f"subjects=[{subject}]", f"steps={options.steps}", f"seed={seed}"]
     for text in options.set or []:
         owner, colon, value = text.partition(":")
         values += [value] if colon and owner == preset else [] if colon else [text]
-    out = folder / "runs" / f"{subject}-{preset}"
+    out = folder / "runs" / (f"{subject}-{preset}-seed{seed}" if seed else f"{subject}-{preset}")
     request = train.Request(
         system="sound_to_video",
         out=out,
@@ -113,10 +128,14 @@ def train(folder: Path, dataset: str, subject: str, preset: str, options: argpar
         device=options.device,
         minutes=options.minutes,
     )
+    before = cpu_seconds()
     outcome = train.train(request, Lines())[-1].outcome
+    spent = out / COST
+    spent.write_text(f"{(float(spent.read_text()) if spent.exists() else 0.0) + cpu_seconds() - before:.1f}")
     if outcome.reason == "stopped":
         raise SystemExit(130)
-    print(f"- {subject}, {preset}: step {outcome.step} after {clock(outcome.seconds)} in this session", flush=True)
+    done = f"step {outcome.step} after {clock(outcome.seconds)} in this session, {float(spent.read_text()):.0f} CPU s"
+    print(f"- {subject}, {preset}, seed {seed}: {done}", flush=True)
     return out
 
 
@@ -158,6 +177,17 @@ def together(evaluations: dict, index: int):
     return Table(tables[0].title, (*systems, *(r for r in tables[0].rows if r.kind != "system")), tables[0].notes)
 
 
+def compare(found: list[tuple[str, int, Path, object]]) -> Iterator[str]:
+    """Lines of a table of runs, (preset, seed, run, evaluation) each, by the measures that tell most."""
+    yield f"| preset | seed | steps | CPU s | {' | '.join(SHOWN.values())} |"
+    yield "|---|" + "---:|" * (3 + len(SHOWN))
+    for preset, seed, run, evaluation in found:
+        ours = next(r for r in evaluation.tables[0].rows if r.kind == "system")  # type: ignore[attr-defined]
+        numbers = " | ".join("-" if ours[m].value is None else f"{ours[m].value:.3g}" for m in SHOWN)
+        cost = float((run / COST).read_text())
+        yield f"| {preset} | {seed} | {evaluation.context['step']} | {cost:.0f} | {numbers} |"  # type: ignore[attr-defined]
+
+
 def targets(evaluation) -> list[tuple[str, str, bool]]:
     """What the issue asks of one run: (what, seen, reached). A measure that is missing is a target missed."""
     quality, swap = evaluation.tables[0], evaluation.tables[1]
@@ -197,11 +227,14 @@ def main() -> None:
     print("What each measure is: docs/metrics.md.\n")
     reached = []
     for subject in options.subjects:
-        evaluations = {}
+        evaluations, found = {}, []
         for preset in options.presets:
-            run = train(folder, dataset, subject, preset, options)
-            evaluations[preset] = measure(run, subject, options)
+            for seed in options.seeds:
+                run = train(folder, dataset, subject, preset, seed, options)
+                found.append((preset, seed, run, measure(run, subject, options)))
+                evaluations.setdefault(preset, found[-1][-1])
         print(f"\n### {subject}\n")
+        print("\n".join(compare(found)) + "\n")
         for index in range(2):
             print(together(evaluations, index).markdown(definitions=False), flush=True)
         print("| target | run | seen | reached |\n|---|---|---|---|")
@@ -220,6 +253,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--subjects", nargs="+", choices=("clapping", "drum"), default=["clapping"])
 parser.add_argument("--presets", nargs="+", default=["paper_ja", "recommended"])
 parser.add_argument("--steps", type=int, default=600)
+parser.add_argument("--seeds", type=int, nargs="+", default=[0])
 parser.add_argument("--minutes", type=float, help="stop each training after so long")
 parser.add_argument("--sources", type=int, nargs=3, default=[16, 2, 6], metavar=("TRAIN", "VAL", "TEST"))
 parser.add_argument("--seconds", type=int, default=20, help="length of each source")

@@ -38,6 +38,7 @@ def batch(clips: int, frames: int, device: torch.device) -> Batch:
         "image": pictures(clips),
         "frames": pictures(clips, frames),
         "numbers": torch.arange(frames).repeat(clips, 1),
+        "shown": torch.zeros(clips, dtype=torch.int64),
         "spectrogram": torch.rand(clips, LENGTH, BINS),
     }
     return {k: v.to(device) for k, v in made.items()}

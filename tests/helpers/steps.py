@@ -44,6 +44,7 @@ def sound_to_video() -> tuple[System, Batch]:
     numbers = torch.arange(config.frames_per_step).repeat(CLIPS, 1)
     batch = {"image": shown[:, 0], "frames": shown[:, 1:], "numbers": numbers, "spectrogram": noise(CLIPS, 40, 735)}
     batch["spectrogram"] = batch["spectrogram"].abs()
+    batch["shown"] = torch.arange(CLIPS)
     return SoundToVideo(config, {"bins": 735, "fps": "30"}), batch
 
 

@@ -11,7 +11,7 @@ from soundvid.training.run import RunFolder
 from tests.helpers.waiting import PATIENCE
 
 SMALL = ("width=4", "encoder_width=8", "discriminator_width=4", "frames_per_step=8", "chunk=4", "frames=20",
-         "batch=2", "validation_clips=2", "warmup=0", "log_every=1", "fall=false", "half_size=0")  # fmt: skip
+         "batch=2", "validation_clips=2", "warmup=0", "log_every=1", "fall=false", "basis_first=0")  # fmt: skip
 # Many settings that only matter for how much is reported and kept.
 QUIET = ("validate_every=1000", "sample_every=1000", "checkpoint_every=1000")
 

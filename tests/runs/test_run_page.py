@@ -41,8 +41,8 @@ from tests.helpers.waiting import PATIENCE
 
 torch = pytest.importorskip("torch")
 HOSTILE = '</script><b onclick="alert(1)">x</b>'
-SMALL = ("steps=2", "log_every=1", "validation_clips=2", "width=4", "encoder=blstm", "encoder_width=8",
-         "frames_per_step=5", "frames=20", "size=32")  # fmt: skip
+SMALL = ("steps=2", "batch=2", "log_every=1", "validation_clips=2", "width=4", "encoder=blstm", "encoder_width=8",
+         "frames_per_step=5", "frames=20", "size=32", "basis=0", "basis_first=0")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +295,7 @@ class Grey:
 
     def set_image(self, picture: np.ndarray) -> None: ...
 
-    def decode(self, features: np.ndarray) -> np.ndarray:
+    def decode(self, features: np.ndarray, numbers=None) -> np.ndarray:
         return np.full((len(features), self.size, self.size, 3), 90, np.uint8)
 
 

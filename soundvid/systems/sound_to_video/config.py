@@ -36,6 +36,12 @@ class Config(Options):
         description="the input image in training. Choice: the papers say 'a single image'. first: of the clip; window: "
         "of the 100 pictures; random: any of the clip",
     )
+    cache: int = Field(
+        0,
+        ge=0,
+        description="MiB of decoded pictures that each reading process keeps, of square clips with crop 1 (a random "
+        "square is another one in every epoch); 0: none",
+    )
     # Sound
     amplitude: Literal["stored", "peak", "loudness"] = Field(
         "stored",
@@ -76,6 +82,31 @@ class Config(Options):
         "tanh",
         description="tanh: the picture (papers). With generator film also residual: what is added to the input image; "
         "composite: masks mix the input image, the input image warped by a predicted flow, and new content",
+    )
+    basis: int = Field(
+        0,
+        ge=0,
+        description="with output composite: principal components of the motion in the training pictures, of which the "
+        "sound, the input image and the time since it give the weights; what the masks keep of the input image is then "
+        "the image with those weights. Needs a camera that stands still; papers: none",
+    )
+    basis_first: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the steps that learn the weights of the basis alone, by their squared error, which costs "
+        "a quarter of a whole step; 1: the decoder never learns, and the basis alone paints",
+    )
+    oscillators: int = Field(
+        24,
+        ge=1,
+        description="of the basis: motion without a sound, extrapolated from the input image at rates that are learnt",
+    )
+    painted_per_step: int | None = Field(
+        None,
+        ge=2,
+        description="of a step's pictures, how many of each clip the decoder paints (whole chunks at random places); "
+        "the basis learns from all. null: all",
     )
     norm: Literal["batch", "group", "none"] = Field("batch", description="choice: pix2pix's BatchNorm")
     dropout: float = Field(
@@ -154,6 +185,10 @@ class Config(Options):
             raise ValueError("alpha, squared, beta and gamma are all 0: there is nothing to learn from")
         if self.output != "tanh" and self.generator != "film":
             raise ValueError(f"output {self.output} needs generator film: the U-Net gives the picture itself")
+        if self.basis and (self.generator != "film" or self.output != "composite"):
+            raise ValueError("basis needs generator film and output composite: masks decide what is kept of it")
+        if self.basis_first and not self.basis:
+            raise ValueError("basis_first needs a basis")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")
         if self.half_size and (self.beta or self.gamma):
@@ -175,16 +210,21 @@ class Config(Options):
         for name, wide in widths.items() if self.norm == "group" else ():
             if any(c % min(8, c // 4) for c in (wide, 2 * wide, 4 * wide)):
                 raise ValueError(f"{name} {wide} cannot be normalised in groups: take 4, 12, 20, or a multiple of 8")
+        if self.painted_per_step is not None and self.chunk > self.painted_per_step:
+            raise ValueError(f"chunk {self.chunk} is longer than the {self.painted_per_step} pictures that are painted")
         return self
 
     def fixed(self) -> dict[str, str]:
-        if self.fall or self.half_size:
-            return {"steps": "with fall or half_size every step depends on how many there are"}
+        if self.fall or self.half_size or 0 < self.basis_first < 1:
+            return {"steps": "with fall, half_size or basis_first every step depends on how many there are"}
         return {}
 
 
 RECOMMENDED = Config(
-    frames_per_step=16,
+    batch=8,
+    frames=120,
+    frames_per_step=40,
+    painted_per_step=4,
     chunk=2,
     crop=1.0,
     input_frame="random",
@@ -194,20 +234,24 @@ RECOMMENDED = Config(
     bands=48,
     scale="log",
     normalise=True,
+    encoder="dilated",
     encoder_width=128,
     generator="film",
     width=32,
     output="composite",
+    basis=96,
+    basis_first=0.9,
+    cache=512,
     norm="group",
     beta=0.0,
     gamma=0.0,
     squared=200.0,
     motion=100.0,
-    half_size=0.4,
-    learning_rate=1e-3,
+    learning_rate=2e-3,
     beta1=0.9,
     warmup=50,
     fall=True,
+    clip=1.0,
     initial="default",
     validation_clips=16,
 )
@@ -233,8 +277,9 @@ PRESETS: dict[str, Config] = {
         update={
             "steps": 300,
             "fall": False,
-            "half_size": 0.0,
-            "frames_per_step": 12,
+            "basis_first": 1.0,
+            "batch": 4,
+            "frames_per_step": 40,
             "encoder_width": 64,
             "width": 16,
             "average_decay": 0.98,

@@ -128,9 +128,10 @@ def make_pictures(
     """What the model makes of a picture and a sound, all pictures or those of `numbers`: uint8 `T size size 3`."""
     model.set_image(picture)
     features = model.encode_audio(rows)
-    if numbers is not None:
-        features = features[list(numbers)]
-    return np.concatenate([model.decode(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)])
+    if numbers is None:
+        return np.concatenate([model.decode(features[i : i + CHUNK]) for i in range(0, len(features), CHUNK)])
+    parts = [list(numbers[i : i + CHUNK]) for i in range(0, len(numbers), CHUNK)]
+    return np.concatenate([model.decode(features[part], part) for part in parts])
 
 
 # -- drawing

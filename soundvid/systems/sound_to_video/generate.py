@@ -7,7 +7,7 @@ nothing at its edges. So features never jump where windows meet, whatever lies f
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,10 +41,14 @@ class Model(Protocol):
         """Raw magnitudes, float32 (`N`, `bins`) -> features, float32 (`N`, `k`)."""
 
     def set_image(self, picture: np.ndarray) -> None:
-        """The picture that everything decoded from now on starts from: uint8 (`size`, `size`, 3) RGB."""
+        """The picture that everything decoded from now on starts from, and that time counts from: uint8 (`size`,
+        `size`, 3) RGB."""
 
-    def decode(self, features: np.ndarray) -> np.ndarray:
-        """Features, float32 (`M`, `k`) -> pictures, uint8 (`M`, `size`, `size`, 3) RGB."""
+    def decode(self, features: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+        """Features, float32 (`M`, `k`) -> pictures, uint8 (`M`, `size`, `size`, 3) RGB.
+
+        `numbers` counts each from the given picture on; None: they follow those that were decoded before.
+        """
 
 
 class TrainedModel:
@@ -64,6 +68,7 @@ class TrainedModel:
         self.size: int = config.size
         self.crop: float = config.crop
         self.image: Any = None
+        self._made = 0  # pictures since the image was set
 
     def encode_audio(self, rows: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -73,11 +78,14 @@ class TrainedModel:
     def set_image(self, picture: np.ndarray) -> None:
         image = torch.from_numpy(np.array(picture)).to(self.system.device)
         self.image = image.movedim(-1, -3).float().div_(127.5).sub_(1)[None]
+        self._made = 0
 
-    def decode(self, features: np.ndarray) -> np.ndarray:
+    def decode(self, features: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
+        numbers = range(self._made, self._made + len(features)) if numbers is None else numbers
+        self._made = numbers[-1] + 1 if len(numbers) else self._made
         with torch.inference_mode():
-            chosen = torch.from_numpy(features).to(self.system.device)[None]
-            made = self.system.networks["generator"](self.image, chosen)[0].float()
+            chosen = self.system.timed(torch.from_numpy(features).to(self.system.device)[None], numbers)
+            made = self.system.paint(self.image, chosen)[0]
             if not bool(torch.isfinite(made).all()):
                 raise SoundvidError(
                     "generate: the networks gave pictures that are not finite numbers; take another checkpoint "

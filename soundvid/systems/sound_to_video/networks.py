@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundvid.systems.sound_to_video.basis import Basis
+
 Norm = Callable[[int], nn.Module]
 
 
@@ -133,11 +135,26 @@ class Film(nn.Module):
     input image, the input image warped by the flow, and the content. Residual and composite begin near the input image.
 
     With `half`, the last level can be left out: the level before it has a head of its own, for pictures of half size.
+    With `basis`, a composite keeps what the basis makes of the input image instead of the image itself, and the finest
+    level sees it; `features` then end with the time since the input image, which the basis alone takes. `painted` tells
+    whether the decoder has learnt anything yet.
     """
 
-    def __init__(self, features: int, width: int, norm: str, output: str, size: int, *, half: bool = False) -> None:
+    painted: Tensor  # bool, with a basis
+
+    def __init__(
+        self,
+        features: int,
+        width: int,
+        norm: str,
+        output: str,
+        size: int,
+        *,
+        half: bool = False,
+        basis: Basis | None = None,
+    ) -> None:
         super().__init__()
-        self.output, self.coarse = output, size // 16
+        self.output, self.coarse, self.basis = output, size // 16, basis
         made = norm_of(norm)
         sizes = [width, 2 * width, 4 * width, 4 * width]  # channels at a half, a quarter, ... of the picture's side
         self.downs = nn.ModuleList(
@@ -151,6 +168,9 @@ class Film(nn.Module):
         self.again = nn.ModuleList(nn.Conv2d(b, b, 3, padding=1) for _, b in levels)
         self.norms = nn.ModuleList(made(b) for _, b in levels for _ in range(2))
         self.films = nn.ModuleList(nn.Linear(features, 2 * b) for _, b in levels for _ in range(2))
+        self.see = nn.Conv2d(12, sizes[0], 3, padding=1) if basis is not None else None
+        if basis is not None:
+            self.register_buffer("painted", torch.zeros((), dtype=torch.bool))
         each = 3 + _FLOW + _MASKS if output == "composite" else 3
         self.leave = nn.Conv2d(sizes[0], 4 * each, 3, padding=1)
         self.leave_half = nn.Conv2d(sizes[1], 4 * each, 3, padding=1) if half else None
@@ -165,10 +185,14 @@ class Film(nn.Module):
             nn.init.normal_(head.weight, std=1e-3)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
             if self.output == "composite":  # pixel_shuffle takes four rows for each plane
-                nn.init.constant_(head.bias[4 * (3 + _FLOW) : 4 * (3 + _FLOW) + 4], 2.0)  # type: ignore[index]
+                kept = 2.0 if self.basis is None else 5.0  # a basis paints well before the decoder begins to learn
+                nn.init.constant_(head.bias[4 * (3 + _FLOW) : 4 * (3 + _FLOW) + 4], kept)  # type: ignore[index]
 
     def forward(self, image: Tensor, features: Tensor, half: bool = False) -> Tensor:
         """`half`: pictures `B F 3 H/2 W/2`, by the head of the level before the last."""
+        base = None
+        if self.basis is not None:
+            base, features = self.basis(image, features).flatten(0, 1), features[..., :-1]
         clips, count, k = features.shape
         x, seen = image, []
         for down in self.downs:
@@ -182,14 +206,18 @@ class Film(nn.Module):
                 break
             if level:
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = self._steered(2 * level, up(x) + _each(skip(seen.pop()), count), sound)
+            x = up(x) + _each(skip(seen.pop()), count)
+            if self.see is not None and base is not None and level == len(self.ups) - 1:
+                x = x + self.see(F.pixel_unshuffle(base, 2))
+            x = self._steered(2 * level, x, sound)
             x = self._steered(2 * level + 1, again(x), sound)
         head = self.leave_half if half else self.leave
         assert head is not None
         out = F.pixel_shuffle(head(x), 2).float()
         shown = (F.avg_pool2d(image, 2) if half else image).float()
         if self.output == "composite":
-            made = _composite(out, _each(shown, count))
+            kept = _each(shown, count) if base is None else F.avg_pool2d(base, 2) if half else base
+            made = _composite(out, _each(shown, count), kept)
         elif self.output == "residual":
             made = torch.tanh(out + _each(torch.atanh(shown.clamp(-0.99, 0.99)), count))
         else:
@@ -205,8 +233,8 @@ _FLOW, _MASKS = 2, 3  # planes of a composite apart from its content
 _FARTHEST = 0.25  # of the picture's side: where a pixel may be fetched from
 
 
-def _composite(planes: Tensor, image: Tensor) -> Tensor:
-    """Planes `M 8 H W` (content, flow, masks) and the input image `M 3 H W` -> pictures `M 3 H W` in [-1, 1]."""
+def _composite(planes: Tensor, image: Tensor, base: Tensor) -> Tensor:
+    """Planes `M 8 H W` (content, flow, masks), the input image and what is kept `M 3 H W` -> pictures in [-1, 1]."""
     content, flow, masks = planes.split((3, _FLOW, _MASKS), 1)
     height, width = image.shape[-2:]
     y = (torch.arange(height, device=image.device) * 2 + 1) / height - 1
@@ -216,7 +244,7 @@ def _composite(planes: Tensor, image: Tensor) -> Tensor:
     place = place.nan_to_num()  # the gradient at a place that is not a number ends the process on a CPU
     warped = F.grid_sample(image, place, mode="bilinear", padding_mode="border", align_corners=False)
     kept, moved, new = masks.softmax(1).split(1, 1)
-    return kept * image + moved * warped + new * torch.tanh(content)
+    return kept * base + moved * warped + new * torch.tanh(content)
 
 
 class Bands(nn.Module):

@@ -1,13 +1,16 @@
 """System 1: one image + sound -> video. Losses and the order of a step; see config for what each choice is."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundvid.systems.sound_to_video.basis import MOST_BYTES, MOST_PICTURES, Basis
 from soundvid.systems.sound_to_video.config import Config
 from soundvid.systems.sound_to_video.networks import (
     BLSTM,
@@ -28,6 +31,7 @@ SOUND_FEATURES = 32  # that a discriminator makes of the sound
 MOST_GAIN = 100.0  # 40 dB: silence is not made loud
 FLOOR = 1e-3  # magnitude below which scale log distinguishes nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
+BASIS_CLIPS = 64  # that the components are found from, at most
 STILL_UNTIL = 100  # steps: generators that add to the input picture begin with the picture itself
 
 
@@ -50,8 +54,15 @@ class SoundToVideo(System):
         if config.generator == "unet":
             networks["generator"] = UNet(encoder.features, config.width, config.norm, config.dropout)
         else:
+            basis = Basis(encoder.features, config.basis, config.size, config.oscillators) if config.basis else None
             networks["generator"] = Film(
-                encoder.features, config.width, config.norm, config.output, config.size, half=config.half_size > 0
+                encoder.features,
+                config.width,
+                config.norm,
+                config.output,
+                config.size,
+                half=config.half_size > 0,
+                basis=basis,
             )
         wide = config.discriminator_width
         if config.beta:
@@ -74,6 +85,7 @@ class SoundToVideo(System):
         if critics:
             self.optimizers["discriminators"] = self._adam(critics, config.discriminator_learning_rate)
         self.critics = critics
+        self.fps = float(Fraction(facts["fps"]))
         self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
         self.learnt = 0  # steps
 
@@ -86,10 +98,23 @@ class SoundToVideo(System):
     # -- sound
 
     def prepare(self, examples: Examples) -> None:
-        """Mean and deviation of each bin over the training clips."""
-        if not self.config.normalise:
-            return
-        clips = examples.clips  # type: ignore[attr-defined]
+        """Mean and deviation of each bin over the training clips, and the components of their motion."""
+        if self.config.normalise:
+            self._measure_sound(examples.clips)  # type: ignore[attr-defined]
+        if self.basis is not None:
+            count = min(len(examples), BASIS_CLIPS)
+            chosen = [i * len(examples) // count for i in range(count)]
+            most = min(MOST_PICTURES, MOST_BYTES // (12 * self.config.size**2)) // count
+            each = max(1, min(most, examples.length))  # type: ignore[attr-defined]
+            self.basis.begin_with(np.stack([examples.pictures(i, each) for i in chosen]))  # type: ignore[attr-defined]
+
+    @property
+    def basis(self) -> Basis | None:
+        """The generator's basis, where it has one."""
+        generator = self.networks["generator"]
+        return generator.basis if isinstance(generator, Film) else None
+
+    def _measure_sound(self, clips: Any) -> None:
         count = 0
         total, squares = torch.zeros(self.input_bins).double(), torch.zeros(self.input_bins).double()
         step = max(1, len(clips) // MOST_CLIPS)
@@ -145,20 +170,59 @@ class SoundToVideo(System):
                 f"generate: {tuple(images.shape)} images and {tuple(spectrogram.shape)} sound; needed are B 3 H W and "
                 f"B N {self.bins}"
             )
-        features = self.call["encoder"](self.normalised(spectrogram))
-        made = [self.call["generator"](images, part) for part in features.split(at_once, 1)]
-        return torch.cat(made, 1).float()
+        features = self.timed(self.call["encoder"](self.normalised(spectrogram)), range(spectrogram.shape[1]))
+        return torch.cat([self.paint(images, part) for part in features.split(at_once, 1)], 1)
+
+    def paint(self, images: Tensor, features: Tensor) -> Tensor:
+        """Pictures of features as `timed` returns them: float32 `B F 3 H W` in [-1, 1].
+
+        A decoder that has not learnt yet is left out: its basis alone paints.
+        """
+        generator = self.networks["generator"]
+        if isinstance(generator, Film) and generator.basis is not None and not bool(generator.painted):
+            return generator.basis(images, features).float().clamp(-1, 1)
+        return self.call["generator"](images, features).float()
+
+    def timed(self, features: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Features `... N k` as the generator takes them; `numbers` counts their pictures from the input picture on.
+
+        With a basis each ends with the time since the input picture, in seconds.
+        """
+        if self.basis is None:
+            return features
+        since = torch.tensor(list(numbers), device=features.device) / self.fps
+        return torch.cat([features, since.to(features.dtype)[:, None].expand(*features.shape[:-1], 1)], -1)
 
     # -- learning
 
     def training_step(self, batch: Batch, step: int) -> Metrics:
         config = self.config
-        image, real = pixels(batch["image"]), pixels(batch["frames"])
+        image, frames = pixels(batch["image"]), batch["frames"]
         rows = self.normalised(self._louder(batch["spectrogram"]))
         self._set_rate(step)
         features = self.call["encoder"](rows)
         numbers = batch["numbers"]
         chosen = features.gather(1, numbers[:, :, None].expand(-1, -1, features.shape[2]))
+        about_basis: dict[str, Tensor] = {}
+        if self.basis is not None:
+            since = (numbers - batch["shown"][:, None]) / self.fps
+            chosen = torch.cat([chosen, since[:, :, None].to(chosen.dtype)], 2)
+            own, weights = self.basis.weights(image, chosen)
+            with torch.no_grad():
+                wanted = self.basis.weights_of(frames)
+            # The components are orthogonal: their weights' error is that of the pictures, as far as a basis can paint.
+            off = (weights - wanted).square().sum(2).mean() / image[0].numel()
+            about_basis = {"basis": (config.squared or config.alpha) * off}
+            if step < config.basis_first * config.steps:
+                few = pixels(frames[:, : config.chunk])
+                return self._basis_step(image, few, own, weights, about_basis["basis"], step)
+            generator = self.networks["generator"]
+            assert isinstance(generator, Film)
+            generator.painted.fill_(True)
+            if config.painted_per_step is not None:
+                places = self._painted(numbers.shape[1])
+                chosen, frames, numbers = chosen[:, places], frames[:, places], numbers[:, places]
+        real = pixels(frames)
         half = step < config.half_size * config.steps
         if half:
             made, real = self.call["generator"](image, chosen, True).float(), halved(real)
@@ -184,18 +248,42 @@ class SoundToVideo(System):
         at_pictures = {k: torch.autograd.grad(v, made, retain_graph=True)[0] for k, v in losses.items()}
         whole = sum(at_pictures.values())
         assert isinstance(whole, Tensor)
-        metrics["generator_gradient"] = self.update("generator", (made * whole).sum(), clip=config.clip)
+        learnt = (made * whole).sum() + sum(about_basis.values())
+        metrics["generator_gradient"] = self.update("generator", learnt, clip=config.clip)
         metrics |= self.gradients
         if len(at_pictures) > 1:
             norms = {k: v.norm() for k, v in at_pictures.items()}
             sum_of = torch.stack(list(norms.values())).sum().clamp(min=1e-20)
             metrics |= {f"share_{k}": v / sum_of for k, v in norms.items()}
+        losses |= about_basis
         metrics |= {k: v.detach() for k, v in losses.items()}
         metrics["l1"] = (made.detach() - real).abs().mean() / 2  # in [0, 1] pixels, as when validating
         metrics["loss"] = torch.stack([v.detach() for v in losses.values()]).sum()
         ratio = Ratio(energy(pick.steps(made.detach())).sum(), energy(pick.steps(real)).sum())
         self.learnt = step + 1
         return {**{k: v.detach() for k, v in metrics.items()}, "motion_ratio": ratio}
+
+    def _basis_step(
+        self, image: Tensor, real: Tensor, own: Tensor, weights: Tensor, loss: Tensor, step: int
+    ) -> Metrics:
+        """A step of encoder and basis alone; `loss` is the weights'. `real`, a chunk of each clip, is for the log."""
+        assert self.basis is not None
+        metrics = {"generator_gradient": self.update("generator", loss, clip=self.config.clip)}
+        metrics |= {k: v for k, v in self.gradients.items() if "discriminator" not in k}
+        with torch.no_grad():
+            made = self.basis.paint(image, own, weights[:, : real.shape[1]]).clamp(-1, 1)
+            metrics |= {"l1": (made - real).abs().mean() / 2, "basis": loss.detach(), "loss": loss.detach()}
+            moved, moves = (energy(x.diff(dim=1)).sum() for x in (made, real))
+        self.learnt = step + 1
+        return {**metrics, "motion_ratio": Ratio(moved, moves)}
+
+    def _painted(self, count: int) -> Tensor:
+        """Which of a step's `count` pictures are painted: whole chunks, at random places, in order."""
+        chunk, most = self.config.chunk, self.config.painted_per_step
+        assert most is not None
+        slots = count // chunk
+        starts = torch.randperm(slots)[: max(1, min(slots, most // chunk))].sort().values * chunk
+        return (starts[:, None] + torch.arange(chunk)).flatten().to(self.device)
 
     def _set_rate(self, step: int) -> None:
         config = self.config

@@ -50,7 +50,7 @@ class Meter:
         assert picture.shape == (self.size, self.size, 3) and picture.dtype == np.uint8
         self.picture = picture
 
-    def decode(self, features: np.ndarray) -> np.ndarray:
+    def decode(self, features: np.ndarray, numbers=None) -> np.ndarray:
         self.drawn.append(len(features))
         return np.stack([np.full_like(self.picture, min(255, 40 * f.sum())) for f in features])
 
@@ -339,7 +339,7 @@ def test_an_output_is_replaced_whole_and_never_an_input(tmp_path):
     out.write_bytes(b"what was there")
 
     class Fails(Meter):
-        def decode(self, features):
+        def decode(self, features, numbers=None):
             raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError):

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 import soundvid  # noqa: E402
 from soundvid.builder.build import build  # noqa: E402
 from soundvid.systems.sound_to_video import spec  # noqa: E402
+from soundvid.systems.sound_to_video.basis import Basis  # noqa: E402
 from soundvid.systems.sound_to_video.config import PRESETS, Config  # noqa: E402
 from soundvid.systems.sound_to_video.data import SoundToVideoExamples  # noqa: E402
 from soundvid.systems.sound_to_video.networks import (  # noqa: E402
@@ -36,7 +37,9 @@ def one_thread():
 
 def small(preset: str = "recommended", **changes) -> Config:
     fields = {"width": 4, "encoder_width": 8, "discriminator_width": 4, "frames_per_step": 8, "chunk": 4, "frames": 20}
-    fields |= {"fall": False, "half_size": 0.0}
+    fields |= {"fall": False, "half_size": 0.0, "basis_first": 0.0, "painted_per_step": None}
+    if PRESETS[preset].basis:
+        fields |= {"basis": 6, "oscillators": 4}
     return Config.model_validate(PRESETS[preset].model_dump() | fields | changes)
 
 
@@ -46,6 +49,7 @@ def batch(clips: int = 2, length: int = 30, learnt: int = 8, bins: int = 735) ->
         "image": random.integers(0, 256, (clips, 64, 64, 3), dtype=np.uint8),
         "frames": random.integers(0, 256, (clips, learnt, 64, 64, 3), dtype=np.uint8),
         "numbers": np.tile(np.arange(learnt), (clips, 1)),
+        "shown": np.arange(clips),
         "spectrogram": np.abs(noise((clips, length, bins))),
     }
     return {k: torch.from_numpy(v) for k, v in arrays.items()}
@@ -68,8 +72,11 @@ def test_the_papers_networks_have_their_sizes():
 def test_a_step_reaches_every_weight(preset):
     config = small(preset, **({"chunk": 16, "frames_per_step": 16} if preset == "paper_en" else {}))
     system = SoundToVideo(config, FACTS)
+    given = batch(learnt=config.frames_per_step)
+    if system.basis is not None:
+        system.basis.begin_with(given["frames"].numpy())
     before = {f"{n}.{k}": p.clone() for n, net in system.networks.items() for k, p in net.named_parameters()}
-    metrics = system.training_step(batch(learnt=config.frames_per_step), 10)
+    metrics = system.training_step(given, 10)
     assert np.isfinite([float(v) for v in metrics.values()]).all()
     for name, network in system.networks.items():
         for key, parameter in network.named_parameters():
@@ -131,7 +138,7 @@ def test_bands_are_means_of_their_bins():
 
 
 def test_half_size_learns_the_coarse_levels_first_and_the_finest_after():
-    system = SoundToVideo(small(half_size=0.5, steps=10), FACTS)
+    system = SoundToVideo(small(half_size=0.5, steps=10, basis=0), FACTS)
     generator = system.networks["generator"]
     before = {k: p.clone() for k, p in generator.named_parameters()}
     moved = []
@@ -141,6 +148,101 @@ def test_half_size_learns_the_coarse_levels_first_and_the_finest_after():
         moved.append({k for k, p in generator.named_parameters() if not torch.equal(p, before[k])})
     assert "leave_half.weight" in moved[0] and not {"leave.weight", "ups.3.weight"} & moved[0]
     assert moved[1] == set(before)
+
+
+def test_the_basis_is_learnt_alone_first_and_from_all_pictures_then():
+    system = SoundToVideo(small(basis_first=0.5, steps=10, painted_per_step=4), FACTS)
+    given = batch()
+    assert system.basis is not None
+    system.basis.begin_with(given["frames"].numpy())
+    generator = system.networks["generator"]
+    before = {k: p.clone() for k, p in generator.named_parameters()}
+    painted = []
+    alone = system.generate(pixels(given["image"]), given["spectrogram"])
+    assert torch.equal(alone, system.generate(pixels(given["image"]), given["spectrogram"], at_once=7))
+    generator.register_forward_hook(lambda net, inputs, made: painted.append(made.shape[1]))
+    moved = []
+    for step in (4, 5):
+        metrics = system.training_step(given, step)
+        assert np.isfinite([float(v) for v in metrics.values()]).all()
+        assert {"l1", "loss", "motion_ratio", "basis"} <= set(metrics)
+        moved.append({k for k, p in generator.named_parameters() if not torch.equal(p, before[k])})
+    assert moved[0] == {k for k in before if k.startswith("basis.")} and moved[1] == set(before)
+    assert painted == [4]  # of the 8 that the basis learns from
+    system.generate(pixels(given["image"]), given["spectrogram"])
+    assert painted == [4, 30]  # before the decoder had learnt anything, the basis painted alone
+    assert "steps" in system.config.fixed()
+
+
+def bars(places: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """A white bar, 4 pixels wide from each place on, on a picture `16 16 3`: uint8 `T 16 16 3`."""
+    video = np.repeat(ground[None], len(places), axis=0)
+    for picture, place in zip(video, places, strict=True):
+        picture[2:6, place : place + 4] = 255
+    return video
+
+
+def test_a_basis_takes_the_motion_out_of_the_input_and_leaves_the_rest():
+    """What stood in the input picture is gone, with the background where it was; another background stays."""
+    random = np.random.default_rng(3)
+    ground = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+    clips = np.stack([bars(random.permutation(13), ground) for _ in range(6)])
+    basis = Basis(4, 12, 16, 2)
+    basis.begin_with(clips)
+    other = ground.copy()
+    other[10:] = 200  # below the bars, where nothing moved in training
+    for below in (ground, other):
+        first, second = pixels(torch.from_numpy(bars(np.array([1, 9]), below)))
+        image = first[None]
+        made = basis.paint(image, basis.weights_of(image), basis.weights_of(second)[None, None])[0, 0]
+        assert (made - second)[:, :10].abs().mean() < (0.01 if below is ground else 0.1)
+        assert (made - second)[:, 10:].abs().max() < 0.01
+        assert (first - second)[:, 2:6].abs().mean() > 0.5
+
+
+def test_motion_that_makes_no_sound_goes_on_from_the_input_picture():
+    """A bar swings while nothing is heard, and its height tells which way: place and time since give every picture."""
+    times = np.arange(120) / 30
+    video = np.full((120, 16, 16, 3), 30, np.uint8)
+    for picture, t in zip(video, times, strict=True):
+        x, y = (round(float(6 + 5 * f(4.0 * t))) for f in (np.cos, np.sin))
+        picture[y : y + 4, x : x + 4] = 255
+    torch.manual_seed(0)
+    basis = Basis(1, 24, 16, 6, width=64)
+    basis.begin_with(video[None])
+    truth = basis.weights_of(torch.from_numpy(video))
+    assert torch.allclose(truth, basis.weights_of(pixels(torch.from_numpy(video))), atol=1e-3)
+    adam = torch.optim.Adam(basis.parameters(), 5e-3)
+    silence = torch.zeros(1)
+
+    def error(step: int) -> torch.Tensor:
+        shown, asked = torch.randint(90, (8, 1)), torch.randint(90, (8, 30)) + (30 if step < 0 else 0)
+        since = (asked - shown)[:, :, None] / 30
+        image = pixels(torch.from_numpy(video[shown[:, 0]]))
+        _, made = basis.weights(image, torch.cat([silence.expand(8, 30, 1), since], 2))
+        return (made - truth[asked]).square().sum(2).mean()
+
+    for step in range(300):
+        adam.zero_grad()
+        loss = error(step)
+        loss.backward()
+        adam.step()
+    still = (truth - truth.mean(0)).square().sum(1).mean()
+    with torch.no_grad():
+        assert error(0) < 0.15 * still
+        assert error(-1) < 0.4 * still  # a second later than any time that was learnt
+
+
+def test_a_run_without_a_basis_has_the_weights_it_had_before():
+    """Runs of before open: no field is needed and no weight is new."""
+    fields = small(basis=0).model_dump()
+    for new in ("basis", "basis_first", "oscillators", "painted_per_step", "cache"):
+        del fields[new]
+    system = SoundToVideo(Config.model_validate(fields), FACTS)
+    names = set(system.networks["generator"].state_dict())
+    assert not {n for n in names if n.startswith(("basis.", "see."))} and "leave.weight" in names
+    features = torch.rand(1, 5, system.networks["encoder"].features)
+    assert system.timed(features, range(5)) is features
 
 
 def test_the_rate_rises_and_falls():
@@ -278,7 +380,7 @@ def test_the_normaliser_is_kept():
     class TrainingExamples:
         clips = Known()
 
-    system = SoundToVideo(small(), FACTS)
+    system = SoundToVideo(small(basis=0), FACTS)
     system.prepare(TrainingExamples())
     inputs = torch.cat([system.normalised(torch.from_numpy(Known().spectrogram(i))[None]) for i in range(3)], 1)
     inputs = inputs[..., : system.input_bins]  # without times since and until onsets, which are what they are
@@ -321,6 +423,25 @@ def test_an_example_pairs_picture_and_sound(clips):
     assert held["numbers"].tolist() == list(range(20)) and held["sound"].shape == (20 * 1470,)
 
 
+def test_pictures_that_are_kept_are_those_that_were_read(clips, monkeypatch):
+    config = small(crop=1.0, input_frame="random", cache=0)
+    plain = SoundToVideoExamples(config, clips, "train")
+    keeping = SoundToVideoExamples(config.model_copy(update={"cache": 64}), clips, "train")
+    reads = []
+    read = type(clips).read
+    monkeypatch.setattr(
+        type(clips), "read", lambda self, index, *a, **k: reads.append(index) or read(self, index, *a, **k)
+    )
+    for epoch in range(3):
+        expected, found = plain.example(1, epoch), keeping.example(1, epoch)
+        assert all(np.array_equal(expected[k], found[k]) for k in expected)
+    assert len(reads) == 3 + 1
+    cropped = SoundToVideoExamples(config.model_copy(update={"cache": 64, "crop": 0.8}), clips, "train")
+    for epoch in range(2):
+        cropped.example(1, epoch)
+    assert len(reads) == 4 + 2  # another square in every epoch: nothing is kept
+
+
 def test_wrong_sound_is_other_sound():
     config = small(discriminated="all")
     rows = torch.arange(30.0)[None, :, None].repeat(2, 1, 735)
@@ -333,15 +454,10 @@ def test_wrong_sound_is_other_sound():
 
 def test_the_tiny_preset_learns_one_clip(clips):
     """Overfitting: the pictures of one clip become those of its sound, far better than standing still."""
-    config = small("tiny", width=8, encoder_width=32, frames=30, frames_per_step=30, chunk=5, crop=1.0)
+    config = small("tiny", encoder_width=32, frames=30, frames_per_step=30, chunk=5, basis=24, basis_first=1.0)
     system = SoundToVideo(config.model_copy(update={"input_frame": "first"}), FACTS)
     examples = SoundToVideoExamples(system.config, clips, "train")
-
-    class One:
-        def __init__(self) -> None:
-            self.clips = clips
-
-    system.prepare(One())
+    system.prepare(examples)
     one = stack([examples.example(0, 0)])
     for step in range(80):
         system.training_step(one, step)
@@ -372,7 +488,10 @@ def test_a_moving_average_lags_behind():
         ({"frames_per_step": 1, "chunk": 1}, "greater than or equal to 2"),
         ({"seed": 2**64}, "less than"),
         ({"alpha": 0.0, "squared": 0.0}, "nothing to learn from"),
-        ({"generator": "unet", "size": 64}, "output composite needs generator film"),
+        ({"generator": "unet", "size": 64, "basis": 0}, "output composite needs generator film"),
+        ({"output": "residual"}, "basis needs generator film and output composite"),
+        ({"basis": 0, "basis_first": 0.5}, "basis_first needs a basis"),
+        ({"chunk": 6, "frames_per_step": 12}, "chunk 6 is longer than the 4 pictures that are painted"),
         ({"half_size": 0.5, "beta": 1.0}, "half_size needs beta=0 and gamma=0"),
         ({"motion": 1.0, "chunk": 1, "frames_per_step": 4}, "motion needs chunk 2"),
         ({"dropout": 0.5}, "dropout is the U-Net's"),
