@@ -217,7 +217,7 @@ def _write_speech(
         hidden.unlink(missing_ok=True)
     seconds = len(sound) / speech.sound_rate
     progress(seconds, seconds)
-    notes = (*lips.notes, f"{target}: the pitch is a constant 125 Hz: lips do not show it")
+    notes = (*lips.notes, f"{target}: lips do not show the pitch; it is made from pulses at 125 Hz")
     return Generated(target, seconds, time.monotonic() - begin, notes=notes)
 
 
