@@ -56,7 +56,7 @@ def test_two_processes_stay_one_network(store, tmp_path):
         "found = {'weights': digest.hexdigest(), 'steps': seen}\n"
         "Path(sys.argv[1] + '.' + os.environ['RANK']).write_text(json.dumps(found))\n"
     )
-    values = " ".join((*training.SMALL, *training.QUIET, "steps=3", "norm=batch", "output=tanh", "log_every=3"))
+    values = " ".join((*training.SMALL, *training.QUIET, "steps=3", "norm=batch", "log_every=3"))
     command = [*TORCHRUN, str(script), str(out), str(store), values]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
@@ -73,7 +73,7 @@ def test_two_processes_stay_one_network(store, tmp_path):
         "random-1.safetensors",
     ]
     with pytest.raises(checkpoint.CheckpointError, match="trained by 2 processes") as error:
-        train.train(request(store, out, "norm=batch", "output=tanh", steps=5, resume=True, preset=None))
+        train.train(request(store, out, "norm=batch", steps=5, resume=True, preset=None))
     assert "\n" not in str(error.value)
 
 
