@@ -88,6 +88,7 @@ class SoundToVideo(System):
         self.fps = float(Fraction(facts["fps"]))
         self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
         self.learnt = 0  # steps
+        self._decodes: bool | None = None  # whether the decoder has learnt; None: to be asked, for which a GPU waits
 
     def _adam(self, names: tuple[str, ...], rate: float) -> torch.optim.Adam:
         parameters = [p for name in names for p in self.networks[name].parameters()]
@@ -179,8 +180,11 @@ class SoundToVideo(System):
         A decoder that has not learnt yet is left out: its basis alone paints.
         """
         generator = self.networks["generator"]
-        if isinstance(generator, Film) and generator.basis is not None and not bool(generator.painted):
-            return generator.basis(images, features).float().clamp(-1, 1)
+        if isinstance(generator, Film) and generator.basis is not None:
+            if self._decodes is None:
+                self._decodes = bool(generator.painted)
+            if not self._decodes:
+                return generator.basis(images, features).float().clamp(-1, 1)
         return self.call["generator"](images, features).float()
 
     def timed(self, features: Tensor, numbers: Sequence[int]) -> Tensor:
@@ -219,6 +223,7 @@ class SoundToVideo(System):
             generator = self.networks["generator"]
             assert isinstance(generator, Film)
             generator.painted.fill_(True)
+            self._decodes = True
             if config.painted_per_step is not None:
                 places = self._painted(numbers.shape[1])
                 chosen, frames, numbers = chosen[:, places], frames[:, places], numbers[:, places]
@@ -268,6 +273,7 @@ class SoundToVideo(System):
     ) -> Metrics:
         """A step of encoder and basis alone; `loss` is the weights'. `real`, a chunk of each clip, is for the log."""
         assert self.basis is not None
+        self._decodes = False
         metrics = {"generator_gradient": self.update("generator", loss, clip=self.config.clip)}
         metrics |= {k: v for k, v in self.gradients.items() if "discriminator" not in k}
         with torch.no_grad():
