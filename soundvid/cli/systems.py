@@ -51,7 +51,10 @@ def with_options(command: Callable[..., None], options: Callable[[SystemSpec], S
 
     def call(**values: Any) -> None:
         chosen = {name: values.pop(name) for name in takers}
-        used = {name: value for name, value in chosen.items() if value not in (None, False, [])}
+        # 0 is a value that was given, though it equals False.
+        used = {
+            name: value for name, value in chosen.items() if value is not None and value is not False and value != []
+        }
         command(**values, given=used)
 
     parameters: list[inspect.Parameter] = []

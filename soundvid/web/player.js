@@ -106,7 +106,7 @@ function address() {
   const strength = Number($('strength').value);
   const given = pokes.map(([x, y, dx, dy]) => `&poke=${[x, y, strength * dx, strength * dy].map((v) => v.toFixed(2)).join(',')}`);
   const kept = still.map((box) => `&still=${box.map((v) => v.toFixed(2)).join(',')}`);
-  return `make?image=${chosen.image.id}&samples=${$('samples').value}&seed=${seed}${given.join('')}${kept.join('')}`;
+  return `make?image=${chosen.image.id}&samples=${$('samples').value}&seconds=${$('length').value}&seed=${seed}${given.join('')}${kept.join('')}`;
 }
 
 async function send(kind, file) {
@@ -161,8 +161,8 @@ async function start() {
     $('sound').remove();
     $('swiping').hidden = false;
     document.querySelector('.desk').classList.add('swipes');
-    $('strength').addEventListener('change', () => pokes.length && makeVideo());
-    $('samples').addEventListener('change', () => pokes.length && makeVideo());
+    $('length').append(...about.lengths.offered.map((seconds) => new Option(`${Number(seconds.toFixed(2))} s`, seconds, seconds === about.lengths.usual, seconds === about.lengths.usual)));
+    for (const id of ['strength', 'samples', 'length']) $(id).addEventListener('change', () => pokes.length && makeVideo());
     $('again').addEventListener('click', () => { seed++; makeVideo(); });
   }
   const facts = [`${about.system}, ${about.preset}`, `step ${about.step.toLocaleString('en')}`, `trained on ${about.dataset}`,

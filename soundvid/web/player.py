@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import count
 from math import isfinite
 from pathlib import Path
@@ -46,6 +47,8 @@ FILES = {
 MOST_BYTES = 64 << 20  # of a picture or a sound that is sent
 MOST_SECONDS = 60.0  # of a sound: longer ones are for the command line
 MOST_SAMPLES = 4  # videos of one swipe, side by side
+LENGTHS = (1.0, 2.0, 4.0, 8.0)  # seconds of a swipe's video that are offered, beside one answer and half of it
+MOST_SWIPED = 10.0  # seconds of a swipe's video: longer ones are for the command line
 KEPT = 20  # videos that are kept
 EXAMPLES = 6  # clips of the run's dataset to begin with
 SIDE = 256  # pixels of the pictures that are shown
@@ -129,8 +132,18 @@ class Player:
             "examples": self.examples,
             "seconds": MOST_SECONDS,
             "swipes": self.swipes,
+            "lengths": self._lengths() if self.swipes else {},
             "side": SIDE,
         }
+
+    def _lengths(self) -> dict[str, Any]:
+        """Seconds of a swipe's video: `usual`, those of one answer, and those `offered`, from half of it on."""
+        system: Any = self.run.system
+        fps, pictures = Fraction(self.run.config.data["fps"]), 1 + system.config.frames
+        answer = float(pictures / fps)
+        half = float(max(2, round(pictures / 2)) / fps)
+        longer = [seconds for seconds in LENGTHS if seconds > 1.25 * answer]
+        return {"usual": answer, "offered": sorted({half, answer, *longer})}
 
     def _new(self, ending: str = "bin") -> Path:
         return self.folder / f"{next(self._numbers)}.{ending}"
@@ -168,13 +181,22 @@ class Player:
         return {"id": number, "seconds": seconds, "wave": waveform(samples, THUMBNAIL_WAVE)}
 
     def make(
-        self, image: int, sound: int, pokes: list[Four], still: list[Four], samples: int, seed: int
+        self,
+        image: int,
+        sound: int,
+        pokes: list[Four],
+        still: list[Four],
+        samples: int,
+        seed: int,
+        seconds: float | None = None,
     ) -> dict[str, Any]:
         """The video of a picture and a sound, or of swipes: its number, seconds, and what one should know of it.
 
         `pokes` are (x, y, dx, dy) and `still` boxes (x, y, width, height) that do not move, in pixels of the square
-        that is shown, SIDE a side.
+        that is shown, SIDE a side. The video of swipes lasts `seconds`; that of a sound as long as the sound.
         """
+        if self.swipes and seconds is not None and seconds > (most := max(MOST_SWIPED, self._lengths()["usual"])):
+            raise SoundvidError(f"a video of {seconds:g} s: this page makes up to {most:g} s; use 'soundvid generate'")
         if not self._making.acquire(blocking=False):
             raise SoundvidError("another video is being made: wait until it is done")
         try:
@@ -184,6 +206,7 @@ class Player:
             if self.swipes:
                 boxes = [tuple(round(v) for v in picture.whole(box)) for box in still]
                 inputs |= {"poke": [picture.whole(p) for p in pokes], "still": boxes, "samples": samples, "seed": seed}
+                inputs |= {} if seconds is None else {"seconds": seconds}
             else:
                 inputs["sound"] = self.sounds[sound]
                 inputs |= {"size": SIDE} if any(option.name == "size" for option in self.spec.inputs) else {}
@@ -241,7 +264,9 @@ def application(player: Player) -> Starlette:
         try:
             pokes, still = ([_four(text) for text in asked.getlist(name)] for name in ("poke", "still"))
             samples = min(max(samples, 1), MOST_SAMPLES)
-            return answered(await run_in_threadpool(player.make, image, sound, pokes, still, samples, max(seed, 0)))
+            seconds = _seconds(asked["seconds"]) if "seconds" in asked else None
+            arguments = image, sound, pokes, still, samples, max(seed, 0), seconds
+            return answered(await run_in_threadpool(player.make, *arguments))
         except SoundvidError as error:
             return refused(str(error), 400)
 
@@ -273,6 +298,17 @@ def _four(text: str) -> Four:
     if not all(isfinite(v) for v in (x, y, dx, dy)):
         raise SoundvidError(f"a swipe or a box is four numbers, not {text[:80]!r}")
     return x, y, dx, dy
+
+
+def _seconds(text: str) -> float:
+    """Raises SoundvidError."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not (isfinite(seconds) and seconds > 0):
+        raise SoundvidError(f"a length is a number of seconds, not {text[:80]!r}")
+    return seconds
 
 
 def _number(text: str) -> int:

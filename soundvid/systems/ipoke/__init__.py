@@ -95,6 +95,12 @@ spec = SystemSpec(
         Option("poke", "pokes", "a swipe: from pixel X,Y of the picture by DX,DY pixels; may be given several times."),
         Option("still", "boxes", "a part of the picture that stays as it is; may be given several times."),
         Option("samples", "integer", "so many videos of the same swipe, side by side.", least=1, most=16),
+        Option(
+            "seconds",
+            "number",
+            "how long the video lasts; longer than one answer to the swipe (default): back to the picture, "
+            "and another answer.",
+        ),
         Option("temperature", "number", "0: the most likely motion; 1 (default): as varied as the training's."),
         Option("seed", "integer", "another number gives other samples.", least=0),
         Option("box", "box", "the square of the picture that moves; by default the largest one in the middle."),

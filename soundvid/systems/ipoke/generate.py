@@ -5,11 +5,16 @@ from soundvid.systems.ipoke.generate import sample
 
 run = open_run("runs/faces")                           # the last stage, with the two before it
 frames = sample(run.system, picture, [(120, 160, 0, 12)], count=4)   # uint8 `4 1+T H W 3`
+
+A swipe is answered by T pictures. A longer video goes back to its first picture the way it came, and then answers the
+swipe anew, by another sample, as often as it takes. Going on from the last picture without a poke looked worse: each
+answer resamples the one before, so that the face blurs and bends within seconds, and it hardly moves.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST = 512  # pixels a side of what is written; a larger picture is made smaller
 MOST_POKES = 64
+MOST_PICTURES = 1500  # of a video: a minute at 25 a second
 Poke = tuple[float, float, float, float]  # x, y, dx, dy in pixels
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels
 
@@ -43,20 +49,31 @@ def sample(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
     still: np.ndarray | None = None,
+    length: int | None = None,
 ) -> np.ndarray:
-    """`count` videos of one picture and its pokes: uint8 `count 1+T H W 3`, frame 0 is the picture itself.
+    """`count` videos of one picture and its pokes: uint8 `count 1+length H W 3`, frame 0 is the picture itself.
 
     `system` is the opened last stage of a run (`open_run(path).system`), `image` a square picture, uint8 `H H 3` RGB of
     any size, whose size the frames have: the form `warp` moves its own pixels, `spade` is enlarged. `pokes` are swipes
     from pixel (x, y) of the image by (dx, dy) pixels, right and down; without any the picture may move as it likes.
     `temperature` scales the noise: 0 gives one and the same video each time. `generator` is of the CPU, so that a seed
     gives the same noise on every device. Where `still` (bool `H H`) is true, the picture stays as it is, with a soft
-    edge. Raises SoundvidError with one line for pokes that lie outside or are no numbers.
+    edge. `length` is the number of pictures after the first, by default T, the run's `frames`: those answer the pokes,
+    the next T lead back to the picture, then another sample answers them, and so on. A shorter video is the beginning
+    of a longer one. Raises SoundvidError with one line for pokes that lie outside or are no numbers.
     """
-    return np.stack(list(_samples(system, image, pokes, count, temperature, generator, still)))
+    after = system.config.frames if length is None else length
+    if not 1 <= after < MOST_PICTURES:
+        raise SoundvidError(f"length {after}: give the number of pictures after the first, 1 to {MOST_PICTURES - 1}")
+    videos = np.empty((count, 1 + after, *image.shape), np.uint8)
+    for number, pictures in enumerate(
+        islice(_moments(system, image, pokes, count, temperature, generator, still), 1 + after)
+    ):
+        videos[:, number] = pictures
+    return videos
 
 
-def _samples(
+def _moments(
     system: MotionSystem,
     image: np.ndarray,
     pokes: Sequence[Poke],
@@ -64,8 +81,27 @@ def _samples(
     temperature: float,
     generator: torch.Generator | None,
     still: np.ndarray | None,
-) -> Iterator[np.ndarray]:
-    """The videos of `sample`, one after the other: memory for one is enough."""
+) -> Iterator[list[np.ndarray]]:
+    """The pictures of all videos of `sample`, one moment after the other, without end: `count` of uint8 `H W 3` each.
+
+    Memory is that of one answer, whatever the length.
+    """
+    for answers in _answers(system, image, pokes, count, temperature, generator, still):
+        yield [image] * count
+        yield from answers
+        yield from answers[-2::-1]
+
+
+def _answers(
+    system: MotionSystem,
+    image: np.ndarray,
+    pokes: Sequence[Poke],
+    count: int,
+    temperature: float,
+    generator: torch.Generator | None,
+    still: np.ndarray | None,
+) -> Iterator[list[list[np.ndarray]]]:
+    """Answer after answer, of `count` samples each: T moments of `count` pictures, uint8 `H W 3`."""
     side = image.shape[0]
     if image.ndim != 3 or image.shape != (side, side, 3) or image.dtype != np.uint8:
         raise ValueError(f"an image is uint8 H H 3, not {image.dtype} {image.shape}")
@@ -75,18 +111,23 @@ def _samples(
     scaled[:, :2] -= (1 - size / side) / 2  # the middle of pixel x is at x
     poke = torch.from_numpy(Pokes(scaled.clip(-size, size)).field(size, size)).to(device)
     small = _tensor(image if side == size else square(image, size), device)
-    noise = torch.randn(system.noise_shape(count), generator=generator) * temperature
-    with torch.inference_mode():
-        codes = system.sampled(small.expand(count, -1, -1, -1), poke.expand(count, -1, -1, -1), noise.to(device))
-        whole, mask = _tensor(image, device), _soft(still, device)
-        for code in codes:
-            made = _rendered(system, code[None], small, whole)
-            if mask is not None:
-                made = made * (1 - mask) + whole * mask
-            frames = torch.cat([whole, made])
-            if not bool(frames.isfinite().all()):
-                raise SoundvidError("the networks give no numbers: the run has diverged; use another checkpoint")
-            yield ((frames / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    whole, mask = _tensor(image, device), _soft(still, device)
+    while True:
+        noise = torch.randn(system.noise_shape(count), generator=generator) * temperature
+        with torch.inference_mode():
+            codes = system.sampled(small.expand(count, -1, -1, -1), poke.expand(count, -1, -1, -1), noise.to(device))
+            videos = [_answer(system, code, small, whole, mask) for code in codes]  # one by one: memory for one
+        yield [list(pictures) for pictures in zip(*videos, strict=True)]
+
+
+def _answer(system: MotionSystem, code: Tensor, small: Tensor, whole: Tensor, mask: Tensor | None) -> np.ndarray:
+    """The pictures of one code: uint8 `T H W 3`."""
+    made = _rendered(system, code[None], small, whole)
+    if mask is not None:
+        made = made * (1 - mask) + whole * mask
+    if not bool(made.isfinite().all()):
+        raise SoundvidError("the networks give no numbers: the run has diverged; use another checkpoint")
+    return ((made / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _rendered(system: MotionSystem, code: Tensor, small: Tensor, whole: Tensor) -> Tensor:
@@ -175,6 +216,22 @@ def square_of(picture: np.ndarray, box: Box | None) -> tuple[np.ndarray, int, in
     return np.ascontiguousarray(picture[y : y + side, x : x + side]), x, y
 
 
+def picture_count(seconds: float | None, fps: Fraction, usual: int) -> int:
+    """Pictures of a video that lasts so long, the first one counted; `usual` where nothing is said.
+
+    Raises SoundvidError.
+    """
+    if seconds is None:
+        return usual
+    count = round(seconds * fps) if np.isfinite(seconds) and abs(seconds * fps) < 1e9 else 0
+    if not 2 <= count <= MOST_PICTURES:
+        raise SoundvidError(
+            f"--seconds {seconds:g}: a video has 2 to {MOST_PICTURES} pictures; with the run's {float(fps):g} a second "
+            f"give {np.ceil(200 / fps) / 100:g} to {float(MOST_PICTURES / fps):g}"
+        )
+    return count
+
+
 def generate(
     run: "OpenRun",
     target: Path,
@@ -186,12 +243,13 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
     box: Box | None = None,
+    seconds: float | None = None,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
 ) -> Generated:
     """Write `target` (mp4): `samples` videos of the picture and its pokes, side by side.
 
     `poke` are swipes (x, y, dx, dy) in pixels of the whole picture, `still` boxes in the same pixels in which it stays
-    as it is. Raises SoundvidError with one line.
+    as it is. The videos last `seconds`; by default as long as one answer. Raises SoundvidError with one line.
     """
     check_target(target, ("video",), [image])
     begin = time.monotonic()
@@ -200,6 +258,8 @@ def generate(
         raise SoundvidError(f"{run.folder.path}: stage '{run.config.stage}' generates nothing; the stage motion does")
     if temperature < 0 or not np.isfinite(temperature):
         raise SoundvidError(f"--temperature {temperature:g}: give a number of at least 0")
+    fps = Fraction(run.config.data["fps"])
+    count = picture_count(seconds, fps, 1 + system.config.frames)
     moved, left, top = square_of(read_full_image(image), box)
     check_pokes(poke, len(moved), left, top)
     pokes = [(x - left, y - top, dx, dy) for x, y, dx, dy in poke]
@@ -210,18 +270,14 @@ def generate(
     kept = mask_of(still, len(moved), side, left, top)
     at = [(min(x * share, side - 1), min(y * share, side - 1), dx * share, dy * share) for x, y, dx, dy in pokes]
     generator = torch.Generator().manual_seed(seed)
-    videos = []
-    for number, video in enumerate(_samples(system, shown, at, samples, temperature, generator, kept)):
-        videos.append(video)
-        progress(number + 1, samples)
-    fps = Fraction(run.config.data["fps"])
+    moments = _moments(system, shown, at, samples, temperature, generator, kept)
     notes = [] if poke else [f"{image}: no --poke was given: it moves as it likes"]
     try:
         with VideoWriter(target, fps, (samples * side, side), 0, 0) as writer:
-            for frames in zip(*videos, strict=True):
-                writer.picture(np.concatenate(frames, axis=1))
+            for number, pictures in enumerate(islice(moments, count)):
+                writer.picture(np.concatenate(pictures, axis=1))
+                progress(float((number + 1) / fps), float(count / fps))
     except OSError as error:
         raise SoundvidError(f"{target}: cannot be written ({error.strerror or error})") from error
-    count = 1 + system.config.frames
     wall = time.monotonic() - begin
     return Generated(target, float(count / fps), wall, count, samples * side, side, 0, tuple(notes))

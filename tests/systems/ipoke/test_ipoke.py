@@ -147,6 +147,56 @@ def test_samples_of_a_poke(run):
     assert (several != three[:1]).any()
 
 
+def test_a_longer_video_goes_back_and_answers_the_swipe_again(run):
+    """T pictures answer, T lead back, then another sample; a shorter video is the beginning; what is still stays."""
+    system = open_run(run).system
+    image = next(faces.frames("anna", 1))[:120, :120]
+    still = np.zeros((120, 120), bool)
+    still[:60] = True
+
+    def made(length: int | None, **options) -> np.ndarray:
+        generator = torch.Generator().manual_seed(3)
+        return sample(system, image, [(60.0, 80.0, 0.0, 12.0)], 2, generator=generator, length=length, **options)
+
+    usual, long = made(None), made(11)
+    assert usual.shape[1] == 5 and long.shape == (2, 12, 120, 120, 3)
+    assert (long[:, :5] == usual).all() and (made(11) == long).all()
+    assert (long[:, 5:9] == long[:, 3::-1]).all() and (long[:, 8] == image).all()
+    assert (long[:, 9:12] != long[:, 1:4]).any(axis=(1, 2, 3, 4)).all()  # another answer
+    assert (made(2) == usual[:, :3]).all() and (made(7) == long[:, :8]).all()
+    cold = made(9, temperature=0.0)
+    assert (cold[:, 9] == cold[:, 1]).all() and (cold[0] == cold[1]).all()
+    half = made(11, still=still)
+    assert (half[:, :, :54] == image[:54]).all() and (half[:, 9:, 66:] != image[66:]).any()
+    for wrong in (0, 1500):
+        with pytest.raises(
+            SoundvidError, match=f"length {wrong}: give the number of pictures after the first, 1 to 1499"
+        ):
+            made(wrong)
+
+
+def test_a_video_lasts_as_long_as_it_is_asked_to(run, tmp_path):
+    cv2.imwrite(str(tmp_path / "face.png"), next(faces.frames("anna", 1))[..., ::-1])
+
+    def made(*options: str) -> tuple[int, str, list[np.ndarray]]:
+        target = tmp_path / "v.mp4"
+        status, _, err = cli("generate", run, "--image", tmp_path / "face.png", "--poke", "128,140,0,15",
+                             "--device", "cpu", "--out", target, *options)  # fmt: skip
+        if status:
+            return status, " ".join(err.split()), []
+        with av.open(str(target)) as video:
+            return status, err, [f.to_ndarray(format="rgb24").astype(int) for f in video.decode(video=0)]
+
+    status, err, frames = made("--seconds", "0.52", "--samples", "2", "--temperature", "0")
+    assert (status, len(frames)) == (0, 13) and "13 frames of 512x256, 0.52 s" in err  # 25 pictures a second
+    assert np.abs(frames[0] - frames[8]).mean() < 4  # back at the picture
+    short = [made("--seconds", "0.1", "--temperature", "0", "--seed", seed)[2] for seed in "12"]
+    assert len(short[0]) == 2 and (short[0][1] == short[1][1]).all()  # no noise
+    for seconds in ("0", "-1", "0.04", "61", "1e300", "nan"):
+        status, err, _ = made("--seconds", seconds)
+        assert status == 1 and "a video has 2 to 1500 pictures; with the run's 25 a second give 0.08 to 60" in err
+
+
 def test_generate_writes_samples_side_by_side(run, tmp_path):
     picture = next(faces.frames("boris", 1))
     wide = np.concatenate([picture[:, :40], picture, picture[:, -20:]], axis=1)  # 316 x 256
@@ -180,6 +230,7 @@ def test_a_drag_in_the_browser_is_a_poke(run, browser, tmp_path):
     """
     import uvicorn
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
 
     from soundvid.web.guard import Guard
     from soundvid.web.player import SIDE, Player, application
@@ -222,6 +273,26 @@ def test_a_drag_in_the_browser_is_a_poke(run, browser, tmp_path):
             assert (left, top, wide, high) == pytest.approx(wanted, abs=1.5 * scale + 1)
             assert asked[2]["poke"] == asked[0]["poke"]  # the swipe is there still
             wait_for(lambda: browser.find_element("id", "make").is_enabled())
+            length = browser.find_element("id", "length")
+            assert asked[2]["seconds"] == 0.2 and length.find_element("css selector", ":checked").text == "0.2 s"
+            for _ in range(2):  # the next length, by the keyboard
+                length.send_keys(Keys.ARROW_DOWN)
+                wait_for(lambda: browser.find_element("id", "make").is_enabled())
+            wait_for(lambda: asked[-1]["seconds"] == 2)
+            wait_for(lambda: abs(browser.execute_script("return document.querySelector('video').duration") - 2) < 0.01)
+            assert all(asked[-1][name] == asked[2][name] for name in ("poke", "still", "samples", "seed"))
+            status = (
+                "return (await fetch(`make?image=${chosen.image.id}&seconds=${arguments[0]}`, {method: 'POST'})).status"
+            )
+            assert [browser.execute_script(status, s) for s in ("10.5", "0.01", "-1", "nan", "")] == [400] * 5
+            length.send_keys(Keys.HOME)
+            wait_for(lambda: asked[-1]["seconds"] == 0.08)
+            browser.set_window_size(400, 1600)
+            assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+            assert length.rect["x"] + length.rect["width"] < 400
+            browser.set_window_size(1280, 1600)
+            wait_for(lambda: browser.find_element("id", "make").is_enabled())
+            before = len(asked)
             allowed = {"behavior": "allow", "downloadPath": str(tmp_path)}
             browser.execute_cdp_cmd("Browser.setDownloadBehavior", allowed)
             browser.find_element("id", "download").click()
@@ -244,9 +315,9 @@ def test_a_drag_in_the_browser_is_a_poke(run, browser, tmp_path):
             picture = browser.find_element("css selector", ".swipe")
             drag = ActionChains(browser).move_to_element_with_offset(picture, -10, 20).click_and_hold()
             drag.move_by_offset(0, -8).move_by_offset(0, -8).release().perform()
-            wait_for(lambda: len(asked) == 4)
-            assert asked[3]["image"].read_bytes() == png and asked[3]["still"] == []
-            ((x, y, dx, dy),) = asked[3]["poke"]
+            wait_for(lambda: len(asked) == before + 1)
+            assert asked[-1]["image"].read_bytes() == png and asked[-1]["still"] == [] and asked[-1]["seconds"] == 0.08
+            ((x, y, dx, dy),) = asked[-1]["poke"]
             scale = 256 / shown
             assert (x, y, dx, dy) == pytest.approx(
                 (160 - 10 * scale, 128 + 20 * scale, 0, -16 * scale), abs=1.5 * scale
