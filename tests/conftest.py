@@ -45,6 +45,16 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
+@pytest.fixture(autouse=True)
+def _priority():
+    """No test leaves its process above all others: what else the machine does, and every later test, would starve."""
+    before, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    yield
+    after = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, before, priority)
+    assert after == before, "the test has changed the scheduling policy; see tests.helpers.bitstream.same_priority"
+
+
 def toy_video(
     path: Path, *, seconds: float = 6.0, seed: int = 0, size: tuple[int, int] = (192, 160), loudness=None
 ) -> Path:

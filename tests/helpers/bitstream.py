@@ -1,9 +1,11 @@
 """Coded pictures written or changed bit by bit, where no encoder writes what is wanted."""
 
 import io
+import os
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +100,19 @@ HEIC = ("libx265", {"x265-params": "log-level=none:keyint=1", "crf": "4"}, b"hvc
 AVIF = ("libsvtav1", {"preset": "10", "crf": "10"}, b"av01", b"av1C", b"avif")
 
 
+@contextmanager
+def same_priority() -> Iterator[None]:
+    """Keep this thread's scheduling: SVT-AV1, run by root, gives its caller real-time priority, above all else."""
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
+
+
 def _coded(picture: np.ndarray, codec: str, options: dict[str, str]) -> tuple[bytes, bytes]:
     """The decoder's configuration and the data of a picture (uint8 `H W 3` RGB)."""
-    with av.open(buffer := io.BytesIO(), "w", format="mp4") as container:
+    with same_priority(), av.open(buffer := io.BytesIO(), "w", format="mp4") as container:
         stream = container.add_stream(codec, 25, options=options)
         stream.width, stream.height, stream.pix_fmt = picture.shape[1], picture.shape[0], "yuv420p"
         stream.codec_context.thread_count = 1

@@ -15,6 +15,7 @@ from soundvid.media.geometry import Framing
 from soundvid.media.probe import probe
 from soundvid.store.dataset import Dataset
 from tests.conftest import toy_recipe, toy_video
+from tests.helpers.bitstream import same_priority
 from tests.helpers.pictures import delta_e, rgb, shown
 
 SIZE = (192, 96)
@@ -61,7 +62,7 @@ def write_hdr(path: Path, codec: str, pixels: str, options: dict[str, str], pict
     luma = codes @ np.array([0.2627, 0.6780, 0.0593])
     blue, red = (codes[..., 2] - luma) / 1.8814, (codes[..., 0] - luma) / 1.4746
     planes = np.stack([64 + 876 * luma, 512 + 896 * blue, 512 + 896 * red]).round().astype(np.uint16)
-    with av.open(str(path), "w") as container:
+    with same_priority(), av.open(str(path), "w") as container:
         stream = container.add_stream(codec, 30)
         stream.width, stream.height, stream.pix_fmt, stream.options = *SIZE, pixels, options
         context = stream.codec_context
