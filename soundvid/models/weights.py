@@ -66,7 +66,7 @@ REGISTRY = {
     ),
     "blazeface": Weights(
         name="blazeface",
-        needed_by="crop lips or face",
+        needed_by="crop lips or face, or landmarks of ipoke",
         files=("face_detection_back.tflite",),
         sha256="e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8",
         licence="Apache-2.0 (MediaPipe)",
@@ -76,7 +76,7 @@ REGISTRY = {
     ),
     "facemesh": Weights(
         name="facemesh",
-        needed_by="crop lips or face",
+        needed_by="crop lips or face, or landmarks of ipoke",
         files=("face_landmark.tflite",),
         sha256="2efcb4f4de43c7614b80a3cc3e8a37354b3b3b40f75cce20f6f38f0f25d65493",
         licence="Apache-2.0 (MediaPipe)",

@@ -210,16 +210,17 @@ class Player:
             else:
                 inputs["sound"] = self.sounds[sound]
                 inputs |= {"size": SIDE} if any(option.name == "size" for option in self.spec.inputs) else {}
-            notes = [n.replace(str(picture.path), "the picture").replace(str(inputs.get("sound")), "the sound")
-                     for n in expectations(self.run, inputs)]  # fmt: skip
+            expected = expectations(self.run, inputs)
             made = _named(lambda: self.spec.generate(self.run, target, **inputs), target, "the video")
+            notes = [n.replace(str(picture.path), "the picture").replace(str(inputs.get("sound")), "the sound")
+                     for n in (*made.notes, *expected)]  # fmt: skip
         finally:
             self._making.release()
         number = next(self._numbers)
         self.videos[number] = target
         while len(self.videos) > KEPT:
             self.videos.pop(next(iter(self.videos))).unlink(missing_ok=True)
-        return {"id": number, "seconds": made.seconds, "work_seconds": made.wall, "notes": [*made.notes, *notes]}
+        return {"id": number, "seconds": made.seconds, "work_seconds": made.wall, "notes": notes}
 
 
 def _named(call: Callable[[], Any], path: Path, name: str) -> Any:

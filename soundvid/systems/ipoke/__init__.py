@@ -39,6 +39,14 @@ def _examples(config: "Shared", clips: "Clips", purpose: "Purpose") -> "Examples
     return PokeExamples(config, clips, purpose)
 
 
+def _check(config: "Shared") -> None:
+    """Raise MissingWeights where landmarks are asked for and cannot be found."""
+    if config.landmarks:
+        from soundvid.systems.ipoke.landmarks import LandmarkFinder
+
+        LandmarkFinder()
+
+
 def _make_video(config: Any, facts: dict[str, Any], earlier: "Mapping[str, OpenRun]") -> "System":
     from soundvid.systems.ipoke.system import VideoSystem
 
@@ -86,9 +94,9 @@ spec = SystemSpec(
     summary="one image + swipes on it -> video",
     presets=("paper", "recommended", "small", "tiny"),
     stages=(
-        Stage("video", _video_presets, _examples, _make_video),
-        Stage("condition", _condition_presets, _examples, _make_condition),
-        Stage("motion", _motion_presets, _examples, _make_motion),
+        Stage("video", _video_presets, _examples, _make_video, _check),
+        Stage("condition", _condition_presets, _examples, _make_condition, _check),
+        Stage("motion", _motion_presets, _examples, _make_motion, _check),
     ),
     inputs=(
         Option("image", "image", "the picture that is swiped.", required=True, short="-i"),
@@ -114,6 +122,7 @@ spec = SystemSpec(
         (r"^l1$", "L1"),
         (r"^(image|flow)$", "Reconstruction of image and flow"),
         (r"^loss$", "Loss"),
+        (r"^without_face$", "Share of pictures without a face"),
         (r"^gradient", "Gradient norm"),
     ),
     validation_charts=((r"^(l1|l1_copy)$", "Validation L1"), (r"^loss$", "Validation loss")),

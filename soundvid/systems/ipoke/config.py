@@ -29,6 +29,11 @@ class Shared(Options):
     zero_every: int = Field(12, ge=0, description="one example in so many is a zero poke; ipoke: 12. 0: none")
     mirror: bool = Field(False, description="half of the examples left and right exchanged; choice for little data")
     visits: int = Field(1, ge=1, description="sequences drawn from each clip in an epoch; choice")
+    landmarks: bool = Field(
+        False,
+        description="stages 2 and 3: where the eyes, the nose and the corners of the mouth are in the first picture is "
+        "part of the condition; ja suggests it",
+    )
     cache_megabytes: int = Field(1024, ge=1, description="memory for decoded pictures; the rest is decoded again")
     batch: int = Field(20, ge=1, description="sequences; ipoke: 20 (stage 1), 40 (stage 3)")
     weight_decay: float = Field(1e-5, ge=0, description="ipoke: 1e-5")
@@ -37,6 +42,11 @@ class Shared(Options):
     def flows_back(self) -> tuple[int, ...]:
         """Pictures of an example from which the flow back to the first one is wanted, too."""
         return ((self.frames + 1) // 2, self.frames) if self.encoder == "flow" else ()
+
+    @property
+    def reads_landmarks(self) -> bool:
+        """Whether this stage gets the landmarks of first pictures."""
+        return False
 
     @model_validator(mode="after")
     def _within(self) -> "Shared":
@@ -105,7 +115,19 @@ class VideoConfig(Shared):
         return self
 
 
-class ConditionConfig(Shared):
+class _Conditioned(Shared):
+    """What the stages that read a condition must have alike, too."""
+
+    @property
+    def reads_landmarks(self) -> bool:
+        return self.landmarks
+
+    @property
+    def shared(self) -> dict[str, object]:
+        return super().shared | {"landmarks": self.landmarks}
+
+
+class ConditionConfig(_Conditioned):
     """Stage 2: auto-encoders of the picture, and of the poke, from which the whole flow is predicted."""
 
     @property
@@ -117,7 +139,7 @@ class ConditionConfig(Shared):
     perceptual_weight: float = Field(1.0, ge=0, description="ipoke: 1; off where the VGG weights are missing")
 
 
-class MotionConfig(Shared):
+class MotionConfig(_Conditioned):
     """Stage 3: which code of a video belongs to picture and poke, and how likely is each?"""
 
     form: Literal["invertible", "matching"] = Field(

@@ -14,6 +14,7 @@ from soundvid.errors import DatasetError
 from soundvid.features.base import ClipFormat
 from soundvid.features.flow_field import FlowField, FlowFieldOptions
 from soundvid.store.load import Clips, View
+from soundvid.systems.ipoke.landmarks import LandmarkFinder, Landmarks
 from soundvid.systems.ipoke.pokes import Pokes, draw_pokes
 from soundvid.training.system import Examples, Purpose
 
@@ -47,6 +48,8 @@ class Sequence:
     frames: np.ndarray  # uint8 `1 + T H W 3`
     flow: np.ndarray  # float32 `2 H W`, from the first picture to that `interval` later; 0 of a still video
     pokes: Pokes
+    first: int  # number of the first picture in its clip
+    mirrored: bool  # left and right are exchanged
 
 
 class PictureCache:
@@ -92,6 +95,8 @@ class PokeExamples(Examples):
             )
         self.numbers = long
         self.cache = PictureCache(clips, config.size, config.cache_megabytes)
+        self.find_landmarks = LandmarkFinder() if config.reads_landmarks else None
+        self._landmarks: dict[tuple[int, int], Landmarks] = {}  # by clip and picture, not mirrored
         self.estimator = flow_estimator(config.estimator, config.size)
         video = clips.manifest["recipe"]["video"]
         self.facts = {"fps": str(clips.fps_exact), "crop": video["crop"], "sequences": len(self)}
@@ -110,25 +115,39 @@ class PokeExamples(Examples):
         first = int(random.integers(len(pictures) - self.length + 1))
         moves = bool(random.random() >= 1 / config.zero_every) if config.zero_every else True
         frames = pictures[first : first + self.length]
-        if self.purpose == "train" and config.mirror and random.random() < 0.5:
+        mirrored = bool(self.purpose == "train" and config.mirror and random.random() < 0.5)
+        if mirrored:
             frames = frames[:, :, ::-1]
         flow = flow_between(self.estimator, frames[0], frames[config.interval])
         pokes = draw_pokes(flow, random, config.pokes, moves=moves)
         if not moves:
             frames, flow = np.repeat(frames[:1], len(frames), axis=0), np.zeros_like(flow)
-        return Sequence(frames, flow, pokes)
+        return Sequence(frames, flow, pokes, first, mirrored)
+
+    def landmarks(self, index: int, found: Sequence) -> Landmarks:
+        """Those of the first picture of example `index`, which is `found`; found once for each picture of a clip."""
+        assert self.find_landmarks is not None
+        number = self.numbers[index % len(self.numbers)]
+        at = number, found.first
+        if at not in self._landmarks:
+            self._landmarks[at] = self.find_landmarks(self.cache[number][found.first])
+        return self._landmarks[at].mirrored(self.config.size) if found.mirrored else self._landmarks[at]
 
     def example(self, index: int, epoch: int) -> dict[str, np.ndarray]:
         """`frames` uint8 `1 + T 3 H W`; `flow`, `poke` float32 `2 H W` in pixels.
 
-        And where the config asks for `flows_back`: `back` float32 `N 2 H W`, from each of these pictures to the first.
+        And where the config asks for `flows_back`: `back` float32 `N 2 H W`, from each of these pictures to the first;
+        where it reads landmarks: `landmarks` float32 `5 H W`, of the first picture.
         """
         found = self.sequence(index, epoch)
         frames = found.frames
+        height, width = found.flow.shape[1:]
+        marks = self.landmarks(index, found).field(height, width) if self.find_landmarks is not None else None
         back = [flow_between(self.estimator, frames[k], frames[0]) for k in self.config.flows_back]
         return {
             **({"back": np.stack(back)} if back else {}),
+            **({"landmarks": marks} if marks is not None else {}),
             "frames": np.ascontiguousarray(found.frames.transpose(0, 3, 1, 2)),
             "flow": found.flow,
-            "poke": found.pokes.field(*found.flow.shape[1:]),
+            "poke": found.pokes.field(height, width),
         }

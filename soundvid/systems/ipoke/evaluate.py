@@ -182,10 +182,18 @@ def evaluate(run: "OpenRun", split: str, options: EvaluationOptions) -> Evaluati
         f"{WARPED}: the first picture moved about the poke, less and less with distance; real: the clip itself, which "
         "does not go quite where its flow was estimated to go either",
         "real against real: other moments of the same clips; a Frechet distance below it means nothing",
+        *_without_face(system, [every[i].frames[0] for i in chosen]),
         *options.notes,
     )
     tables = (Table(f"Answers to swipes, sequences of '{split}'", found, notes),)
     return Evaluation(split, count, boot.sources, tables, {}, tuple(lines))
+
+
+def _without_face(system: MotionSystem, pictures: list[np.ndarray]) -> list[str]:
+    """How many of the first pictures had no landmarks, where the run reads them."""
+    found = [system.landmarks_in(picture) for picture in pictures]
+    without = sum(marks is not None and marks.points is None for marks in found)
+    return [f"no face was found in {without} of {len(found)} first pictures: their landmarks are 0"] if without else []
 
 
 def _other_moment(examples: PokeExamples, index: int) -> np.ndarray:

@@ -110,12 +110,18 @@ def _answers(
     scaled = np.array(pokes, np.float32).reshape(-1, 4) * (size / side)
     scaled[:, :2] -= (1 - size / side) / 2  # the middle of pixel x is at x
     poke = torch.from_numpy(Pokes(scaled.clip(-size, size)).field(size, size)).to(device)
-    small = _tensor(image if side == size else square(image, size), device)
+    seen = _seen(image, size)
+    small, found = _tensor(seen, device), system.landmarks_in(seen)
+    marks = None
+    if found is not None:
+        marks = torch.from_numpy(found.field(size, size)).to(device).expand(count, -1, -1, -1)
     whole, mask = _tensor(image, device), _soft(still, device)
     while True:
         noise = torch.randn(system.noise_shape(count), generator=generator) * temperature
         with torch.inference_mode():
-            codes = system.sampled(small.expand(count, -1, -1, -1), poke.expand(count, -1, -1, -1), noise.to(device))
+            codes = system.sampled(
+                small.expand(count, -1, -1, -1), poke.expand(count, -1, -1, -1), noise.to(device), marks
+            )
             videos = [_answer(system, code, small, whole, mask) for code in codes]  # one by one: memory for one
         yield [list(pictures) for pictures in zip(*videos, strict=True)]
 
@@ -141,6 +147,11 @@ def _rendered(system: MotionSystem, code: Tensor, small: Tensor, whole: Tensor) 
     # Frame by frame: at full size all of them together would need much memory.
     sized = (functional.interpolate(r[None], whole.shape[-2:], mode="bilinear") for r in raw)
     return torch.cat([composed(r[None], whole)[0] for r in sized])
+
+
+def _seen(image: np.ndarray, size: int) -> np.ndarray:
+    """A square picture at the networks' size."""
+    return image if image.shape[0] == size else square(image, size)
 
 
 def _tensor(image: np.ndarray, device: torch.device) -> Tensor:
@@ -272,6 +283,9 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     moments = _moments(system, shown, at, samples, temperature, generator, kept)
     notes = [] if poke else [f"{image}: no --poke was given: it moves as it likes"]
+    found = system.landmarks_in(_seen(shown, system.config.size))
+    if found is not None and found.points is None:
+        notes.append(f"{image}: no face was found in it: it moves without landmarks, which this run learnt with")
     try:
         with VideoWriter(target, fps, (samples * side, side), 0, 0) as writer:
             for number, pictures in enumerate(islice(moments, count)):

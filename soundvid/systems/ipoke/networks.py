@@ -359,12 +359,16 @@ class Encoders(nn.Module):
 
     SCALE = 10.0
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, landmarks: int = 0) -> None:
+        """`landmarks` is the number of their maps, which the image's encoder gets, too."""
         super().__init__()
-        self.channels = 2 * channels
-        self.image, self.poke = MapEncoder(3, channels), MapEncoder(2, channels)
+        self.channels, self.landmarks = 2 * channels, landmarks
+        self.image, self.poke = MapEncoder(3 + landmarks, channels), MapEncoder(2, channels)
 
-    def forward(self, image: Tensor, poke: Tensor) -> Tensor:
+    def forward(self, image: Tensor, poke: Tensor, landmarks: Tensor | None = None) -> Tensor:
+        """image `B 3 S S`, poke `B 2 S S` in pixels, landmarks `B N S S` where the encoder was made for them."""
+        if landmarks is not None:
+            image = torch.cat([image, landmarks], 1)
         return torch.cat([self.image(image), self.poke(self.scaled(poke))], 1)
 
     @classmethod

@@ -10,6 +10,7 @@ from torch.nn import functional
 from soundvid.errors import SoundvidError
 from soundvid.systems.ipoke.config import ConditionConfig, MotionConfig, Shared, VideoConfig
 from soundvid.systems.ipoke.invertible import InvertibleNetwork, negative_log_likelihood
+from soundvid.systems.ipoke.landmarks import CHANNELS, LandmarkFinder, Landmarks
 from soundvid.systems.ipoke.matching import MatchingNetwork
 from soundvid.systems.ipoke.networks import (
     PLACES,
@@ -30,12 +31,19 @@ if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
 
 PREVIEWED = 4  # examples in the preview grid
+WITHOUT_FACE = "without_face"  # in the log
 MEASURED = 256  # sequences from which the spread of codes is taken
 
 
 def pictures_of(batch: Batch) -> Tensor:
     """`frames` of a batch as floats in [-1, 1]: `B 1+T 3 S S`."""
     return batch["frames"].float() / 127.5 - 1
+
+
+def faces_of(batch: Batch) -> Metrics:
+    """The share of a batch's pictures in which no face was found, where landmarks are read."""
+    marks = batch.get("landmarks")
+    return {} if marks is None else {WITHOUT_FACE: (marks.flatten(1).amax(1) == 0).float().mean()}
 
 
 def make_autoencoder(config: VideoConfig) -> VideoAutoencoder:
@@ -73,6 +81,13 @@ class PokeSystem(System):
         """Networks that are used and not learnt here: they are no part of the checkpoint."""
         return [self.perceptual] if self.perceptual is not None else []
 
+    def alarms(self, metrics: dict[str, float]) -> list[str]:
+        if metrics.get(WITHOUT_FACE, 0.0) <= 0.5:
+            return []
+        return [
+            f"no face is found in more than half of the pictures, whose landmarks are 0 ('{WITHOUT_FACE}' in the log)"
+        ]
+
     def _use_perceptual(self, weight: float) -> None:
         self.perceptual, self.warnings = load_perceptual(weight)
 
@@ -95,7 +110,7 @@ class PokeSystem(System):
                 raise SoundvidError(f"ipoke: the stage '{name}' has to be trained first; train it in the same folder")
         for name, run in earlier.items():
             theirs, own = run.system.config.shared, self.config.shared  # type: ignore[attr-defined]
-            wrong = [k for k, v in own.items() if theirs[k] != v]
+            wrong = [k for k, v in own.items() if theirs.get(k, v) != v]
             if wrong:
                 raise SoundvidError(
                     f"{run.folder.path}: stage '{name}' was trained with another {wrong[0]} ({theirs[wrong[0]]}, here "
@@ -253,7 +268,7 @@ class ConditionSystem(PokeSystem):
         self.config = config
         self._check(earlier)
         self.networks = {
-            "encoders": Encoders(config.channels),
+            "encoders": Encoders(config.channels, CHANNELS if config.landmarks else 0),
             "image": MapDecoder(config.channels, 3),
             "flow": MapDecoder(config.channels, 2),
             "variances": _Variances(),
@@ -270,7 +285,7 @@ class ConditionSystem(PokeSystem):
         """The L1 of picture and flow (in tenths of a side), and the picture that was made."""
         image = pictures_of(batch)[:, 0]
         encoders: Any = self.call["encoders"]
-        code = encoders(image, batch["poke"])
+        code = encoders(image, batch["poke"], batch.get("landmarks"))
         picture, poke = code.split(encoders.channels // 2, 1)
         made = torch.tanh(self.call["image"](picture))
         flow = self.call["flow"](poke)
@@ -284,12 +299,13 @@ class ConditionSystem(PokeSystem):
         variances: Any = self.networks["variances"]
         loss = variances(torch.stack([looks, flow]))
         gradient = self.update("all", loss, clip=10.0)
-        return {"loss": loss.detach(), "image": image.detach(), "flow": flow.detach(), "gradient": gradient}
+        found = {"loss": loss.detach(), "image": image.detach(), "flow": flow.detach(), "gradient": gradient}
+        return {**found, **faces_of(batch)}
 
     def validation_step(self, batch: Batch) -> Metrics:
         image, flow, _ = self._errors(batch)
         still = Encoders.scaled(batch["flow"]).abs().mean()
-        return {"loss": image + flow, "image": image, "flow": flow, "flow_zero": still}
+        return {"loss": image + flow, "image": image, "flow": flow, "flow_zero": still, **faces_of(batch)}
 
 
 class _Variances(nn.Module):
@@ -317,11 +333,12 @@ class MotionSystem(PokeSystem):
         self.networks = {"motion": make_motion(config, self.video.latent, encoders.channels)}
         self.frozen_encoders: Encoders | None = None
         if config.tune_condition:
-            own = Encoders(encoders.channels // 2)
+            own = Encoders(encoders.channels // 2, encoders.landmarks)
             own.load_state_dict(encoders.state_dict())
             self.networks["encoders"] = own
         else:
             self.frozen_encoders = encoders.eval().requires_grad_(False)
+        self._find_landmarks: LandmarkFinder | None = None
         self.averaged = tuple(self.networks) if config.average_decay else ()  # type: ignore[misc]
         self.call = dict(self.networks)
         parameters = [p for network in self.networks.values() for p in network.parameters()]
@@ -352,7 +369,7 @@ class MotionSystem(PokeSystem):
             tensors = {k: torch.from_numpy(np.stack([a[k] for a in arrays])).to(self.device) for k in arrays[0]}
             with torch.no_grad():
                 codes.append(self.video.encoded(pictures_of(tensors), tensors.get("back"))[0])
-                conditions.append(self.condition(pictures_of(tensors)[:, 0], tensors["poke"]))
+                conditions.append(self._condition_of(tensors))
         whole = torch.cat(codes)
         self.tensors = {
             "mean": whole.mean((0, 2, 3))[:, None, None],
@@ -365,12 +382,23 @@ class MotionSystem(PokeSystem):
     def _standardised(self, code: Tensor) -> Tensor:
         return (code - self.tensors["mean"]) / self.tensors["deviation"]
 
-    def condition(self, image: Tensor, poke: Tensor) -> Tensor:
-        """image `B 3 S S` in [-1, 1], poke `B 2 S S` in pixels -> `B K G G`."""
+    def condition(self, image: Tensor, poke: Tensor, landmarks: Tensor | None = None) -> Tensor:
+        """image `B 3 S S` in [-1, 1], poke `B 2 S S` in pixels, landmarks `B 5 S S` if it reads them -> `B K G G`."""
         if self.frozen_encoders is not None:
             with torch.no_grad():
-                return self.frozen_encoders(image, poke)
-        return self.call["encoders"](image, poke)
+                return self.frozen_encoders(image, poke, landmarks)
+        return self.call["encoders"](image, poke, landmarks)
+
+    def _condition_of(self, batch: Batch) -> Tensor:
+        return self.condition(pictures_of(batch)[:, 0], batch["poke"], batch.get("landmarks"))
+
+    def landmarks_in(self, picture: np.ndarray) -> Landmarks | None:
+        """Of a picture at the networks' size, uint8 `S S 3`; None where the run reads none. Raises MissingWeights."""
+        if not self.config.landmarks:
+            return None
+        if self._find_landmarks is None:
+            self._find_landmarks = LandmarkFinder()
+        return self._find_landmarks(picture)
 
     def code(self, batch: Batch) -> Tensor:
         """The standardised codes of a batch's sequences."""
@@ -378,8 +406,7 @@ class MotionSystem(PokeSystem):
             return self._standardised(self.video.encoded(pictures_of(batch), batch.get("back"))[0].float())
 
     def _loss(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        frames = pictures_of(batch)
-        code, condition = self.code(batch), self.condition(frames[:, 0], batch["poke"])
+        code, condition = self.code(batch), self._condition_of(batch)
         motion: Any = self.call["motion"]
         if self.config.form == "invertible":
             return negative_log_likelihood(*motion(code, condition))
@@ -392,15 +419,15 @@ class MotionSystem(PokeSystem):
         self.set_rate(config.learning_rate * warm * fall)
         loss = self._loss(batch)
         gradient = self.update("all", loss, clip=config.clip or None)
-        return {"loss": loss.detach(), "gradient": gradient}
+        return {"loss": loss.detach(), "gradient": gradient, **faces_of(batch)}
 
     def validation_step(self, batch: Batch) -> Metrics:
         generator = torch.Generator(self.device).manual_seed(0)  # the same noise at each validation
-        return {"loss": self._loss(batch, generator)}
+        return {"loss": self._loss(batch, generator), **faces_of(batch)}
 
-    def sampled(self, image: Tensor, poke: Tensor, noise: Tensor) -> Tensor:
-        """Standardised codes for pictures `B 3 S S`, pokes `B 2 S S` and noise `B Z G G`."""
-        condition, motion = self.condition(image, poke), self.call["motion"]
+    def sampled(self, image: Tensor, poke: Tensor, noise: Tensor, landmarks: Tensor | None = None) -> Tensor:
+        """Standardised codes for what `condition` takes and noise `B Z G G`."""
+        condition, motion = self.condition(image, poke, landmarks), self.call["motion"]
         with torch.no_grad():
             if self.config.form == "invertible":
                 return motion.inverse(noise, condition)  # type: ignore[operator]
@@ -421,8 +448,8 @@ class MotionSystem(PokeSystem):
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         real = pictures_of(batch)[:PREVIEWED]
         noise = torch.randn(self.noise_shape(len(real)), device=self.device)
-        image = real[:, 0]
+        image, marks = real[:, 0], batch["landmarks"][:PREVIEWED] if self.config.landmarks else None
         with torch.no_grad():
-            made = self.decoded(self.sampled(image, batch["poke"][:PREVIEWED], noise), image)
+            made = self.decoded(self.sampled(image, batch["poke"][:PREVIEWED], noise, marks), image)
         rows = {"real": real, "generated": torch.cat([real[:, :1], made], 1)}
         return {name: (frames / 2 + 0.5).clamp(0, 1) for name, frames in rows.items()}
