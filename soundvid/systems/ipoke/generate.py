@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -238,7 +239,7 @@ def picture_count(seconds: float | None, fps: Fraction, usual: int) -> int:
     if not 2 <= count <= MOST_PICTURES:
         raise SoundvidError(
             f"--seconds {seconds:g}: a video has 2 to {MOST_PICTURES} pictures; with the run's {float(fps):g} a second "
-            f"give {np.ceil(200 / fps) / 100:g} to {float(MOST_PICTURES / fps):g}"
+            f"give {ceil(200 / fps) / 100:g} to {float(MOST_PICTURES / fps):g}"
         )
     return count
 
