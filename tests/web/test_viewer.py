@@ -167,6 +167,20 @@ def script(browser, text):
     return browser.execute_script(f"return {text}")
 
 
+def click(browser, selector):
+    """Click what matches; once more where the page was drawn anew between finding and clicking it."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    def clicked():
+        try:
+            browser.find_element("css selector", selector).click()
+        except StaleElementReferenceException:
+            return False
+        return True
+
+    wait_for(clicked)
+
+
 def test_ten_thousand_clips_in_the_browser(address, browser, store):
     browser.get_log("browser"), browser.get_log("performance")
     browser.get(address)
@@ -192,11 +206,10 @@ def test_ten_thousand_clips_in_the_browser(address, browser, store):
         script(browser, f"(state.sort = 'luma', state.descending = {order}, arrange(), 0)")
         wait_for(lambda best=best: luma[first()] == best(v for v in luma if v is not None))
     # Filters, by clicking.
-    box = browser.find_element("css selector", "[data-focus='split=test']")
-    box.click()
+    click(browser, "[data-focus='split=test']")
     count = values(json.load(urllib.request.urlopen(f"{address}column/split"))).count("test")
     wait_for(lambda: shown() == f"{count:,} of {MANY + 4:,}")
-    browser.find_element("css selector", "#filters .none").click()
+    click(browser, "#filters .none")
     search = browser.find_element("id", "search")
     search.send_keys("k00042")
     wait_for(lambda: shown() == f"1 of {MANY + 4:,}")
