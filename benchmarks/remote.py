@@ -1,9 +1,10 @@
 """Publishing, pulling and reading from addresses: rates compared with a plain copy, and bytes read for those wanted.
 
 Publish and pull: `--shards` shards of `--megabytes` each, into a folder and back, compared with `cp` of the same files
-followed by `sync` (both ends are on the disk then); the three come in another order each round. Reading: 16 pictures in a row from random places of random
-clips of `--dataset`, from the store and over HTTP on loopback (nginx where it is installed), decoded, by one process:
-one after another by `Clips.read`, and in batches of 8 by `ClipLoader`, which reads several clips of an address at once.
+followed by `sync` (both ends are on the disk then); the three come in another order each round. Reading: 16 pictures in
+a row from random places of random clips of `--dataset`, from the store and over HTTP on loopback (nginx where it is
+installed), decoded, by one process: one after another by `Clips.read`, and in batches of 8 by `ClipLoader`, which reads
+several clips of an address at once.
 The bytes that hold the pictures are those from the keyframe before the first to the last, as FFmpeg sees the packets.
 
     python -m benchmarks.remote [--store demo/store --dataset demo] [--rounds 3] [--shards 4 --megabytes 64]
