@@ -48,8 +48,8 @@ COMMON = ("motion.batch=16", "motion.warm_up=100")
 # The paper's encoder, decoder, discriminators and invertible network, as wide as `small`.
 PAPER_FORM = (
     "encoder=resnet", "video.decoder=spade", "video.decoder_channels=[48, 32, 24, 16]", "video.flow_weight=0",
-    "video.coarse_weight=0", "video.adversarial_weight=1", "video.discriminator_channels=16", "video.decoded=null",
-    "motion.form=invertible", "motion.tune_condition=false", "motion.clip=0",
+    "video.paint_weight=0", "video.coarse_weight=0", "video.adversarial_weight=1", "video.discriminator_channels=16",
+    "video.decoded=null", "motion.form=invertible", "motion.tune_condition=false", "motion.clip=0",
 )  # fmt: skip
 PAPER_STEPS = {"video": 350, "condition": 300, "motion": 1000}
 PERSONS, SECONDS = 3, 80

@@ -92,6 +92,13 @@ class VideoConfig(Shared):
         description="of L1 between where the warp decoder fetches points and the optical flow says that they "
         "come from, half-way and at the end; choice: without it a small network takes long to find what moves",
     )
+    paint_weight: float = Field(
+        0.0,
+        ge=0,
+        description="of the squared error that is left when the first picture is moved by the true flow and painted, "
+        "as a share of that without paint; with decoder warp and encoder flow. Choice: what the first picture does not "
+        "show, such as the inside of a mouth, is learnt from this alone; 0: nothing is painted",
+    )
     kl_weight: float = Field(1e-7, ge=0, description="ipoke: 1e-7")
     perceptual_weight: float = Field(10.0, ge=0, description="ipoke: 10; off where the VGG weights are missing")
     adversarial_weight: float = Field(1.0, ge=0, description="of both discriminators; ipoke: 1. 0: there are none")
@@ -110,6 +117,10 @@ class VideoConfig(Shared):
             raise ValueError("flow_weight: the flow is there with 'encoder: flow' only")
         if self.decoder == "spade" and (len(self.decoder_channels) != 4 or self.flow_weight):
             raise ValueError("decoder spade has four decoder_channels and no flow_weight")
+        if self.paint_weight and (self.decoder, self.encoder) != ("warp", "flow"):
+            raise ValueError("paint_weight: needs decoder warp and encoder flow")
+        if self.encoder == "flow" and self.latent < 8:
+            raise ValueError("encoder flow: latent 8 or more, as the flow itself takes four channels of the code")
         if self.decoded is not None and self.adversarial_weight:
             raise ValueError("decoded: discriminators see whole sequences: null, or adversarial_weight 0")
         return self
@@ -175,7 +186,7 @@ class MotionConfig(_Conditioned):
 _SMALL = {"mirror": True, "visits": 4, "validate_every": 200, "checkpoint_every": 200, "sample_every": 200,
           "validation_clips": 16, "average_decay": 0.99}  # fmt: skip
 _WARP = {"decoder": "warp", "encoder": "flow", "perceptual_weight": 0.0, "adversarial_weight": 0.0,
-         "coarse_weight": 5.0, "flow_weight": 10.0, "decay": 1.0}  # fmt: skip
+         "coarse_weight": 5.0, "flow_weight": 10.0, "paint_weight": 5.0, "decay": 1.0}  # fmt: skip
 _TINY = {"size": 32, "frames": 4, "interval": 4, "batch": 2, "validation_clips": 2, "validate_every": 2,
          "checkpoint_every": 2, "sample_every": 2, "log_every": 1}  # fmt: skip
 _LONG = {"validate_every": 1000, "checkpoint_every": 1000, "sample_every": 1000, "validation_clips": 100}

@@ -87,28 +87,43 @@ class VideoEncoder(nn.Module):
 
 
 class FlowEncoder(nn.Module):
-    """The same from the first, the middle and the last picture, and the flow from the latter two back to the first."""
+    """The same from the first, the middle and the last picture, and the flow from the latter two back to the first.
+
+    The first four channels begin as the flow itself, made small. The last quarter says what appears that the first
+    picture does not show; it has layers of its own, which learn for the painter alone: in layers that learn the motion,
+    too, so little of a picture is not found for thousands of steps.
+    """
 
     def __init__(self, latent: int, channels: tuple[int, int, int, int]) -> None:
         super().__init__()
-        pairs = list(pairwise((3 * 3 + 2 * 2, *channels[:3])))
-        layers: list[nn.Module] = []
-        for into, out in pairs:
-            layers += [nn.Conv2d(into, out, 3, 2, 1), norm(out), nn.ELU()]
-        last = channels[3]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[2], last, 3, 1, 1), nn.ELU())
-        # The flow as it is, made small: a straight way for it.
+        appearing, last = latent // 4, channels[3]
+        self.layers, self.look = self._layers(channels), self._layers(channels)
         self.straight = nn.Conv2d(4, last, 1)
-        self.mean, self.log_variance = nn.Conv2d(last, latent, 3, 1, 1), nn.Conv2d(last, latent, 3, 1, 1)
+        self.mean = nn.Conv2d(last, latent - appearing, 3, 1, 1)
+        self.appears = nn.Conv2d(last, appearing, 3, 1, 1)
+        self.log_variance = nn.Conv2d(last, latent, 3, 1, 1)
         _certain(self.log_variance)
+        with torch.no_grad():
+            self.mean.weight[:4] = 0.0
+            self.mean.bias[:4] = 0.0  # type: ignore[index]
+
+    @staticmethod
+    def _layers(channels: tuple[int, int, int, int]) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for into, out in pairwise((3 * 3 + 2 * 2, *channels[:3])):
+            layers += [nn.Conv2d(into, out, 3, 2, 1), norm(out), nn.ELU()]
+        return nn.Sequential(*layers, nn.Conv2d(channels[2], channels[3], 3, 1, 1), nn.ELU())
 
     def forward(self, frames: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
         """frames `B 1+T 3 S S`, back `B 2 2 S S` in pixels -> mean and log-variance of the code, each `B Z G G`."""
         last = frames.shape[1] - 1
         shown = frames[:, [0, (last + 1) // 2, last]].flatten(1, 2)
         flow = Encoders.scaled(back).flatten(1, 2)
-        x = self.layers(torch.cat([shown, flow], 1)) + self.straight(functional.avg_pool2d(flow, PLACES))
-        return self.mean(x), self.log_variance(x).clamp(-20, 10)
+        both, small = torch.cat([shown, flow], 1), functional.avg_pool2d(flow, PLACES)
+        x = self.layers(both) + self.straight(small)
+        mean = self.mean(x)
+        mean = torch.cat([mean[:, :4] + small, mean[:, 4:], self.appears(self.look(both))], 1)
+        return mean, self.log_variance(x).clamp(-20, 10)
 
 
 class ConvGru(nn.Module):
@@ -149,9 +164,11 @@ class VideoDecoder(nn.Module):
     picture's state is then enlarged, the first picture's look let in after each doubling.
     """
 
-    def __init__(self, latent: int, channels: tuple[int, ...], layers: int, size: int, form: str) -> None:
+    def __init__(
+        self, latent: int, channels: tuple[int, ...], layers: int, size: int, form: str, *, flow_in_code: bool = False
+    ) -> None:
         super().__init__()
-        self.form, self.size = form, size
+        self.form, self.size, self.flow_in_code = form, size, flow_in_code
         places = size // PLACES
         self.input = nn.Parameter(torch.zeros(latent, places, places))
         self.layers = nn.ModuleList(ConvGru(latent) for _ in range(layers))
@@ -159,16 +176,14 @@ class VideoDecoder(nn.Module):
         pairs = list(pairwise(channels))
         self.up = nn.ModuleList(ResidualBlock(a, b, double=True, normed=False) for a, b in pairs)
         self.looks = nn.ModuleList(Spade(b, 128 if form == "spade" else b) for _, b in pairs)
-        self.leave = nn.Conv2d(channels[-1], 3 if form == "spade" else 6, 3, 1, 1)
+        self.leave = nn.Conv2d(channels[-1], 3 if form == "spade" else 2, 3, 1, 1)
         if form == "warp":
-            # Each state's displacement, made large. At first hardly anything moves, and nothing is painted over.
+            # Each state's displacement, made large. At first hardly anything moves, and nothing is painted.
             self.straight = nn.Conv2d(latent, 2, 1)
-            bias = torch.zeros(6)
-            bias[2] = -4.0
+            self.paint = Painter(latent)
             with torch.no_grad():
-                self.leave.weight[:2].zero_()
-                self.leave.weight[2:].mul_(0.1)
-                self.leave.bias = nn.Parameter(bias)
+                self.leave.weight.zero_()
+                self.leave.bias = nn.Parameter(torch.zeros(2))
                 self.straight.weight.mul_(0.1)
 
     def forward(self, code: Tensor, image: Tensor, frames: int) -> Tensor:
@@ -180,62 +195,126 @@ class VideoDecoder(nn.Module):
         return composed(raw, image) if self.form == "warp" else torch.tanh(raw)
 
     def raw(self, code: Tensor, image: Tensor, frames: int, chosen: list[int] | None = None) -> Tensor:
-        """Before pictures are made: `B T 3 S S` (spade), or `B T 6 S S`: displacement, mask, paint (warp).
+        """Before pictures are made: `B T 3 S S` (spade), or `B T 5 S S`: displacement and paint (warp).
 
         Of `chosen` pictures only (from 0, ascending), where they are given.
         """
-        state, count = [code] * len(self.layers), frames
+        numbers = chosen if chosen is not None else list(range(frames))
+        raw = self._raw(code, image, frames, numbers)
+        if self.form == "warp":
+            paint = self.paint(displacement(raw), code, self.times(numbers, frames, code), image)
+            # Where the true flow is known, the painter learns from that alone (VideoAutoencoder.forward): a picture
+            # that is moved wrongly would teach it to blur.
+            raw = torch.cat([raw, paint.detach() if self.flow_in_code else paint], 1)
+        return raw.unflatten(0, (len(code), -1))
+
+    @staticmethod
+    def times(numbers: list[int], frames: int, like: Tensor) -> Tensor:
+        """When pictures `numbers` (from 0) are, as shares of a sequence of `frames`."""
+        return (torch.tensor(numbers, device=like.device) + 1).to(like.dtype) / frames
+
+    def _raw(self, code: Tensor, image: Tensor, frames: int, numbers: list[int]) -> Tensor:
+        """`B*T 3 S S` (spade) or displacements before their tanh `B*T 2 S S` (warp)."""
+        state = [code] * len(self.layers)
         step, outputs = self.input.expand(len(code), -1, -1, -1), []
         for _ in range(frames):
             x = step
             for n, layer in enumerate(self.layers):
                 x = state[n] = layer(x, state[n])
             outputs.append(x)
-        if chosen is not None:
-            outputs, frames = [outputs[k] for k in chosen], len(chosen)
-        states = torch.stack(outputs, 1).flatten(0, 1)
+        states = torch.stack([outputs[k] for k in numbers], 1).flatten(0, 1)
         x = self.enter(states)
         for up, look in zip(self.up, self.looks, strict=True):
-            x = functional.elu(look(up(x), image, frames))
+            x = functional.elu(look(up(x), image, len(numbers)))
         raw = self.leave(x)
         if self.form == "warp":
             # Motion that is even over time is where it begins: the displacement grows with the picture's number.
-            numbers = chosen if chosen is not None else list(range(frames))
-            share = torch.tensor(numbers, device=raw.device).add(1).div(count).repeat(len(code))[:, None, None, None]
-            coarse = functional.interpolate(self.straight(states), raw.shape[-2:], mode="bilinear")
-            raw = torch.cat([(raw[:, :2] + coarse) * share, raw[:, 2:]], 1)
+            share = self.times(numbers, frames, code).repeat(len(code))[:, None, None, None]
+            coarse = self.straight(states) * share
+            if self.flow_in_code:
+                coarse = coarse + _at_times(code[:, :4], numbers, frames) / (REACH * Encoders.SCALE)
+            raw = raw * share + functional.interpolate(coarse, raw.shape[-2:], mode="bilinear")
         if raw.shape[-1] != self.size:
             raw = functional.interpolate(raw, (self.size, self.size), mode="bilinear")
-        return raw.unflatten(0, (-1, frames))
+        return raw
 
 
+def _at_times(moves: Tensor, numbers: list[int], count: int) -> Tensor:
+    """How far all has moved in pictures `numbers` (from 0) of `count`, by where it is half-way and at the end.
+
+    moves `B 4 G G` -> `B*len(numbers) 2 G G`.
+    """
+    half, whole = moves[:, None, :2], moves[:, None, 2:]
+    middle = (count + 1) // 2
+    time = torch.tensor(numbers, device=moves.device).add(1.0)[None, :, None, None, None]
+    early = half * (time / middle)
+    late = half + (whole - half) * ((time - middle) / max(1, count - middle))
+    return torch.where(time <= middle, early, late).flatten(0, 1)
+
+
+class Painter(nn.Module):
+    """What the first picture does not show, such as the inside of a mouth that opens: to be added to what was moved.
+
+    It sees the moved picture itself, how it was moved, and how much it was stretched there: something new appears where
+    two neighbours come from nearly the same place.
+    """
+
+    def __init__(self, latent: int, width: int = 24) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(latent + 7, width, 3, 1, 1), nn.ELU(), nn.Conv2d(width, width, 3, 1, 1), nn.ELU()
+        )
+        self.leave = nn.Conv2d(width, 3, 3, 1, 1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, move: Tensor, code: Tensor, times: Tensor, image: Tensor) -> Tensor:
+        """Pictures at `times` (`T`, 0 to 1): move `B*T 2 S S` in sides, code `B Z G G`, image `B 3 S S` -> what is
+        added, `B*T 3 S S`, before its tanh.
+        """
+        moved = warped(move, image.repeat_interleave(len(times), 0))
+        by_row, by_column = torch.gradient(move, dim=(2, 3), spacing=1 / move.shape[-1])
+        stretch = -(by_row[:, 1:] + by_column[:, :1])
+        known = functional.interpolate(code, move.shape[-2:], mode="bilinear").repeat_interleave(len(times), 0)
+        time = times.repeat(len(code))[:, None, None, None].expand_as(stretch)
+        return FINE * self.leave(self.layers(torch.cat([known, time, moved, Encoders.SCALE * move, stretch], 1)))
+
+
+FINE = 0.1  # of what the painter's last layer gives: Adam's first steps at full strength would paint everywhere
 REACH = 0.5  # of the picture's side: the furthest that a point is fetched from, at most
 
 
 def displacement(raw: Tensor) -> Tensor:
-    """How far away each point is fetched, x and y in sides of the picture: `B T 6 h w` -> `B T 2 h w`."""
-    return REACH * torch.tanh(raw[:, :, :2])
+    """How far away each point is fetched, x and y in sides of the picture: `... 2+ h w` -> `... 2 h w`."""
+    return REACH * torch.tanh(raw[..., :2, :, :])
+
+
+def warped(move: Tensor, image: Tensor) -> Tensor:
+    """Pictures `N 3 h w` whose points are fetched from `move` `N 2 h w` away (x, y in sides of the picture)."""
+    height, width = move.shape[-2:]
+    rows = torch.linspace(-1, 1, height, device=move.device) * (1 - 1 / height)
+    columns = torch.linspace(-1, 1, width, device=move.device) * (1 - 1 / width)
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # grid_sample's picture is 2 wide
+    # The gradient at a place that is not a number ends the process on a CPU.
+    places = (grid + 2 * move.permute(0, 2, 3, 1)).nan_to_num()
+    return functional.grid_sample(image, places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def composed(raw: Tensor, image: Tensor) -> Tensor:
-    """The first picture moved, and painted over where the mask says so.
+    """The first picture moved, and what it does not show added.
 
-    raw `B T 6 h w`: displacement (x, y; tanh, in REACH sides of the picture), mask (sigmoid), paint (tanh); of any size
-    that fits image `B 3 h w`. Every point is fetched from where it was in the first picture.
+    raw `B T 5 h w`: displacement (x, y; tanh, in REACH sides of the picture) and paint (2 tanh); of any size that fits
+    image `B 3 h w`.
     """
-    batch, frames, _, height, width = raw.shape
-    move = 2 * displacement(raw)  # grid_sample's picture is 2 wide
-    mask, paint = torch.sigmoid(raw[:, :, 2:3]), torch.tanh(raw[:, :, 3:])
-    rows = torch.linspace(-1, 1, height, device=raw.device) * (1 - 1 / height)
-    columns = torch.linspace(-1, 1, width, device=raw.device) * (1 - 1 / width)
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-    # The gradient at a place that is not a number ends the process on a CPU; mask and paint stay what they are.
-    places = (grid + move.permute(0, 1, 3, 4, 2)).nan_to_num()
-    source = image[:, None].expand(-1, frames, -1, -1, -1).flatten(0, 1)
-    moved = functional.grid_sample(
-        source, places.flatten(0, 1), mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return (1 - mask) * moved.unflatten(0, (batch, frames)) + mask * paint
+    frames = raw.shape[1]
+    move = displacement(raw).flatten(0, 1)
+    moved = warped(move, image.repeat_interleave(frames, 0)).unflatten(0, (-1, frames))
+    return moved + painted(raw[:, :, 2:])
+
+
+def painted(paint: Tensor) -> Tensor:
+    """What is added to a picture: from black to white at most."""
+    return 2 * torch.tanh(paint)
 
 
 class VideoAutoencoder(nn.Module):
@@ -255,21 +334,37 @@ class VideoAutoencoder(nn.Module):
         self.latent, self.places = latent, size // PLACES
         made = FlowEncoder if encoder == "flow" else VideoEncoder
         self.encoder: nn.Module = made(latent, encoder_channels)
-        self.decoder = VideoDecoder(latent, decoder_channels, gru_layers, size, form)
+        self.decoder = VideoDecoder(
+            latent, decoder_channels, gru_layers, size, form, flow_in_code=encoder == "flow" and form == "warp"
+        )
 
     def encoded(self, frames: Tensor, back: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the code; `back` is needed by the encoder `flow`."""
         return self.encoder(frames, back) if isinstance(self.encoder, FlowEncoder) else self.encoder(frames)
 
     def forward(
-        self, frames: Tensor, back: Tensor | None = None, chosen: list[int] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """frames `B 1+T 3 S S`, back `B 2 2 S S` -> `VideoDecoder.raw`, mean and log-variance of the code."""
+        self,
+        frames: Tensor,
+        back: Tensor | None = None,
+        chosen: list[int] | None = None,
+        guided: list[int] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """frames `B 1+T 3 S S`, back `B 2 2 S S` -> `VideoDecoder.raw`, mean and log-variance of the code, and None.
+
+        `guided`: which pictures, from 0, `back` belongs to. The last of the results is then what is painted onto
+        these where the first picture is moved by `back` itself, `B 2 3 S S` before its tanh.
+        """
         mean, log_variance = self.encoded(frames, back)
         code = mean
         if self.training:
             code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        return self.decoder.raw(code, frames[:, 0], frames.shape[1] - 1, chosen), mean, log_variance
+        image, count = frames[:, 0], frames.shape[1] - 1
+        paint = None
+        if guided is not None and back is not None:
+            times = self.decoder.times(guided, count, code)
+            paint = self.decoder.paint(back.flatten(0, 1) / back.shape[-1], code, times, image)
+            paint = paint.unflatten(0, (len(frames), -1))
+        return self.decoder.raw(code, image, count, chosen), mean, log_variance, paint
 
 
 class PatchDiscriminator(nn.Module):

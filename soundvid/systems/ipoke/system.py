@@ -21,6 +21,8 @@ from soundvid.systems.ipoke.networks import (
     VideoAutoencoder,
     VideoDecoder,
     displacement,
+    painted,
+    warped,
 )
 from soundvid.systems.ipoke.perceptual import Perceptual, load_perceptual
 from soundvid.training.system import Batch, Examples, Metrics, System, frozen
@@ -155,7 +157,10 @@ class VideoSystem(PokeSystem):
         config, real = self.config, pictures_of(batch)
         self.set_rate(config.learning_rate * config.decay ** (step * config.batch // self.sequences))
         chosen = self._made()
-        raw, mean, log_variance = self.call["autoencoder"](real, batch.get("back"), chosen)
+        of_flow = [k - 1 for k in config.flows_back]
+        raw, mean, log_variance, paint = self.call["autoencoder"](
+            real, batch.get("back"), chosen, of_flow if config.paint_weight else None
+        )
         made = self._decoder.pictures(raw, real[:, 0])
         after = real[:, [1 + k for k in chosen]]
         l1 = (made - after).abs().mean()
@@ -165,10 +170,14 @@ class VideoSystem(PokeSystem):
         if config.coarse_weight:
             loss = loss + config.coarse_weight * coarse_l1(made, after)
         if config.flow_weight:
-            fetched = displacement(raw[:, [chosen.index(k - 1) for k in config.flows_back]])
+            fetched = displacement(raw[:, [chosen.index(k) for k in of_flow]])
             flow = (Encoders.SCALE * fetched - Encoders.scaled(batch["back"])).abs().mean()
             loss = loss + config.flow_weight * flow
             metrics["flow"] = flow.detach()
+        if paint is not None:
+            missing = unexplained(paint, batch["back"], real[:, 0], real[:, list(config.flows_back)])
+            loss = loss + config.paint_weight * missing
+            metrics["paint"] = missing.detach()
         if self.perceptual is not None:
             loss = loss + config.perceptual_weight * self.perceptual(made.flatten(0, 1), after.flatten(0, 1))
         fake = torch.cat([real[:, :1], made], 1)
@@ -227,14 +236,14 @@ class VideoSystem(PokeSystem):
 
     def validation_step(self, batch: Batch) -> Metrics:
         real = pictures_of(batch)
-        raw, _, _ = self.call["autoencoder"](real, batch.get("back"))
+        raw, *_ = self.call["autoencoder"](real, batch.get("back"))
         made, after = self._decoder.pictures(raw, real[:, 0]), real[:, 1:]
         return {"l1": (made - after).abs().mean(), "l1_copy": (real[:, :1] - after).abs().mean()}
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         real, back = pictures_of(batch)[:PREVIEWED], batch.get("back")
         with torch.no_grad():
-            raw, _, _ = self.call["autoencoder"](real, back[:PREVIEWED] if back is not None else None)
+            raw, *_ = self.call["autoencoder"](real, back[:PREVIEWED] if back is not None else None)
             made = self._decoder.pictures(raw, real[:, 0])
         rows = {"real": real, "generated": torch.cat([real[:, :1], made], 1)}
         return {name: (frames / 2 + 0.5).clamp(0, 1) for name, frames in rows.items()}
@@ -248,6 +257,16 @@ def coarse_l1(made: Tensor, real: Tensor) -> Tensor:
         a, b = functional.avg_pool2d(a, 2), functional.avg_pool2d(b, 2)
         loss = loss + (a - b).abs().mean()
     return loss
+
+
+def unexplained(paint: Tensor, back: Tensor, image: Tensor, real: Tensor) -> Tensor:
+    """Squared error of the first picture moved by the true flow and painted, as a share of that without paint.
+
+    paint `B N 3 S S`, back `B N 2 S S` in pixels, image `B 3 S S`, real `B N 3 S S`.
+    """
+    moved = warped(back.flatten(0, 1) / back.shape[-1], image.repeat_interleave(back.shape[1], 0)).view_as(real)
+    off = (moved - real).square().mean()
+    return (moved + painted(paint) - real).square().mean() / off.clamp_min(1e-6)
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from soundvid.systems.ipoke.invertible import (  # noqa: E402
     negative_log_likelihood,
 )
 from soundvid.systems.ipoke.matching import MatchingNetwork  # noqa: E402
-from soundvid.systems.ipoke.networks import Encoders, MapDecoder, composed  # noqa: E402
+from soundvid.systems.ipoke.networks import Encoders, MapDecoder, composed, displacement  # noqa: E402
 from soundvid.systems.ipoke.pokes import candidates, draw_pokes  # noqa: E402
-from soundvid.systems.ipoke.system import make_autoencoder, make_motion  # noqa: E402
+from soundvid.systems.ipoke.system import make_autoencoder, make_motion, unexplained  # noqa: E402
 from soundvid.training.system import count  # noqa: E402
 
 
@@ -187,7 +187,7 @@ def test_the_video_autoencoder_has_the_shapes_of_the_paper(preset):
         network = make_autoencoder(config)
         frames = torch.zeros(2, 11, 3, 64, 64)
         back = torch.zeros(2, 2, 2, 64, 64) if config.encoder == "flow" else None
-        raw, mean, log_variance = network(frames, back)
+        raw, mean, log_variance, _ = network(frames, back)
         made = network.decoder.pictures(raw, frames[:, 0])
     assert made.shape == (2, 10, 3, 64, 64)
     assert mean.shape == log_variance.shape == (2, config.latent, 8, 8)
@@ -216,17 +216,52 @@ def test_at_first_the_warping_decoder_shows_the_first_picture():
     assert torch.nn.functional.avg_pool2d(made[0] - frames[0, :1], 8).abs().mean() < 0.1
 
 
-def test_composed_fetches_points_from_where_they_were_and_paints_over():
+def test_a_code_begins_as_the_flow_and_moves_the_first_picture_by_it():
+    network = make_autoencoder(VIDEO["small"]).eval()
+    back = torch.zeros(1, 2, 2, 64, 64)
+    back[:, 0, 0], back[:, 1, 0] = -2.0, -6.0  # pixels, half-way and at the end: what is seen there was further left
+    frames = torch.rand(1, 11, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        code, _ = network.encoded(frames, back)
+        network.decoder.straight.weight.zero_()
+        network.decoder.straight.bias.zero_()
+        moved = 64 * displacement(network.decoder.raw(code, frames[:, 0], 10))[0].mean((2, 3))
+    halfway, end = moved[4].tolist(), moved[9].tolist()
+    assert halfway == pytest.approx([-2, 0], abs=0.05) and end == pytest.approx([-6, 0], abs=0.1)
+    assert moved[0, 0].item() == pytest.approx(-2 / 5, abs=0.05)
+
+
+def test_paint_learns_what_the_true_flow_does_not_explain():
+    """A dark spot appears in a picture that nowhere moves: the painter's loss falls, and the spot is painted there."""
+    torch.manual_seed(0)
+    network = make_autoencoder(VIDEO["small"])
+    image = torch.full((4, 1, 3, 64, 64), 0.5)
+    frames = image.repeat(1, 11, 1, 1, 1)
+    for clip, (x, y) in enumerate(((10, 20), (40, 12), (30, 50), (12, 44))):
+        frames[clip, 1:, :, y : y + 6, x : x + 8] = -0.5
+    back = torch.zeros(4, 2, 2, 64, 64)
+    optimizer = torch.optim.Adam(network.parameters(), 5e-3)
+    for _ in range(60):
+        paint = network(frames, back, [4, 9], [4, 9])[3]
+        loss = unexplained(paint, back, frames[:, 0], frames[:, [5, 10]])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.5
+    made = network.eval().decoder.pictures(network(frames, back)[0], frames[:, 0])
+    assert made[0, -1, :, 20:26, 10:18].mean() < 0.2 < 0.4 < made[0, -1, :, :10, 30:].mean()
+
+
+def test_composed_fetches_points_from_where_they_were_and_adds_paint():
     image = torch.zeros(1, 3, 16, 16)
     image[:, :, 4:8, 4:8] = 1.0
-    raw = torch.full((1, 1, 6, 16, 16), -20.0)
-    raw[:, :, :2] = 0.0
+    raw = torch.zeros(1, 1, 5, 16, 16)
     raw[:, :, 0] = -math.atanh(2 * 3 / 16)  # fetched from 3 pixels further left
     moved = composed(raw, image)[0, 0, 0]
     assert moved[5, 8].item() == pytest.approx(1) and moved[5, 4].item() == pytest.approx(0, abs=1e-6)
     assert moved.sum().item() == pytest.approx(16, abs=1e-3)
-    raw[:, :, 2, 0, 0], raw[:, :, 3:] = 20.0, 20.0
-    assert composed(raw, image)[0, 0, :, 0, 0].tolist() == pytest.approx([1, 1, 1])
+    raw[:, :, 2:, 0, 0] = math.atanh(0.25)  # half of what leads from black to white
+    assert composed(raw, image)[0, 0, :, 0, 0].tolist() == pytest.approx([0.5, 0.5, 0.5])
 
 
 def test_levels_that_do_not_fit_a_code_are_refused():
