@@ -125,6 +125,10 @@ spec = SystemSpec(
         (r"^without_face$", "Share of pictures without a face"),
         (r"^gradient", "Gradient norm"),
     ),
-    validation_charts=((r"^(l1|l1_copy)$", "Validation L1"), (r"^loss$", "Validation loss")),
+    validation_charts=(
+        (r"^(l1|l1_copy)$", "Validation L1"),
+        (r"^squared$", "Validation squared error"),
+        (r"^loss$", "Validation loss"),
+    ),
     usage="--image face.png --poke 120,160,0,12 --samples 4 --out video.mp4",
 )
