@@ -121,6 +121,7 @@ spec = SystemSpec(
     charts=(
         (r"^l1$", "L1"),
         (r"^(image|flow)$", "Reconstruction of image and flow"),
+        (r"^paint$", "Error that paint leaves, of what the true flow leaves"),
         (r"^loss$", "Loss"),
         (r"^without_face$", "Share of pictures without a face"),
         (r"^gradient", "Gradient norm"),

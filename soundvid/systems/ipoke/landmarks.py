@@ -1,7 +1,7 @@
 """Where the eyes, the nose and the corners of the mouth are in a first picture: an optional part of the condition.
 
 Source: "swipe a face image" (ja), conclusion: landmarks as a further input might keep a face's structure, and make
-persons more alike. Which points, and a map for each of them beside the picture's channels, are choices.
+persons more alike. Which points, and a map for each of them next to the picture's channels, are choices.
 """
 
 from dataclasses import dataclass
