@@ -11,6 +11,11 @@ from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import Download, FolderSource, UrlSource
 
 
+# An address is part of a source's identity, and clips are drawn from that: at a port that the system chooses, every
+# machine would have another demo dataset. The port lies below those that systems give to outgoing connections.
+PORT = 18630
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
@@ -20,17 +25,18 @@ class _Quiet(SimpleHTTPRequestHandler):
 def served(recipe: Recipe, folder: Path) -> Iterator[Recipe]:
     """The recipe with the videos of its folders, which lie below `folder`, as addresses of a server in this process.
 
-    The port is saved in `folder`: at other addresses the same videos would be other sources next time.
+    The port is saved in `folder`: at other addresses the same videos would be other sources next time. Another one
+    than `PORT` is taken only where another process uses that.
     """
     saved = folder / ".port"
     try:
         port = int(saved.read_text())
     except (OSError, ValueError):
-        port = 0
+        port = PORT
     handler = partial(_Quiet, directory=str(folder))
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    except OSError:  # another process uses that port by now
+    except OSError:  # another process uses that port
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     saved.write_text(str(server.server_address[1]))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
