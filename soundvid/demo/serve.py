@@ -10,7 +10,6 @@ from pathlib import Path
 from soundvid.recipe.model import Recipe
 from soundvid.recipe.sources import Download, FolderSource, UrlSource
 
-
 # An address is part of a source's identity, and clips are drawn from that: at a port that the system chooses, every
 # machine would have another demo dataset. The port lies below those that systems give to outgoing connections.
 PORT = 18630

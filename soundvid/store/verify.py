@@ -9,7 +9,7 @@ import hashlib
 import json
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
@@ -25,7 +25,7 @@ from soundvid.media.mp4_index import keyframe_index
 from soundvid.store import compare
 from soundvid.store.dataset import Dataset, Release, Row, Shard, pointer, sample_of
 from soundvid.store.schema import MEMBERS, count_by, counts, is_shard_name
-from soundvid.store.tar import BLOCK, END
+from soundvid.store.tar import BLOCK, END, Member, own_header
 
 if TYPE_CHECKING:
     from soundvid.features.base import Feature
@@ -221,11 +221,11 @@ def check_index(dataset: Dataset, shard: Shard, rows: pa.Table, problem: Problem
     where = _where(dataset, shard)
     found: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     try:
-        for info in _headers(dataset, shard.file):
-            key, _, extension = info.name.partition(".")
-            if not info.isreg() or "/" in info.name or extension in found[key]:
-                problem(f"{where}: has the member {info.name!r}, which soundvid does not write")
-            found[key][extension] = (info.offset_data, info.size)
+        for name, member, is_file in _members(dataset, shard.file):
+            key, _, extension = name.partition(".")
+            if not is_file or "/" in name or extension in found[key]:
+                problem(f"{where}: has the member {name!r}, which soundvid does not write")
+            found[key][extension] = (member.offset, member.size)
     except (tarfile.TarError, OSError, ValueError) as error:
         problem(f"{where}: cannot be read as tar ({error})")
         return []
@@ -249,22 +249,26 @@ def check_index(dataset: Dataset, shard: Shard, rows: pa.Table, problem: Problem
     return good
 
 
-def _blocks(member: Any) -> int:
+def _blocks(member: Member) -> int:
     """Bytes of a member with its header, in whole blocks."""
     return BLOCK + -(-member.size // BLOCK) * BLOCK
 
 
-def _headers(dataset: Dataset, shard: str) -> Any:
-    """The tar headers of a shard, one after the other. Raises TarError where they are not those of a whole tar."""
-    offset = 0
-    while (block := dataset.read(shard, offset, BLOCK)) != END[:BLOCK]:
-        info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        if info.size < 0:
-            raise tarfile.HeaderError(f"a member of {info.size} bytes")
-        info.offset_data = offset + BLOCK
-        yield info
-        offset += _blocks(info)
-    if dataset.read(shard, offset, 2 * len(END)) != END:
+def _members(dataset: Dataset, shard: str) -> Iterator[tuple[str, Member, bool]]:
+    """The name and place of each member, and whether it is a file. Raises TarError where the shard is no whole tar."""
+    offset, reader = 0, dataset.storage.reader("shards")
+    while (block := reader.read(shard, offset, BLOCK)) != END[:BLOCK]:
+        if (own := own_header(block)) is not None:
+            (name, size), is_file = own, True
+        else:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            name, size, is_file = info.name, info.size, info.isreg()
+        if size < 0:
+            raise tarfile.HeaderError(f"a member of {size} bytes")
+        member = Member(offset + BLOCK, size)
+        yield name, member, is_file
+        offset += _blocks(member)
+    if reader.read(shard, offset, 2 * len(END)) != END:
         raise tarfile.ReadError("it does not end where its samples do")
 
 

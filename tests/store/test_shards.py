@@ -18,7 +18,7 @@ from soundvid.builder.build import build
 from soundvid.builder.repack import repack
 from soundvid.errors import DatasetError
 from soundvid.store.dataset import Dataset, next_version, sample_of
-from soundvid.store.tar import pack_sample
+from soundvid.store.tar import header, own_header, pack_sample
 from soundvid.store.verify import verify
 from tests.conftest import toy_recipe, toy_video
 from tests.helpers.tamper import sign
@@ -88,6 +88,29 @@ def test_tar_members_are_plain_and_dateless(built):
 def test_keys_that_would_break_readers_are_refused(key):
     with pytest.raises(ValueError, match="cannot be a sample's key"):
         pack_sample(key, {"json": b"{}"}, 0)
+
+
+@pytest.mark.parametrize("size", [0, 1, 123_456_789, 8**11 - 1])
+@pytest.mark.parametrize("name", ["a.mp4", "web_a-0123456789-00000000.spectrogram.npy", "n" * 96 + ".mp4"])
+def test_own_headers_are_read_as_tarfile_reads_them(name, size):
+    info = tarfile.TarInfo.frombuf(header(name, size), "utf-8", "surrogateescape")
+    assert own_header(header(name, size)) == (name, size) == (info.name, info.size)
+
+
+def test_headers_of_others_are_left_to_tarfile():
+    """Of links, of other owners, of names that are cut in two or are not ASCII, and any with one byte changed."""
+    link = tarfile.TarInfo("a.mp4")
+    link.type, link.linkname, link.mode = tarfile.SYMTYPE, "/etc/passwd", 0o644
+    assert own_header(link.tobuf(tarfile.USTAR_FORMAT)) is None
+    assert own_header(tarfile.TarInfo("a.mp4").tobuf(tarfile.GNU_FORMAT)) is None
+    assert own_header(header("folder/" * 20 + "a.mp4", 5)) is None
+    assert own_header(header("\u00e9.mp4", 5)) is None
+    assert own_header(bytes(512)) is None
+    block = header("a.mp4", 5)
+    for place in range(512):
+        changed = bytearray(block)
+        changed[place] ^= 1
+        assert own_header(bytes(changed)) is None, place
 
 
 def test_version_numbers():
