@@ -26,7 +26,7 @@ from soundvid.media.mp4_index import find_moov
 from soundvid.store.cache import HeaderCache
 from soundvid.store.dataset import SPLITS, Dataset, Release, find
 from soundvid.store.schema import MEMBERS, count_by, member_columns
-from soundvid.store.storage import LocalStorage
+from soundvid.store.storage import LocalStorage, Reader
 
 _RECENT_ROWS = 1024  # dicts that are kept, so that loops over a few rows cost nothing
 
@@ -194,10 +194,16 @@ class Clips(Sequence[Clip]):
                 raise DatasetError(
                     f"{self.folder / shard}: the shard is missing; 'soundvid verify {where}' tells what else is"
                 )
-        self._reader = dataset.storage.reader("shards")
+        self.reader: Reader = dataset.storage.reader("shards")
         self.is_remote = not isinstance(dataset.storage, LocalStorage)
         self._headers = HeaderCache()
         self._path_of = dataset.storage.path
+
+    def through(self, reader: Callable[[Reader], Reader]) -> "Clips":
+        """The same clips; their bytes are read by what `reader` makes of what reads them now."""
+        other = copy.copy(self)
+        other.reader = reader(self.reader)
+        return other
 
     def __repr__(self) -> str:
         return f"<{self.name}@{self.version} {self.split}: {len(self)} clips>"
@@ -246,7 +252,7 @@ class Clips(Sequence[Clip]):
     @property
     def is_bucket(self) -> bool:
         """Whether the clips are read from an object store; processes that read them must not be forked."""
-        objects = getattr(getattr(self._reader, "storage", None), "objects", None)
+        objects = getattr(getattr(self.reader, "storage", None), "objects", None)
         return type(objects).__name__ == "BucketObjects"
 
     def _shards(self) -> list[str]:
@@ -319,7 +325,7 @@ class Clips(Sequence[Clip]):
 
     def _pictures(self, row: Mapping[str, Any], numbers: np.ndarray) -> bytes | RemoteClip:
         """What pictures `numbers` are decoded from: the mp4, or where few are wanted only their groups' bytes."""
-        whole_groups = getattr(self._reader, "caches", False)
+        whole_groups = getattr(self.reader, "caches", False)
         if 2 * len(numbers) > row["frames"] and not self.is_remote:
             return self._member(row, "mp4")
         offset, size = self._place(row, "mp4")
@@ -397,7 +403,7 @@ class Clips(Sequence[Clip]):
     def _read(self, row: Mapping[str, Any], offset: int, size: int) -> bytes:
         shard = row["shard"]
         try:
-            data = self._reader.read(shard, offset, size)
+            data = self.reader.read(shard, offset, size)
         except OSError as error:
             where = self._path_of(f"shards/{shard}")
             raise DatasetError(f"{where}: the shard cannot be read ({error.strerror})") from error

@@ -183,7 +183,7 @@ def test_other_processes_read_the_same(clips, method):
         assert pool.map(_mean, [(clips, i) for i in range(4)]) == own
         pool.close()  # ends its processes without a signal, which whoever started the tests may have switched off
         pool.join()
-    assert pickle.loads(pickle.dumps(clips))._reader._open == {}
+    assert pickle.loads(pickle.dumps(clips)).reader._open == {}
 
 
 def test_torch_batches_and_the_webdataset_stream(clips):

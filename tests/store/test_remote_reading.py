@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -174,3 +175,34 @@ def test_datasets_are_mixed_by_weight(built):
     for wrong in ({"batch": 0}, {"rank": 2, "world": 2}, {"weights": (1.0,)}, {"world": 50, "rank": 0}):
         with pytest.raises(DatasetError):
             Order(**{"sizes": (4, 4), "batch": 2} | wrong)
+
+
+@pytest.mark.parametrize(("near", "at_once"), [(0.0, range(3, 9)), (1e9, range(1, 3))])
+def test_the_longer_a_server_takes_the_more_clips_are_read_at_once(server, built, monkeypatch, near, at_once):
+    """With a server that answers soon, threads only hinder each other; what comes is the same."""
+    pytest.importorskip("torch")
+    import torch
+
+    from soundvid.store import loader
+    from soundvid.store.published import PublishedStorage
+
+    monkeypatch.setattr(loader, "_NEAR", near)
+    reading: list[int] = []
+    most, read = [0], PublishedStorage.read
+
+    def counted(*given) -> bytes:
+        reading.append(1)
+        most[0] = max(most[0], len(reading))
+        time.sleep(0.05)
+        data = read(*given)
+        reading.pop()
+        return data
+
+    own, far = (soundvid.load(n, split="all", store=s) for n, s in (("toy", built), (server.url, "unused")))
+    batches = iter(loader.ClipLoader(far, 8, length=24, seed=3))
+    found = [next(batches)]
+    monkeypatch.setattr(PublishedStorage, "read", counted)
+    found += batches
+    assert most[0] in at_once
+    for a, b in zip(found, loader.ClipLoader(own, 8, length=24, seed=3), strict=True):
+        assert torch.equal(a["index"], b["index"]) and torch.equal(a["frames"], b["frames"])
