@@ -6,7 +6,7 @@ other numbers of steps, in a process of its own whose CPU seconds are counted, a
     three        three drawn persons
     one          the first of them alone
     paper-form   three, by the paper's networks at the size of `small`, in about the same CPU time
-    recorded     each folder of recorded faces (NAME=FOLDER), a fifth of the videos held out
+    recorded     each folder of recorded faces (NAME=FOLDER), a fifth of the videos held out (of one video: of its time)
 
     python -m benchmarks.faces --work DIR [--runs three one paper-form] [--recorded NAME=FOLDER ...]
 
@@ -67,10 +67,12 @@ def drawn(work: Path) -> Recipe:
     return Recipe.model_validate(found)
 
 
-def recorded(name: str, folder: str) -> Recipe:
-    """The recipe face-poke on recordings that are too short to be split by time."""
+def recorded(name: str, folder: str, crop: str) -> Recipe:
+    """The recipe face-poke on recordings: of several, which are too short to be split by time, some are held out."""
     found = load("face-poke", [folder], name=name).model_dump(mode="json")
-    found["splits"] |= {"by": "group", "group": "source", "ratios": {"train": 0.8, "val": 0.2}}
+    found["video"]["crop"] = crop
+    if len(list(Path(folder).iterdir())) > 1:
+        found["splits"] |= {"by": "group", "group": "source", "ratios": {"train": 0.8, "val": 0.2}}
     return Recipe.model_validate(found)
 
 
@@ -209,8 +211,10 @@ def main() -> None:
         "--runs", nargs="*", choices=("three", "one", "paper-form"), default=["three", "one", "paper-form"]
     )
     parser.add_argument("--recorded", nargs="*", default=[], metavar="NAME=FOLDER", help="folders of recorded faces")
+    parser.add_argument("--crop", default="face", choices=("face", "centre"), help="of what is recorded")
     options = parser.parse_args()
     work = options.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
     if options.runs:
         recipe = drawn(work)
         made(recipe, work)
@@ -227,7 +231,7 @@ def main() -> None:
             answers(run)
     for given in options.recorded:
         name, _, folder = given.partition("=")
-        made(recorded(name, str(Path(folder).resolve())), work)
+        made(recorded(name, str(Path(folder).resolve()), options.crop), work)
         show(evaluate_run(train(work, name, name, STEPS, ()), "val"), [])
 
 

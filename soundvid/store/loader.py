@@ -20,10 +20,10 @@ from soundvid.store.storage import Reader
 
 Place = tuple[int, int, int]  # which dataset, which pass through it, which clip of it
 _READS = 8  # clips of a batch that are read at once from an address, at most
-# Of them that are decoded at once. Decoding lets go of Python's lock many times for each picture, so threads that all
-# decode hinder each other: eight take half as much CPU time again as two.
-_DECODING = 2
 _NEAR = 0.004  # seconds; where a server answers sooner, waiting for it is not what takes the time
+# Then so many are read, and decoded, at once. Decoding lets go of Python's lock many times for each picture, so threads
+# that all decode hinder each other: eight take a sixth more CPU time than two.
+_DECODING = 2
 
 
 @lru_cache(maxsize=8)
