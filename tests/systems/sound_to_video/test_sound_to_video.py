@@ -159,7 +159,8 @@ def test_the_basis_is_learnt_alone_first_and_from_all_pictures_then():
     before = {k: p.clone() for k, p in generator.named_parameters()}
     painted = []
     alone = system.generate(pixels(given["image"]), given["spectrogram"])
-    assert torch.equal(alone, system.generate(pixels(given["image"]), given["spectrogram"], at_once=7))
+    in_parts = system.generate(pixels(given["image"]), given["spectrogram"], at_once=7)
+    torch.testing.assert_close(in_parts, alone, rtol=0, atol=1e-5)  # sums of other sizes may be rounded otherwise
     generator.register_forward_hook(lambda net, inputs, made: painted.append(made.shape[1]))
     moved = []
     for step in (4, 5):
