@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from soundvid.demo import SOURCES, events
+from soundvid.demo.serve import PORT
 from soundvid.media.probe import probe
 from soundvid.metrics.table import Evaluation
 from soundvid.store.dataset import Dataset
@@ -52,7 +53,8 @@ def test_claps_sound_in_the_frame_in_which_the_hands_meet(demo):
             if 2 <= k < row["frames"]:
                 seen += 1
                 assert frames[k, :400].max() > 4 * frames[k - 1, -400:].max()
-    assert seen >= 6  # how many depends on the draw, which depends on the server's port
+    # How many depends on the draw, which is the same on every machine unless another process uses the demo's port.
+    assert seen > (20 if (demo / "videos" / ".port").read_text() == str(PORT) else 5)
 
 
 def test_a_second_demo_makes_nothing_again(demo):
