@@ -102,6 +102,13 @@ class Config(Options):
         ge=1,
         description="of the basis: motion without a sound, extrapolated from the input image at rates that are learnt",
     )
+    most_l1: float | None = Field(
+        None,
+        gt=1,
+        description="of the basis: the change from the input image is scaled down, where needed, until L1 on the "
+        "validation clips is at most so many times that of the input image repeated. What was learnt from few moments "
+        "holds less for others. null: as foreseen",
+    )
     painted_per_step: int | None = Field(
         None,
         ge=2,
@@ -187,8 +194,9 @@ class Config(Options):
             raise ValueError(f"output {self.output} needs generator film: the U-Net gives the picture itself")
         if self.basis and (self.generator != "film" or self.output != "composite"):
             raise ValueError("basis needs generator film and output composite: masks decide what is kept of it")
-        if self.basis_first and not self.basis:
-            raise ValueError("basis_first needs a basis")
+        for name in ("basis_first", "most_l1"):
+            if getattr(self, name) and not self.basis:
+                raise ValueError(f"{name} needs a basis")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")
         if self.half_size and (self.beta or self.gamma):
@@ -240,7 +248,7 @@ RECOMMENDED = Config(
     width=32,
     output="composite",
     basis=96,
-    basis_first=0.9,
+    basis_first=1.0,
     cache=512,
     norm="group",
     beta=0.0,

@@ -135,9 +135,9 @@ class Film(nn.Module):
     input image, the input image warped by the flow, and the content. Residual and composite begin near the input image.
 
     With `half`, the last level can be left out: the level before it has a head of its own, for pictures of half size.
-    With `basis`, a composite keeps what the basis makes of the input image instead of the image itself, and the finest
-    level sees it; `features` then end with the time since the input image, which the basis alone takes. `painted` tells
-    whether the decoder has learnt anything yet.
+    With `basis`, a composite keeps and warps what the basis makes of the input image instead of the image itself, in
+    which the input's pose would be seen again, and the finest level sees it; `features` then end with the time since
+    the input image, which the basis alone takes. `painted` tells whether the decoder has learnt anything yet.
     """
 
     painted: Tensor  # bool, with a basis
@@ -188,11 +188,11 @@ class Film(nn.Module):
                 kept = 2.0 if self.basis is None else 5.0  # a basis paints well before the decoder begins to learn
                 nn.init.constant_(head.bias[4 * (3 + _FLOW) : 4 * (3 + _FLOW) + 4], kept)  # type: ignore[index]
 
-    def forward(self, image: Tensor, features: Tensor, half: bool = False) -> Tensor:
-        """`half`: pictures `B F 3 H/2 W/2`, by the head of the level before the last."""
+    def forward(self, image: Tensor, features: Tensor, half: bool = False, strength: Tensor | None = None) -> Tensor:
+        """`half`: pictures `B F 3 H/2 W/2`, by the head of the level before the last. `strength` is the basis'."""
         base = None
         if self.basis is not None:
-            base, features = self.basis(image, features).flatten(0, 1), features[..., :-1]
+            base, features = self.basis(image, features, strength).flatten(0, 1), features[..., :-1]
         clips, count, k = features.shape
         x, seen = image, []
         for down in self.downs:
@@ -216,8 +216,7 @@ class Film(nn.Module):
         out = F.pixel_shuffle(head(x), 2).float()
         shown = (F.avg_pool2d(image, 2) if half else image).float()
         if self.output == "composite":
-            kept = _each(shown, count) if base is None else F.avg_pool2d(base, 2) if half else base
-            made = _composite(out, _each(shown, count), kept)
+            made = _composite(out, _each(shown, count) if base is None else F.avg_pool2d(base, 2) if half else base)
         elif self.output == "residual":
             made = torch.tanh(out + _each(torch.atanh(shown.clamp(-0.99, 0.99)), count))
         else:
@@ -233,8 +232,8 @@ _FLOW, _MASKS = 2, 3  # planes of a composite apart from its content
 _FARTHEST = 0.25  # of the picture's side: where a pixel may be fetched from
 
 
-def _composite(planes: Tensor, image: Tensor, base: Tensor) -> Tensor:
-    """Planes `M 8 H W` (content, flow, masks), the input image and what is kept `M 3 H W` -> pictures in [-1, 1]."""
+def _composite(planes: Tensor, image: Tensor) -> Tensor:
+    """Planes `M 8 H W` (content, flow, masks) and what is kept and warped, `M 3 H W` -> pictures in [-1, 1]."""
     content, flow, masks = planes.split((3, _FLOW, _MASKS), 1)
     height, width = image.shape[-2:]
     y = (torch.arange(height, device=image.device) * 2 + 1) / height - 1
@@ -244,7 +243,7 @@ def _composite(planes: Tensor, image: Tensor, base: Tensor) -> Tensor:
     place = place.nan_to_num()  # the gradient at a place that is not a number ends the process on a CPU
     warped = F.grid_sample(image, place, mode="bilinear", padding_mode="border", align_corners=False)
     kept, moved, new = masks.softmax(1).split(1, 1)
-    return kept * base + moved * warped + new * torch.tanh(content)
+    return kept * image + moved * warped + new * torch.tanh(content)
 
 
 class Bands(nn.Module):

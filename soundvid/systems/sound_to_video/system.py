@@ -32,6 +32,7 @@ MOST_GAIN = 100.0  # 40 dB: silence is not made loud
 FLOOR = 1e-3  # magnitude below which scale log distinguishes nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
 BASIS_CLIPS = 64  # that the components are found from, at most
+STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the change from the input image, which `most_l1` chooses among and between
 STILL_UNTIL = 100  # steps: generators that add to the input picture begin with the picture itself
 
 
@@ -87,6 +88,8 @@ class SoundToVideo(System):
         self.critics = critics
         self.fps = float(Fraction(facts["fps"]))
         self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
+        if config.most_l1 is not None:
+            self.tensors["strength"] = torch.ones(())
         self.learnt = 0  # steps
         self._decodes: bool | None = None  # whether the decoder has learnt; None: to be asked, for which a GPU waits
 
@@ -126,7 +129,11 @@ class SoundToVideo(System):
         deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
         # Bins that hold next to nothing stay small instead of becoming noise.
         deviation = deviation.clamp(min=0.1 * float(deviation.max()) + 1e-6)
-        self.tensors = {"mean": mean.float().to(self.device), "deviation": deviation.float().to(self.device)}
+        self.tensors = {
+            **self.tensors,
+            "mean": mean.float().to(self.device),
+            "deviation": deviation.float().to(self.device),
+        }
 
     def _scaled(self, spectrogram: Tensor) -> Tensor:
         """Raw magnitudes `... bins`, pooled and on the scale of the config: `... input_bins`."""
@@ -184,8 +191,14 @@ class SoundToVideo(System):
             if self._decodes is None:
                 self._decodes = bool(generator.painted)
             if not self._decodes:
-                return generator.basis(images, features).float().clamp(-1, 1)
+                return generator.basis(images, features, self.strength).float().clamp(-1, 1)
+            return self.call["generator"](images, features, strength=self.strength).float()
         return self.call["generator"](images, features).float()
+
+    @property
+    def strength(self) -> Tensor | None:
+        """What the basis' change from the input image is scaled by; None: as foreseen."""
+        return self.tensors.get("strength")
 
     def timed(self, features: Tensor, numbers: Sequence[int]) -> Tensor:
         """Features `... N k` as the generator takes them; `numbers` counts their pictures from the input picture on.
@@ -227,12 +240,13 @@ class SoundToVideo(System):
             if config.painted_per_step is not None:
                 places = self._painted(numbers.shape[1])
                 chosen, frames, numbers = chosen[:, places], frames[:, places], numbers[:, places]
+        scaled = {} if self.strength is None else {"strength": self.strength}
         real = pixels(frames)
         half = step < config.half_size * config.steps
         if half:
-            made, real = self.call["generator"](image, chosen, True).float(), halved(real)
+            made, real = self.call["generator"](image, chosen, True, **scaled).float(), halved(real)
         else:
-            made = self.call["generator"](image, chosen).float()
+            made = self.call["generator"](image, chosen, **scaled).float()
         pick = Pick(config, numbers, rows)
         metrics: dict[str, Tensor] = {}
         if self.critics:
@@ -358,7 +372,8 @@ class SoundToVideo(System):
         change over time and blocks of 8 x 8 pixels, and r the ratio of their sums; mean over clips. 0 is the real
         video; a still one, or one that flickers as a whole, has about 1. L1 would pick blur: the median of all that
         may happen. `sound_correlation` is how much correlation of the motion over time is lost when the sound is that
-        of half a clip later. soundvid.metrics has the real measures.
+        of half a clip later. With `most_l1`, this validation decides `strength` for what is generated from now on; its
+        own numbers are of the one before. soundvid.metrics has the real measures.
         """
         image, real = pixels(batch["image"]), pixels(batch["frames"])
         count = real.shape[1]
@@ -371,7 +386,9 @@ class SoundToVideo(System):
         wrong = correlation(energy(other.diff(dim=1)), moves)
         place = correlation(local_energy(made_steps, 8).flatten(1), local_energy(steps, 8).flatten(1))
         ratio = (moved.sum(1) / moves.sum(1).clamp(min=1e-6)).clamp(min=1e-6)
+        scaled = {} if self.strength is None else self._l1_of_strengths(image, real, batch["spectrogram"])
         return {
+            **scaled,
             "motion_error": (1 - place * torch.minimum(ratio, 1 / ratio)).mean(),
             "l1": (made - real).abs().mean() / 2,
             "l1_of_copying": (image[:, None] - real).abs().mean() / 2,
@@ -379,6 +396,23 @@ class SoundToVideo(System):
             "motion_correlation": right.mean(),
             "sound_correlation": (right - wrong).mean(),
         }
+
+    def _l1_of_strengths(self, image: Tensor, real: Tensor, spectrogram: Tensor) -> Metrics:
+        """L1 of the pictures whose change from the input image is scaled by each of STRENGTHS."""
+        count, given = real.shape[1], self.tensors["strength"]
+        found: dict[str, Tensor | Ratio] = {}
+        for share in STRENGTHS:
+            self.tensors = {**self.tensors, "strength": torch.full_like(given, share)}
+            made = self.generate(image, spectrogram)[:, :count]
+            found[f"l1_at_{share:g}"] = (made - real).abs().mean() / 2
+        self.tensors = {**self.tensors, "strength": given}
+        return found
+
+    def validated(self, numbers: dict[str, float]) -> None:
+        most = self.config.most_l1
+        if most is not None and all(math.isfinite(value) for value in numbers.values()):
+            off = [numbers["l1_of_copying"], *(numbers[f"l1_at_{share:g}"] for share in STRENGTHS)]
+            self.tensors["strength"].fill_(strongest((0.0, *STRENGTHS), off, most * off[0]))
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         image, real = pixels(batch["image"]), pixels(batch["frames"])
@@ -425,6 +459,15 @@ class Pick:
     def steps(self, frames: Tensor) -> Tensor:
         """Differences of neighbouring pictures, inside chunks only."""
         return self._split(frames).diff(dim=2).flatten(1, 2) if self.chunk > 1 else frames.diff(dim=1)
+
+
+def strongest(strengths: Sequence[float], errors: Sequence[float], most: float) -> float:
+    """The largest of rising strengths before the errors, linear in between, first exceed `most`."""
+    for k in range(1, len(strengths)):
+        if errors[k] > most:
+            share = (most - errors[k - 1]) / (errors[k] - errors[k - 1])
+            return strengths[k - 1] + share * (strengths[k] - strengths[k - 1])
+    return strengths[-1]
 
 
 def pixels(frames: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from soundvid.systems.sound_to_video.networks import (  # noqa: E402
     VolumeDiscriminator,
     onset_features,
 )
-from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels  # noqa: E402
+from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels, strongest  # noqa: E402
 from soundvid.training.dataloader import stack  # noqa: E402
 from soundvid.training.system import average_, count  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
@@ -234,10 +234,60 @@ def test_motion_that_makes_no_sound_goes_on_from_the_input_picture():
         assert error(-1) < 0.4 * still  # a second later than any time that was learnt
 
 
+def test_a_composite_with_a_basis_shows_nothing_of_the_input_pose():
+    """Masks that take the warped picture at flow 0 give the basis' picture, not the input image."""
+    torch.manual_seed(0)
+    system = SoundToVideo(small(basis=8), FACTS)
+    film = system.networks["generator"]
+    film.basis.begin_with(torch.randint(256, (3, 20, 64, 64, 3), dtype=torch.uint8).numpy())
+    film.leave.weight.data.zero_()
+    film.leave.bias.data.zero_()[4 * 6 : 4 * 7] = 30.0  # the second mask: warped
+    image, sound = torch.rand(1, 3, 64, 64) * 2 - 1, torch.rand(1, 4, system.networks["encoder"].features)
+    with torch.no_grad():
+        features = system.timed(sound, range(4))
+        wanted = film.basis(image, features)
+        assert torch.allclose(film(image, features), wanted, atol=1e-4)
+        assert (wanted - image[:, None]).abs().mean() > 0.01
+
+
+def test_motion_is_scaled_down_until_it_costs_no_more_than_was_allowed():
+    """Held-out videos stand still: whatever moves is wrong, and so much of it is kept as `most_l1` allows."""
+    torch.manual_seed(0)
+    system = SoundToVideo(small(basis=8, most_l1=1.05, basis_first=1.0), FACTS)
+    system.basis.begin_with(torch.randint(256, (3, 20, 64, 64, 3), dtype=torch.uint8).numpy())
+    system.eval()
+    system.basis.leave.weight.data.mul_(10)  # an untrained network foresees next to nothing
+    held_out = batch()
+    image = pixels(held_out["image"])
+    still = held_out["image"][:, None].expand(-1, 8, -1, -1, -1)
+    held_out["frames"] = (still.int() + 8 * (still.int() < 128) - 4).clamp(0, 255).byte()  # 4 off everywhere
+    foreseen = system.generate(image, held_out["spectrogram"])[:, :8]
+    copied = float((image[:, None] - pixels(held_out["frames"])).abs().mean())
+
+    def error() -> float:
+        made = system.generate(image, held_out["spectrogram"])[:, :8]
+        return float((made - pixels(held_out["frames"])).abs().mean())
+
+    assert error() > 1.2 * copied
+    system.validated({name: float(value) for name, value in system.validation_step(held_out).items()})
+    assert 0 < float(system.strength) < 1
+    assert error() == pytest.approx(1.05 * copied, rel=0.02)
+    # Where it is right, all of it stays.
+    held_out["frames"] = ((foreseen + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1)
+    system.validated({name: float(value) for name, value in system.validation_step(held_out).items()})
+    assert float(system.strength) == 1
+
+
+def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
+    assert strongest((0.0, 0.5, 1.0), (1.0, 0.8, 0.9), 1.05) == 1.0
+    assert strongest((0.0, 0.5, 1.0), (1.0, 1.0, 1.1), 1.05) == pytest.approx(0.75)
+    assert strongest((0.0, 0.5, 1.0), (1.0, 1.2, 0.9), 1.05) == pytest.approx(0.125)
+
+
 def test_a_run_without_a_basis_has_the_weights_it_had_before():
     """Runs of before open: no field is needed and no weight is new."""
     fields = small(basis=0).model_dump()
-    for new in ("basis", "basis_first", "oscillators", "painted_per_step", "cache"):
+    for new in ("basis", "basis_first", "oscillators", "most_l1", "painted_per_step", "cache"):
         del fields[new]
     system = SoundToVideo(Config.model_validate(fields), FACTS)
     names = set(system.networks["generator"].state_dict())
