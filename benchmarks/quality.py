@@ -107,7 +107,9 @@ def cpu_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
-def train(folder: Path, dataset: str, subject: str, preset: str, seed: int, options: argparse.Namespace) -> Path:
+def train(
+    folder: Path, dataset: str, subject: str, preset: str, seed: int, options: argparse.Namespace, *, runs: str = "runs"
+) -> Path:
     """Train, or go on training, by the function that `soundvid train` calls."""
     from soundvid.cli.ui import duration as clock
     from soundvid.runs import train
@@ -126,7 +128,7 @@ def train(folder: Path, dataset: str, subject: str, preset: str, seed: int, opti
     for text in options.set or []:
         owner, colon, value = text.partition(":")
         values += [value] if colon and owner == preset else [] if colon else [text]
-    out = folder / "runs" / (f"{subject}-{preset}-seed{seed}" if seed else f"{subject}-{preset}")
+    out = folder / runs / (f"{subject}-{preset}-seed{seed}" if seed else f"{subject}-{preset}")
     request = train.Request(
         system="sound_to_video",
         out=out,

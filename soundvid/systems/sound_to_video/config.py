@@ -102,12 +102,18 @@ class Config(Options):
         ge=1,
         description="of the basis: motion without a sound, extrapolated from the input image at rates that are learnt",
     )
+    strength: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="of the basis: share of the foreseen change from the input image that is generated. What was "
+        "learnt from few moments holds less for others",
+    )
     most_l1: float | None = Field(
         None,
-        gt=1,
-        description="of the basis: the change from the input image is scaled down, where needed, until L1 on the "
-        "validation clips is at most so many times that of the input image repeated. What was learnt from few moments "
-        "holds less for others. null: as foreseen",
+        ge=1,
+        description="each validation lowers `strength`, where needed, until L1 on its clips is at most so many times "
+        "that of the input image repeated; null: it stays",
     )
     painted_per_step: int | None = Field(
         None,
@@ -194,8 +200,12 @@ class Config(Options):
             raise ValueError(f"output {self.output} needs generator film: the U-Net gives the picture itself")
         if self.basis and (self.generator != "film" or self.output != "composite"):
             raise ValueError("basis needs generator film and output composite: masks decide what is kept of it")
-        for name in ("basis_first", "most_l1"):
-            if getattr(self, name) and not self.basis:
+        for name, given in (
+            ("basis_first", self.basis_first > 0),
+            ("strength", self.strength < 1),
+            ("most_l1", self.most_l1 is not None),
+        ):
+            if given and not self.basis:
                 raise ValueError(f"{name} needs a basis")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")

@@ -88,8 +88,8 @@ class SoundToVideo(System):
         self.critics = critics
         self.fps = float(Fraction(facts["fps"]))
         self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
-        if config.most_l1 is not None:
-            self.tensors["strength"] = torch.ones(())
+        if config.most_l1 is not None or config.strength < 1:
+            self.tensors["strength"] = torch.tensor(config.strength)
         self.learnt = 0  # steps
         self._decodes: bool | None = None  # whether the decoder has learnt; None: to be asked, for which a GPU waits
 
@@ -386,7 +386,7 @@ class SoundToVideo(System):
         wrong = correlation(energy(other.diff(dim=1)), moves)
         place = correlation(local_energy(made_steps, 8).flatten(1), local_energy(steps, 8).flatten(1))
         ratio = (moved.sum(1) / moves.sum(1).clamp(min=1e-6)).clamp(min=1e-6)
-        scaled = {} if self.strength is None else self._l1_of_strengths(image, real, batch["spectrogram"])
+        scaled = {} if self.config.most_l1 is None else self._l1_of_strengths(image, real, batch["spectrogram"])
         return {
             **scaled,
             "motion_error": (1 - place * torch.minimum(ratio, 1 / ratio)).mean(),
@@ -412,7 +412,8 @@ class SoundToVideo(System):
         most = self.config.most_l1
         if most is not None and all(math.isfinite(value) for value in numbers.values()):
             off = [numbers["l1_of_copying"], *(numbers[f"l1_at_{share:g}"] for share in STRENGTHS)]
-            self.tensors["strength"].fill_(strongest((0.0, *STRENGTHS), off, most * off[0]))
+            found = strongest((0.0, *STRENGTHS), off, most * off[0])
+            self.tensors["strength"].fill_(min(found, self.config.strength))
 
     def preview(self, batch: Batch) -> dict[str, Tensor]:
         image, real = pixels(batch["image"]), pixels(batch["frames"])

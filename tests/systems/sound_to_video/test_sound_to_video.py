@@ -272,10 +272,12 @@ def test_motion_is_scaled_down_until_it_costs_no_more_than_was_allowed():
     system.validated({name: float(value) for name, value in system.validation_step(held_out).items()})
     assert 0 < float(system.strength) < 1
     assert error() == pytest.approx(1.05 * copied, rel=0.02)
-    # Where it is right, all of it stays.
+    # Where it is right, all of it stays, or as much as was asked for.
     held_out["frames"] = ((foreseen + 1) * 127.5).round().clamp(0, 255).byte().movedim(-3, -1)
     system.validated({name: float(value) for name, value in system.validation_step(held_out).items()})
     assert float(system.strength) == 1
+    half = SoundToVideo(system.config.model_copy(update={"strength": 0.5}), FACTS)
+    assert float(half.strength) == 0.5
 
 
 def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
@@ -287,7 +289,7 @@ def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
 def test_a_run_without_a_basis_has_the_weights_it_had_before():
     """Runs of before open: no field is needed and no weight is new."""
     fields = small(basis=0).model_dump()
-    for new in ("basis", "basis_first", "oscillators", "most_l1", "painted_per_step", "cache"):
+    for new in ("basis", "basis_first", "oscillators", "strength", "most_l1", "painted_per_step", "cache"):
         del fields[new]
     system = SoundToVideo(Config.model_validate(fields), FACTS)
     names = set(system.networks["generator"].state_dict())
