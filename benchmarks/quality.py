@@ -7,7 +7,8 @@ A run that is there goes on where it was; the tables are Markdown.
 
     python -m benchmarks.quality [--subjects clapping drum vowels lake surf] [--presets paper_ja recommended]
         [--steps 600] [--minutes M] [--seeds 0 1 2] [--sources 16 2 6] [--seconds 20] [--clips 48] [--set FIELD=VALUE]
-        [--set PRESET:FIELD=VALUE] [--folder .cache/quality] [--whole] [--check]
+        [--set PRESET:FIELD=VALUE] [--folder .cache/quality] [--sheets FOLDER] [--whole]
+        [--check]
 
 The tables are of the first seed; with several, a table compares them. Presets at equal cost get their own number of
 steps (`--set paper_ja:steps=20`); what each took is printed in CPU seconds, reading included.
@@ -221,6 +222,30 @@ def compare(found: list[tuple[str, int, Path, object]]) -> Iterator[str]:
         yield f"| {preset} | {seed} | {evaluation.context['step']} | {cost:.0f} | {numbers} |"  # type: ignore[attr-defined]
 
 
+def sheet(path: Path, runs: list[Path], options: argparse.Namespace) -> None:
+    """A PNG: pictures of the middle test clip, real and, below, as each run makes them; every fourth, 14 of each."""
+    import torch
+
+    from soundvid.runs.open import open_run
+    from soundvid.systems.sound_to_video.evaluate import CentreClips
+
+    rows = []
+    for number, run in enumerate(open_run(run, options.checkpoint, device=options.device) for run in runs):
+        system = run.system
+        clips = CentreClips(run.clips("test"), system.config.size, system.config.crop)
+        real, sound = clips.video(len(clips) // 2), clips.spectrogram(len(clips) // 2)
+        if not number:
+            rows.append(real)
+        image = torch.from_numpy(real[:1]).movedim(-1, 1).float().div(127.5).sub(1).to(options.device)
+        made = system.generate(image, torch.from_numpy(sound[None]).to(options.device))[0].movedim(1, -1)
+        rows.append(((made + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy())
+    picture = np.concatenate([np.concatenate(list(row[:56:4]), axis=1) for row in rows])
+    wide = cv2.resize(picture, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), wide[..., ::-1]):
+        raise SystemExit(f"{path}: cannot be written as a picture; name a .png")
+
+
 def targets(evaluation) -> list[tuple[str, str, bool]]:
     """What the issue asks of one run: (what, seen, reached). A measure that is missing is a target missed."""
     quality, swap = evaluation.tables[0], evaluation.tables[1]
@@ -268,6 +293,9 @@ def main() -> None:
                 evaluations.setdefault(preset, found[-1][-1])
         print(f"\n### {subject}\n")
         print("\n".join(compare(found)) + "\n")
+        if options.sheets:
+            firsts = {preset: run for preset, _, run, _ in reversed(found)}
+            sheet(options.sheets / f"{subject}.png", [firsts[preset] for preset in options.presets], options)
         quality, swap = together(evaluations, 0), together(evaluations, 1)
         print("\n".join(short(quality, swap)) + "\n", flush=True)
         if options.whole:
@@ -297,6 +325,7 @@ parser.add_argument("--checkpoint", choices=("best", "last"), default="last", he
 parser.add_argument("--clips", type=int, default=48, help="of the test split that are measured, spread evenly")
 parser.add_argument("--device", default="cpu")
 parser.add_argument("--folder", type=Path, default=Path(".cache/quality"))
+parser.add_argument("--sheets", type=Path, metavar="FOLDER", help="write a PNG for each subject: real and generated")
 parser.add_argument("--whole", action="store_true", help="print every measure with its interval")
 parser.add_argument("--check", action="store_true", help="exit 1 where 'recommended' misses a target")
 
