@@ -8,6 +8,9 @@ small U-Net gets the reference once (mean and deviation of other pictures of the
 speaker's.
 
 With `start: ridge` the weights are those of ridge regression from the sound, and the networks learn what is missing.
+With `beside: kernel` kernel ridge regression makes the motion, too, and the two are averaged; the networks learn as if
+they were alone, so that their errors differ. With `strength: learnt` motion is reduced for speakers unlike the
+training's.
 
 Against wav2lip's form it needs no lower half blanked out, uses four times as much sound, and costs about a hundredth:
 the maps are made once for a window, a frame is a matrix product.
@@ -21,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soundvid.systems.lip_sync.kernel import KernelSound
 from soundvid.systems.lip_sync.linear import LinearSound
 from soundvid.systems.lip_sync.networks import SIZE
+from soundvid.systems.lip_sync.strength import Strength
 
 REFERENCE = 6  # channels: mean and deviation, RGB each
 
@@ -95,7 +100,13 @@ class MapPainter(nn.Module):
 
 
 class BasisGenerator(nn.Module):
-    """Sound and a reference to pictures; `weights` and `paint` are its halves, for generating at length."""
+    """Sound and a reference to pictures; `weights` and `paint` are its halves, for generating at length.
+
+    In training mode it is encoder and U-Net alone, at full strength.
+    """
+
+    components: Tensor
+    share: Tensor
 
     def __init__(
         self,
@@ -105,6 +116,8 @@ class BasisGenerator(nn.Module):
         channels: tuple[int, ...],
         dropout: float,
         linear: bool = False,
+        kernel: bool = False,
+        strength: bool = False,
     ) -> None:
         super().__init__()
         self.scale = maps**-0.5
@@ -112,6 +125,13 @@ class BasisGenerator(nn.Module):
         self.hear = SoundEncoder(maps, width, dilations, dropout)
         self.painter = MapPainter(maps, channels)
         self.linear = LinearSound(maps, self.hear.reach) if linear else None
+        self.kernel = KernelSound(maps) if kernel else None
+        self.reach = max(self.hear.reach, KernelSound.reach if kernel else 0)  # columns to each side of a frame
+        if kernel:
+            self.register_buffer("components", torch.zeros(maps, 3, SIZE, SIZE))  # maps of the kernel regression
+            # Its part of the average, which validation finds; checkpoints hold it as the system's state.
+            self.register_buffer("share", torch.ones(()), persistent=False)
+        self.strength = Strength() if strength else None
 
     def forward(self, mel: Tensor, columns: Tensor, reference: Tensor) -> Tensor:
         """mel `B 80 C`, columns int64 `B T`, reference `B 6 H W` -> pictures `B T 3 H W`, about [0, 1]."""
@@ -119,14 +139,24 @@ class BasisGenerator(nn.Module):
         return self.compose(weights, self.paint(reference), reference)
 
     def paint(self, reference: Tensor) -> Tensor:
-        """The maps for a reference `B 6 H W`: `B K 3 H W`, the shared ones and what the reference adds to them."""
-        return self.shared + self.painter(reference)
+        """The maps for a reference `B 6 H W`: `B K 3 H W`, the shared ones and what the reference adds to them.
+
+        Those of the kernel regression follow (K is then twice as large).
+        """
+        maps = self.shared + self.painter(reference)
+        if self.training:
+            return maps
+        if self.kernel is not None:
+            maps = torch.cat([maps, self.components.expand_as(maps)], 1)
+        return maps if self.strength is None else maps * self.strength(reference)[:, None, None, None, None]
 
     def begin_with(self, components: Tensor) -> None:
         """Begin with principal components `up to K, 3 H W` of the training's motion, each as large as its deviation."""
         count = min(len(components), len(self.shared))
         with torch.no_grad():
             self.shared[:count] = components[:count] / self.scale
+            if self.kernel is not None:
+                self.components.copy_(self.shared)
 
     def begin_linear(self, weights: Tensor) -> None:
         """Begin as the linear map `K, D + 1` alone: encoder and U-Net add nothing before the first step."""
@@ -138,7 +168,21 @@ class BasisGenerator(nn.Module):
                 parameter.zero_()
 
     def weights(self, mel: Tensor, columns: Tensor) -> Tensor:
-        """`B K T`: how much of each map is in each frame."""
+        """`B K T`: how much of each of `paint`'s maps is in each frame."""
+        weights = self._heard(mel, columns)
+        if self.kernel is None or self.training:
+            return weights
+        return torch.cat([weights * (1 - self.share), self.kernel(mel, columns) * self.share], 1)
+
+    def both(self, mel: Tensor, columns: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """In evaluation mode, what the networks and the kernel regression make, each alone: pictures `B T 3 H W`."""
+        assert self.kernel is not None
+        own, other = self.paint(reference).chunk(2, 1)
+        networks = self.compose(self._heard(mel, columns), own, reference)
+        return networks, self.compose(self.kernel(mel, columns), other, reference)
+
+    def _heard(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """`B K T`: the weights of the networks' maps."""
         weights = self.hear(mel)  # the encoder; checkpoints hold it by this name
         weights = weights.gather(2, columns[:, None].expand(-1, weights.shape[1], -1))
         return weights if self.linear is None else weights + self.linear(mel, columns)

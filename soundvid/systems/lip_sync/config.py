@@ -10,6 +10,8 @@ from pydantic import Field, model_validator
 
 from soundvid.training.system import Options
 
+KERNEL_REACH = 51  # mel columns to each side of a frame that the kernel regression hears: 0.6 s and half a moment
+
 
 class _Shared(Options):
     """What both stages share."""
@@ -87,6 +89,16 @@ class LipSyncConfig(_Shared):
         description="ridge: begins as ridge regression from the sound about a frame to the principal maps, and learns "
         "what is missing; zero: begins with random weights of the maps. choice",
     )
+    beside: Literal["none", "kernel"] = Field(
+        "none",
+        description="kernel: motion by kernel ridge regression from 1.2 s of sound is averaged with the networks', by "
+        "the weights of least squared error on validation clips. choice where data is little",
+    )
+    strength: Literal["full", "learnt"] = Field(
+        "full",
+        description="learnt: motion is reduced for a speaker unlike those of the training (strength.py), to almost "
+        "nothing where one speaker was learnt from; full: it never is. choice where speakers are few: learnt",
+    )
     frames: int = Field(25, ge=5, le=250, description="frames of an example. choice: 1 s; shorter where clips are")
     maps: int = Field(48, ge=1, le=512, description="K. choice: 50 principal maps hold 88 % of the rtMRI's variance")
     width: int = Field(96, ge=8, description="channels of the sound's encoder. choice: 32 for minutes of data")
@@ -102,6 +114,9 @@ class LipSyncConfig(_Shared):
     def _of_the_form(self) -> "LipSyncConfig":
         if self.form != "basis" and self.start == "ridge":
             raise ValueError("'start: ridge' is for the form basis: leave it out, or give form=basis")
+        for name, usual in (("beside", "none"), ("strength", "full")):
+            if self.form != "basis" and (given := getattr(self, name)) != usual:
+                raise ValueError(f"'{name}: {given}' is for the form basis: leave it out, or give form=basis")
         if self.form != "wav2lip" and self.mel_shift:
             raise ValueError("'mel_shift' is for the form wav2lip and its public weights: leave it out")
         return self
@@ -113,9 +128,14 @@ class LipSyncConfig(_Shared):
         return found
 
     @property
-    def margin(self) -> int:
-        """Mel columns of context on each side of an example's frames, form basis: the encoder's reach."""
+    def reach(self) -> int:
+        """Mel columns to each side of a frame that the encoder of the form basis hears."""
         return 1 + sum(self.dilations)
+
+    @property
+    def margin(self) -> int:
+        """Mel columns of context on each side of an example's frames, form basis."""
+        return max(self.reach, KERNEL_REACH if self.beside == "kernel" else 0)
 
 
 _LITTLE_DATA = {"loudness_db": 4.0, "mel_noise": 0.05, "masked_bands": 11, "masked_columns": 5, "brightness": 0.1}
@@ -143,7 +163,8 @@ PRESETS = {
     ),
     "recommended": LipSyncConfig(
         form="basis", batch=8, steps=400, visits=16, learning_rate=1e-3, weight_decay=0.2,
-        width=32, dropout=0.4, maps=32, sync_weight=0.0, quality_weight=0.0, ssim_weight=0.05,
+        beside="kernel", strength="learnt", width=32, dropout=0.4, maps=32,
+        sync_weight=0.0, quality_weight=0.0, ssim_weight=0.05,
         warm_up=50, fall=True, average_decay=0.99,
         validate_every=50, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,
         **_LITTLE_DATA,

@@ -113,7 +113,7 @@ def evaluate(
     accumulators: dict[tuple[bool, str], MetricAccumulator] = {}
     scorer = _expert_scorer(run)
     config: Any = run.system.config
-    linear = LinearMotion(training_cache(ClipCache(split_clips)), config.maps, config.margin)
+    linear = LinearMotion(training_cache(ClipCache(split_clips)), config.maps, config.reach)
     for number, (index, example) in enumerate(zip(chosen, examples(run, split, chosen), strict=True)):
         row = example.row
         name = ClipName(row["key"], row["source_id"], row["start_frame"], row["frames"])

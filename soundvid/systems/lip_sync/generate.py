@@ -36,6 +36,7 @@ from soundvid.training.run import OpenRun
 CHUNK = 50  # frames made at a time: memory does not grow with the sound
 REFERENCES = 120  # pictures of a video that make its reference
 SOFT = 0.06  # of the box's side: width of the edge over which old and new are blended
+LITTLE = 0.5  # strength of motion below which the user is told
 Box = tuple[int, int, int, int]  # x, y, width, height in pixels of the picture as displayed
 
 
@@ -58,6 +59,14 @@ class FrameGenerator:
                 self._reference = torch.from_numpy(reference_of(reference)).to(self.device)[None]
                 self._maps = self.generator.paint(self._reference)
 
+    @property
+    def strength(self) -> float:
+        """The share of the motion that this reference is given (strength.py)."""
+        if not self.whole or self.generator.strength is None:
+            return 1.0
+        with torch.inference_mode():
+            return float(self.generator.strength(self._reference))
+
     def make(
         self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None = None
     ) -> np.ndarray:
@@ -75,7 +84,7 @@ class FrameGenerator:
     def _chunk(self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None) -> np.ndarray:
         with torch.inference_mode():
             if self.whole:
-                window, columns = mel_window(self.mel_of, mel, first, count, fps, self.generator.hear.reach)
+                window, columns = mel_window(self.mel_of, mel, first, count, fps, self.generator.reach)
                 weights = self.generator.weights(
                     torch.from_numpy(window).to(self.device)[None], torch.from_numpy(columns).to(self.device)[None]
                 )
@@ -126,6 +135,11 @@ def generate(
             notes.append(note)
         place = choose_box(box, recipes, canvas.size, given)
         maker, mean = _prepare(run, canvas, place)
+        if maker.strength < LITTLE:
+            notes.append(
+                f"{given}: is unlike what was learnt from: {maker.strength:.0%} of the motion is drawn, as all of it "
+                "would be further from the real video than a still picture; learn from more speakers, or from this one"
+            )
         mask = soft_mask(place, canvas.size, whole)
         if video is not None and frames > canvas.count:
             notes.append(f"{video}: has {canvas.count} pictures, the sound lasts {frames}: it starts again")

@@ -7,6 +7,7 @@ every speaker; weights are linear in the sound about a frame.
 """
 
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -45,34 +46,58 @@ class LinearSound(nn.Module):
 
     def fit(self, cache: ClipCache, components: np.ndarray) -> None:
         """Learn how much of each of `principal_motion`'s `components`, `up to maps, 3 96 96`, the pictures hold."""
-        flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
-        energy = np.square(flat, dtype=np.float64).sum(1)
-        # A component that holds no motion (there are fewer pictures than components) is never wanted.
-        inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
-        few = enough_clips(cache)
-        heard: list[np.ndarray] = []
-        wanted: list[np.ndarray] = []
-        groups: list[np.ndarray] = []
-        for clips in cache.of_source.values():
-            chosen = [c for c in clips if c in few]
-            if not chosen:
-                continue
-            mean = np.mean([cache.pictures(c).mean(0, dtype=np.float64) for c in chosen], axis=0) / 255
-            for clip in chosen:
-                (mel, before), fps, frames = cache.mel(clip), cache.fps(clip), cache.frames(clip)
-                window, columns = mel_window(cache.mel_of, mel, before, frames, fps, self.reach)
-                with torch.no_grad():
-                    context = self.context(torch.from_numpy(window)[None], torch.from_numpy(columns)[None])[0]
-                heard.append(context.numpy().astype(np.float64))
-                motion = (cache.pictures(clip).astype(np.float32) / 255 - mean).reshape(frames, -1)
-                wanted.append(motion @ flat.T * inverse)
-                groups.append(np.full(frames, len(groups)))
-        linear = fit_ridge(np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups))
+        heard, wanted, groups, _ = regressed(self, cache, components)
+        linear = fit_ridge(heard, wanted, groups)
         weights = linear.weights[:-1] / linear.scale[:, None]
         constant = linear.weights[-1] - linear.offset @ weights
         found = np.concatenate([weights.T, constant[:, None]], axis=1).astype(np.float32)
         self.weight.zero_()
         self.weight[: len(found)] = torch.from_numpy(found)
+
+
+class Listener(Protocol):
+    """What a regression hears of the sound about a frame."""
+
+    reach: int
+
+    def context(self, mel: Tensor, columns: Tensor) -> Tensor: ...
+
+
+def regressed(
+    listener: Listener, cache: ClipCache, components: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What a regression learns from, a row for each picture of `enough_clips`.
+
+    Its sound `N D` and the weights of the components `N K`, both float64; the numbers of its clip and of its speaker
+    (the recipe's group of videos), both `N`.
+    """
+    flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
+    energy = np.square(flat, dtype=np.float64).sum(1)
+    # A component that holds no motion (there are fewer pictures than components) is never wanted.
+    inverse = np.where(energy > 1e-6 * energy.max(initial=0), 1 / np.maximum(energy, 1e-30), 0)
+    few = enough_clips(cache)
+    speakers: dict[str, int] = {}
+    heard: list[np.ndarray] = []
+    wanted: list[np.ndarray] = []
+    groups: list[np.ndarray] = []
+    spoken: list[np.ndarray] = []
+    for clips in cache.of_source.values():
+        chosen = [c for c in clips if c in few]
+        if not chosen:
+            continue
+        mean = np.mean([cache.pictures(c).mean(0, dtype=np.float64) for c in chosen], axis=0) / 255
+        speaker = speakers.setdefault(cache.clips.rows[chosen[0]]["source_group"], len(speakers))
+        for clip in chosen:
+            (mel, before), fps, frames = cache.mel(clip), cache.fps(clip), cache.frames(clip)
+            window, columns = mel_window(cache.mel_of, mel, before, frames, fps, listener.reach)
+            with torch.no_grad():
+                context = listener.context(torch.from_numpy(window)[None], torch.from_numpy(columns)[None])[0]
+            heard.append(context.numpy().astype(np.float64))
+            motion = (cache.pictures(clip).astype(np.float32) / 255 - mean).reshape(frames, -1)
+            wanted.append(motion @ flat.T * inverse)
+            groups.append(np.full(frames, len(groups)))
+            spoken.append(np.full(frames, speaker))
+    return np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups), np.concatenate(spoken)
 
 
 def enough_clips(cache: ClipCache) -> set[int]:

@@ -6,6 +6,7 @@ evaluated sync loss falls below 0.75, then 0.03.
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +15,8 @@ from soundvid.systems.lip_sync.basis import BasisGenerator
 from soundvid.systems.lip_sync.config import LipSyncConfig
 from soundvid.systems.lip_sync.data import principal_motion
 from soundvid.systems.lip_sync.expert import adam, cross_entropy, start_from
-from soundvid.systems.lip_sync.linear import LinearSound
+from soundvid.systems.lip_sync.kernel import KernelSound
+from soundvid.systems.lip_sync.linear import LinearSound, regressed
 from soundvid.systems.lip_sync.networks import (
     MEL_COLUMNS,
     WINDOW,
@@ -24,7 +26,7 @@ from soundvid.systems.lip_sync.networks import (
     mouths_of,
     without_lower_half,
 )
-from soundvid.training.system import Batch, Metrics, System, frozen
+from soundvid.training.system import Batch, Metrics, Ratio, System, frozen
 
 if TYPE_CHECKING:
     from soundvid.training.run import OpenRun
@@ -63,9 +65,16 @@ class LipSyncSystem(System):
             components = principal_motion(examples.cache, self.config.maps)
             generator.begin_with(torch.from_numpy(components).to(self.device))
             if generator.linear is not None:
-                linear = LinearSound(self.config.maps, self.config.margin)
+                linear = LinearSound(self.config.maps, self.config.reach)
                 linear.fit(examples.cache, components)
                 generator.begin_linear(linear.weight)
+            kernel = generator.kernel or (KernelSound(self.config.maps) if generator.strength is not None else None)
+            if kernel is not None:
+                heard, wanted, _, speakers = regressed(kernel, examples.cache, components)
+                left_out = kernel.fit(heard, wanted, speakers)
+                if generator.strength is not None:
+                    energy = np.square(components, dtype=np.float64).sum((1, 2, 3))
+                    generator.strength.fit(examples.cache, wanted, left_out, energy)
 
     def to(self, device: str | torch.device) -> None:
         super().to(device)
@@ -73,10 +82,19 @@ class LipSyncSystem(System):
             self.expert.to(device)
 
     def state(self) -> dict[str, Any]:
-        return {"sync_counts": self.sync_counts}
+        share = {} if self.kernel_share is None else {"kernel_share": float(self.kernel_share)}
+        return {"sync_counts": self.sync_counts, **share}
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.sync_counts = bool(state.get("sync_counts", False))
+        if self.kernel_share is not None:
+            self.kernel_share.fill_(float(state["kernel_share"]))
+
+    @property
+    def kernel_share(self) -> Tensor | None:
+        """The kernel regression's part of the average, from 0 to 1; None without one."""
+        generator = self.networks["generator"]
+        return generator.share if isinstance(generator, BasisGenerator) and generator.kernel is not None else None
 
     @property
     def sync_weight(self) -> float:
@@ -134,7 +152,7 @@ class LipSyncSystem(System):
         still = lower_half(self._mean_frame(batch, frames))
         error = ((wanted - found) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
         error_of_mean = ((wanted - still) ** 2).sum((1, 2, 3, 4)) / (wanted**2).sum((1, 2, 3, 4)).clamp_min(EMPTY)
-        metrics = {
+        metrics: dict[str, Tensor | Ratio] = {
             "l1": (made - frames).abs().mean(),
             "nmse": error.mean(),
             "nmse_reference": error_of_mean.mean(),  # of the mean frame, repeated
@@ -142,6 +160,11 @@ class LipSyncSystem(System):
         }
         if self.expert is not None:
             metrics["sync"] = self.sync_loss(made, batch, place=0)
+        generator = self.networks["generator"]
+        if isinstance(generator, BasisGenerator) and generator.kernel is not None:
+            own, other = generator.both(batch["mel_window"], batch["columns"], batch["reference"])
+            apart, missing = lower_half(other - own), wanted - lower_half(own)
+            metrics["kernel_share"] = Ratio((apart * missing).sum(), apart.square().sum())  # of least squared error
         return metrics
 
     def _mean_frame(self, batch: Batch, frames: Tensor) -> Tensor:
@@ -172,8 +195,13 @@ class LipSyncSystem(System):
         return cross_entropy(probability, torch.ones_like(probability))
 
     def validated(self, numbers: dict[str, float]) -> None:
-        """The sync loss counts from the first time its mean over validation clips is below the threshold."""
+        """The sync loss counts from the first time its mean over validation clips is below the threshold.
+
+        The kernel regression's part is from now on what would have made these clips best; the checkpoint holds it.
+        """
         self.sync_counts |= numbers.get("sync", float("inf")) < self.config.sync_below
+        if self.kernel_share is not None:
+            self.kernel_share.fill_(min(max(numbers["kernel_share"], 0.0), 1.0))
 
     def _set_rate(self, step: int) -> None:
         config = self.config
@@ -187,7 +215,9 @@ def make_generator(config: LipSyncConfig) -> nn.Module:
     if config.form == "wav2lip":
         return Generator()
     linear = config.start == "ridge"
-    return BasisGenerator(config.maps, config.width, config.dilations, config.channels, config.dropout, linear)
+    kernel, strength = config.beside == "kernel", config.strength == "learnt"
+    sizes = (config.maps, config.width, config.dilations, config.channels, config.dropout)
+    return BasisGenerator(*sizes, linear, kernel, strength)
 
 
 def usable_expert(config: LipSyncConfig, expert: "OpenRun | None") -> nn.Module | None:
