@@ -20,5 +20,13 @@ def _leave_writing_to_the_system(connection: object, record: object) -> None:
 
 @pytest.fixture
 def instance():
+    """Its records in memory, for half the time; on disk they are in test_history, test_alerts and test_deploy."""
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+@pytest.fixture
+def instance_on_disk():
+    """Schedules are evaluated for nothing less."""
     with dg.instance_for_test() as made:
         yield made
