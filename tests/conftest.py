@@ -32,10 +32,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Where tests run side by side, the files that take longest start first: none of them is left for the end, when the
 # other workers have nothing to do. The rest follow in their order.
 LONGEST_FIRST = """
-dagster/test_dagster_live dagster/test_histories demo/test_demo training/test_gpu_benchmark dagster/test_sensors
-builder/test_build systems/lip_sync/test_lip_sync training/test_training systems/ipoke/test_ipoke
-training/test_processes clips/test_alignment dagster/test_automation systems/deep_relational/test_deep_relational
-systems/sound_to_video/test_evaluate dagster/test_dagster systems/ipoke/test_networks
+dagster/test_dagster_live dagster/test_histories demo/test_demo training/test_gpu_benchmark runs/test_evaluate_run
+builder/test_build dagster/test_sensors training/test_training builder/test_steps training/test_processes
+clips/test_alignment systems/lip_sync/test_lip_sync systems/ipoke/test_ipoke runs/test_run_page
+systems/deep_relational/test_deep_relational systems/sound_to_video/test_evaluate dagster/test_automation
+systems/ipoke/test_networks dagster/test_dagster
 """.split()
 
 
