@@ -19,8 +19,9 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/soundvid demo
 
+# Three workers keep two cores busy: some tests wait for Dagster's intervals, a browser or the disk.
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 check: setup
 	$(BIN)/ruff check .

@@ -33,6 +33,7 @@ Rational = Fraction | str
 BLOCKS_X, BLOCKS_Y, NUMBER_BITS, CHECK_BITS = 5, 4, 14, 6
 SINUSOIDS, LOWEST_HZ, HIGHEST_HZ, SEED = 256, 150.0, 6000.0, 20261120
 FADE = 0.005  # s: the sound's ends are faded, so that the truth has no energy above its band
+NEARBY = 0.1  # s: where a clip's sound is looked for first
 SEARCH = 7.0  # s: a clip whose sound is further off than this is reported as not found
 EDIT_CUT, EDIT_EMPTY = Fraction(1), Fraction(3, 4)  # s: what the edit-list variants cut away and put in front
 
@@ -110,9 +111,11 @@ def _noise(rate: int, start: float, count: int) -> np.ndarray:
     phase = rng.uniform(0, 2 * np.pi, SINUSOIDS)
     block = 1024
     starts = start + np.arange(-(-count // block)) * (block / rate)
-    coarse = np.exp(1j * (np.outer(starts, omega) + phase))
-    fine = np.exp(1j * np.outer(omega, np.arange(block) / rate))
-    return (coarse @ fine).real.ravel()[:count] * (0.12 * math.sqrt(2 / SINUSOIDS))
+    coarse = np.outer(starts, omega) + phase
+    fine = np.outer(omega, np.arange(block) / rate)
+    # cos(coarse + fine), summed over the sinusoids
+    wave = np.cos(coarse) @ np.cos(fine) - np.sin(coarse) @ np.sin(fine)
+    return wave.ravel()[:count] * (0.12 * math.sqrt(2 / SINUSOIDS))
 
 
 def half_up(x: Fraction) -> int:
@@ -287,12 +290,21 @@ def _cut_by_edit_list(path: Path) -> None:
 
 def locate(piece: np.ndarray, t: Truth, rate: int, near: Fraction) -> float:
     """The time (s) at which the truth's sound is most like `piece`, looked for around `near`; NaN if it is nowhere."""
-    first, reach = half_up(near * rate), int(SEARCH * rate)
+    # No stretch of the truth is like another: what matches clearly close by is found nowhere else.
+    for reach, least in ((NEARBY, 0.9), (SEARCH, 0.3)):
+        found = _locate(piece.astype(np.float64), t, rate, half_up(near * rate), int(reach * rate), least)
+        if not math.isnan(found):
+            break
+    return found
+
+
+def _locate(piece: np.ndarray, t: Truth, rate: int, first: int, reach: int, least: float) -> float:
+    """The same at most `reach` samples from the sample `first`; NaN where no correlation is `least` or more."""
     wide = t.sound(rate, first - reach, len(piece) + 2 * reach).astype(np.float64)
-    match = fftconvolve(wide, piece[::-1].astype(np.float64), "valid")
+    match = fftconvolve(wide, piece[::-1], "valid")
     best = int(match.argmax())
-    energy = math.sqrt(float((piece.astype(np.float64) ** 2).sum() * (wide[best : best + len(piece)] ** 2).sum()))
-    if not 0 < best < len(match) - 1 or match[best] < 0.3 * energy or energy == 0:
+    energy = math.sqrt(float((piece**2).sum() * (wide[best : best + len(piece)] ** 2).sum()))
+    if not 0 < best < len(match) - 1 or match[best] < least * energy or energy == 0:
         return math.nan
     before, top, after = match[best - 1 : best + 2]
     return float((first - reach + best + (before - after) / (2 * (before - 2 * top + after))) / rate)

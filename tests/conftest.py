@@ -29,9 +29,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Where tests run side by side, the files that take longest start first: none of them is left for the end, when the
+# other workers have nothing to do. The rest follow in their order.
+LONGEST_FIRST = """
+dagster/test_dagster_live dagster/test_histories demo/test_demo training/test_gpu_benchmark runs/test_evaluate_run
+builder/test_build dagster/test_sensors training/test_training builder/test_steps training/test_processes
+clips/test_alignment systems/lip_sync/test_lip_sync systems/ipoke/test_ipoke runs/test_run_page
+systems/deep_relational/test_deep_relational systems/sound_to_video/test_evaluate dagster/test_automation
+systems/ipoke/test_networks dagster/test_dagster
+""".split()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):  # of pytest-xdist
+        place = {f"tests/{name}.py": number for number, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """A file's tests go to one worker, which makes its datasets and trainings once; so do all that start Dagster.
+    """A file's tests go to one worker, which makes its datasets and trainings once.
 
     xdist's own `--dist loadgroup` groups nothing with pytest 9.2, and does not say so (pytest-xdist #1386).
     """
@@ -39,8 +57,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "dagster" if "test_dagster" in file else file
+            return nodeid.partition("::")[0]
 
     return ByFile(config, log)
 

@@ -246,7 +246,7 @@ class MetricAccumulator:
     def _lags(self, boot: Bootstrap, name: str) -> list[Measure]:
         define = synchrony.DEFINITIONS
         mine, real = self.curves(name, self.onsets), self.curves(REAL, self.onsets)
-        lag = boot.statistic(synchrony.peak_lag, mine)
+        lag = boot.statistic(synchrony.peak_lags, mine)
         found = [self.measure(boot, "lag", lag, mine[:, synchrony.SEARCH], "zero", define["lag"], "frames", NO_MOTION)]
         if name != REAL:
             found += self._difference(boot, "lag_difference", mine, real)
@@ -260,7 +260,7 @@ class MetricAccumulator:
         either = np.isnan(mine) | np.isnan(real)
         both = np.where(np.concatenate([either, either], axis=1), np.nan, np.concatenate([mine, real], axis=1))
         size = mine.shape[1]
-        apart = boot.statistic(lambda row: synchrony.peak_lag(row[:size]) - synchrony.peak_lag(row[size:]), both)
+        apart = boot.statistic(lambda r: synchrony.peak_lags(r[:, :size]) - synchrony.peak_lags(r[:, size:]), both)
         have, define = both[:, synchrony.SEARCH], synchrony.DEFINITIONS[key]
         frames = self.measure(boot, key, apart, have, "zero", define, "frames", NO_MOTION)
         low, high = (None if b is None else b * 1000 / self.fps for b in apart[1:])

@@ -8,7 +8,7 @@ correlation: NaN, never 0.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.signal import find_peaks
+import scipy  # its parts load when they are first used: half a second that most processes need not spend
 
 from soundvid.metrics.motion import is_still
 
@@ -128,6 +128,12 @@ def peak_lag(curve: np.ndarray, *, subframe: bool = False) -> float:
     return lag
 
 
+def peak_lags(curves: np.ndarray) -> np.ndarray:
+    """`peak_lag` of each of the correlograms `N K`: `N`."""
+    tops = np.where(np.isnan(curves), -np.inf, curves).argmax(axis=1)
+    return np.where(np.isnan(curves).all(axis=1), np.nan, tops - curves.shape[1] // 2)
+
+
 def peak_correlation(curve: np.ndarray, near: int = NEAR) -> float:
     """The highest correlation within `near` frames of lag 0; NaN where there is none."""
     middle = len(curve) // 2
@@ -141,7 +147,7 @@ def peaks(curve: np.ndarray) -> np.ndarray:
     if span <= 0:
         return np.zeros(0, dtype=int)
     padded = np.concatenate([[curve.min()], curve, [curve.min()]])  # a peak may be at either end
-    return find_peaks(padded, prominence=0.3 * span)[0] - 1
+    return scipy.signal.find_peaks(padded, prominence=0.3 * span)[0] - 1
 
 
 def av_align(motion: np.ndarray, onsets: np.ndarray, window: int = ALIGN) -> float:

@@ -4,23 +4,27 @@ Every container, codec, frame rate and offset goes through the real build; each 
 say where it really comes from.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
-from benchmarks.flashclick import CASES, Case, make, measure, read_sample
+from benchmarks.flashclick import CASES as BENCHMARK
+from benchmarks.flashclick import Case, make, measure, read_sample
 from soundvid.builder.build import build
 from soundvid.errors import DatasetError
 from soundvid.recipe.model import Recipe
 from soundvid.store.dataset import Dataset
 
 STARTS = (0.0, 1.2345, 6.77)  # whole, arbitrary, and late enough for a seek
+SECONDS = 3  # of a clip: each meets one of the gaps of a source with a variable rate
+CASES = [replace(case, seconds=11) for case in BENCHMARK]
 
 
 def build_cases(folder, cases: list[Case], fps: str, **clips):
-    """Build clips of 4 s at `STARTS` of each case; returns each case with its measurements."""
+    """Build clips of `SECONDS` at `STARTS` of each case; returns each case with its measurements."""
     by_name = {make(case, folder / "videos").name: case for case in cases}
-    spans = [{"source": name, "start": s, "stop": s + 4} for name in by_name for s in STARTS]
+    spans = [{"source": name, "start": s, "stop": s + SECONDS} for name in by_name for s in STARTS]
     recipe = Recipe.model_validate(
         {
             "name": "aligned",
@@ -38,7 +42,7 @@ def build_cases(folder, cases: list[Case], fps: str, **clips):
         mp4, flac = (dataset.read_member(row, m) for m in ("mp4", "flac"))
         case = by_name[row["source_name"]]
         start = row["start_frame"] / Fraction(fps)
-        found[case.name].append(measure(*read_sample(mp4, flac), start, Fraction(fps), case))
+        found[case.name].append(measure(*read_sample(mp4, flac), start, Fraction(fps), case, Fraction(SECONDS)))
     return found
 
 

@@ -150,8 +150,9 @@ def test_ingestion_never_waits_for_training_and_releases_go_first(tmp_path, monk
         assert launched() == []
 
 
-def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(films, web, tmp_path, instance):
+def test_the_night_confirms_the_release_and_the_week_fetches_what_had_failed(films, web, tmp_path, instance_on_disk):
     """Both schedules as the daemon fires them, and what they ask for."""
+    instance = instance_on_disk
     late = web.folder / "late.mp4"
     late.write_text("<html>be back soon</html>")
     bench = Bench(

@@ -145,6 +145,14 @@ def test_a_parabola_finds_the_lag_between_frames():
     assert synchrony.peak_lag(curve) == 2 and synchrony.peak_lag(curve, subframe=True) == pytest.approx(2.4, abs=0.05)
 
 
+def test_peaks_of_many_correlograms_are_those_of_each():
+    random = np.random.default_rng(0)
+    curves = random.standard_normal((300, 31)).round(1)  # some have their highest value twice: the first one counts
+    curves[random.random(curves.shape) < 0.2] = np.nan
+    curves[::7] = np.nan
+    np.testing.assert_array_equal(synchrony.peak_lags(curves), [synchrony.peak_lag(curve) for curve in curves])
+
+
 def test_onsets_lie_on_the_frame_in_which_the_sound_begins():
     assert np.flatnonzero(synchrony.onset_envelope(sound()) > 0.5).tolist() == [c - 1 for c in CLAPS]
 

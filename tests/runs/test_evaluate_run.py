@@ -135,19 +135,19 @@ def test_what_is_required_is_computed_or_it_is_one_line(run, monkeypatch):
         return video.mean((0, 1, 2))
 
     monkeypatch.setattr(evaluation, "networks", lambda require, device: (features, None, []))
-    found = evaluate_run(run, "val", require=["fvd"], save=False)
+    found = evaluate_run(run, "val", clips=2, require=["fvd"], save=False)
     assert found.tables[0].row("sound_to_video tiny")["fvd"].value is not None
     monkeypatch.setattr(system_evaluate, "FEWEST", 31)  # the clips have 30
-    found = evaluate_run(run, "val", save=False)
+    found = evaluate_run(run, "val", clips=2, save=False)
     assert found.tables[0].row("sound_to_video tiny")["fvd"].text() == "not computed: clips of fewer than 31 frames"
     with pytest.raises(SoundvidError, match="--require fvd: not computed: clips of fewer than 31 frames"):
-        evaluate_run(run, "val", require=["fvd"], save=False)
+        evaluate_run(run, "val", clips=2, require=["fvd"], save=False)
 
     rows = [Row("other", "system", [Measure("l1", 0.1)])]
     other = dataclasses.replace(system.spec, evaluate=lambda *_: Evaluation("val", 6, 2, (Table("Other", rows),)))
     monkeypatch.setattr(system, "spec", other)
     with pytest.raises(SoundvidError, match="--require fvd: not computed: no measure of this system"):
-        evaluate_run(run, "val", require=["fvd"], save=False)
+        evaluate_run(run, "val", clips=2, require=["fvd"], save=False)
 
 
 def test_a_lost_shard_of_val_is_no_empty_val_to_dagster(run, tmp_path, monkeypatch):

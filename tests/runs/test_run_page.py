@@ -35,6 +35,7 @@ from soundvid.store.load import load
 from soundvid.systems.sound_to_video.figures import gallery
 from soundvid.systems.sound_to_video.generate import TrainedModel, generate
 from tests.conftest import RATE, cli, toy_recipe
+from tests.conftest import run as command
 from tests.helpers.html import Page
 from tests.helpers.training import without_progress
 from tests.helpers.waiting import PATIENCE
@@ -153,7 +154,7 @@ def test_generate_says_what_one_should_expect(run, tmp_path):
 
 def test_ctrl_c_while_generating_is_one_line_and_leaves_nothing(run, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.full((40, 70, 3), 120, np.uint8))
-    soundfile.write(tmp_path / "a.wav", np.zeros(8000 * 7200, np.int16), 8000)  # two hours: it does not end before
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000 * 1800, np.int16), 8000)  # half an hour: it does not end before
     out = tmp_path / "out"
     out.mkdir()
     asked = [sys.executable, "-m", "soundvid", "generate", run, "--image", tmp_path / "a.png", "--sound",
@@ -228,15 +229,16 @@ def test_a_long_sound_does_not_jump_where_windows_meet(run, tmp_path):
         ({"--device": "tpu"}, "give auto, cpu or cuda"),
     ],
 )
-def test_mistakes_are_one_line(run, tmp_path, change, words):
+def test_mistakes_are_one_line(run, tmp_path, change, words, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((9, 9, 3), np.uint8))
     soundfile.write(tmp_path / "a.wav", np.zeros(4410, np.float32), RATE)
     given = {"RUN": run, "--image": "a.png", "--sound": "a.wav", "--out": "v.mp4", "--device": "cpu", **change}
     options = [part for name, value in given.items() if name != "RUN" for part in (name, value)]
-    result = cli("generate", given["RUN"], *options, cwd=tmp_path)
-    assert result.returncode == 1
-    assert len(without_progress(result.stderr)) == 1
-    assert words in result.stderr
+    status, _, stderr = command("generate", given["RUN"], *options)
+    assert status == 1
+    assert len(without_progress(stderr)) == 1
+    assert words in stderr
     assert not (tmp_path / "v.mp4").exists()
 
 
@@ -333,10 +335,10 @@ def test_a_dataset_that_is_gone_leaves_a_page(run, tmp_path):
 
 
 def test_report_without_a_run_is_one_line(tmp_path):
-    result = cli("report", tmp_path / "none")
-    assert result.returncode == 1
-    assert len(without_progress(result.stderr)) == 1
-    assert "no run is there" in result.stderr
+    status, _, stderr = command("report", tmp_path / "none")
+    assert status == 1
+    assert len(without_progress(stderr)) == 1
+    assert "no run is there" in stderr
 
 
 def test_the_better_row_is_marked_by_the_measures_direction():

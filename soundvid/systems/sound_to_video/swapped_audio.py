@@ -85,7 +85,7 @@ class SwappedAudioTest:
             real.append(blank if own is None else synchrony.correlogram(accumulator.videos[REAL].motion[image], own))
         both = np.concatenate([np.array(mine), np.array(real)], axis=1)
         size = len(blank)
-        lag = boot.statistic(lambda row: synchrony.peak_lag(row[:size]) - synchrony.peak_lag(row[size:]), both)
+        lag = boot.statistic(lambda r: synchrony.peak_lags(r[:, :size]) - synchrony.peak_lags(r[:, size:]), both)
         return accumulator.measure(boot, key, lag, both[:, SEARCH], "zero", DEFINITIONS[key], "frames", NO_MOTION)
 
 

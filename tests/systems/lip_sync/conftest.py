@@ -23,7 +23,7 @@ def trained(puppets, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "puppet"
     request = train.Request(
         "lip_sync", out, "puppet", puppets, preset="tiny", workers=0, device="cpu",
-        values=("expert.steps=40", "generator.steps=160", "generator.frames=20"),
+        values=("expert.steps=40", "generator.steps=80", "generator.frames=20"),
     )  # fmt: skip
     train.train(request)
     return out

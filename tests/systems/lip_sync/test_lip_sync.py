@@ -330,7 +330,7 @@ def test_a_rate_that_falls_to_the_last_step_forbids_more_steps(trained, puppets)
     for values, message in (
         (
             ("steps=400",),
-            r"--resume cannot change steps 160 -> 400 \(with fall the learning rate of every step depends",
+            r"--resume cannot change steps 80 -> 400 \(with fall the learning rate of every step depends",
         ),
         (("generator.fall=false",), "--resume cannot change fall True -> False"),
     ):
