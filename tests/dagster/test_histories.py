@@ -14,7 +14,7 @@ from soundvid.errors import DatasetError
 from soundvid.recipe.model import Recipe
 from tests.helpers.dagster_world import Bench
 
-STEPS = int(os.environ.get("SOUNDVID_HISTORY_STEPS", "30"))
+STEPS = int(os.environ.get("SOUNDVID_HISTORY_STEPS", "50"))
 
 
 @pytest.fixture(scope="module")
@@ -48,4 +48,4 @@ def test_sensor_and_assets_agree_with_a_fresh_build_after_any_history(contents, 
                     failed = next(e for e in result.all_events if e.is_step_failure)
                     raise DatasetError(str(failed.step_failure_data.error))
 
-        assert histories.run(tmp_path, contents, 1, STEPS // 3, every=2, dagster=dagster, kills=False).comparisons
+        assert histories.run(tmp_path, contents, 1, STEPS // 5, every=2, dagster=dagster, kills=False).comparisons
