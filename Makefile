@@ -19,9 +19,10 @@ $(READY): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/soundvid demo
 
-# Three workers keep two cores busy: some tests wait for Dagster's intervals, a browser or the disk.
+# Three workers keep two cores busy: some tests wait for Dagster's intervals, a browser or the disk. One thread each:
+# threads of torch that wait for each other on busy cores take the time of all.
 test: setup
-	$(BIN)/python -m pytest -n 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3
 
 check: setup
 	$(BIN)/ruff check .
