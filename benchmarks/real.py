@@ -69,6 +69,7 @@ def main() -> None:
         found = open_run(train("strength", subject, "most_l1=1"), "last", device=options.device).system.strength
         strength = round(float(found), 2)
         print(f"- {subject}: {strength:g} of the foreseen motion costs no L1 on the videos' middle part", flush=True)
+        # With 0 nothing moves, and nothing could be measured.
         run = train("measured", subject, f"strength={max(strength, 0.01)}")
         evaluation = evaluate_run(run, "test", which="last", clips=options.clips, device=options.device)
         tables = evaluation.tables

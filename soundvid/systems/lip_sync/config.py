@@ -89,10 +89,10 @@ class LipSyncConfig(_Shared):
         description="ridge: begins as ridge regression from the sound about a frame to the principal maps, and learns "
         "what is missing; zero: begins with random weights of the maps. choice",
     )
-    beside: Literal["none", "kernel"] = Field(
+    ensemble: Literal["none", "kernel_ridge"] = Field(
         "none",
-        description="kernel: motion by kernel ridge regression from 1.2 s of sound is averaged with the networks', by "
-        "the weights of least squared error on validation clips. choice where data is little",
+        description="kernel_ridge: motion by kernel ridge regression from 1.2 s of sound is averaged with the "
+        "networks', by the weights of least squared error on validation clips. choice where data is little",
     )
     strength: Literal["full", "learnt"] = Field(
         "full",
@@ -114,7 +114,7 @@ class LipSyncConfig(_Shared):
     def _of_the_form(self) -> "LipSyncConfig":
         if self.form != "basis" and self.start == "ridge":
             raise ValueError("'start: ridge' is for the form basis: leave it out, or give form=basis")
-        for name, usual in (("beside", "none"), ("strength", "full")):
+        for name, usual in (("ensemble", "none"), ("strength", "full")):
             if self.form != "basis" and (given := getattr(self, name)) != usual:
                 raise ValueError(f"'{name}: {given}' is for the form basis: leave it out, or give form=basis")
         if self.form != "wav2lip" and self.mel_shift:
@@ -135,7 +135,7 @@ class LipSyncConfig(_Shared):
     @property
     def margin(self) -> int:
         """Mel columns of context on each side of an example's frames, form basis."""
-        return max(self.reach, KERNEL_REACH if self.beside == "kernel" else 0)
+        return max(self.reach, KERNEL_REACH if self.ensemble == "kernel_ridge" else 0)
 
 
 _LITTLE_DATA = {"loudness_db": 4.0, "mel_noise": 0.05, "masked_bands": 11, "masked_columns": 5, "brightness": 0.1}
@@ -163,7 +163,7 @@ PRESETS = {
     ),
     "recommended": LipSyncConfig(
         form="basis", batch=8, steps=400, visits=16, learning_rate=1e-3, weight_decay=0.2,
-        beside="kernel", strength="learnt", width=32, dropout=0.4, maps=32,
+        ensemble="kernel_ridge", strength="learnt", width=32, dropout=0.4, maps=32,
         sync_weight=0.0, quality_weight=0.0, ssim_weight=0.05,
         warm_up=50, fall=True, average_decay=0.99,
         validate_every=50, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,

@@ -1,4 +1,4 @@
-"""Kernel ridge regression from the sound to how the training's videos move: `beside: kernel`.
+"""Kernel ridge regression from the sound to how the training's videos move: `ensemble: kernel_ridge`.
 
     weight(t) = constant + sum over m of a_m * exp(-|sound about t - landmark_m|^2)
 

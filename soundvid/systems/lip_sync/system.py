@@ -215,7 +215,7 @@ def make_generator(config: LipSyncConfig) -> nn.Module:
     if config.form == "wav2lip":
         return Generator()
     linear = config.start == "ridge"
-    kernel, strength = config.beside == "kernel", config.strength == "learnt"
+    kernel, strength = config.ensemble == "kernel_ridge", config.strength == "learnt"
     sizes = (config.maps, config.width, config.dilations, config.channels, config.dropout)
     return BasisGenerator(*sizes, linear, kernel, strength)
 

@@ -32,6 +32,7 @@ MOST_GAIN = 100.0  # 40 dB: silence is not made loud
 FLOOR = 1e-3  # magnitude below which scale log distinguishes nothing
 MOST_CLIPS = 200  # that the normaliser is measured on
 BASIS_CLIPS = 64  # that the components are found from, at most
+AT_ONCE = 32  # pictures of a clip that are generated together
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the change from the input image, which `most_l1` chooses among and between
 STILL_UNTIL = 100  # steps: generators that add to the input picture begin with the picture itself
 
@@ -167,7 +168,7 @@ class SoundToVideo(System):
     # -- generating
 
     @torch.no_grad()
-    def generate(self, images: Tensor, spectrogram: Tensor, *, at_once: int = 32) -> Tensor:
+    def generate(self, images: Tensor, spectrogram: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
         """A picture for each row of sound: float32 `B N 3 H W` in [-1, 1].
 
         `images` is float `B 3 H W` in [-1, 1], `spectrogram` float `B N bins`, raw magnitudes as stored, of any N.
@@ -181,18 +182,19 @@ class SoundToVideo(System):
         features = self.timed(self.call["encoder"](self.normalised(spectrogram)), range(spectrogram.shape[1]))
         return torch.cat([self.paint(images, part) for part in features.split(at_once, 1)], 1)
 
-    def paint(self, images: Tensor, features: Tensor) -> Tensor:
+    def paint(self, images: Tensor, features: Tensor, strength: Tensor | None = None) -> Tensor:
         """Pictures of features as `timed` returns them: float32 `B F 3 H W` in [-1, 1].
 
-        A decoder that has not learnt yet is left out: its basis alone paints.
+        A decoder that has not learnt yet is left out: its basis alone paints. `strength` is the system's own if None.
         """
         generator = self.networks["generator"]
         if isinstance(generator, Film) and generator.basis is not None:
+            strength = self.strength if strength is None else strength
             if self._decodes is None:
                 self._decodes = bool(generator.painted)
             if not self._decodes:
-                return generator.basis(images, features, self.strength).float().clamp(-1, 1)
-            return self.call["generator"](images, features, strength=self.strength).float()
+                return generator.basis(images, features, strength).float().clamp(-1, 1)
+            return self.call["generator"](images, features, strength=strength).float()
         return self.call["generator"](images, features).float()
 
     @property
@@ -399,13 +401,15 @@ class SoundToVideo(System):
 
     def _l1_of_strengths(self, image: Tensor, real: Tensor, spectrogram: Tensor) -> Metrics:
         """L1 of the pictures whose change from the input image is scaled by each of STRENGTHS."""
-        count, given = real.shape[1], self.tensors["strength"]
-        found: dict[str, Tensor | Ratio] = {}
-        for share in STRENGTHS:
-            self.tensors = {**self.tensors, "strength": torch.full_like(given, share)}
-            made = self.generate(image, spectrogram)[:, :count]
-            found[f"l1_at_{share:g}"] = (made - real).abs().mean() / 2
-        self.tensors = {**self.tensors, "strength": given}
+        count = real.shape[1]
+        with torch.no_grad():
+            features = self.timed(self.call["encoder"](self.normalised(spectrogram))[:, :count], range(count))
+            found: dict[str, Tensor | Ratio] = {}
+            for share in STRENGTHS:
+                strength = torch.full_like(self.tensors["strength"], share)
+                parts = zip(features.split(AT_ONCE, 1), real.split(AT_ONCE, 1), strict=True)
+                off = [(self.paint(image, part, strength) - wanted).abs().sum() for part, wanted in parts]
+                found[f"l1_at_{share:g}"] = torch.stack(off).sum() / (2 * real.numel())
         return found
 
     def validated(self, numbers: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""System 4: kernel ridge regression beside the networks, and how strongly strangers are moved."""
+"""System 4: kernel ridge regression averaged with the networks, and how strongly strangers are moved."""
 
 import json
 import shutil
@@ -36,14 +36,15 @@ from tests.helpers.training import tensors
 
 torch.set_num_threads(1)
 FPS = Fraction(25)
+NEW = ("generator.ensemble=kernel_ridge", "generator.strength=learnt")
 VALUES = (
-    "expert.steps=1", "generator.beside=kernel", "generator.strength=learnt", "generator.frames=10",
-    "generator.fall=false", "generator.validate_every=2", "generator.checkpoint_every=2",
+    "expert.steps=1", "generator.frames=10", "generator.fall=false", "generator.validate_every=2",
+    "generator.checkpoint_every=2",
 )  # fmt: skip
 
 
-def train_to(out, store, steps, resume=False):
-    values = (*VALUES, f"generator.steps={steps}")
+def train_to(out, store, steps, resume=False, new=NEW):
+    values = (*VALUES, *new, f"generator.steps={steps}")
     train.train(
         train.Request(
             "lip_sync", out, "puppet", store, values=values, resume=resume, workers=0, device="cpu",
@@ -54,9 +55,9 @@ def train_to(out, store, steps, resume=False):
 
 
 @pytest.fixture(scope="module")
-def beside(puppets, tmp_path_factory):
-    """A run of four steps with the kernel regression beside the networks."""
-    return train_to(tmp_path_factory.mktemp("beside") / "run", puppets, 4)
+def averaged(puppets, tmp_path_factory):
+    """A run of four steps whose networks are averaged with the kernel regression."""
+    return train_to(tmp_path_factory.mktemp("averaged") / "run", puppets, 4)
 
 
 def of_one_speaker(cache):
@@ -70,7 +71,7 @@ def of_one_speaker(cache):
 
 def test_before_the_first_validation_it_is_kernel_ridge_regression_alone(puppets):
     """What is made of held-out sound is what the textbook's formula makes, and much nearer than the mean frame."""
-    config = PRESETS["tiny"].model_copy(update={"beside": "kernel"})
+    config = PRESETS["tiny"].model_copy(update={"ensemble": "kernel_ridge"})
     system = LipSyncSystem(config, {})
     train_clips, test_clips = (load("puppet", split=split, store=puppets) for split in ("train", "test"))
     system.prepare(BasisExamples(config, train_clips, "train"))
@@ -154,8 +155,8 @@ def test_a_frames_motion_depends_on_the_sound_within_reach_and_no_more():
 # -- the average of regression and networks
 
 
-def test_the_average_is_the_one_nearest_to_the_validation_clips(beside, puppets):
-    run = open_run(beside, "last")
+def test_the_average_is_the_one_nearest_to_the_validation_clips(averaged, puppets):
+    run = open_run(averaged, "last")
     lines = [row for row in run.folder.log() if row["kind"] == "validation"]
     share = float(run.system.kernel_share)
     assert share == pytest.approx(min(max(lines[-1]["kernel_share"], 0), 1), abs=1e-6)
@@ -176,21 +177,21 @@ def test_the_average_is_the_one_nearest_to_the_validation_clips(beside, puppets)
     assert errors[share] == min(errors.values())
 
 
-def test_the_average_goes_on_after_a_resume(beside, puppets, tmp_path):
+def test_the_average_goes_on_after_a_resume(averaged, puppets, tmp_path):
     two = train_to(tmp_path / "two", puppets, 2)
-    assert tensors(train_to(two, puppets, 4, resume=True) / "generator", 4) == tensors(beside / "generator", 4)
-    assert float(open_run(two).system.kernel_share) == float(open_run(beside).system.kernel_share)
+    assert tensors(train_to(two, puppets, 4, resume=True) / "generator", 4) == tensors(averaged / "generator", 4)
+    assert float(open_run(two).system.kernel_share) == float(open_run(averaged).system.kernel_share)
 
 
-def test_runs_of_before_open_and_incomplete_ones_are_refused_in_one_line(trained, beside, tmp_path):
-    old = shutil.copytree(trained, tmp_path / "old")
+def test_runs_of_before_open_and_incomplete_ones_are_refused_in_one_line(puppets, averaged, tmp_path):
+    old = train_to(tmp_path / "old", puppets, 2, new=())
     path = old / "generator" / "config.json"
     record = json.loads(path.read_text())
-    for name in ("beside", "strength"):
+    for name in ("ensemble", "strength"):
         del record["config"][name]
     path.write_text(json.dumps(record))
     assert open_run(old).system.kernel_share is None
-    broken = shutil.copytree(beside, tmp_path / "broken")
+    broken = shutil.copytree(averaged, tmp_path / "broken")
     for path in (broken / "generator" / "checkpoints").glob("*/state.json"):
         state = json.loads(path.read_text())
         del state["system"]["kernel_share"]
@@ -200,7 +201,7 @@ def test_runs_of_before_open_and_incomplete_ones_are_refused_in_one_line(trained
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("beside", "kernel"), ("strength", "learnt")])
+@pytest.mark.parametrize(("name", "value"), [("ensemble", "kernel_ridge"), ("strength", "learnt")])
 def test_only_the_basis_form_has_them(name, value):
     with pytest.raises(SoundvidError, match=f"'{name}: {value}' is for the form basis"):
         train.configured(spec.stage("generator"), "paper", {name: value})
@@ -261,12 +262,12 @@ def test_left_out_speakers_are_predicted_from_the_others():
     assert np.corrcoef(KernelSound(1).fit(heard, opposite, speakers)[:, 0], opposite[:, 0])[0, 1] < -0.8
 
 
-def test_generating_a_stranger_says_how_little_is_drawn(beside, tmp_path):
+def test_generating_a_stranger_says_how_little_is_drawn(averaged, tmp_path):
     level = puppet.loudness(2.0, 4)
     film, sound = tmp_path / "stranger.mp4", puppet.film(tmp_path / "sound.mp4", 2.0, 9)
     pictures = [255 - np.roll(puppet.draw(o, 150.0), 30, axis=1) for o in level]
     write_video(film, pictures, FPS, puppet.speech(level, 4), puppet.RATE, crf=12)
-    run = open_run(beside)
+    run = open_run(averaged)
     result = generate(run, tmp_path / "made.mp4", sound=sound, video=film, box=(0, 0, 96, 96))
     (note,) = (n for n in result.notes if "unlike what was learnt from" in n)
     share = int(note.partition(": ")[2].partition("from: ")[2].partition("%")[0])
@@ -274,7 +275,7 @@ def test_generating_a_stranger_says_how_little_is_drawn(beside, tmp_path):
     reference = np.stack(pictures)
     mel = np.random.default_rng(0).standard_normal((80, 300)).astype(np.float32)
     full = FrameGenerator(run.system, reference).make(mel, FPS, 0, 50)
-    run = open_run(beside)
+    run = open_run(averaged)
     drawn = FrameGenerator(run.system, reference)
     motion = [np.abs(v - drawn.mean).mean() for v in (drawn.make(mel, FPS, 0, 50), full)]
     assert motion[0] < motion[1] * (share + 10) / 100
