@@ -8,9 +8,9 @@ small U-Net gets the reference once (mean and deviation of other pictures of the
 speaker's.
 
 With `start: ridge` the weights are those of ridge regression from the sound, and the networks learn what is missing.
-With `ensemble: kernel_ridge` kernel ridge regression makes the motion, too, and the two are averaged; the networks learn
-as if they were alone, so that their errors differ. With `strength: learnt` motion is reduced for speakers unlike the
-training's.
+With `ensemble: kernel_ridge` kernel ridge regression makes the motion, too, and the two are averaged; the networks
+learn as if they were alone, so that their errors differ. With `strength: learnt` motion is reduced for speakers
+unlike the training's.
 
 Against wav2lip's form it needs no lower half blanked out, uses four times as much sound, and costs about a hundredth:
 the maps are made once for a window, a frame is a matrix product.

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from soundvid.systems.lip_sync.data import (
     mel_window,
     principal_motion,
     reference_of,
-    reference_pictures,
 )
 from soundvid.systems.lip_sync.generate import FrameGenerator, generate
 from soundvid.systems.lip_sync.kernel import KernelSound
@@ -32,10 +30,10 @@ from soundvid.systems.lip_sync.system import LipSyncSystem
 from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.dataloader import stack
 from tests.helpers import puppet
+from tests.helpers.regression import FPS, check_pictures, learnt_from
 from tests.helpers.training import tensors
 
 torch.set_num_threads(1)
-FPS = Fraction(25)
 NEW = ("generator.ensemble=kernel_ridge", "generator.strength=learnt")
 VALUES = (
     "expert.steps=1", "generator.frames=10", "generator.fall=false", "generator.validate_every=2",
@@ -88,14 +86,7 @@ def test_before_the_first_validation_it_is_kernel_ridge_regression_alone(puppets
 
     components = principal_motion(known, config.maps)
     flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
-    heard, wanted = [], []
-    for clips in known.of_source.values():
-        mean = np.concatenate([known.pictures(c) for c in clips]).mean(0)
-        for clip in clips:
-            motion = (known.pictures(clip) - mean).reshape(known.frames(clip), -1) / 255
-            heard.append(context(known, clip))
-            wanted.append(motion @ flat.T / np.square(flat).sum(1))
-    x, y = np.concatenate(heard), np.concatenate(wanted)
+    x, y, _ = learnt_from(known, flat, context)
     fade = np.tile(np.exp(-np.abs(moments) / 20), (20, 1)).ravel()
     middle, scale = x.mean(0), fade / np.maximum(x.std(0), 1e-3)
 
@@ -105,19 +96,7 @@ def test_before_the_first_validation_it_is_kernel_ridge_regression_alone(puppets
         return np.exp(-0.1 * apart)
 
     solved = np.linalg.solve(kernels(x, x) + np.eye(len(x)), y - y.mean(0))
-    errors = []
-    for clip in range(len(held_out)):
-        real = held_out.pictures(clip) / 255
-        reference = reference_pictures(held_out, known, clip, 0, len(real))
-        mel, before = held_out.mel(clip)
-        made = FrameGenerator(system, reference).make(mel, FPS, before, len(real))
-        still = reference.mean(0) / 255
-        weights = kernels(context(held_out, clip), x) @ solved + y.mean(0)
-        wished = np.clip(still + (weights @ flat).reshape(real.shape), 0, 1)
-        assert np.abs(made - wished).max() < 5e-3
-        errors.append([np.square(made - real).mean(), np.square(still - real).mean()])
-    ours, mean = np.mean(errors, axis=0)
-    assert ours < 0.4 * mean
+    check_pictures(system, known, held_out, flat, lambda clip: kernels(context(held_out, clip), x) @ solved + y.mean(0))
 
 
 def test_few_landmarks_make_nearly_what_all_pictures_make(puppets, monkeypatch):

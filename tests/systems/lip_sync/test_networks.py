@@ -22,7 +22,6 @@ from soundvid.systems.lip_sync.data import (
     PaperExamples,
     mel_window,
     principal_motion,
-    reference_pictures,
 )
 from soundvid.systems.lip_sync.generate import FrameGenerator
 from soundvid.systems.lip_sync.networks import Generator, Quality, SyncExpert
@@ -31,6 +30,7 @@ from soundvid.systems.lip_sync.weights import load_public
 from soundvid.training.checkpoint import CheckpointError
 from soundvid.training.system import count
 from tests.helpers import puppet
+from tests.helpers.regression import check_pictures, learnt_from
 
 torch.set_num_threads(1)
 FPS = Fraction(25)
@@ -255,27 +255,8 @@ def test_the_basis_form_can_begin_as_ridge_regression(puppets, tmp_path):
 
     components = principal_motion(known, config.maps)
     flat = components.transpose(0, 2, 3, 1).reshape(len(components), -1)
-    heard, wanted, groups = [], [], []
-    for clips in known.of_source.values():
-        mean = np.concatenate([known.pictures(c) for c in clips]).mean(0)
-        for clip in clips:
-            motion = (known.pictures(clip) - mean).reshape(known.frames(clip), -1) / 255
-            heard.append(context(known, clip))
-            wanted.append(motion @ flat.T / np.square(flat).sum(1))
-            groups.append(np.full(known.frames(clip), len(groups)))
-    ridge = fit_ridge(np.concatenate(heard), np.concatenate(wanted), np.concatenate(groups))
-    errors = []
-    for clip in range(len(held_out)):
-        real = held_out.pictures(clip) / 255
-        reference = reference_pictures(held_out, known, clip, 0, len(real))
-        mel, before = held_out.mel(clip)
-        made = FrameGenerator(system, reference).make(mel, FPS, before, len(real))
-        still = reference.mean(0) / 255
-        wished = np.clip(still + (ridge(context(held_out, clip)) @ flat).reshape(real.shape), 0, 1)
-        assert np.abs(made - wished).max() < 5e-3
-        errors.append([np.square(made - real).mean(), np.square(still - real).mean()])
-    ours, mean = np.mean(errors, axis=0)
-    assert ours < 0.4 * mean
+    ridge = fit_ridge(*learnt_from(known, flat, context))
+    check_pictures(system, known, held_out, flat, lambda clip: ridge(context(held_out, clip)))
     # It learns on from there, and a checkpoint holds what it began as.
     values = ("expert.steps=1", "generator.start=ridge", "generator.steps=25", "generator.validate_every=25",
               "generator.frames=15", "generator.warm_up=0", "generator.log_every=5")  # fmt: skip

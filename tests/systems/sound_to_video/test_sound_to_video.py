@@ -20,7 +20,8 @@ from soundvid.systems.sound_to_video.networks import (  # noqa: E402
     VolumeDiscriminator,
     onset_features,
 )
-from soundvid.systems.sound_to_video.system import Pick, SoundToVideo, pixels, strongest  # noqa: E402
+from soundvid.systems.sound_to_video.pictures import Pick, pixels  # noqa: E402
+from soundvid.systems.sound_to_video.system import SoundToVideo, strongest  # noqa: E402
 from soundvid.training.dataloader import stack  # noqa: E402
 from soundvid.training.system import average_, count  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
