@@ -206,7 +206,7 @@ class Config(Options):
             ("most_l1", self.most_l1 is not None),
         ):
             if given and not self.basis:
-                raise ValueError(f"{name} needs a basis")
+                raise ValueError(f"{name} needs a basis: set basis above 0, or leave {name} out")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")
         if self.half_size and (self.beta or self.gamma):
