@@ -65,7 +65,7 @@ class _Shown:
 
     frame: Any
     serial: int
-    late: Fraction
+    late: float  # seconds from the picture's time to when it is shown
     damaged: bool
     misframed: bool
     luma: float
@@ -73,7 +73,7 @@ class _Shown:
     vote: Vote | None = None  # what it is made of, where it was looked at
 
 
-def _shown(picture: GridFrame, late: Fraction) -> _Shown:
+def _shown(picture: GridFrame, late: float) -> _Shown:
     mean, flat = luma_statistics(picture.frame)
     return _Shown(picture.frame, picture.serial, late, picture.damaged, picture.misframed, mean, flat)
 
@@ -153,7 +153,7 @@ class _Renderer:
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
-        late = slot / self.fps - picture.time
+        late = float(slot / self.fps - picture.time)
         vote = self.pictures.look() if slot % self.every == 0 else None
         if self.last is not None and self.last[0] == picture.serial:
             before = self.last[1]
@@ -173,7 +173,7 @@ class _Renderer:
         found: list[_Shown] = []
         for slot in range(window.start, window.stop):
             picture = reader.at(slot)
-            late = slot / self.fps - picture.time
+            late = float(slot / self.fps - picture.time)
             again = bool(found) and found[-1].serial == picture.serial
             found.append(replace(found[-1], late=late) if again else _shown(picture, late))
         return found
@@ -196,7 +196,7 @@ class _Renderer:
         serials = [s.serial for s in shown]
         pairs = list(zip(serials, serials[1:], strict=False))
         measures: dict[str, Any] = {
-            "timing_error_seconds": float(max(abs(s.late) for s in shown)),
+            "timing_error_seconds": max(abs(s.late) for s in shown),
             "damaged_frames": sum(s.damaged for s in shown),
             "misframed_frames": sum(s.misframed for s in shown),
             "flat_frames": sum(s.flat for s in shown),

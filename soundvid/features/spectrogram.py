@@ -51,14 +51,14 @@ class Spectrogram:
         `first_frame` is the clip's place n0 on the source's frame grid: it decides how the samples fall to
         the frames where rate / fps is no whole number. 16-bit sound counts as [-1, 1).
         """
-        starts = self.starts(first_frame, frames)
-        need = starts[-1] + self.length if starts else 0
+        starts, length = self.starts(first_frame, frames), self.length
+        need = starts[-1] + length if starts else 0
         if len(sound) < need:
             raise ValueError(f"spectrogram: {frames} frames need {need} samples, the sound has {len(sound)}")
         scaled = sound.astype(np.float32) / np.float32(32768) if sound.dtype == np.int16 else sound
-        rows = np.stack([scaled[s : s + self.length] for s in starts])
+        rows = np.stack([scaled[s : s + length] for s in starts])
         if self.window == "hann":
-            phase = np.arange(self.length) * (2 * np.pi / self.length)
+            phase = np.arange(length) * (2 * np.pi / length)
             rows = rows * (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
         spectrum = np.fft.rfft(rows, axis=1)[:, : self.bins]
         # Not np.abs: its inner loop depends on the processor; these three operations round alike everywhere.

@@ -7,7 +7,7 @@ second; frame k shows the source at t = (n0 + k) / F, and its sound is samples
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import floor
 
 HALF = Fraction(1, 2)
 
@@ -29,7 +29,9 @@ def first_slot(time: Fraction, fps: Fraction) -> int:
     Grid frame k shows the last picture whose time is not after k / F + 1 / (2F), so the picture enters at
     the least k with k >= time * F - 1/2.
     """
-    return ceil(time * fps - HALF)
+    # ceil(time * fps - 1/2) in whole numbers: a build asks this for every picture
+    whole = 2 * time.denominator * fps.denominator
+    return -((whole // 2 - 2 * time.numerator * fps.numerator) // whole)
 
 
 def slots_in(duration: Fraction, fps: Fraction) -> int:

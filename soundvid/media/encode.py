@@ -1,7 +1,7 @@
 """Writing pictures and sound: a clip's H.264 without sound, its FLAC, whole videos, and JPEG pictures.
 
-Everything that could make two runs differ is pinned here: one thread, x264's `cpu-independent` paths, no
-encoder version or date in the container.
+Everything that could make two runs differ is pinned here: one thread, x264's `cpu-independent` paths and instruction
+set, no encoder version or date in the container.
 """
 
 import io
@@ -18,7 +18,6 @@ from soundvid.media.mp4_index import moov_first
 
 BT709 = 1  # ITU-T H.273: matrix, primaries and transfer
 LIMITED = 1  # AVCOL_RANGE_MPEG: luma 16..235
-X264_PARAMS = "cpu-independent=1"  # the same decisions on every processor
 
 
 def tag_bt709(stream: av.VideoStream) -> None:
@@ -48,7 +47,7 @@ def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, pre
                 "g": str(keyframe_every),
                 "bf": "0",
                 "tune": "fastdecode",
-                "x264-params": X264_PARAMS,
+                "x264-params": cpu.x264_params(),
             },
         )
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"

@@ -17,7 +17,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
 from soundvid.media import cpu
 from soundvid.media.clip_codec import AAC_RATES
-from soundvid.media.encode import X264_PARAMS, tag_bt709
+from soundvid.media.encode import tag_bt709
 
 _BLOCK = 1024  # samples of an AAC frame
 BIT_RATE = 96_000  # of each channel
@@ -54,7 +54,7 @@ class VideoWriter:
         self._container = av.open(
             "file:" + os.path.abspath(self.part), "w", format="mp4", options={"movflags": "+faststart"}
         )
-        x264 = {"preset": "veryfast", "crf": str(crf), "bf": "0", "x264-params": X264_PARAMS}
+        x264 = {"preset": "veryfast", "crf": str(crf), "bf": "0", "x264-params": cpu.x264_params()}
         video = self._container.add_stream("libx264", rate=self.fps, options=x264)
         video.width, video.height, video.pix_fmt = *self.size, "yuv420p"
         video.codec_context.thread_count = 1
