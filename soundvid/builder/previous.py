@@ -143,7 +143,7 @@ def _format_1_key(recipe: Recipe, source: DiscoveredSource, settings: SourceSett
         value["noise_sha256"] = settings.render.noise_sha256
     if settings.time_split is not None:
         ratios = [list(r) for r in settings.time_split.ratios]
-        value["time_split"] = {"ratios": ratios, "guard_seconds": settings.time_split.guard_seconds}
+        value["time_split"] = settings.time_split.model_dump(mode="json") | {"ratios": ratios}
     if source.sidecar is not None:
         value["pair"] = {"offset": source.sidecar.offset, "tolerance": source.sidecar.tolerance}
     return hashlib.sha256(canonical_json([value, source.subject])).hexdigest()[:16]

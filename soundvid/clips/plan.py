@@ -8,6 +8,9 @@ every library.
 from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from soundvid.media.clock import Window, first_slot, half_up, slots_in
 from soundvid.media.errors import MediaError
@@ -17,10 +20,17 @@ from soundvid.util.hashing import content_key, uniform64
 
 
 class TimeSplit(Strict):
-    """Shares of a source's time that go to the splits, in order, with a gap between them."""
+    """Shares of a source's time that go to the splits, in order, with a gap between them; the first begins at
+    `rotate`, as a share of the whole, and what reaches beyond the end goes on at the beginning."""
 
     ratios: tuple[tuple[str, float], ...]
     guard_seconds: float
+    rotate: float = 0.0
+
+    @model_serializer(mode="wrap")
+    def _without_what_does_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `rotate` where it does nothing, so that keys of parts made without that field stay valid."""
+        return {k: v for k, v in dump(self).items() if k != "rotate" or v}
 
 
 class PlanSettings(Strict):
@@ -42,6 +52,7 @@ class PlanSettings(Strict):
 
 
 Slots = tuple[int, int]  # grid frames [first, stop)
+WHOLE = Fraction(1)
 
 
 def random_windows(source_id: str, parts: Sequence[Slots], frames: int, count: int, seed: int) -> list[Window]:
@@ -80,18 +91,28 @@ def span_windows(spans: list[tuple[Fraction, Fraction]], fps: Fraction) -> list[
     return sorted(windows)
 
 
-def time_parts(slots: int, ratios: dict[str, float], guard: int) -> list[tuple[str, int, int]]:
-    """A source's time in consecutive splits with `guard` grid frames of nothing between: (split, first, stop)."""
-    parts = [(name, share) for name, share in ratios.items() if share > 0]
-    total = sum(Fraction(str(share)) for _, share in parts)
-    edges = [Fraction(0)]
-    for _, share in parts:
-        edges.append(edges[-1] + Fraction(str(share)) / total)
+def time_parts(slots: int, ratios: dict[str, float], guard: int, rotate: float = 0.0) -> list[tuple[str, int, int]]:
+    """A source's time in consecutive splits with `guard` grid frames of nothing between: (split, first, stop).
+
+    The first split begins at the share `rotate` of the time. The one that reaches beyond the end has two parts then.
+    """
+    shares = [(name, Fraction(str(share))) for name, share in ratios.items() if share > 0]
+    total = sum(share for _, share in shares)
+    edge = Fraction(str(rotate))
+    parts: list[tuple[str, Fraction, Fraction]] = []
+    for name, share in shares:
+        low, edge = edge, edge + share / total
+        parts += [(name, low, min(edge, WHOLE))] if low < WHOLE else []
+        # What lies beyond the end of the source is as far from its beginning.
+        parts += [(name, max(low, WHOLE) - 1, edge - 1)] if edge > WHOLE else []
+    parts.sort(key=lambda part: part[1])
+    if len(shares) == 1:
+        parts = [(shares[0][0], Fraction(0), WHOLE)]
     bounds = []
-    for i, (name, _) in enumerate(parts):
-        low = half_up(edges[i] * slots) + (guard - guard // 2 if i else 0)
-        high = half_up(edges[i + 1] * slots) - (guard // 2 if i + 1 < len(parts) else 0)
-        bounds.append((name, low, high))
+    for i, (name, low, high) in enumerate(parts):
+        first = half_up(low * slots) + (guard - guard // 2 if i else 0)
+        stop = half_up(high * slots) - (guard // 2 if i + 1 < len(parts) else 0)
+        bounds.append((name, first, stop))
     return bounds
 
 
@@ -157,7 +178,8 @@ def split_parts(slots: int, fps: Fraction, split: TimeSplit | None) -> list[tupl
     """The parts of a source of `slots` grid frames by split (name, first, stop); none where time decides nothing."""
     if split is None:
         return []
-    return time_parts(slots, dict(split.ratios), half_up(Fraction(str(split.guard_seconds)) * fps))
+    guard = half_up(Fraction(str(split.guard_seconds)) * fps)
+    return time_parts(slots, dict(split.ratios), guard, split.rotate)
 
 
 def split_of_window(window: Window, parts: list[tuple[str, int, int]]) -> str | None:

@@ -96,7 +96,9 @@ class RecipeSettings:
         if recipe.splits.by == "time":
             ratios = recipe.splits.ratios
             ordered = tuple((n, ratios[n]) for n in ("train", "val", "test") if n in ratios)
-            self._time_split = TimeSplit(ratios=ordered, guard_seconds=recipe.splits.guard_seconds)
+            self._time_split = TimeSplit(
+                ratios=ordered, guard_seconds=recipe.splits.guard_seconds, rotate=recipe.splits.rotate
+            )
         self._made: dict[tuple[Any, ...], SourceSettings] = {}  # most sources share theirs
 
     def of(self, source: DiscoveredSource) -> SourceSettings:

@@ -286,12 +286,26 @@ class Splits(Strict):
     )
     salt: str = ""
     guard_seconds: float = Field(4.0, ge=0, le=LONGEST, description="time: seconds of nothing between two splits")
+    rotate: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="time: where in each source the first split begins, as a share of its time; what reaches beyond "
+        "the end goes on at the beginning. For k-fold cross-validation, give k recipes 0, 1/k, 2/k, ...",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_does_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`rotate` is left out where it is 0, so that a recipe of before it was a field is the same recipe."""
+        return {k: v for k, v in dump(self).items() if k != "rotate" or v}
 
     @model_validator(mode="after")
     def _sound(self) -> "Splits":
         total = sum(self.ratios.values())
         if not abs(total - 1) <= 1e-6:
             raise ValueError(f"'ratios' are shares of the whole: together 1, not {total:g}")
+        if self.rotate and self.by != "time":
+            raise ValueError(f"'rotate' turns splits in time: it does nothing with by: {self.by}")
         if (self.group == "pattern") != (self.pattern is not None):
             raise ValueError("'pattern' and 'group: pattern' go together: give both or neither")
         if self.pattern is not None:

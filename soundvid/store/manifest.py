@@ -103,6 +103,7 @@ class _Splits(_Read):
     pins: dict[str, Split] = {}
     salt: str = ""
     guard_seconds: Annotated[float, Field(ge=0, le=1e6)] = 4.0
+    rotate: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class _Shards(_Read):

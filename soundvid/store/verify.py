@@ -169,21 +169,23 @@ def check_splits(samples: pa.Table, rule: Mapping[str, Any], problem: Problem) -
         return
     if rule["by"] == "clip":
         return  # each for itself
-    spans: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    ends = pc.add(samples.column("start_frame"), samples.column("frames"))
-    table = samples.select(["source_id", "split", "start_frame"]).append_column("end_frame", ends)
-    grouped = table.group_by(["source_id", "split"]).aggregate([("start_frame", "min"), ("end_frame", "max")])
-    columns = (grouped.column(n).to_pylist() for n in ("source_id", "start_frame_min", "end_frame_max"))
-    for source, start, stop in zip(*columns, strict=True):
-        spans[source].append((start, stop))
     guards = {
         source: half_up(Fraction(str(rule["guard_seconds"])) * Fraction(fps))
         for source, fps, _ in count_by(samples, ["source_id", "fps_exact"])
     }
-    for source, parts in sorted(spans.items()):
-        for (_, stop), (start, _) in pairwise(sorted(parts)):
-            if start - stop < guards[source]:
-                problem(f"{source}: two splits are {start - stop} frames apart, {guards[source]} are asked for")
+    table = samples.select(["source_id", "split", "start_frame", "frames"])
+    table = table.sort_by([("source_id", "ascending"), ("start_frame", "ascending")])
+    codes = [table.column(i).combine_chunks().dictionary_encode() for i in (0, 1)]
+    source, split = (np.asarray(c.indices) for c in codes)
+    starts, frames = (np.asarray(table.column(i)) for i in (2, 3))
+    begins = np.flatnonzero(np.diff(source, prepend=-1))
+    for first, stop in pairwise([*begins, len(table)]):
+        name = codes[0].dictionary[int(source[first])].as_py()
+        ends = np.maximum.accumulate(starts[first:stop] + frames[first:stop])
+        for i in np.flatnonzero(np.diff(split[first:stop])):
+            apart = int(starts[first + i + 1] - ends[i])
+            if apart < guards[name]:
+                problem(f"{name}: two splits are {apart} frames apart, {guards[name]} are asked for")
 
 
 def _where(dataset: Dataset, shard: Shard) -> str:

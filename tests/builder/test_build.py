@@ -20,7 +20,7 @@ from soundvid.errors import DatasetError
 from soundvid.recipe.model import ConditionRule
 from soundvid.store.dataset import Dataset, datasets, find
 from soundvid.store.schema import SOURCE_FACTS
-from soundvid.store.verify import verify
+from soundvid.store.verify import check_splits, verify
 from tests.conftest import cli, toy_recipe, toy_video
 from tests.helpers.tamper import unsign
 from tests.helpers.waiting import PATIENCE, wait_for
@@ -443,6 +443,17 @@ def test_splits_by_time_leave_a_gap_and_a_group_never_lies_in_two_splits(tmp_pat
     assert min(a for a, _ in ends["val"]) - max(b for _, b in ends["train"]) >= 1.0
     assert min(a for a, _ in ends["test"]) - max(b for _, b in ends["val"]) >= 1.0
     assert_whole(tmp_path / "s")
+
+    # Turned by half, training begins in the middle and goes on at the beginning.
+    splits = timed.splits.model_copy(update={"rotate": 0.5})
+    build(timed.model_copy(update={"splits": splits}), store=tmp_path / "s")
+    turned = Dataset(tmp_path / "s", "toy").release().samples
+    homes = {r["start_seconds"]: r["split"] for r in turned.to_pylist()}
+    assert [homes[t] for t in (0.5, 2.5, 6.5, 11.0, 19.0)] == ["train", "val", "test", "train", "train"]
+    assert_whole(tmp_path / "s")
+    problems: list[str] = []
+    check_splits(turned, {"by": "time", "guard_seconds": 1.5}, problems.append)
+    assert len(problems) == 3 and all("two splits are" in p and "45 are asked for" in p for p in problems)
 
 
 def test_too_few_groups_for_the_ratios_are_told_with_the_remedy(toys, tmp_path):
