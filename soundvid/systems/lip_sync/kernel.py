@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from soundvid.metrics.baselines import spread
 from soundvid.systems.lip_sync.config import KERNEL_REACH
-from soundvid.systems.lip_sync.linear import BANDS
+from soundvid.systems.lip_sync.data import ClipCache
+from soundvid.systems.lip_sync.linear import BANDS, regressed
 
 SPAN = 7  # mel columns (12.5 ms each) that a moment is the mean of
 FURTHEST = KERNEL_REACH - SPAN // 2
@@ -63,6 +64,11 @@ class KernelSound(nn.Module):
             heard = (self.context(mel.float(), columns) - self.centre) * self.scale
             apart = (heard.square().sum(-1)[..., None] + self.landmarks.square().sum(-1)) - 2 * heard @ self.landmarks.T
             return (apart.clamp_min(0).neg().exp() @ self.weight.T + self.constant).transpose(1, 2)
+
+    def fit_clips(self, cache: ClipCache, components: np.ndarray) -> None:
+        """Learn how much of each of `principal_motion`'s `components`, `up to maps, 3 96 96`, the pictures hold."""
+        heard, wanted, _, speakers = regressed(self, cache, components)
+        self.fit(heard, wanted, speakers)
 
     def fit(self, heard: np.ndarray, wanted: np.ndarray, speakers: np.ndarray) -> np.ndarray | None:
         """Learn `N K` of `N D`. Returns `N K` as predicted for each speaker without it, None where there is but one."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from soundvid.metrics.baselines import fit_ridge, spread
-from soundvid.systems.lip_sync.data import ClipCache, mel_window, principal_motion
+from soundvid.systems.lip_sync.data import ClipCache, mel_window
 
 BANDS = 20  # of sound that is heard: means of 4 mel bands
 MOMENTS = 11  # columns about a frame's own, evenly over the reach
@@ -44,7 +44,7 @@ class LinearSound(nn.Module):
         heard = self.context(mel, columns)
         return (heard @ self.weight[:, :-1].T + self.weight[:, -1]).transpose(1, 2)
 
-    def fit(self, cache: ClipCache, components: np.ndarray) -> None:
+    def fit_clips(self, cache: ClipCache, components: np.ndarray) -> None:
         """Learn how much of each of `principal_motion`'s `components`, `up to maps, 3 96 96`, the pictures hold."""
         heard, wanted, groups, _ = regressed(self, cache, components)
         linear = fit_ridge(heard, wanted, groups)
@@ -61,6 +61,16 @@ class Listener(Protocol):
     reach: int
 
     def context(self, mel: Tensor, columns: Tensor) -> Tensor: ...
+
+
+class Regression(Protocol):
+    """`LinearSound` or `KernelSound`: mel `B 80 C`, columns `B T` -> how much of each map is in a frame, `B K T`."""
+
+    reach: int
+
+    def fit_clips(self, cache: ClipCache, components: np.ndarray) -> None: ...
+
+    def __call__(self, mel: Tensor, columns: Tensor) -> Tensor: ...
 
 
 def regressed(
@@ -106,14 +116,13 @@ def enough_clips(cache: ClipCache) -> set[int]:
     return set(spread(len(cache), max(1, int(MOST_REGRESSED / mean_frames))))
 
 
-class LinearMotion:
+class RegressedMotion:
     """The baseline: pictures from the sound and a reference, by regression on the clips of `known` alone."""
 
-    def __init__(self, known: ClipCache, maps: int, reach: int) -> None:
-        self.mel_of = known.mel_of
-        self.components = principal_motion(known, maps, enough_clips(known))
-        self.sound = LinearSound(maps, reach)
-        self.sound.fit(known, self.components)
+    def __init__(self, known: ClipCache, components: np.ndarray, sound: Regression) -> None:
+        """`components` are `principal_motion`'s of `known`; `sound` is fitted here."""
+        self.mel_of, self.components, self.sound = known.mel_of, components, sound
+        sound.fit_clips(known, components)
 
     def make(self, reference: np.ndarray, mel: np.ndarray, before: int, count: int, fps: Fraction) -> np.ndarray:
         """Frames `before` .. `before + count - 1` of a sound, mel (80, columns): uint8 `count 96 96 3`.

@@ -66,7 +66,7 @@ class LipSyncSystem(System):
             generator.begin_with(torch.from_numpy(components).to(self.device))
             if generator.linear is not None:
                 linear = LinearSound(self.config.maps, self.config.reach)
-                linear.fit(examples.cache, components)
+                linear.fit_clips(examples.cache, components)
                 generator.begin_linear(linear.weight)
             kernel = generator.kernel or (KernelSound(self.config.maps) if generator.strength is not None else None)
             if kernel is not None:

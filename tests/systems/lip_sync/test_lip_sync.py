@@ -83,7 +83,7 @@ def test_evaluation_compares_the_puppet_with_what_costs_nothing(trained):
         apart = paired.row(row.name, "all")["mse"]
         assert apart.value == pytest.approx(made["mse"].value - row["mse"].value, abs=1e-9)
     assert [s for s in found.verdict if s.startswith("Pixels (mse)") and "mean frame" in s and "ridge regression" in s]
-    rows = {"generated", "mean frame", "reference repeated", "ridge regression", "real"}
+    rows = {"generated", "mean frame", "reference repeated", "ridge regression", "kernel ridge regression", "real"}
     assert {line["row"] for line in found.per_clip} == rows
 
 

@@ -24,6 +24,7 @@ from soundvid.systems.lip_sync.data import (
     principal_motion,
 )
 from soundvid.systems.lip_sync.generate import FrameGenerator
+from soundvid.systems.lip_sync.kernel import KernelSound
 from soundvid.systems.lip_sync.networks import Generator, Quality, SyncExpert
 from soundvid.systems.lip_sync.system import LipSyncSystem
 from soundvid.systems.lip_sync.weights import load_public
@@ -275,7 +276,9 @@ def test_the_baseline_reads_no_more_clips_than_it_learns_from(puppets, monkeypat
     pictures = ClipCache.pictures
     monkeypatch.setattr(ClipCache, "pictures", lambda cache, clip: read.add(clip) or pictures(cache, clip))
     monkeypatch.setattr(linear, "MOST_REGRESSED", 3 * known.frames(0))
-    motion = linear.LinearMotion(known, 8, 20)
+    components = principal_motion(known, 8, linear.enough_clips(known))
+    for sound in (linear.LinearSound(8, 20), KernelSound(8)):
+        motion = linear.RegressedMotion(known, components, sound)
     assert len(read) == 3 < len(known)
     mel, before = known.mel(0)
     made = motion.make(known.pictures(0), mel, before, known.frames(0), FPS)
