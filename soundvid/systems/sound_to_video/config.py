@@ -115,6 +115,14 @@ class Config(Options):
         description="each validation lowers `strength`, where needed, until L1 on its clips is at most so many times "
         "that of the input image repeated; null: it stays",
     )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="in generating, not in training: pictures are made with the sound and with silence, and what is "
+        "shown lies so many times as far from the latter as the former does, as Syncphony and AVSyncD guide diffusion. "
+        "1: the pictures of the sound alone",
+    )
     painted_per_step: int | None = Field(
         None,
         ge=2,

@@ -35,6 +35,7 @@ MOST_CLIPS = 200  # that the normaliser is measured on
 BASIS_CLIPS = 64  # that the components are found from, at most
 AT_ONCE = 32  # pictures of a clip that are generated together
 STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the change from the input image, which `most_l1` chooses among and between
+SILENT_ROWS = 120  # of silence, the middle of which stands for it
 STILL_UNTIL = 100  # steps: generators that add to the input picture begin with the picture itself
 
 
@@ -188,6 +189,20 @@ class SoundToVideo(System):
 
         A decoder that has not learnt yet is left out: its basis alone paints. `strength` is the system's own if None.
         """
+        made = self._paint(images, features, strength)
+        if self.config.guidance == 1:
+            return made
+        silent = self._paint(images, self._without_sound(features), strength)
+        return torch.lerp(silent, made, self.config.guidance).clamp(-1, 1)
+
+    def _without_sound(self, features: Tensor) -> Tensor:
+        """Features `B F k` as `timed` returns them with those of silence, as long as nothing else is heard."""
+        rows = torch.zeros(1, SILENT_ROWS, self.bins, device=features.device)
+        silence = self.call["encoder"](self.normalised(rows))[:, SILENT_ROWS // 2].to(features.dtype)
+        sound = silence[:, None].expand(*features.shape[:2], -1)
+        return sound if self.basis is None else torch.cat([sound, features[..., -1:]], -1)
+
+    def _paint(self, images: Tensor, features: Tensor, strength: Tensor | None) -> Tensor:
         generator = self.networks["generator"]
         if isinstance(generator, Film) and generator.basis is not None:
             strength = self.strength if strength is None else strength

@@ -21,7 +21,7 @@ from soundvid.systems.sound_to_video.networks import (  # noqa: E402
     onset_features,
 )
 from soundvid.systems.sound_to_video.pictures import Pick, pixels  # noqa: E402
-from soundvid.systems.sound_to_video.system import SoundToVideo, strongest  # noqa: E402
+from soundvid.systems.sound_to_video.system import SILENT_ROWS, SoundToVideo, strongest  # noqa: E402
 from soundvid.training.dataloader import stack  # noqa: E402
 from soundvid.training.system import average_, count  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
@@ -281,6 +281,30 @@ def test_motion_is_scaled_down_until_it_costs_no_more_than_was_allowed():
     assert float(half.strength) == 0.5
 
 
+@pytest.mark.parametrize("basis", [0, 8])
+def test_guidance_goes_further_from_what_silence_would_show(basis):
+    """Twice the difference that the sound makes; silence itself is shown as without guidance."""
+    torch.manual_seed(0)
+    plain = SoundToVideo(small(basis=basis), FACTS)
+    guided = SoundToVideo(plain.config.model_copy(update={"guidance": 2.0}), FACTS)
+    if basis:
+        plain.basis.begin_with(torch.randint(256, (3, 20, 64, 64, 3), dtype=torch.uint8).numpy())
+        plain.basis.leave.weight.data.mul_(10)  # an untrained network foresees next to nothing
+    torch.nn.init.normal_(plain.networks["generator"].leave.weight, std=0.1)  # it begins still
+    for name, network in plain.networks.items():
+        guided.networks[name].load_state_dict(network.state_dict())
+    plain.eval()
+    guided.eval()
+    image, sound = pixels(batch()["image"]) / 2, batch()["spectrogram"]
+    silence = torch.zeros_like(sound[:, :1]).expand(-1, SILENT_ROWS, -1)
+    quiet = plain.generate(image, silence)[:, SILENT_ROWS // 2]
+    assert torch.allclose(guided.generate(image, silence)[:, SILENT_ROWS // 2], quiet, atol=1e-5)
+    made, loud = guided.generate(image, sound), plain.generate(image, sound)
+    assert (made - loud).abs().max() > 0.05
+    if not basis:  # with one, pictures depend on the time since the input as well
+        assert torch.allclose(made, (2 * loud - quiet[:, None]).clamp(-1, 1), atol=1e-5)
+
+
 def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
     assert strongest((0.0, 0.5, 1.0), (1.0, 0.8, 0.9), 1.05) == 1.0
     assert strongest((0.0, 0.5, 1.0), (1.0, 1.0, 1.1), 1.05) == pytest.approx(0.75)
@@ -290,7 +314,7 @@ def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
 def test_a_run_without_a_basis_has_the_weights_it_had_before():
     """Runs of before open: no field is needed and no weight is new."""
     fields = small(basis=0).model_dump()
-    for new in ("basis", "basis_first", "oscillators", "strength", "most_l1", "painted_per_step", "cache"):
+    for new in ("basis", "basis_first", "oscillators", "strength", "most_l1", "guidance", "painted_per_step", "cache"):
         del fields[new]
     system = SoundToVideo(Config.model_validate(fields), FACTS)
     names = set(system.networks["generator"].state_dict())
