@@ -8,9 +8,9 @@ small U-Net gets the reference once (mean and deviation of other pictures of the
 speaker's.
 
 With `start: ridge` the weights are those of ridge regression from the sound, and the networks learn what is missing.
-With `ensemble: kernel_ridge` kernel ridge regression makes the motion, too, and the two are averaged; the networks
-learn as if they were alone, so that their errors differ. With `strength: learnt` motion is reduced for speakers
-unlike the training's.
+With `ensemble: kernel_ridge` kernel ridge regression makes the motion, too, with `regressions` its mean with small
+perceptrons; regression and networks are averaged. The networks learn as if they were alone, so that their errors
+differ. With `strength: learnt` motion is reduced for speakers unlike the training's.
 
 Against wav2lip's form it needs no lower half blanked out, uses four times as much sound, and costs about a hundredth:
 the maps are made once for a window, a frame is a matrix product.
@@ -27,6 +27,7 @@ from torch.nn import functional
 from soundvid.systems.lip_sync.kernel import KernelSound
 from soundvid.systems.lip_sync.linear import LinearSound
 from soundvid.systems.lip_sync.networks import SIZE
+from soundvid.systems.lip_sync.perceptrons import PerceptronSound
 from soundvid.systems.lip_sync.strength import Strength
 
 REFERENCE = 6  # channels: mean and deviation, RGB each
@@ -116,7 +117,7 @@ class BasisGenerator(nn.Module):
         channels: tuple[int, ...],
         dropout: float,
         linear: bool = False,
-        kernel: bool = False,
+        ensemble: str = "none",
         strength: bool = False,
     ) -> None:
         super().__init__()
@@ -125,10 +126,11 @@ class BasisGenerator(nn.Module):
         self.hear = SoundEncoder(maps, width, dilations, dropout)
         self.painter = MapPainter(maps, channels)
         self.linear = LinearSound(maps, self.hear.reach) if linear else None
-        self.kernel = KernelSound(maps) if kernel else None
-        self.reach = max(self.hear.reach, KernelSound.reach if kernel else 0)  # columns to each side of a frame
-        if kernel:
-            self.register_buffer("components", torch.zeros(maps, 3, SIZE, SIZE))  # maps of the kernel regression
+        self.kernel = KernelSound(maps) if ensemble != "none" else None
+        self.perceptrons = PerceptronSound(maps) if ensemble == "regressions" else None
+        self.reach = max(self.hear.reach, self.kernel.reach if self.kernel else 0)  # columns to each side of a frame
+        if self.kernel is not None:
+            self.register_buffer("components", torch.zeros(maps, 3, SIZE, SIZE))  # maps of the regression
             # Its part of the average, which validation finds; checkpoints hold it as the system's state.
             self.register_buffer("share", torch.ones(()), persistent=False)
         self.strength = Strength() if strength else None
@@ -141,7 +143,7 @@ class BasisGenerator(nn.Module):
     def paint(self, reference: Tensor) -> Tensor:
         """The maps for a reference `B 6 H W`: `B K 3 H W`, the shared ones and what the reference adds to them.
 
-        Those of the kernel regression follow (K is then twice as large).
+        Those of the regression follow (K is then twice as large).
         """
         maps = self.shared + self.painter(reference)
         if self.training:
@@ -172,14 +174,19 @@ class BasisGenerator(nn.Module):
         weights = self._heard(mel, columns)
         if self.kernel is None or self.training:
             return weights
-        return torch.cat([weights * (1 - self.share), self.kernel(mel, columns) * self.share], 1)
+        return torch.cat([weights * (1 - self.share), self._regressed(mel, columns) * self.share], 1)
 
     def both(self, mel: Tensor, columns: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """In evaluation mode, what the networks and the kernel regression make, each alone: pictures `B T 3 H W`."""
-        assert self.kernel is not None
+        """In evaluation mode, what the networks and the regression make, each alone: pictures `B T 3 H W`."""
         own, other = self.paint(reference).chunk(2, 1)
         networks = self.compose(self._heard(mel, columns), own, reference)
-        return networks, self.compose(self.kernel(mel, columns), other, reference)
+        return networks, self.compose(self._regressed(mel, columns), other, reference)
+
+    def _regressed(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """`B K T`: the weights of the regression's maps."""
+        assert self.kernel is not None
+        weights = self.kernel(mel, columns)
+        return weights if self.perceptrons is None else (weights + self.perceptrons(mel, columns)) / 2
 
     def _heard(self, mel: Tensor, columns: Tensor) -> Tensor:
         """`B K T`: the weights of the networks' maps."""

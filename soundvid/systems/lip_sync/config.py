@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from soundvid.training.system import Options
 
-KERNEL_REACH = 51  # mel columns to each side of a frame that the kernel regression hears: 0.6 s and half a moment
+KERNEL_REACH = 51  # mel columns to each side of a frame that the regressions hear: 0.6 s and half a moment
 
 
 class _Shared(Options):
@@ -89,10 +89,11 @@ class LipSyncConfig(_Shared):
         description="ridge: begins as ridge regression from the sound about a frame to the principal maps, and learns "
         "what is missing; zero: begins with random weights of the maps. choice",
     )
-    ensemble: Literal["none", "kernel_ridge"] = Field(
+    ensemble: Literal["none", "kernel_ridge", "regressions"] = Field(
         "none",
         description="kernel_ridge: motion by kernel ridge regression from 1.2 s of sound is averaged with the "
-        "networks', by the weights of least squared error on validation clips. choice where data is little",
+        "networks', by weights that validation clips decide; regressions: the same, with the mean of that regression "
+        "and 8 small perceptrons that hear the same (perceptrons.py). choice where data is little: regressions",
     )
     strength: Literal["full", "learnt"] = Field(
         "full",
@@ -135,7 +136,7 @@ class LipSyncConfig(_Shared):
     @property
     def margin(self) -> int:
         """Mel columns of context on each side of an example's frames, form basis."""
-        return max(self.reach, KERNEL_REACH if self.ensemble == "kernel_ridge" else 0)
+        return max(self.reach, KERNEL_REACH if self.ensemble != "none" else 0)
 
 
 _LITTLE_DATA = {"loudness_db": 4.0, "mel_noise": 0.05, "masked_bands": 11, "masked_columns": 5, "brightness": 0.1}
@@ -163,7 +164,7 @@ PRESETS = {
     ),
     "recommended": LipSyncConfig(
         form="basis", batch=8, steps=400, visits=16, learning_rate=1e-3, weight_decay=0.2,
-        ensemble="kernel_ridge", strength="learnt", width=32, dropout=0.4, maps=32,
+        ensemble="regressions", strength="learnt", width=32, dropout=0.4, maps=32,
         sync_weight=0.0, quality_weight=0.0, ssim_weight=0.05,
         warm_up=50, fall=True, average_decay=0.99,
         validate_every=50, checkpoint_every=50, sample_every=200, validation_clips=32, patience=8,

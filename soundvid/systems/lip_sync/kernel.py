@@ -1,4 +1,4 @@
-"""Kernel ridge regression from the sound to how the training's videos move: `ensemble: kernel_ridge`.
+"""Kernel ridge regression from the sound to how the training's videos move: a part of every `ensemble` but `none`.
 
     weight(t) = constant + sum over m of a_m * exp(-|sound about t - landmark_m|^2)
 
@@ -31,24 +31,22 @@ LANDMARKS = 1500
 FOLDS = 5  # parts that speakers are left out in
 
 
-class KernelSound(nn.Module):
-    """How much of each map is in a frame: a smooth function of the sound about it, found by `fit` and not trained."""
+def fade() -> np.ndarray:
+    """What each input counts: a band at a moment the less the further that is from the frame."""
+    return np.tile(np.exp(-np.abs(np.array(MOMENTS)) / FADES), BANDS)
+
+
+class SoundContext(nn.Module):
+    """The sound about a frame as a regression hears it: bands at moments, centred and scaled."""
 
     centre: Tensor
     scale: Tensor
-    landmarks: Tensor
-    weight: Tensor
-    constant: Tensor
     reach = KERNEL_REACH
 
-    def __init__(self, maps: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        inputs = BANDS * len(MOMENTS)
-        self.register_buffer("centre", torch.zeros(inputs))
-        self.register_buffer("scale", torch.zeros(inputs))
-        self.register_buffer("landmarks", torch.zeros(LANDMARKS, inputs))  # fewer: the rest has weight 0
-        self.register_buffer("weight", torch.zeros(maps, LANDMARKS))
-        self.register_buffer("constant", torch.zeros(maps))
+        self.register_buffer("centre", torch.zeros(BANDS * len(MOMENTS)))
+        self.register_buffer("scale", torch.zeros(BANDS * len(MOMENTS)))
 
     def context(self, mel: Tensor, columns: Tensor) -> Tensor:
         """mel `B 80 C`, columns `B T` -> `B T D`: 20 bands at each moment about each frame."""
@@ -58,10 +56,35 @@ class KernelSound(nn.Module):
         at = at.clamp(0, mel.shape[2] - 1).flatten(1)[:, None].expand(-1, BANDS, -1)
         return bands.gather(2, at).unflatten(2, (columns.shape[1], -1)).transpose(1, 2).flatten(2)
 
+    def normalised(self, mel: Tensor, columns: Tensor) -> Tensor:
+        """`context`, centred and scaled as `measure` found."""
+        return (self.context(mel.float(), columns) - self.centre) * self.scale
+
+    def measure(self, heard: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        """Centre `N D`, and scale each input to `scale` of its deviation; returns them so."""
+        centre, deviation = heard.mean(0), np.maximum(heard.std(0), 1e-3)
+        self.centre.copy_(torch.from_numpy(centre))
+        self.scale.copy_(torch.from_numpy(scale / deviation))
+        return (heard - centre) * (scale / deviation)
+
+
+class KernelSound(SoundContext):
+    """How much of each map is in a frame: a smooth function of the sound about it, found by `fit` and not trained."""
+
+    landmarks: Tensor
+    weight: Tensor
+    constant: Tensor
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.register_buffer("landmarks", torch.zeros(LANDMARKS, len(self.centre)))  # fewer: the rest has weight 0
+        self.register_buffer("weight", torch.zeros(maps, LANDMARKS))
+        self.register_buffer("constant", torch.zeros(maps))
+
     def forward(self, mel: Tensor, columns: Tensor) -> Tensor:
         """`B K T`."""
         with torch.autocast(mel.device.type, enabled=False):  # in bfloat16 distances would be noise
-            heard = (self.context(mel.float(), columns) - self.centre) * self.scale
+            heard = self.normalised(mel, columns)
             apart = (heard.square().sum(-1)[..., None] + self.landmarks.square().sum(-1)) - 2 * heard @ self.landmarks.T
             return (apart.clamp_min(0).neg().exp() @ self.weight.T + self.constant).transpose(1, 2)
 
@@ -72,10 +95,7 @@ class KernelSound(nn.Module):
 
     def fit(self, heard: np.ndarray, wanted: np.ndarray, speakers: np.ndarray) -> np.ndarray | None:
         """Learn `N K` of `N D`. Returns `N K` as predicted for each speaker without it, None where there is but one."""
-        centre, deviation = heard.mean(0), np.maximum(heard.std(0), 1e-3)
-        fade = np.tile(np.exp(-np.abs(np.array(MOMENTS)) / FADES), BANDS)
-        scale = np.sqrt(WIDTH / np.square(fade).sum()) * fade / deviation
-        x = (heard - centre) * scale
+        x = self.measure(heard, fade() * np.sqrt(WIDTH / np.square(fade()).sum()))
         landmarks = x[spread(len(x), LANDMARKS)]
         factor = np.linalg.cholesky(_kernel(landmarks, landmarks) + 1e-8 * np.eye(len(landmarks)))
         # Of the inputs so transformed the regression is a linear one with the penalty NOISE on every weight.
@@ -85,8 +105,7 @@ class KernelSound(nn.Module):
         grams = [(z[p].T @ z[p], z[p].T @ (wanted[p] - constant)) for p in parts]
         gram, moved = sum(g for g, _ in grams) + NOISE * np.eye(len(landmarks)), sum(m for _, m in grams)
         weight = solve_triangular(factor, cho_solve(cho_factor(gram), moved), lower=True, trans="T")
-        for buffer, found in ((self.centre, centre), (self.scale, scale), (self.constant[: len(constant)], constant)):
-            buffer.copy_(torch.from_numpy(found))
+        self.constant[: len(constant)].copy_(torch.from_numpy(constant))
         self.landmarks.zero_()
         self.landmarks[: len(landmarks)] = torch.from_numpy(landmarks)
         self.weight.zero_()

@@ -1,4 +1,4 @@
-"""System 4: kernel ridge regression averaged with the networks, and how strongly strangers are moved."""
+"""System 4: regressions averaged with the networks, and how strongly strangers are moved."""
 
 import json
 import shutil
@@ -25,6 +25,7 @@ from soundvid.systems.lip_sync.generate import FrameGenerator, generate
 from soundvid.systems.lip_sync.kernel import KernelSound
 from soundvid.systems.lip_sync.linear import regressed
 from soundvid.systems.lip_sync.networks import lower_half
+from soundvid.systems.lip_sync.perceptrons import PerceptronSound
 from soundvid.systems.lip_sync.strength import Strength
 from soundvid.systems.lip_sync.system import LipSyncSystem
 from soundvid.training.checkpoint import CheckpointError
@@ -117,11 +118,14 @@ def test_few_landmarks_make_nearly_what_all_pictures_make(puppets, monkeypatch):
     assert np.square(every - few).mean() < 0.02 * np.square(every).mean()
 
 
-def test_a_frames_motion_depends_on_the_sound_within_reach_and_no_more():
-    sound = KernelSound(3)
+@pytest.mark.parametrize("sound", [KernelSound(3), PerceptronSound(3)], ids=["kernel", "perceptrons"])
+def test_a_frames_motion_depends_on_the_sound_within_reach_and_no_more(sound):
     random = torch.Generator().manual_seed(0)
     heard = torch.randn(300, len(kernel.MOMENTS) * kernel.BANDS, generator=random).double().numpy()
-    sound.fit(heard, heard[:, :3], np.zeros(300, int))
+    if isinstance(sound, KernelSound):
+        sound.fit(heard, heard[:, :3], np.zeros(300, int))
+    else:
+        sound.fit(heard, heard[:, :3], np.ones(3), 0)
     mel, columns = torch.randn(1, 80, 300, generator=random), torch.tensor([[150]])
     with torch.no_grad():
         for place, differs in ((150 - KERNEL_REACH, True), (150 - KERNEL_REACH - 1, False),
@@ -131,14 +135,60 @@ def test_a_frames_motion_depends_on_the_sound_within_reach_and_no_more():
             assert torch.equal(sound(mel, columns), sound(other, columns)) is not differs
 
 
+def test_perceptrons_learn_what_is_not_linear_and_leave_random_numbers_alone():
+    """Each error counts by its map's energy: the map without any is left out, and all come out in their own units."""
+    random = np.random.default_rng(0)
+    middle = KernelSound(1).context  # bands of the moment in the middle, in the order of the inputs
+    columns = torch.arange(60, 540)[None]
+    mel = torch.from_numpy(np.cumsum(random.standard_normal((1, 80, 600)), 2).astype(np.float32)) / 5
+    heard = middle(mel, columns)[0].double().numpy()
+    level = heard.mean(1)
+    wanted = np.stack([np.tanh(level / level.std()), 7 * np.abs(level), level], 1)
+    state = torch.random.get_rng_state()
+    found = {}
+    for seed in (0, 0, 1):
+        sound = PerceptronSound(4)
+        sound.fit(heard, wanted, np.array([1.0, 0.1, 0.0]), seed)
+        with torch.no_grad():
+            made = sound(mel, columns)[0].numpy()
+        assert made.shape == (4, 480) and not made[2:].any()
+        assert seed not in found or np.array_equal(found[seed], made)
+        found[seed] = made
+    assert not np.array_equal(found[0], found[1])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    for k in range(2):
+        assert np.square(found[0][k] - wanted[:, k]).mean() < 0.3 * wanted[:, k].var()
+
+
+def test_both_regressions_are_averaged(puppets):
+    """Held-out sound moves the pictures by the mean of what each regression foresees; without networks yet."""
+    config = PRESETS["tiny"].model_copy(update={"ensemble": "regressions"})
+    system = LipSyncSystem(config, {})
+    system.prepare(BasisExamples(config, load("puppet", split="train", store=puppets), "train"))
+    system.eval()
+    generator = system.networks["generator"]
+    examples = BasisExamples(config, load("puppet", split="test", store=puppets), "validation")
+    batch = {k: torch.as_tensor(v) for k, v in stack([examples.example(0, 0)]).items()}
+    sound = batch["mel_window"], batch["columns"]
+    with torch.no_grad():
+        weights = (generator.kernel(*sound) + generator.perceptrons(*sound)) / 2
+        wanted = generator.compose(weights, generator.components[None], batch["reference"])
+        assert torch.allclose(system.made(batch), wanted, atol=1e-5)
+        real = batch["frames"].float() / 255
+        still = batch["reference"][:, None, :3].expand_as(real)
+        assert (wanted - real).square().mean() < 0.6 * (still - real).square().mean()
+    trained = {id(p) for group in system.optimizers["generator"].param_groups for p in group["params"]}
+    assert not any(id(b) in trained for b in generator.perceptrons.buffers())
+
+
 # -- the average of regression and networks
 
 
-def test_the_average_is_the_one_nearest_to_the_validation_clips(averaged, puppets):
+def test_the_average_is_halfway_from_the_regression_to_what_is_nearest_to_the_validation_clips(averaged, puppets):
     run = open_run(averaged, "last")
     lines = [row for row in run.folder.log() if row["kind"] == "validation"]
-    share = float(run.system.kernel_share)
-    assert share == pytest.approx(min(max(lines[-1]["kernel_share"], 0), 1), abs=1e-6)
+    share = float(run.system.regression_share)
+    assert share == pytest.approx(min(max(lines[-1]["regression_share"], 0), 1), abs=1e-6)
     config = run.system.config
     examples = BasisExamples(config, load("puppet", split="val", store=puppets), "validation")
     generator = run.system.networks["generator"]
@@ -153,13 +203,17 @@ def test_the_average_is_the_one_nearest_to_the_validation_clips(averaged, puppet
             made = generator(*inputs)
             assert torch.allclose(made, (1 - part) * networks + part * regression, atol=1e-5)
             errors[part] = float((lower_half(made) - real).square().mean())
+        found = run.system.validation_step(batch)["regression_share"]
     assert errors[share] == min(errors.values())
+    own, apart = lower_half(networks), lower_half(regression - networks)
+    best = float((apart * (real - own)).sum() / apart.square().sum())  # of least squared error
+    assert float(found) == pytest.approx((best + 1) / 2, abs=1e-4)
 
 
 def test_the_average_goes_on_after_a_resume(averaged, puppets, tmp_path):
     two = train_to(tmp_path / "two", puppets, 2)
     assert tensors(train_to(two, puppets, 4, resume=True) / "generator", 4) == tensors(averaged / "generator", 4)
-    assert float(open_run(two).system.kernel_share) == float(open_run(averaged).system.kernel_share)
+    assert float(open_run(two).system.regression_share) == float(open_run(averaged).system.regression_share)
 
 
 def test_runs_of_before_open_and_incomplete_ones_are_refused_in_one_line(puppets, averaged, tmp_path):
@@ -169,12 +223,16 @@ def test_runs_of_before_open_and_incomplete_ones_are_refused_in_one_line(puppets
     for name in ("ensemble", "strength"):
         del record["config"][name]
     path.write_text(json.dumps(record))
-    assert open_run(old).system.kernel_share is None
-    broken = shutil.copytree(averaged, tmp_path / "broken")
-    for path in (broken / "generator" / "checkpoints").glob("*/state.json"):
-        state = json.loads(path.read_text())
-        del state["system"]["kernel_share"]
-        path.write_text(json.dumps(state))
+    assert open_run(old).system.regression_share is None
+    broken, earlier = (shutil.copytree(averaged, tmp_path / name) for name in ("broken", "earlier"))
+    for run in (broken, earlier):
+        for path in (run / "generator" / "checkpoints").glob("*/state.json"):
+            state = json.loads(path.read_text())
+            share = state["system"].pop("regression_share")
+            if run is earlier:
+                state["system"]["kernel_share"] = share
+            path.write_text(json.dumps(state))
+    assert float(open_run(earlier).system.regression_share) == float(open_run(averaged).system.regression_share)
     with pytest.raises(CheckpointError, match="not the state of 'lip_sync'") as error:
         open_run(broken)
     assert "\n" not in str(error.value)
