@@ -382,10 +382,14 @@ def cores() -> int:
 
 @contextmanager
 def _locked(out: Path, rank: int) -> Iterator[None]:
-    """A lock on the run's folder while training; a second training there is refused."""
+    """A lock on the run's folder while training; a second training there is refused.
+
+    A folder that was made for a training that was then refused is taken away again.
+    """
     if rank != 0:
         yield
         return
+    there = out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -399,7 +403,13 @@ def _locked(out: Path, rank: int) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(f"{out}: another process is training in this folder; name another, or wait") from error
-        yield
+        try:
+            yield
+        except SoundvidError:
+            if not there and [path.name for path in out.iterdir()] == [".lock"]:
+                (out / ".lock").unlink()
+                out.rmdir()
+            raise
     finally:
         os.close(handle)
 

@@ -446,7 +446,9 @@ def test_splits_by_time_leave_a_gap_and_a_group_never_lies_in_two_splits(tmp_pat
 
     # Turned by half, training begins in the middle and goes on at the beginning.
     splits = timed.splits.model_copy(update={"rotate": 0.5})
-    build(timed.model_copy(update={"splits": splits}), store=tmp_path / "s")
+    result = build(timed.model_copy(update={"splits": splits}), store=tmp_path / "s")
+    page = tmp_path / "s" / "datasets" / "toy" / "versions" / result.version / "report.html"
+    assert "beginning at 50 % of it" in page.read_text()
     turned = Dataset(tmp_path / "s", "toy").release().samples
     homes = {r["start_seconds"]: r["split"] for r in turned.to_pylist()}
     assert [homes[t] for t in (0.5, 2.5, 6.5, 11.0, 19.0)] == ["train", "val", "test", "train", "train"]

@@ -306,6 +306,15 @@ def test_a_start_with_resume_takes_the_recipes_preset(store, tmp_path):
     assert RunFolder(tmp_path / "run").config().preset == "tiny"
 
 
+def test_what_is_refused_leaves_no_folder_behind(store, tmp_path):
+    made, out = tmp_path / "made", tmp_path / "runs" / "new"
+    made.mkdir()
+    for folder in (made, out):
+        with pytest.raises(SoundvidError, match="did you mean steps"):
+            train.train(request(store, folder, "stpes=3"))
+    assert made.is_dir() and not out.exists()
+
+
 def test_networks_that_cannot_be_made_leave_no_run_behind(store, tmp_path, monkeypatch):
     from soundvid.systems import sound_to_video
 
