@@ -49,14 +49,14 @@ def demo(
         return
     if seconds > 60:
         raise SoundvidError(f"--seconds {seconds}: the sample videos last 60 s at most (--faces: 600)")
-    from soundvid.demo import SOURCES, make_sources
+    from soundvid.demo import make_sources, videos
     from soundvid.demo.serve import served
     from soundvid.recipe.load import load
 
     with ui.interruptible("stopped; run the command again to continue"), ui.ConsoleProgress() as progress:
-        drawn = _drawing(progress, "drawing sample videos", len(SOURCES))
-        videos = make_sources(folder / "videos", seconds=seconds, progress=drawn, workers=workers or 2)
-    ui.say(f"{len(videos)} sample videos in {folder / 'videos'}")
+        drawn = _drawing(progress, "drawing sample videos", len(videos()))
+        paths = make_sources(folder / "videos", seconds=seconds, progress=drawn, workers=workers or 2)
+    ui.say(f"{len(paths)} sample videos in {folder / 'videos'}")
     with served(load("demo", base=folder / "videos"), folder / "videos") as recipe:
         result = datasets.run_build(recipe, folder / "store", workers, yes=True)
     datasets.verify(f"demo@{result.version}", folder / "store", decode=True, as_json=False)
@@ -159,7 +159,7 @@ def _evaluate(run: Path) -> None:
 def _generate(folder: Path, run: Path) -> Path:
     from soundvid.runs.generate import generate
 
-    source, target = folder / "videos" / "hand" / "drum.mp4", folder / "generated.mp4"
+    source, target = folder / "videos" / "hand" / "clapping.mp4", folder / "generated.mp4"
     with ui.ConsoleProgress() as progress:
         progress.phase("generating", None, "s")
         given = {"image": source, "sound": source, "size": 256}

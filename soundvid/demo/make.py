@@ -6,6 +6,7 @@ import os
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,8 @@ SOURCES: dict[tuple[str, str], ModuleType] = {
     ("hand", "drum"): drum,
     ("hand", "clapping"): clapping,
 }
+# Further takes of a source, with events of their own: one video does not show a network enough of a motion.
+TAKES = {("hand", "clapping"): 5}
 MIN_SECONDS, MAX_SECONDS = 20, 60
 SCENES_VERSION = 1  # raised when a scene's pictures or sound change, so that old files are made again
 SETTINGS_FILE = ".soundvid-demo.json"  # in the folder: what its files were made from
@@ -39,6 +42,24 @@ def events(subject: str, seconds: int, seed: int, *, name: str | None = None) ->
     return SOURCES[subject, name or names[0]].events(seconds, seed)
 
 
+@dataclass(frozen=True)
+class Video:
+    """One video of the demo: a take of a source."""
+
+    source: tuple[str, str]  # subject and name
+    take: int = 0
+
+    @property
+    def name(self) -> str:
+        """`subject/name`, with the number of a further take: `hand/clapping`, `hand/clapping-2`, ..."""
+        return "/".join(self.source) + (f"-{self.take + 1}" if self.take else "")
+
+
+def videos() -> list[Video]:
+    """All videos of the demo, in the order of SOURCES."""
+    return [Video(source, take) for source in SOURCES for take in range(TAKES.get(source, 1))]
+
+
 def make_sources(
     folder: Path,
     *,
@@ -47,29 +68,29 @@ def make_sources(
     progress: Callable[[str, float], None] | None = None,
     workers: int = 2,
 ) -> list[Path]:
-    """Write all sources as `folder/<subject>/<name>.mp4` and return their paths, sorted.
+    """Write all `videos` as `folder/<subject>/<name>.mp4` and return their paths, sorted.
 
-    1280 x 720, 30 pictures per second, 44.1 kHz mono. Files that are already there from the same `seconds`
-    and `seed` stay as they are. `progress` gets `subject/name` and the share done (0..1). `workers` processes
-    render at the same time; 1 renders in this process.
+    1280 x 720, 30 pictures per second, 44.1 kHz mono. Take k of a source is drawn from `seed` + k. Files that are
+    already there from the same `seconds` and `seed` stay as they are. `progress` gets `subject/name` and the share done
+    (0..1). `workers` processes render at the same time; 1 renders in this process.
     """
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise ValueError(f"demo: a source lasts {MIN_SECONDS} to {MAX_SECONDS} seconds, not {seconds}")
     folder.mkdir(parents=True, exist_ok=True)
     _remove_outdated(folder, {"seconds": seconds, "seed": seed, "look": SCENES_VERSION})
-    paths = {key: folder / key[0] / f"{key[1]}.mp4" for key in SOURCES}
-    missing = [key for key, path in paths.items() if not path.exists()]
+    paths = {video: folder / f"{video.name}.mp4" for video in videos()}
+    missing = [video for video, path in paths.items() if not path.exists()]
     report = progress or (lambda name, share: None)
-    for key in paths:
-        if key not in missing:
-            report("/".join(key), 1.0)
+    for video in paths:
+        if video not in missing:
+            report(video.name, 1.0)
     if workers <= 1:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)
         try:
-            for key in missing:
-                _make(key, paths[key], seconds, seed, report)
-                report("/".join(key), 1.0)
+            for video in missing:
+                _make(video, paths[video], seconds, seed, report)
+                report(video.name, 1.0)
         finally:
             cv2.setNumThreads(threads)
     elif missing:
@@ -78,8 +99,8 @@ def make_sources(
 
 
 def _make_together(
-    missing: list[tuple[str, str]],
-    paths: dict[tuple[str, str], Path],
+    missing: list[Video],
+    paths: dict[Video, Path],
     seconds: int,
     seed: int,
     report: Callable[[str, float], None],
@@ -90,7 +111,7 @@ def _make_together(
     reports = context.Queue()
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(reports,)) as pool:
         jobs: dict[str, Future[None]] = {
-            "/".join(key): pool.submit(_work, key, paths[key], seconds, seed) for key in missing
+            video.name: pool.submit(_work, video, paths[video], seconds, seed) for video in missing
         }
         try:
             while jobs:
@@ -114,23 +135,23 @@ def _start_worker(reports: "multiprocessing.Queue[tuple[str, float]]") -> None:
     cv2.setNumThreads(1)
 
 
-def _work(key: tuple[str, str], path: Path, seconds: int, seed: int) -> None:
+def _work(video: Video, path: Path, seconds: int, seed: int) -> None:
     assert _reports is not None
     send = _reports.put
-    _make(key, path, seconds, seed, lambda name, share: send((name, share)))
+    _make(video, path, seconds, seed, lambda name, share: send((name, share)))
 
 
-def _make(key: tuple[str, str], path: Path, seconds: int, seed: int, report: Callable[[str, float], None]) -> None:
-    """Render one source under a hidden name and move it to its place when it is whole."""
+def _make(video: Video, path: Path, seconds: int, seed: int, report: Callable[[str, float], None]) -> None:
+    """Render one video under a hidden name and move it to its place when it is whole."""
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.stem}.part.mp4")
-    made = SOURCES[key].scene(seconds, seed)
+    made = SOURCES[video.source].scene(seconds, seed + video.take)
 
     def counted() -> Iterator[np.ndarray]:
         total = tone.frames_in(seconds)
         for number, picture in enumerate(made.frames):
             if number % 30 == 0:
-                report("/".join(key), number / total)
+                report(video.name, number / total)
             yield picture
 
     try:
@@ -146,8 +167,8 @@ def _remove_outdated(folder: Path, made_from: dict[str, int]) -> None:
     text = json.dumps(made_from)
     if settings.exists() and settings.read_text() == text:
         return
-    for subject, name in SOURCES:
-        (folder / subject / f"{name}.mp4").unlink(missing_ok=True)
+    for video in videos():
+        (folder / f"{video.name}.mp4").unlink(missing_ok=True)
     settings.write_text(text)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundvid.demo import SOURCES, events
+from soundvid.demo import events, videos
 from soundvid.demo.serve import PORT
 from soundvid.media.probe import probe
 from soundvid.metrics.table import Evaluation
@@ -33,7 +33,7 @@ def demo(tmp_path_factory) -> Path:
 def test_the_demo_builds_all_four_subjects(demo):
     release = Dataset(demo / "store", "demo").release()
     assert [s["subject"] for s in release.manifest["subjects"]] == ["fireworks", "hand", "mouth", "sea"]
-    assert release.manifest["counts"]["sources"] == {"kept": len(SOURCES), "rejected": 0, "failed": 0}
+    assert release.manifest["counts"]["sources"] == {"kept": len(videos()), "rejected": 0, "failed": 0}
     assert release.manifest["counts"]["splits"]["val"] > 0
     assert release.manifest["warnings"] == []
 
@@ -41,20 +41,25 @@ def test_the_demo_builds_all_four_subjects(demo):
 def test_claps_sound_in_the_frame_in_which_the_hands_meet(demo):
     """The truth of the drawing, through H.264, AAC, cutting and FLAC: each clap's onset is in its own frame."""
     dataset = Dataset(demo / "store", "demo")
-    claps = {e.frame for e in events("hand", 20, 0)}
-    seen = 0
+    seen, takes = 0, set()
     for row in dataset.release().samples.to_pylist():
-        if "clapping" not in row["source_name"]:
+        name = re.match(r"web_clapping(?:-([2-9]))?-", row["source_name"])
+        if name is None:
             continue
+        take = int(name[1] or 1) - 1
+        takes.add(take)
+        claps = {e.frame for e in events("hand", 20, take)}
         sound, _ = soundfile.read(io.BytesIO(dataset.read_member(row, "flac")))
         frames = np.abs(sound).reshape(row["frames"], 1470)
         for clap in claps:
             k = clap - row["start_frame"]
             if 2 <= k < row["frames"]:
                 seen += 1
-                assert frames[k, :400].max() > 4 * frames[k - 1, -400:].max()
+                # AAC rings for some samples before an onset.
+                assert frames[k, :400].max() > 4 * frames[k - 1, -400:-22].max()
+    assert takes == set(range(5))
     # How many depends on the draw, which is the same on every machine unless another process uses the demo's port.
-    assert seen > (20 if (demo / "videos" / ".port").read_text() == str(PORT) else 5)
+    assert seen > (100 if (demo / "videos" / ".port").read_text() == str(PORT) else 25)
 
 
 def test_a_second_demo_makes_nothing_again(demo):
@@ -75,7 +80,7 @@ def test_the_demo_trains_evaluates_and_generates(demo):
     assert {row.kind for row in evaluation.tables[0].rows} >= {"system", "baseline"}
     page = (run / "report.html").read_text()
     assert "demo@1.0.0" in page and "a smoke test, not a model" in page
-    film, source = probe(demo / "generated.mp4"), probe(demo / "videos" / "hand" / "drum.mp4")
+    film, source = probe(demo / "generated.mp4"), probe(demo / "videos" / "hand" / "clapping.mp4")
     assert film.sound is not None
     assert film.duration == source.duration == 20
 
