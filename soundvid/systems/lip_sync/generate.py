@@ -68,20 +68,32 @@ class FrameGenerator:
             return float(self.generator.strength(self._reference))
 
     def make(
-        self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None = None
+        self,
+        mel: np.ndarray,
+        fps: Fraction,
+        first: int,
+        count: int,
+        pictures: np.ndarray | None = None,
+        *,
+        shown: bool = False,
     ) -> np.ndarray:
         """Frames first .. first + count - 1: float32 `count 96 96 3` in [0, 1].
 
         `mel` (80, columns) is the whole sound's. wav2lip's form also takes `pictures`, uint8 `count 96 96 3`, of which
-        it gets the upper halves; without them the reference's middle picture is taken for all.
+        it gets the upper halves; without them the reference's middle picture is taken for all. With `shown` each of
+        `pictures` is its own reference as well, whole, as the public code's inference has it.
         """
         parts = [
-            self._chunk(mel, fps, k, min(CHUNK, first + count - k), None if pictures is None else pictures[k - first :])
+            self._chunk(
+                mel, fps, k, min(CHUNK, first + count - k), None if pictures is None else pictures[k - first :], shown
+            )
             for k in range(first, first + count, CHUNK)
         ]
         return np.concatenate(parts) if parts else np.zeros((0, *self.mean.shape), np.float32)
 
-    def _chunk(self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None) -> np.ndarray:
+    def _chunk(
+        self, mel: np.ndarray, fps: Fraction, first: int, count: int, pictures: np.ndarray | None, shown: bool
+    ) -> np.ndarray:
         with torch.inference_mode():
             if self.whole:
                 window, columns = mel_window(self.mel_of, mel, first, count, fps, self.generator.reach)
@@ -94,6 +106,7 @@ class FrameGenerator:
                 seen = np.repeat(middle[None], count, axis=0) if pictures is None else pictures[:count]
                 target = torch.from_numpy(as_floats(seen)).to(self.device)
                 other = torch.from_numpy(as_floats(middle[None])).to(self.device).expand_as(target)
+                other = target if shown else other
                 mels = np.stack([self.mel_of.window_about(mel, k, fps) for k in range(first, first + count)])
                 faces = torch.cat([without_lower_half(target), other], dim=1)
                 made = self.generator(torch.from_numpy(mels).to(self.device)[:, None], faces)

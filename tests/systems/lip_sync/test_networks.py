@@ -2,6 +2,7 @@
 
 import pickle
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -131,6 +132,24 @@ def test_weights_that_do_not_fit_are_told_before_the_expert_is_trained(puppets, 
         with pytest.raises(CheckpointError, match=message):
             train.train(request)
         assert not (tmp_path / "run" / "expert").exists()
+
+
+def test_a_network_that_copies_its_reference_is_right_where_each_frame_is_its_own():
+    """As the public code's inference has it: that row is no evidence, and every other gives another picture."""
+
+    class Copies(torch.nn.Module):
+        def forward(self, mels, faces):
+            assert not faces[:, :3, 48:].any()  # the lower half of what is to be made is blanked
+            return faces[:, 3:]
+
+    config = PRESETS["paper"]
+    system = SimpleNamespace(networks={"generator": Copies()}, device=torch.device("cpu"), config=config)
+    random = np.random.default_rng(0)
+    real, reference = (random.integers(0, 256, (n, 96, 96, 3), dtype=np.uint8) for n in (7, 3))
+    generator = FrameGenerator(system, reference)
+    mel = np.zeros((80, 100), np.float32)
+    assert np.array_equal(np.rint(generator.make(mel, FPS, 5, 7, real, shown=True) * 255), real)
+    assert (np.rint(generator.make(mel, FPS, 5, 7, real) * 255) == reference[1]).all()
 
 
 # -- one clock
