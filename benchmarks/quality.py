@@ -205,8 +205,9 @@ def together(evaluations: dict, index: int):
 
     tables = [e.tables[index] for e in evaluations.values()]
     systems = [
-        replace(next(r for r in t.rows if r.kind == "system"), name=f"{preset}, step {e.context['step']}")
+        replace(row, name=f"{preset}, {row.name.rpartition(', ')[2] if k else 'step ' + str(e.context['step'])}")
         for (preset, e), t in zip(evaluations.items(), tables, strict=True)
+        for k, row in enumerate(r for r in t.rows if r.kind == "system")  # those behind the first are samples
     ]
     return Table(tables[0].title, (*systems, *(r for r in tables[0].rows if r.kind != "system")), tables[0].notes)
 

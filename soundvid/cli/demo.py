@@ -27,7 +27,7 @@ def demo(
     ] = 24,
     workers: WorkersOption = None,
     train: Annotated[bool, typer.Option("--train/--no-train", help="End with a training, or with the dataset.")] = True,
-    train_seconds: Annotated[int, typer.Option("--train-seconds", min=1, help="Length of the training.")] = 20,
+    train_seconds: Annotated[int, typer.Option("--train-seconds", min=1, help="Length of the training.")] = 30,
     faces: Annotated[
         int | None,
         typer.Option(

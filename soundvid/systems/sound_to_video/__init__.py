@@ -69,6 +69,7 @@ spec = SystemSpec(
                required=True, short="-s"),
         Option("scale", "integer", "enlarge the pictures this many times.", least=1),
         Option("size", "integer", "pixels a side instead.", least=16, most=4096),
+        Option("sample", "integer", "another motion that the sound allows: 1, 2, ... (runs with variation).", least=1),
         Option("whole", "flag", "the whole square of the image, not the training's crop of it."),
     ),
     outputs=("video",),

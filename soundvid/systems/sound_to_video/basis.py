@@ -88,9 +88,13 @@ class Basis(nn.Module):
         change = (weights - own[:, None]).flatten(0, 1) @ self.components
         return image.float()[:, None] + change.view(*weights.shape[:2], height, width, 3).movedim(-1, -3)
 
-    def forward(self, image: Tensor, features: Tensor, strength: Tensor | None = None) -> Tensor:
-        """`strength` scales the change from the input image; None: as foreseen."""
+    def forward(
+        self, image: Tensor, features: Tensor, strength: Tensor | None = None, deviation: Tensor | None = None
+    ) -> Tensor:
+        """`strength` scales the change from the input image; None: as foreseen. `deviation` `B F K` is added."""
         own, weights = self.weights(image, features)
         if strength is not None:
             weights = torch.lerp(own[:, None].expand_as(weights), weights, strength)
+        if deviation is not None:
+            weights = weights + deviation
         return self.paint(image, own, weights)

@@ -115,6 +115,11 @@ class Config(Options):
         description="each validation lowers `strength`, where needed, until L1 on its clips is at most so many times "
         "that of the input image repeated; null: it stays",
     )
+    variation: bool = Field(
+        False,
+        description="of a basis that paints alone (basis_first 1): learn how motion goes on by itself, so that "
+        "`generate --sample N` shows other motions for the same sound (variation.py). Without --sample nothing changes",
+    )
     guidance: float = Field(
         1.0,
         ge=0,
@@ -215,6 +220,8 @@ class Config(Options):
         ):
             if given and not self.basis:
                 raise ValueError(f"{name} needs a basis: set basis above 0, or leave {name} out")
+        if self.variation and not (self.basis and self.basis_first == 1):
+            raise ValueError("variation needs a basis and basis_first=1: it varies what the basis paints")
         if self.half_size and self.generator != "film":
             raise ValueError("half_size needs generator film: the U-Net has one size")
         if self.half_size and (self.beta or self.gamma):

@@ -100,11 +100,15 @@ def evaluate_run(run: "OpenRun", split: str, options: EvaluationOptions) -> Eval
     def predict(images: "Tensor", spectrogram: "Tensor") -> "Tensor":
         return system.generate(images.to(options.device), spectrogram.to(options.device))
 
+    def another(images: "Tensor", spectrogram: "Tensor") -> "Tensor":
+        return system.generate(images.to(options.device), spectrogram.to(options.device), sample=1)
+
     return evaluate(
         predict,
         clips,
         train=train,
         name=f"{run.config.system} {run.config.preset}",
+        another=another if system.config.variation else None,
         split=split,
         batch=options.batch,
         truth=options.truth,
@@ -134,6 +138,7 @@ def evaluate(
     *,
     train: Measurable,
     name: str = "generated",
+    another: Predict | None = None,
     split: str = "test",
     batch: int = 2,
     truth: Callable[[ClipName], Sequence[int] | None] | None = None,
@@ -146,6 +151,7 @@ def evaluate(
 ) -> Evaluation:
     """Generate every clip from its first picture and its sound, and again with another clip's sound; measure both.
 
+    `another` makes other motions for the same sound: a row of its own among the first measures.
     `train` gives the mean frame and, where there is a network for FVD, the real-against-real floor. `truth` knows the
     frames of a drawn clip's events. `features` and `without_features` are MetricAccumulator's. The same arguments give
     the same numbers; random states are restored afterwards. Raises SoundvidError where `predict` returns another shape.
@@ -158,7 +164,9 @@ def evaluate(
     own = baselines.own_means([n.source for n in names], clips.video)
     shared = {baselines.COPY: baselines.copy_first, baselines.FLICKER: baselines.flicker, **learned.baselines()}
     order = [baselines.COPY, baselines.MEAN, baselines.OWN_MEAN, *HEARING]
-    kinds: dict[str, Kind] = {name: "system", **dict.fromkeys(order, "baseline")}
+    others_name = f"{name}, sample 1"
+    kinds: dict[str, Kind] = {name: "system", **({} if another is None else {others_name: "system"})}
+    kinds |= dict.fromkeys(order, "baseline")
 
     def baseline_videos(index: int, image: np.ndarray, sound: np.ndarray) -> dict[str, np.ndarray]:
         of = {**shared, baselines.OWN_MEAN: baselines.repeated(own[names[index].source])}
@@ -176,9 +184,11 @@ def evaluate(
             chosen = range(start, min(start + batch, len(names)))
             real = [clips.video(i) for i in chosen]
             sound = [clips.spectrogram(i) for i in chosen]
-            made = generate(predict, [v[0] for v in real], sound)
-            for i, video, spectrogram, generated in zip(chosen, real, sound, made, strict=True):
-                ours = {name: generated[: len(video)]}
+            made = {name: generate(predict, [v[0] for v in real], sound)}
+            if another is not None:
+                made[others_name] = generate(another, [v[0] for v in real], sound)
+            for k, (i, video, spectrogram) in enumerate(zip(chosen, real, sound, strict=True)):
+                ours = {way: videos[k][: len(video)] for way, videos in made.items()}
                 others_made = baseline_videos(i, video[0], spectrogram[: len(video)])
                 events = truth(names[i]) if truth is not None else None
                 accumulator.add(

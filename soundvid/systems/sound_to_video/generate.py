@@ -54,7 +54,8 @@ class Model(Protocol):
 class TrainedModel:
     """The networks of a run of sound_to_video as a Model."""
 
-    def __init__(self, run: "OpenRun") -> None:
+    def __init__(self, run: "OpenRun", sample: int | None = None) -> None:
+        """`sample` is the number of another motion that the sound allows; None: the expected one."""
         if run.config.system != "sound_to_video":
             raise SoundvidError(
                 f"{run.folder.path}: is a run of '{run.config.system}'; one image and a sound are turned into a video "
@@ -67,6 +68,12 @@ class TrainedModel:
         self.window: int = facts.get("length", 120)
         self.size: int = config.size
         self.crop: float = config.crop
+        if sample is not None and not config.variation:
+            raise SoundvidError(
+                f"--sample {sample}: {run.folder.path} knows one motion for a sound; leave it out, or train with --set "
+                "variation=true"
+            )
+        self.sample = sample
         self.image: Any = None
         self._made = 0  # pictures since the image was set
 
@@ -79,13 +86,15 @@ class TrainedModel:
         image = torch.from_numpy(np.array(picture)).to(self.system.device)
         self.image = image.movedim(-1, -3).float().div_(127.5).sub_(1)[None]
         self._made = 0
+        self._deviations = self.system.deviations(self.sample)
 
     def decode(self, features: np.ndarray, numbers: Sequence[int] | None = None) -> np.ndarray:
         numbers = range(self._made, self._made + len(features)) if numbers is None else numbers
         self._made = numbers[-1] + 1 if len(numbers) else self._made
         with torch.inference_mode():
             chosen = self.system.timed(torch.from_numpy(features).to(self.system.device)[None], numbers)
-            made = self.system.paint(self.image, chosen)[0]
+            deviation = None if self._deviations is None else self._deviations.next(len(features))
+            made = self.system.paint(self.image, chosen, deviation=deviation)[0]
             if not bool(torch.isfinite(made).all()):
                 raise SoundvidError(
                     "generate: the networks gave pictures that are not finite numbers; take another checkpoint "
@@ -103,12 +112,14 @@ def generate_with_run(
     scale: int | None = None,
     size: int | None = None,
     whole: bool = False,
+    sample: int | None = None,
     progress: Callable[[float, float | None], None] = lambda done, total: None,
 ) -> Generated:
-    """`generate` with a run's networks; `scale` enlarges their pictures, `size` says how many pixels a side instead."""
+    """`generate` with a run's networks; `scale` enlarges their pictures, `size` says how many pixels a side instead;
+    `sample` is the number of another motion that the sound allows."""
     if scale and size:
         raise SoundvidError("--scale and --size both say how large the pictures become: give one of them")
-    model = TrainedModel(run)
+    model = TrainedModel(run, sample)
     pixels = size or (model.size * scale if scale else None)
     return generate(model, image, sound, target, pixels=pixels, whole=whole, progress=progress)
 

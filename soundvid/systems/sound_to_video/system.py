@@ -26,6 +26,7 @@ from soundvid.systems.sound_to_video.networks import (
     onset_features,
 )
 from soundvid.systems.sound_to_video.pictures import Pick, correlation, energy, halved, local_energy, pixels
+from soundvid.systems.sound_to_video.variation import Deviations, texture
 from soundvid.training.system import Batch, Examples, Metrics, Ratio, System, frozen
 
 SOUND_FEATURES = 32  # that a discriminator makes of the sound
@@ -93,6 +94,9 @@ class SoundToVideo(System):
         self.tensors = {"mean": torch.zeros(self.input_bins), "deviation": torch.ones(self.input_bins)}
         if config.most_l1 is not None or config.strength < 1:
             self.tensors["strength"] = torch.tensor(config.strength)
+        if config.variation:
+            square = torch.zeros(config.basis, config.basis)
+            self.tensors |= {"onward": square, "noise": square.clone(), "unforeseen": torch.ones(())}
         self.learnt = 0  # steps
         self._decodes: bool | None = None  # whether the decoder has learnt; None: to be asked, for which a GPU waits
 
@@ -114,6 +118,25 @@ class SoundToVideo(System):
             most = min(MOST_PICTURES, MOST_BYTES // (12 * self.config.size**2)) // count
             each = max(1, min(most, examples.length))  # type: ignore[attr-defined]
             self.basis.begin_with(np.stack([examples.pictures(i, each) for i in chosen]))  # type: ignore[attr-defined]
+            if self.config.variation:
+                self._learn_variation(examples, chosen)
+
+    def _learn_variation(self, examples: Any, chosen: Sequence[int]) -> None:
+        assert self.basis is not None
+        weights = []
+        for index in chosen:
+            pictures = torch.from_numpy(examples.pictures(index, examples.length)).to(self.device)
+            weights.append(self.basis.weights_of(pictures))
+        onward, noise = texture(weights)
+        self.tensors = {**self.tensors, "onward": onward, "noise": noise}
+
+    def deviations(self, sample: int | None, clips: int = 1) -> Deviations | None:
+        """What is added to the foreseen motion of `clips` videos; None: nothing. Raises ValueError."""
+        if sample is None:
+            return None
+        if not self.config.variation:
+            raise ValueError("this run knows one motion for a sound")
+        return Deviations(self.tensors["onward"], self.tensors["noise"], self.tensors["unforeseen"], sample, clips)
 
     @property
     def basis(self) -> Basis | None:
@@ -170,11 +193,14 @@ class SoundToVideo(System):
     # -- generating
 
     @torch.no_grad()
-    def generate(self, images: Tensor, spectrogram: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
+    def generate(
+        self, images: Tensor, spectrogram: Tensor, *, at_once: int = AT_ONCE, sample: int | None = None
+    ) -> Tensor:
         """A picture for each row of sound: float32 `B N 3 H W` in [-1, 1].
 
         `images` is float `B 3 H W` in [-1, 1], `spectrogram` float `B N bins`, raw magnitudes as stored, of any N.
-        `at_once` pictures of each clip are made together; the result does not depend on it.
+        `at_once` pictures of each clip are made together; the result does not depend on it. `sample` is the number of
+        another motion that the sound allows (`variation`).
         """
         if spectrogram.dim() != 3 or spectrogram.shape[2] != self.bins or len(images) != len(spectrogram):
             raise ValueError(
@@ -182,17 +208,25 @@ class SoundToVideo(System):
                 f"B N {self.bins}"
             )
         features = self.timed(self.call["encoder"](self.normalised(spectrogram)), range(spectrogram.shape[1]))
-        return torch.cat([self.paint(images, part) for part in features.split(at_once, 1)], 1)
+        deviations = self.deviations(sample, len(images))
+        parts = [
+            self.paint(images, part, deviation=None if deviations is None else deviations.next(part.shape[1]))
+            for part in features.split(at_once, 1)
+        ]
+        return torch.cat(parts, 1)
 
-    def paint(self, images: Tensor, features: Tensor, strength: Tensor | None = None) -> Tensor:
+    def paint(
+        self, images: Tensor, features: Tensor, strength: Tensor | None = None, deviation: Tensor | None = None
+    ) -> Tensor:
         """Pictures of features as `timed` returns them: float32 `B F 3 H W` in [-1, 1].
 
         A decoder that has not learnt yet is left out: its basis alone paints. `strength` is the system's own if None.
+        `deviation` `B F K` is added to the weights of the components.
         """
-        made = self._paint(images, features, strength)
+        made = self._paint(images, features, strength, deviation)
         if self.config.guidance == 1:
             return made
-        silent = self._paint(images, self._without_sound(features), strength)
+        silent = self._paint(images, self._without_sound(features), strength, deviation)
         return torch.lerp(silent, made, self.config.guidance).clamp(-1, 1)
 
     def _without_sound(self, features: Tensor) -> Tensor:
@@ -202,14 +236,14 @@ class SoundToVideo(System):
         sound = silence[:, None].expand(*features.shape[:2], -1)
         return sound if self.basis is None else torch.cat([sound, features[..., -1:]], -1)
 
-    def _paint(self, images: Tensor, features: Tensor, strength: Tensor | None) -> Tensor:
+    def _paint(self, images: Tensor, features: Tensor, strength: Tensor | None, deviation: Tensor | None) -> Tensor:
         generator = self.networks["generator"]
         if isinstance(generator, Film) and generator.basis is not None:
             strength = self.strength if strength is None else strength
             if self._decodes is None:
                 self._decodes = bool(generator.painted)
             if not self._decodes:
-                return generator.basis(images, features, strength).float().clamp(-1, 1)
+                return generator.basis(images, features, strength, deviation).float().clamp(-1, 1)
             return self.call["generator"](images, features, strength=strength).float()
         return self.call["generator"](images, features).float()
 
@@ -404,7 +438,11 @@ class SoundToVideo(System):
         wrong = correlation(energy(other.diff(dim=1)), moves)
         place = correlation(local_energy(made_steps, 8).flatten(1), local_energy(steps, 8).flatten(1))
         ratio = (moved.sum(1) / moves.sum(1).clamp(min=1e-6)).clamp(min=1e-6)
-        scaled = {} if self.config.most_l1 is None else self._l1_of_strengths(image, real, batch["spectrogram"])
+        scaled: dict[str, Tensor | Ratio] = {}
+        if self.config.most_l1 is not None:
+            scaled |= self._l1_of_strengths(image, real, batch["spectrogram"])
+        if self.config.variation:
+            scaled["unforeseen"] = self._unforeseen(image, batch["frames"], batch["spectrogram"])
         return {
             **scaled,
             "motion_error": (1 - place * torch.minimum(ratio, 1 / ratio)).mean(),
@@ -428,7 +466,19 @@ class SoundToVideo(System):
                 found[f"l1_at_{share:g}"] = torch.stack(off).sum() / (2 * real.numel())
         return found
 
+    def _unforeseen(self, image: Tensor, frames: Tensor, spectrogram: Tensor) -> Ratio:
+        """The squared error of the foreseen weights over the weights' squares about each clip's mean."""
+        assert self.basis is not None
+        count = frames.shape[1]
+        with torch.no_grad():
+            features = self.timed(self.call["encoder"](self.normalised(spectrogram))[:, :count], range(count))
+            wanted = self.basis.weights_of(frames)
+            missed = wanted - self.basis.weights(image, features)[1]
+        return Ratio(missed.square().sum(), (wanted - wanted.mean(1, keepdim=True)).square().sum())
+
     def validated(self, numbers: dict[str, float]) -> None:
+        if self.config.variation and math.isfinite(numbers["unforeseen"]):
+            self.tensors["unforeseen"].fill_(min(max(numbers["unforeseen"], 0.0), 1.0))
         most = self.config.most_l1
         if most is not None and all(math.isfinite(value) for value in numbers.values()):
             off = [numbers["l1_of_copying"], *(numbers[f"l1_at_{share:g}"] for share in STRENGTHS)]

@@ -22,6 +22,7 @@ from soundvid.systems.sound_to_video.networks import (  # noqa: E402
 )
 from soundvid.systems.sound_to_video.pictures import Pick, pixels  # noqa: E402
 from soundvid.systems.sound_to_video.system import SILENT_ROWS, SoundToVideo, strongest  # noqa: E402
+from soundvid.systems.sound_to_video.variation import Deviations, texture  # noqa: E402
 from soundvid.training.dataloader import stack  # noqa: E402
 from soundvid.training.system import average_, count  # noqa: E402
 from tests.conftest import toy_recipe  # noqa: E402
@@ -305,6 +306,56 @@ def test_guidance_goes_further_from_what_silence_would_show(basis):
         assert torch.allclose(made, (2 * loud - quiet[:, None]).clamp(-1, 1), atol=1e-5)
 
 
+def test_a_texture_goes_on_as_its_clips_do():
+    """Two components that turn into each other: what is drawn has their variance, their speed, and no other."""
+    random = torch.Generator().manual_seed(0)
+    turn = torch.tensor([[0.8, -0.5], [0.5, 0.8]])  # 32 degrees a picture, fading
+    clips = []
+    for _ in range(20):
+        x, rows = torch.zeros(2), []
+        for _ in range(150):
+            x = turn @ x + torch.tensor([1.0, 0.2]) * torch.randn(2, generator=random)
+            rows.append(x)
+        clips.append(torch.stack(rows))
+    onward, noise = texture(clips)
+    assert torch.allclose(onward, turn, atol=0.06)
+    assert torch.allclose(noise @ noise.T, torch.diag(torch.tensor([1.0, 0.04])), atol=0.06)
+    drawn = Deviations(onward, noise, torch.tensor(1.0), sample=1, clips=200)
+    early, late = drawn.next(1), drawn.next(150)
+    assert not early.any()  # the input picture is known
+    stationary = torch.stack(clips)[:, 30:].reshape(-1, 2).std(0)
+    assert torch.allclose(late[:, 30:].reshape(-1, 2).std(0), stationary, rtol=0.1)
+    # The same number gives the same motion, in whatever parts; another one, or nothing unforeseen, another.
+    parts = Deviations(onward, noise, torch.tensor(1.0), sample=1, clips=200)
+    assert torch.equal(torch.cat([parts.next(70), parts.next(81)], 1), torch.cat([early, late], 1))
+    assert not torch.equal(Deviations(onward, noise, torch.tensor(1.0), 2, 200).next(151)[:, 1:], late)
+    assert not Deviations(onward, noise, torch.tensor(0.0), 1).next(9).any()
+
+
+def test_samples_are_other_motions_for_the_same_sound():
+    torch.manual_seed(0)
+    system = SoundToVideo(small(basis=8, basis_first=1.0, variation=True), FACTS)
+    pictures = torch.randint(256, (3, 20, 64, 64, 3), dtype=torch.uint8).numpy()
+    system.basis.begin_with(pictures)
+    onward, noise = texture([system.basis.weights_of(torch.from_numpy(clip)) for clip in pictures])
+    system.tensors |= {"onward": onward, "noise": noise}
+    system.eval()
+    given = batch()
+    image, sound = pixels(given["image"]), given["spectrogram"]
+    expected, first, again, second = (system.generate(image, sound, sample=s) for s in (None, 1, 1, 2))
+    assert torch.equal(first, again) and torch.equal(first[:, 0], expected[:, 0])
+    assert torch.allclose(system.generate(image, sound, sample=1, at_once=7), first, atol=1e-5)
+    assert (first - expected).abs().mean() > 0.01 < (first - second).abs().mean()
+    # What validation clips could foresee is not varied.
+    system.validated({"unforeseen": 0.0})
+    assert torch.allclose(system.generate(image, sound, sample=1), expected, atol=1e-6)
+    found = float(system.validation_step(given)["unforeseen"])
+    system.validated({"unforeseen": found})
+    assert float(system.tensors["unforeseen"]) == pytest.approx(min(found, 1.0))
+    with pytest.raises(ValueError, match="one motion"):
+        SoundToVideo(small(basis=8, basis_first=1.0), FACTS).generate(image, sound, sample=1)
+
+
 def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
     assert strongest((0.0, 0.5, 1.0), (1.0, 0.8, 0.9), 1.05) == 1.0
     assert strongest((0.0, 0.5, 1.0), (1.0, 1.0, 1.1), 1.05) == pytest.approx(0.75)
@@ -314,7 +365,8 @@ def test_the_strongest_change_lies_where_the_error_first_exceeds_the_limit():
 def test_a_run_without_a_basis_has_the_weights_it_had_before():
     """Runs of before open: no field is needed and no weight is new."""
     fields = small(basis=0).model_dump()
-    for new in ("basis", "basis_first", "oscillators", "strength", "most_l1", "guidance", "painted_per_step", "cache"):
+    for new in ("basis", "basis_first", "oscillators", "strength", "most_l1", "guidance", "variation",
+                "painted_per_step", "cache"):  # fmt: skip
         del fields[new]
     system = SoundToVideo(Config.model_validate(fields), FACTS)
     names = set(system.networks["generator"].state_dict())
