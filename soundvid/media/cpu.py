@@ -46,7 +46,8 @@ def level() -> str:
 def x264_params() -> str:
     """x264's own settings, `name=value:...`: decisions that are the same on every processor, and `level()`'s loops.
 
-    Whatever its loops, x264 writes the same bytes. Those of AVX-512 are not faster at the sizes of clips: at 286 pixels
-    they took 8 % longer than AVX2's on an Intel Xeon (Sapphire Rapids).
+    Those of AVX-512 are left out. With B-frames one file in twenty had other bytes when it was written again (x264 of
+    PyAV 18 on an Intel Xeon, Sapphire Rapids; without B-frames, as in clips, none was seen), and at the size of clips,
+    286 pixels, they took 8 % longer than AVX2's.
     """
     return "cpu-independent=1" + (":asm=avx2" if level() == "x86-64-v3" else "")

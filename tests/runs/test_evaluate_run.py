@@ -85,7 +85,12 @@ def test_evaluate_measures_a_trained_run_and_leaves_its_tables_in_the_run(run):
 def test_fewer_clips_are_spread_over_the_split(run, monkeypatch):
     monkeypatch.delenv(VARIABLE, raising=False)
     found = evaluate_run(run, "val", which="last", clips=2, save=False)
-    assert (found.clips, found.sources, found.context["which"]) == (2, 2, "last")
+    rows = open_run(run).clips("val").rows
+    assert len(rows) == 6
+    spread = {rows[0]["key"], rows[3]["key"]}
+    assert {line["key"] for line in found.per_clip} == spread
+    assert (found.clips, found.context["which"]) == (2, "last")
+    assert found.sources == len({row["source_id"] for row in rows if row["key"] in spread})
 
 
 @pytest.mark.parametrize(
