@@ -13,7 +13,7 @@ from soundvid.errors import SoundvidError
 from soundvid.util.extras import install_hint
 
 CLIPS = 4  # evaluated: enough to show a table, and quick
-# One subject, as in the papers. No validation, preview or checkpoint before the end: it lasts a few seconds.
+# One subject, as in the papers. No validation, preview or checkpoint before the end: it is short.
 SETTINGS = ("steps=100000", "subjects=[hand]", "log_every=5", "validate_every=100000", "sample_every=100000",
             "checkpoint_every=100000", "validation_clips=2")  # fmt: skip
 
@@ -41,8 +41,8 @@ def demo(
 ) -> None:
     """Try everything: sample videos, a dataset, a short training, a generated video.
 
-    It draws sample videos, downloads them from a server on loopback, builds and verifies a dataset, trains on it for a
-    few seconds, evaluates the run, generates a video, and writes a report of the dataset and one of the run.
+    It draws sample videos, downloads them from a server on loopback, builds and verifies a dataset, trains on it for
+    half a minute, evaluates the run, generates a video, and writes a report of the dataset and one of the run.
     """
     if faces is not None:
         _draw_faces(folder / "faces", faces, seconds)
@@ -112,7 +112,7 @@ def _train_and_show(folder: Path, built: Any, seconds: int) -> Path | None:
         with ui.ConsoleProgress() as progress:
             progress.phase("writing the run's page", None)
             write_page(run)
-    print(f"Generated from one picture and its sound, after a few seconds of training: {video}")
+    print(f"Generated from one picture and its sound, after a short training: {video}")
     return page
 
 
