@@ -21,9 +21,10 @@ from soundvid.clips.part import MediaWriter, Part, PartClip
 from soundvid.clips.plan import PlanSettings, TimeSplit, gap_windows, plan_windows, split_of_window, split_parts
 from soundvid.clips.settings import RenderSettings, file_sha256
 from soundvid.errors import RecipeError
+from soundvid.media.clip_encoder import ClipEncoder
 from soundvid.media.clock import Window, slots_in
 from soundvid.media.colour import HDR, PRIMARIES, TRANSFERS
-from soundvid.media.encode import encode_clip, encode_flac, to_int16
+from soundvid.media.encode import encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, crop_area
 from soundvid.media.interlace import FieldOrder, Vote, clip_order
@@ -113,6 +114,9 @@ class _Renderer:
         self.every = max(1, floor(self.fps / LOOKS_PER_SECOND))
         # Readers of clips that are made of fields in a source whose first pictures are whole, by the fields' order.
         self.fields: dict[FieldOrder, VideoReader] = {}
+        self.encoder = ClipEncoder(
+            self.fps, crf=self.video.crf, preset=self.video.preset, keyframe_every=self.video.keyframe_every
+        )
         self.sound: SampleReader | None = None
         if heard is not None and self.sound_settings is not None:
             self.sound, noise = open_sound(heard, self.sound_settings, source.duration, heartbeat)
@@ -150,6 +154,7 @@ class _Renderer:
             self.framing = Framing(self.video.width, self.video.height, box)
             self.pictures, self.last = self._reader(self.source), None
             self.ring.clear()
+            self.encoder.forget()
 
     def _show(self, slot: int) -> _Shown:
         picture = self.pictures.at(slot)
@@ -181,6 +186,7 @@ class _Renderer:
     def _gather(self, window: Window) -> list[_Shown]:
         for slot in [s for s in self.ring if s < window.start]:
             del self.ring[slot]
+        self.encoder.forget(window.start)
         for slot in range(window.start, window.stop):
             if slot not in self.ring:
                 self.ring[slot] = self._show(slot)
@@ -208,13 +214,9 @@ class _Renderer:
         clip = PartClip(window.start, window.frames, measures=measures)
         if int(judge({**measures, "frames": window.frames}, self.task.thresholds)) >= 0:
             return clip
-        mp4 = encode_clip(
-            [s.frame for s in shown],
-            self.fps,
-            crf=self.video.crf,
-            preset=self.video.preset,
-            keyframe_every=self.video.keyframe_every,
-        )
+        mp4 = self.encoder.encode(window.start, [s.frame for s in shown])
+        if order != "progressive":
+            self.encoder.forget()  # the next clip gets these pictures from a reader of its own
         media = writer.add(mp4, encode_flac(sound, self.rate) if sound is not None else b"")
         return PartClip(window.start, window.frames, measures=measures, media=media)
 

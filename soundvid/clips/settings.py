@@ -21,7 +21,7 @@ from soundvid.sources.model import DiscoveredSource, SidecarAudio
 from soundvid.util.config import Strict
 from soundvid.util.hashing import content_key
 
-RENDER_VERSION = 4  # raise it when the same source and settings give other bytes
+RENDER_VERSION = 5  # raise it when the same source and settings give other bytes
 _MOTION = {"motion_share", "motion_in"}  # mean something where the crop is found from motion
 _FACE = {"face_choice", "face_lost", "face_margin"}  # where it is found from landmarks
 

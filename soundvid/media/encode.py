@@ -1,11 +1,11 @@
-"""Writing pictures and sound: a clip's H.264 without sound, its FLAC, whole videos, and JPEG pictures.
+"""Writing a clip's sound as FLAC, whole videos, and JPEG pictures. A clip's pictures: soundvid.media.clip_encoder.
 
 Everything that could make two runs differ is pinned here: one thread, x264's `cpu-independent` paths and instruction
 set, no encoder version or date in the container.
 """
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,52 +14,16 @@ import numpy as np
 from av.video.frame import PictureType
 
 from soundvid.media import cpu
-from soundvid.media.mp4_index import moov_first
 
 BT709 = 1  # ITU-T H.273: matrix, primaries and transfer
 LIMITED = 1  # AVCOL_RANGE_MPEG: luma 16..235
 
 
-def tag_bt709(stream: av.VideoStream) -> None:
-    context = stream.codec_context
+def tag_bt709(context: av.VideoCodecContext) -> None:
     context.colorspace = BT709
     context.color_primaries = BT709
     context.color_trc = BT709
     context.color_range = LIMITED
-
-
-def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, preset: str, keyframe_every: int) -> bytes:
-    """Encode pictures (yuv420p, BT.709, limited range) as an H.264 mp4 without a sound track.
-
-    Defaults of the recipes follow what was measured for training: short GOPs and no B-frames make random
-    access cheap, `fastdecode` makes every epoch cheaper. The table of pictures (moov) comes first, so that one read
-    gets it. The same frames give the same bytes.
-    """
-    cpu.level()
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream(
-            "libx264",
-            rate=fps,
-            options={
-                "preset": preset,
-                "crf": str(crf),
-                "g": str(keyframe_every),
-                "bf": "0",
-                "tune": "fastdecode",
-                "x264-params": cpu.x264_params(),
-            },
-        )
-        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, "yuv420p"
-        stream.codec_context.thread_count = 1
-        step = 1 / fps
-        stream.codec_context.time_base = step
-        tag_bt709(stream)
-        for index, frame in enumerate(frames):
-            frame.pts, frame.time_base, frame.pict_type = index, step, PictureType.NONE
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return moov_first(buffer.getvalue())
 
 
 def to_int16(sound: np.ndarray) -> np.ndarray:
@@ -123,7 +87,7 @@ def write_video(
                 video.width, video.height, video.pix_fmt = width, height, "yuv420p"
                 video.codec_context.thread_count = 1
                 video.codec_context.time_base = 1 / fps
-                tag_bt709(video)
+                tag_bt709(video.codec_context)
             source = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = source.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
             frame.pts, frame.time_base, frame.pict_type = index, 1 / fps, PictureType.NONE

@@ -59,7 +59,7 @@ class VideoWriter:
         video.width, video.height, video.pix_fmt = *self.size, "yuv420p"
         video.codec_context.thread_count = 1
         video.codec_context.time_base = 1 / self.fps
-        tag_bt709(video)
+        tag_bt709(video.codec_context)
         self._video, self._audio = video, cast(av.AudioStream | None, None)
         if self.channels:
             layout = "mono" if self.channels == 1 else "stereo"

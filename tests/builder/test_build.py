@@ -67,6 +67,27 @@ def test_names_order_and_place_of_other_videos_do_not_matter(toys, tmp_path):
     assert all(among[r["key"]] == r["sha256"] for r in alone)
 
 
+def test_a_clip_has_the_same_bytes_alone_and_among_clips_that_overlap_it(tmp_path):
+    """Stretches that clips share are encoded once; what a clip is does not depend on whether there are others."""
+    (tmp_path / "v").mkdir()
+    toy_video(tmp_path / "v" / "long.mp4", seconds=9.0)
+    clips = {"plan": "random", "seconds": 4, "clips_per_second": 2.0}
+    build(toy_recipe(tmp_path / "v", clips=clips), store=tmp_path / "among")
+    rows = {r["start_frame"]: r for r in Dataset(tmp_path / "among", "toy").release().samples.to_pylist()}
+    starts = sorted(rows)
+    assert any(0 < b - a < 60 for a, b in zip(starts, starts[1:], strict=False)), "no two of them share a stretch"
+    for start in (starts[0], starts[len(starts) // 2], starts[-1]):
+        span = {"source": "long.mp4", "start": start / 30, "stop": start / 30 + 4}
+        store = tmp_path / f"alone{start}"
+        build(toy_recipe(tmp_path / "v", clips={"plan": "spans", "spans": [span]}), store=store)
+        dataset = Dataset(store, "toy")
+        (row,) = dataset.release().samples.to_pylist()
+        assert row["start_frame"] == start
+        for member in ("mp4", "flac", "spectrogram"):
+            among = Dataset(tmp_path / "among", "toy").read_member(rows[start], member)
+            assert dataset.read_member(row, member) == among
+
+
 def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(toys, tmp_path):
     recipe = recipe_file(tmp_path, toys)
     began = time.monotonic()

@@ -13,7 +13,8 @@ import soundfile
 
 from benchmarks.reference import run
 from soundvid.media import cpu, video_reader
-from soundvid.media.encode import encode_clip, encode_flac, to_int16
+from soundvid.media.clip_encoder import encode_clip
+from soundvid.media.encode import encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry, crop_area
 from soundvid.media.probe import probe
@@ -425,7 +426,7 @@ def test_ffmpegs_instruction_set_is_the_same_on_every_processor_that_has_it():
     lib = cpu._avutil()
     if lib is None or name != "x86-64-v3":
         pytest.skip(f"this processor or this PyAV has no x86-64-v3 to agree on ({name})")
-    assert lib.av_get_cpu_flags() == cpu._V3 | cpu._SLOW_GATHER
+    assert lib.av_get_cpu_flags() & ~cpu._SLOW_GATHER == cpu._V3
 
 
 def test_stored_clips_are_tagged_and_hold_no_sound(tmp_path):
@@ -449,6 +450,7 @@ def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp
     lib = cpu._avutil()
     if cpu.level() != "x86-64-v3" or lib is None:
         pytest.skip("this processor or this PyAV has no x86-64-v3 to choose loops from")
+    chosen = lib.av_get_cpu_flags()
     path = tmp_path / "busy.webm"
     run(ffmpeg.output(lavfi("mandelbrot=size=420x300:rate=30"), lavfi("anoisesrc=c=pink"), str(path), t=1))
 
@@ -460,7 +462,7 @@ def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp
             shown = [pictures.at(k).frame.to_ndarray() for k in range(0, 30, 5)]
             return np.stack(shown), SoundReader(source, 44100).read(0, 44100).samples
         finally:
-            lib.av_force_cpu_flags(cpu._V3 | cpu._SLOW_GATHER)
+            lib.av_force_cpu_flags(chosen)
 
     for plain, hinted in zip(decoded(cpu._V3), decoded(cpu._V3 | cpu._SLOW_GATHER), strict=True):
         np.testing.assert_array_equal(plain, hinted)

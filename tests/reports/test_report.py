@@ -13,7 +13,8 @@ import pytest
 
 from soundvid.features.base import Panel
 from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
-from soundvid.media.encode import encode_clip, encode_flac
+from soundvid.media.clip_encoder import encode_clip
+from soundvid.media.encode import encode_flac
 from soundvid.recipe.model import Recipe
 from soundvid.reports import figures
 from soundvid.reports.version_page import version_page
