@@ -66,9 +66,10 @@ def _url(path: Path) -> str:
     return "file:" + os.path.abspath(path)
 
 
-def open_media(path: Path, *, unedited: bool = False) -> av.container.InputContainer:
+def open_media(path: Path, *, unedited: bool = False, passed_over: int | None = None) -> av.container.InputContainer:
     """Open `path` for reading, restricted to local files and to the containers of `CONTAINERS`. `unedited`: the edit
-    lists of an MP4 file are not applied."""
+    lists of an MP4 file are not applied. `passed_over`: the picture stream of an MP4 file, of which nothing is wanted:
+    FFmpeg then decodes none of its pictures to learn about it, and reads none."""
     cpu.level()
     if not path.exists():
         raise MediaError("vanished", "there is no such file")
@@ -76,7 +77,8 @@ def open_media(path: Path, *, unedited: bool = False) -> av.container.InputConta
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
         head = part_head(path)
-        return open_stream(_url(path) if head is None else SparseReader(path, head), unedited=unedited)
+        file = _url(path) if head is None else SparseReader(path, head)
+        return open_stream(file, unedited=unedited, passed_over=passed_over)
     except PermissionError as error:
         raise MediaError("unreadable", "the file may not be read: check its permissions") from error
 
@@ -104,12 +106,16 @@ def part_head(path: Path) -> SparseHeader | None:
         raise MediaError("not_media", DAMAGED_HEAD) from error
 
 
-def open_stream(file: Any, *, unedited: bool = False) -> av.container.InputContainer:
-    """Open a "file:" address or a file object for reading, restricted to the containers of `CONTAINERS`."""
+def open_stream(file: Any, *, unedited: bool = False, passed_over: int | None = None) -> av.container.InputContainer:
+    """Open a "file:" address or a file object for reading, restricted to the containers of `CONTAINERS`; `unedited` and
+    `passed_over` as `open_media` has them."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     options |= {"ignore_editlist": "1"} if unedited else {}
+    looking: Any = None if passed_over is None else [*({} for _ in range(passed_over)), {"skip_frame": "all"}]
     try:
-        container = av.open(file, "r", container_options=options, metadata_errors="replace")
+        container = av.open(file, "r", container_options=options, stream_options=looking, metadata_errors="replace")
+        if passed_over is not None:
+            container.streams[passed_over].discard = av.stream.Discard.all
         if isinstance(file, str) and _has_late_sound(container):
             container.close()
             container = av.open(file, "r", container_options=options | _LOOK_FARTHER, metadata_errors="replace")

@@ -110,7 +110,9 @@ class Section:
     def _open(self, start: Fraction) -> None:
         """Go to where a section begins, `start` seconds on the clock."""
         edits = self.source.edits.sound if isinstance(self.source, Source) and self.source.edits else ()
-        self._container = open_media(self.source.path, unedited=bool(edits))
+        source = self.source
+        pictures = source.video.index if isinstance(source, Source) and source.container.startswith("mov") else None
+        self._container = open_media(self.source.path, unedited=bool(edits), passed_over=pictures)
         sound = self.source.sound
         assert sound is not None
         self._stream = self._container.streams[sound.index]

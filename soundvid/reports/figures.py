@@ -229,13 +229,13 @@ def spectrogram(sound: np.ndarray, rate: int) -> np.ndarray:
     middles = (2 * np.arange(COLUMNS) + 1) * len(sound) // (2 * COLUMNS)
     window = np.hanning(length).astype(np.float32)
     blocks = np.lib.stride_tricks.sliding_window_view(padded, length)[middles] * window
-    spectrum = np.fft.rfft(blocks, 2 * length, axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
     # Mean power of the bins that a row spans, from a running sum: rows of low frequencies share bins.
     top = min(TOP_HZ, rate / 2)
     edges = 700 * (10 ** (np.linspace(_mel(top), 0, ROWS + 1) / 2595) - 1) / rate * 2 * length
-    low = np.minimum(np.floor(edges[1:]).astype(int), power.shape[1] - 1)
-    high = np.maximum(np.minimum(np.ceil(edges[:-1]).astype(int), power.shape[1]), low + 1)
+    low = np.minimum(np.floor(edges[1:]).astype(int), length)
+    high = np.maximum(np.minimum(np.ceil(edges[:-1]).astype(int), length + 1), low + 1)
+    spectrum = np.fft.rfft(blocks, 2 * length, axis=1)[:, : high.max()]
+    power = spectrum.real**2 + spectrum.imag**2
     summed = np.concatenate([np.zeros((COLUMNS, 1)), np.cumsum(power, axis=1, dtype=np.float64)], axis=1)
     mean = (summed[:, high] - summed[:, low]) / (high - low)
     peak = mean.max()
