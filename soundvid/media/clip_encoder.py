@@ -3,7 +3,9 @@
 The frame grid of a source is divided into stretches of about a second. A clip is a lead up to the first boundary,
 whole stretches, and a tail; each of these is encoded by itself, so that its bytes depend on its pictures alone and two
 clips that show the same stretch hold the same bytes. Random clips of 4 s, one a second, are encoded half as often.
-Clips shorter than three stretches are encoded in one piece: dividing them would cost more than it saves.
+
+Where dividing would cost more than it saves, a clip is encoded in one piece: if it is shorter than three stretches, or
+begins at a multiple of its own length, as clips do that follow each other without overlapping.
 """
 
 import io
@@ -53,7 +55,7 @@ def stretch_length(fps: Fraction, keyframe_every: int) -> int:
 def divide(start: int, count: int, length: int) -> list[range]:
     """The pieces in which a clip of `count` frames from grid frame `start` on is encoded, as ranges of grid frames."""
     stop = start + count
-    if count < FEWEST_STRETCHES * length:
+    if count < FEWEST_STRETCHES * length or start % count == 0:
         return [range(start, stop)]
     boundaries = range(-(-start // length) * length, stop, length)
     edges = sorted({start, *boundaries, stop})
