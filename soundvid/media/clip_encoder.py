@@ -82,7 +82,7 @@ class ClipEncoder:
         }
         self.length = stretch_length(fps, keyframe_every)
         self._stretches: dict[int, _Encoded] = {}  # by first grid frame
-        self._pattern: av.VideoStream | None = None
+        self._template: av.VideoStream | None = None
 
     def encode(self, start: int, frames: Sequence[av.VideoFrame]) -> bytes:
         """The mp4 file of the clip whose first picture is that of grid frame `start`.
@@ -164,15 +164,15 @@ class ClipEncoder:
         return moov_first(buffer.getvalue())
 
     def _stream(self, frame: av.VideoFrame) -> av.VideoStream:
-        """A stream with the parameters of every clip of this encoder, for others to be made like it."""
-        if self._pattern is None:
+        """A stream with the parameters of every clip of this encoder, from which the clips' own are made."""
+        if self._template is None:
             with _writer(io.BytesIO()) as container:
                 stream = container.add_stream("libx264", rate=self.fps, options=self.options)
                 self._describe(stream.codec_context, frame)
                 container.start_encoding()
                 # A second one, so that no open encoder is kept.
-                self._pattern = _writer(io.BytesIO()).add_stream_from_template(stream)
-        return self._pattern
+                self._template = _writer(io.BytesIO()).add_stream_from_template(stream)
+        return self._template
 
 
 def _writer(file: io.BytesIO) -> av.container.OutputContainer:

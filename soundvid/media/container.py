@@ -111,9 +111,9 @@ def open_stream(file: Any, *, unedited: bool = False, passed_over: int | None = 
     `passed_over` as `open_media` has them."""
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     options |= {"ignore_editlist": "1"} if unedited else {}
-    looking: Any = None if passed_over is None else [*({} for _ in range(passed_over)), {"skip_frame": "all"}]
+    per_stream: Any = None if passed_over is None else [*({} for _ in range(passed_over)), {"skip_frame": "all"}]
     try:
-        container = av.open(file, "r", container_options=options, stream_options=looking, metadata_errors="replace")
+        container = av.open(file, "r", container_options=options, stream_options=per_stream, metadata_errors="replace")
         if passed_over is not None:
             container.streams[passed_over].discard = av.stream.Discard.all
         if isinstance(file, str) and _has_late_sound(container):

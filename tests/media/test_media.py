@@ -468,6 +468,17 @@ def test_the_hint_about_gather_instructions_changes_no_picture_and_no_sample(tmp
         np.testing.assert_array_equal(plain, hinted)
 
 
+def test_gather_instructions_are_used_only_where_linux_says_that_they_are_fast(tmp_path, monkeypatch):
+    file = tmp_path / "gather_data_sampling"
+    monkeypatch.setattr(cpu, "_DOWNFALL", file)
+    assert not cpu._is_free_of_downfall()  # an older kernel
+    for said in ("Mitigation: Microcode", "Unknown: Dependent on hypervisor status", "Vulnerable: No microcode"):
+        file.write_text(said + "\n")
+        assert not cpu._is_free_of_downfall()
+    file.write_text("Not affected\n")
+    assert cpu._is_free_of_downfall()
+
+
 def test_what_was_closed_holds_no_decoder(tmp_path):
     """Without a garbage collection, which in a long build comes late: a decoder of large pictures takes 100 MB."""
     path = tmp_path / "long.mkv"
