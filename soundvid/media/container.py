@@ -69,7 +69,7 @@ def _url(path: Path) -> str:
 def open_media(path: Path, *, unedited: bool = False, passed_over: int | None = None) -> av.container.InputContainer:
     """Open `path` for reading, restricted to local files and to the containers of `CONTAINERS`. `unedited`: the edit
     lists of an MP4 file are not applied. `passed_over`: the picture stream of an MP4 file, of which nothing is wanted:
-    FFmpeg then decodes none of its pictures to learn about it, and reads none."""
+    FFmpeg then decodes none of its pictures to learn about it, and reads none from there on."""
     cpu.level()
     if not path.exists():
         raise MediaError("vanished", "there is no such file")
@@ -77,8 +77,9 @@ def open_media(path: Path, *, unedited: bool = False, passed_over: int | None = 
         raise MediaError("empty_file", "the file is empty (0 bytes)")
     try:
         head = part_head(path)
-        file = _url(path) if head is None else SparseReader(path, head)
-        return open_stream(file, unedited=unedited, passed_over=passed_over)
+        if head is not None:  # FFmpeg would look for what it did not decode where there are no bytes
+            return open_stream(SparseReader(path, head), unedited=unedited)
+        return open_stream(_url(path), unedited=unedited, passed_over=passed_over)
     except PermissionError as error:
         raise MediaError("unreadable", "the file may not be read: check its permissions") from error
 
