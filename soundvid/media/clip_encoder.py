@@ -153,13 +153,13 @@ class ClipEncoder:
         tag_bt709(context)
 
     def _mp4(self, packets: Sequence[_Packet], frame: av.VideoFrame) -> bytes:
-        buffer = io.BytesIO()
+        buffer, step = io.BytesIO(), 1 / self.fps
         with _writer(buffer) as container:
             stream = container.add_stream_from_template(self._stream(frame))
             for index, coded in enumerate(packets):
                 packet = av.Packet(coded.data)
                 packet.pts = packet.dts = index
-                packet.time_base, packet.is_keyframe, packet.stream = 1 / self.fps, coded.keyframe, stream
+                packet.time_base, packet.is_keyframe, packet.stream = step, coded.keyframe, stream
                 container.mux(packet)
         return moov_first(buffer.getvalue())
 
@@ -185,8 +185,3 @@ def _without_settings(packet: bytes) -> bytes:
     if packet[:4] == b"\0\0\1\6":
         return packet[packet.index(b"\0\0\1", 4) :]
     return packet
-
-
-def encode_clip(frames: Sequence[av.VideoFrame], fps: Fraction, *, crf: int, preset: str, keyframe_every: int) -> bytes:
-    """The mp4 file of one clip whose first picture is that of grid frame 0; see `ClipEncoder`."""
-    return ClipEncoder(fps, crf=crf, preset=preset, keyframe_every=keyframe_every).encode(0, frames)

@@ -13,9 +13,9 @@ import pytest
 from soundvid.errors import SoundvidError
 from soundvid.features import registry
 from soundvid.features.base import ClipFormat, ClipMedia, Feature
-from soundvid.media.clip_encoder import encode_clip
 from soundvid.media.clock import Window
 from soundvid.media.encode import encode_flac
+from tests.helpers.clips import encode_clip
 
 FORMATS = [
     ClipFormat(Fraction(30), 44100, 96, 80),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from soundvid.features import registry
 from soundvid.features.base import ClipFormat, ClipMedia
-from soundvid.media.clip_encoder import encode_clip
+from tests.helpers.clips import encode_clip
 
 FORMAT = ClipFormat(Fraction(25), 0, 64, 64)
 

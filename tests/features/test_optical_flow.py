@@ -9,7 +9,7 @@ import pytest
 
 from soundvid.features.base import ClipFormat, ClipMedia
 from soundvid.features.optical_flow import OpticalFlow, OpticalFlowOptions
-from soundvid.media.clip_encoder import encode_clip
+from tests.helpers.clips import encode_clip
 
 FORMAT = ClipFormat(Fraction(30), 16000, 192, 128)
 

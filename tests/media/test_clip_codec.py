@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from soundvid.media.clip_codec import RemoteClip, decode_crops, decode_rgb
-from soundvid.media.clip_encoder import encode_clip
 from soundvid.media.encode import write_video
 from soundvid.media.mp4_index import keyframe_index, moov_first
+from tests.helpers.clips import encode_clip
 
 FRAMES = 50
 

@@ -13,7 +13,6 @@ import soundfile
 
 from benchmarks.reference import run
 from soundvid.media import cpu, video_reader
-from soundvid.media.clip_encoder import encode_clip
 from soundvid.media.encode import encode_flac, to_int16
 from soundvid.media.errors import MediaError
 from soundvid.media.geometry import Framing, Geometry, crop_area
@@ -21,6 +20,7 @@ from soundvid.media.probe import probe
 from soundvid.media.sound_reader import SoundReader
 from soundvid.media.video_reader import VideoReader
 from tests.conftest import toy_video
+from tests.helpers.clips import encode_clip
 
 FPS = Fraction(30)
 

@@ -13,7 +13,6 @@ import pytest
 
 from soundvid.features.base import Panel
 from soundvid.media.clip_codec import decode_flac, decode_rgb, with_sound
-from soundvid.media.clip_encoder import encode_clip
 from soundvid.media.encode import encode_flac
 from soundvid.recipe.model import Recipe
 from soundvid.reports import figures
@@ -21,6 +20,7 @@ from soundvid.reports.version_page import version_page
 from soundvid.store.dataset import Dataset, sample_columns
 from soundvid.store.schema import LEDGER_SCHEMA, samples_schema
 from soundvid.store.tar import pack_sample
+from tests.helpers.clips import encode_clip
 from tests.helpers.html import Page
 
 FPS, FRAMES, RATE = Fraction(30), 60, 44100
